@@ -1,0 +1,149 @@
+"""Checkpoints that are whole or not there, written while training goes on, and verified when read."""
+
+import errno
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.errors import UserError
+from subspace_jax.tree import PyTree
+
+
+class Checkpoints:
+    """The last two states of a run in a folder, by Orbax.
+
+    A checkpoint is a tree of arrays (`state`) and a JSON dictionary (`record`), with a SHA-256 of
+    all arrays, so that a file that was damaged in any way is noticed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self._folder = Path(folder).absolute()
+        self._manager = self._open()
+        self.last = time.monotonic()  # when the last one was saved
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: PyTree, record: dict) -> None:
+        """Starts to write a checkpoint; the arrays are copied before it returns, so donate them.
+
+        A step that is there already is not written again.
+
+        Raises:
+          UserError: the disk is full; earlier checkpoints are kept.
+        """
+        if step == self._manager.latest_step():
+            return
+        # A copy: on a CPU the arrays of a device may be those that the next call overwrites.
+        arrays = jax.tree.map(lambda x: np.array(jax.device_get(x)), state)
+        record = record | {"sha256": _digest(arrays)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+        )
+        with self._explained(step):
+            self._manager.save(step, args=args)
+        self.last = time.monotonic()
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
+        """The newest checkpoint that is intact, or `None` if there is none at all.
+
+        A damaged one is named on standard error, moved out of the way and passed over.
+
+        Args:
+          like: a tree of arrays with the structure, shapes and dtypes of the state.
+
+        Raises:
+          UserError: there are checkpoints and none of them is intact.
+        """
+        like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        moved = []
+        for step in steps:
+            try:
+                return self._restore(step, like)
+            except Exception as error:  # whatever Orbax and its storage raise on damaged files
+                reason = " ".join(str(error).split())[:200]
+                moved.append(self._put_aside(step))
+                print(
+                    f"Checkpoint {self._folder / str(step)} is damaged ({reason}); it is now "
+                    f"{moved[-1]} and the one before it is used.",
+                    file=sys.stderr,
+                )
+        if moved:
+            raise UserError(
+                f"None of the {len(moved)} checkpoints in {self._folder} can be read; restore "
+                f"{moved[0]} from a copy, or start anew with --overwrite."
+            )
+        return None
+
+    def _restore(self, step, like):
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=args)
+        digest = _digest(restored.state)
+        if restored.record["sha256"] != digest:
+            raise ValueError(f"SHA-256 is {digest}, not {restored.record['sha256']} as written")
+        return jax.tree.map(jax.numpy.asarray, restored.state), restored.record
+
+    def _put_aside(self, step) -> Path:
+        self._manager.close()
+        target = self._folder.with_name(f"damaged_checkpoint_{step}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = self._folder.with_name(f"damaged_checkpoint_{step}_{number}")
+        os.rename(self._folder / str(step), target)
+        self._manager = self._open()
+        return target
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        with self._explained(self._manager.latest_step()):
+            self._manager.close()
+
+    def _explained(self, step):
+        return _FullDisk(self._folder, step)
+
+
+class _FullDisk:
+    """Turns the many forms of "no space left on device" into a sentence."""
+
+    def __init__(self, folder, step):
+        self._folder, self._step = folder, step
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is None or not _is_full_disk(error):
+            return
+        raise UserError(
+            f"The disk is full: checkpoint {self._step} could not be written to {self._folder}; "
+            "free space and run the same command again, it resumes from the checkpoint before."
+        ) from error
+
+
+def _is_full_disk(error) -> bool:
+    messages = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "RESOURCE_EXHAUSTED")
+    while error is not None:
+        if any(message in str(error) for message in messages):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _digest(arrays: PyTree) -> str:
+    digest = hashlib.sha256()
+    for path, array in jax.tree.leaves_with_path(arrays):
+        array = np.asarray(array)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

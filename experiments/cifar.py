@@ -1,0 +1,28 @@
+"""CIFAR-10 and CIFAR-100 by the article's recipe; see `python -m experiments.cifar --help`."""
+
+import functools
+import sys
+
+from experiments import cli, job
+
+DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on CIFAR-10.
+
+    python -m experiments.cifar --config experiments/configs/cifar10.py:KIND --workdir W
+
+KIND: standard, standard_matched, line, layerwise_line, curve, simplex, layerwise_simplex. The same
+command resumes an interrupted run; SIGTERM and Ctrl-C save before they stop. The data set is
+downloaded and prepared if --config.data_dir does not hold it."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return cli.run(
+        functools.partial(job.main, module="experiments.cifar"),
+        argv=argv,
+        description=DESCRIPTION,
+        default_config="experiments/configs/cifar10.py:line",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

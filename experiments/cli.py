@@ -1,0 +1,156 @@
+"""What every command does alike: flags, help, one sentence and exit code 2 for a mistake, signals."""
+
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments.errors import UserError
+
+
+def run(
+    main: Callable[[SimpleNamespace], None],
+    *,
+    argv: Sequence[str] | None = None,
+    description: str,
+    default_config: str,
+    default_workdir: str | None = None,
+) -> int:
+    """Runs a command.
+
+    Args:
+      main: takes the options `config` (locked), `workdir` and `overwrite`.
+      argv: without the program's name; `sys.argv[1:]` by default.
+      description: the first part of the help text.
+      default_config: file of the config, with the kind after a colon.
+      default_workdir: `None` if one must be given.
+
+    Returns:
+      The exit code: 0, or 2 after a sentence on standard error if the user can mend the failure.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parse(argv, description, default_config, default_workdir)
+        if options is None:
+            return 0
+        main(options)
+    except UserError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = f" while writing {error.filename}" if error.filename else ""
+        return _fail(f"{os.strerror(error.errno)}{place}; mend that and run the same command again.")
+    return 0
+
+
+def _fail(error) -> int:
+    sentence = " ".join(str(error).split())
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv, description, default_config, default_workdir) -> SimpleNamespace | None:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "workdir", default_workdir, "Folder for the results; made if needed.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "overwrite", False, "Delete what the workdir holds, and start anew.", flag_values=values
+    )
+    if {"-h", "-help", "--help"} & set(argv):
+        argv, wants_help = [a for a in argv if a not in ("-h", "-help", "--help")], True
+    else:
+        wants_help = False
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            default_config,
+            "FILE:KIND; override any value with --config.NAME=VALUE.",
+            flag_values=values,
+            sys_argv=["", *argv],
+        )
+        rest = values(["", *argv])[1:]
+        config = values.config
+    except (AttributeError, KeyError) as error:
+        raise UserError(_unknown_key(error)) from error
+    except (flags.Error, OSError, ValueError, TypeError) as error:
+        raise _reason(error) from error
+    if wants_help:
+        print(f"{description}\n\nFlags:\n{values.get_help()}\nThe config's values:\n\n{config}")
+        return None
+    if rest:
+        raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
+    if not values.workdir:
+        raise UserError("--workdir is not given; name a folder for the results: --workdir runs/line.")
+    config.lock()
+    return SimpleNamespace(config=config, workdir=values.workdir, overwrite=values.overwrite)
+
+
+def _unknown_key(error) -> str:
+    names = re.findall(r"'(\w+)'", str(error).replace('"', "'"))
+    hint = re.search(r'Did you mean "(\w+)"', str(error))
+    hint = f", did you mean {hint[1]!r}" if hint else ""
+    return f"The config has no key {names[0] if names else error!r}{hint}; --help lists its keys."
+
+
+def _reason(error) -> UserError:
+    """The sentence of a failure to parse: of a `UserError` below it, or its own first line."""
+    cause = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OSError):
+        return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")
+    return UserError(f"{lines[0]}; --help lists the flags.")
+
+
+class Stop:
+    """Remembers that SIGTERM or Ctrl-C came, so that the work can stop where nothing is lost."""
+
+    def __init__(self):
+        self.requested = False
+        self._previous = {}
+
+    def __enter__(self) -> "Stop":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        del frame
+        self.requested = True
+        signal.signal(number, self._previous[number])  # a second one stops at once
+
+
+def config_differences(old: dict, new: ConfigDict, ignore: Sequence[str]) -> list[str]:
+    """`name is OLD there and NEW here` for every value that differs."""
+    old, new = (dict(_flatten(c)) for c in (old, new.to_dict()))
+    return [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in sorted(old.keys() | new.keys())
+        if name not in ignore and old.get(name) != new.get(name)
+    ]
+
+
+def _flatten(config, prefix="config"):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", list(value) if isinstance(value, tuple) else value

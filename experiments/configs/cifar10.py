@@ -1,0 +1,26 @@
+"""CIFAR-10 by the article's recipe.
+
+    python -m experiments.cifar --config experiments/configs/cifar10.py:line --workdir runs/line
+
+KIND after the colon: standard, standard_matched, line, layerwise_line, curve, simplex,
+layerwise_simplex. cResNet20, 160 epochs, SGD with momentum, crops and flips; 5,000 training images
+are held out for choices unless `--config.validation_size=0` (the article's protocol).
+"""
+
+import ml_collections
+
+from experiments.configs.base import base_config
+
+
+def get_config(kind: str = "line") -> ml_collections.ConfigDict:
+    """The config of one kind."""
+    config = base_config(kind)
+    config.dataset = "cifar10"
+    config.validation_size = 5000
+    # As in the article, which normalises CIFAR-10 with the moments of ImageNet; or "cifar".
+    config.normalization = "imagenet"
+    config.augmentation = "crop_and_flip"
+    config.model.name = "cifar_resnet"
+    config.model.depth = 20
+    config.model.width = 16
+    return config

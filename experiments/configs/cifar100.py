@@ -1,0 +1,15 @@
+"""CIFAR-100 by the recipe of CIFAR-10.
+
+    python -m experiments.cifar --config experiments/configs/cifar100.py:line --workdir runs/line100
+"""
+
+import ml_collections
+
+from experiments.configs import cifar10
+
+
+def get_config(kind: str = "line") -> ml_collections.ConfigDict:
+    """The config of one kind."""
+    config = cifar10.get_config(kind)
+    config.dataset = "cifar100"
+    return config

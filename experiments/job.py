@@ -1,0 +1,203 @@
+"""One training run from config to report: resumable at any moment, evaluated at the end."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import tensorboardX
+import tqdm
+
+from experiments import data, evaluate, figures, files, report, train, workdir
+from experiments.checkpoint import Checkpoints
+from experiments.cli import Stop
+from experiments.errors import UserError
+from experiments.methods import make_method
+from experiments.provenance import provenance
+
+
+class Interrupted(Exception):
+    """A signal came; what was done is saved."""
+
+
+def main(options: SimpleNamespace, module: str) -> None:
+    """Trains, evaluates and reports one run.
+
+    Args:
+      options: `config`, `workdir` and `overwrite`, as `experiments.cli.run` gives them.
+      module: the command's module, for the record.
+
+    Raises:
+      UserError: a config, data or workdir that a run can't have, divergence, a full disk.
+    """
+    config = options.config
+    make_method(config)  # refuses a bad config before any data is read
+    folder = workdir.check(options.workdir, config, options.overwrite)
+    if metrics := workdir.finished(folder, options.overwrite):
+        print(_headline(metrics))
+        print(f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do.")
+        print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
+        return
+    dataset = load_data(config)
+    run = train.make_run(config, dataset)
+    settings = evaluate.make_settings(config, run)
+    workdir.prepare(folder, config, options.overwrite)
+    with Stop() as stop:
+        try:
+            metrics = _train_and_evaluate(config, dataset, run, settings, folder, stop, module)
+        except Interrupted as interruption:
+            print(interruption)
+            return
+    pictures = {name: figures.png(f) for name, f in figures.run_figures(metrics).items()}
+    page = report.page(metrics, pictures)
+    workdir.publish(folder, metrics, pictures, page)
+    print(_headline(metrics))
+    print(f"Report: {(folder / workdir.REPORT).absolute()}")
+
+
+def load_data(config) -> data.Dataset:
+    """The data set of a config."""
+    noise = config.label_noise
+    return data.load(
+        config.dataset,
+        config.data_dir,
+        validation_size=config.validation_size,
+        split_seed=config.split_seed,
+        noise_rate=noise.rate,
+        noise_mode=noise.mode,
+        noise_seed=noise.seed,
+    )
+
+
+def _train_and_evaluate(config, dataset, run, settings, folder, stop, module) -> dict:
+    record = provenance(module) | {"seed": config.seed}
+    state, history, start = _train(config, run, folder, stop)
+    splits = {"test": dataset.test}
+    if len(dataset.validation.labels):
+        splits["validation"] = dataset.validation
+    begin = time.perf_counter()
+    endpoints = run.program.method.trained(state)
+    results = evaluate.evaluate(run, endpoints, splits, settings, _watched(folder, stop))
+    seconds = [epoch["seconds"] for epoch in history.epochs]
+    speeds = [epoch["images_per_second"] for epoch in history.epochs]
+    record |= {
+        "training_seconds": sum(seconds),
+        "evaluation_seconds": time.perf_counter() - begin,
+        "wall_seconds": sum(seconds) + time.perf_counter() - begin,
+        # The first epoch compiles.
+        "images_per_second": statistics.median(speeds[1:] or speeds),
+        "resumed_at_step": start,
+        "num_training_images": len(run.labels),
+    }
+    config = json.loads(config.to_json_best_effort())
+    return {"config": config, "provenance": record, "history": history.epochs} | results
+
+
+def _train(config, run, folder, stop) -> tuple:
+    checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
+    state = train.init_state(run)
+    with Logs(folder) as logs:
+        history = train.History(run, on_epoch=logs.write)
+        if restored := checkpoints.restore(state):
+            state, record = restored
+            history.restore(record["history"])
+        logs.start_from(history.epochs)
+        start = int(state.step)
+        try:
+            for state in _with_bar(run, state, history):
+                due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
+                if due or stop.requested:
+                    _save(checkpoints, run, state, history)
+                if stop.requested:
+                    raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
+            _save(checkpoints, run, state, history)
+        finally:
+            checkpoints.close()
+    return state, history, start
+
+
+def _with_bar(run, state, history) -> Iterator:
+    """The states of `train.fit`, with a progress bar that shows the time left."""
+    step, total = int(state.step), run.program.num_steps
+    with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", mininterval=0.5) as bar:
+        for state in train.fit(run, state, history):
+            bar.update(run.steps_per_call)
+            if history.epochs:
+                last = history.epochs[-1]
+                bar.set_postfix(
+                    epoch=last["epoch"],
+                    loss=f"{last['loss']:.3f}",
+                    accuracy=f"{last['accuracy']:.3f}",
+                    refresh=False,
+                )
+            yield state
+
+
+def _save(checkpoints, run, state, history) -> None:
+    record = {"history": history.to_json()}
+    train.check_finite(run, state)
+    checkpoints.save(int(state.step), state, record)
+
+
+def _stopped_sentence(folder, step, run) -> str:
+    return (
+        f"Stopped at step {step} of {run.program.num_steps}; everything is saved in {folder}: run "
+        "the same command again to go on."
+    )
+
+
+def _watched(folder, stop) -> evaluate.Wrap:
+    """Shows progress over batches of the evaluation, and stops it when a signal comes."""
+
+    def wrap(batches: Iterable) -> Iterator:
+        for batch in tqdm.tqdm(batches, unit="batch", desc="evaluate", mininterval=0.5):
+            if stop.requested:
+                raise Interrupted(
+                    f"Stopped during the evaluation; the trained endpoints are saved in {folder}: "
+                    "run the same command again to evaluate them."
+                )
+            yield batch
+
+    return wrap
+
+
+class Logs:
+    """The records of epochs as lines of JSON and as TensorBoard events."""
+
+    def __init__(self, folder: Path):
+        self._path, self._events = folder / workdir.HISTORY, folder / workdir.TENSORBOARD
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+            self._writer.close()
+
+    def start_from(self, records: list[dict]) -> None:
+        """Drops what was logged after the checkpoint that a run resumes from."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        files.write_atomically(self._path, lines)
+        self._file = self._path.open("a", buffering=1)
+        purge = records[-1]["step"] + 1 if records else None
+        self._writer = tensorboardX.SummaryWriter(str(self._events), purge_step=purge)
+
+    def write(self, record: dict) -> None:
+        """Appends the record of an epoch."""
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            self._writer.add_scalar(f"train/{name}", value, record["step"])
+
+
+def _headline(metrics: dict) -> str:
+    point = figures.deployed(metrics["points"])
+    where = "at the midpoint" if len(metrics["points"]) > 1 else "of the network"
+    return (
+        f"{metrics['config']['kind']}: test accuracy {100 * point['accuracy']:.2f} %, NLL "
+        f"{point['nll']:.4f}, ECE {point['ece']:.4f} {where} (1 seed)."
+    )

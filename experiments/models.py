@@ -1,0 +1,113 @@
+"""The networks of the experiments, as Flax Linen modules.
+
+Every module is called as `module.apply({"params": p, "batch_stats": s}, images, train=...)` on
+normalised images `[B, H, W, C]` and returns logits `[B, K]` in float32. Batch norm has momentum 0:
+in training mode the updated `batch_stats` are the moments of the batch alone, which is what
+`subspace_jax.recalibrate` pools. No running average is kept, since no point of a subspace could use it.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from experiments.errors import UserError
+
+# The article's initialisation: normal with variance 2 / fan-in, for every convolution.
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+Conv = functools.partial(nn.Conv, use_bias=False, kernel_init=kaiming_normal)
+
+
+def batch_norm(train: bool, name: str | None = None) -> nn.BatchNorm:
+    """Batch norm with scale 1 and bias 0; epsilon as in PyTorch, which the article used."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+
+
+class ConvNet(nn.Module):
+    """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
+
+    Attributes:
+      num_classes: `K`.
+      widths: channels of the stages; every stage but the first halves the resolution.
+    """
+
+    num_classes: int
+    widths: Sequence[int] = (16, 32, 64)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i, width in enumerate(self.widths):
+            x = Conv(width, (3, 3), strides=1 if i == 0 else 2)(x)
+            x = nn.relu(batch_norm(train)(x))
+        x = x.mean((1, 2))
+        return nn.Dense(self.num_classes, kernel_init=kaiming_normal)(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution."""
+
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = Conv(self.width, (3, 3), strides=self.stride, padding=1)(x)
+        y = nn.relu(batch_norm(train)(y))
+        y = Conv(self.width, (3, 3), padding=1)(y)
+        y = batch_norm(train)(y)
+        if x.shape != y.shape:
+            x = Conv(self.width, (1, 1), strides=self.stride, name="shortcut")(x)
+            x = batch_norm(train, name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR residual network of He et al. 2016, with the article's shortcuts and classifier.
+
+    Three stages of basic blocks with `width`, `2 width`, `4 width` channels; projection shortcuts
+    are 1x1 convolution and batch norm; the classifier is a 1x1 convolution without bias.
+
+    Attributes:
+      num_classes: `K`.
+      depth: number of layers with weights, `6 n + 2`; 20 is the article's cResNet20.
+      width: channels of the first stage; 16 in the article.
+    """
+
+    num_classes: int
+    depth: int = 20
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = Conv(self.width, (3, 3), padding=1)(x)
+        x = nn.relu(batch_norm(train)(x))
+        for stage in range(3):
+            for block in range((self.depth - 2) // 6):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = BasicBlock(self.width * 2**stage, stride)(x, train)
+        x = x.mean((1, 2), keepdims=True)
+        return Conv(self.num_classes, (1, 1), name="classifier")(x)[:, 0, 0].astype(jnp.float32)
+
+
+def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    """The network that `config.model` names.
+
+    Raises:
+      UserError: an unknown name, or a depth that the network can't have.
+    """
+    if config.name == "conv_net":
+        return ConvNet(num_classes, widths=tuple(config.widths))
+    if config.name == "cifar_resnet":
+        if config.depth < 8 or config.depth % 6 != 2:
+            raise UserError(
+                f"config.model.depth is {config.depth} but a CIFAR ResNet has 6 n + 2 layers; "
+                "use 8, 14, 20, 32, 44, 56 or 110."
+            )
+        return CifarResNet(num_classes, depth=config.depth, width=config.width)
+    raise UserError(
+        f"config.model.name is {config.name!r}; choose one of conv_net, cifar_resnet."
+    )

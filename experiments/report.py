@@ -1,0 +1,352 @@
+"""The metrics of a run or of the digits suite as tables and as one self-contained HTML page.
+
+A *row* is a dict with `"accuracy"`, `"nll"` and `"ece"`, each `{"mean", "stderr"}`, and any of
+`"setting"`, `"label_noise"`, `"method"`, `"place"` and `"num_seeds"`: an entry of the suite's
+`"table"`, or of `run_rows`.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments import files
+from experiments.figures import png
+from experiments.styles import QUANTITIES, SUBSPACES, deployed, order_of, style_of, style_of_run
+
+Metrics = Mapping[str, Any]
+Cells = list[list[str]]
+
+# How each picture is read: its title, what is seen (for those who can't), how to read it.
+_SUITE_CAPTIONS = {
+    "path": (
+        "Accuracy along the path",
+        "Curves of test accuracy from one end of each path to the other, and horizontal lines for "
+        "the methods without a path.",
+        "Each curve is the accuracy of single networks on a path, a mean over seeds, its marker "
+        "the midpoint that is deployed; horizontal lines are methods without a path, and bands "
+        "are one standard error. Each panel has its own vertical scale, which does not start at 0.",
+    ),
+    "reliability": (
+        "Calibration with wrong training labels",
+        "Reliability diagrams, one per method.",
+        "A bar is the accuracy of the predictions of one range of confidence, the hatched box its "
+        "distance to their mean confidence: bars below the diagonal are overconfident, bars above "
+        "it underconfident. The grey strip is the share of predictions in each bin. All seeds are "
+        "pooled first, so that the ECE written here is at most the mean ECE in the table.",
+    ),
+    "noise": (
+        "All methods, clean and wrong labels",
+        "Dots with whiskers for accuracy, NLL and ECE of every method, clean labels on the left "
+        "and wrong labels on the right.",
+        "A dot is the mean over seeds of the network that is deployed, its whisker one standard "
+        "error, and the vertical line marks standard training. Further right is better for "
+        "accuracy, further left for NLL and ECE; every panel has its own scale.",
+    ),
+    "tuned": (
+        "Tuned setting",
+        "Dots with whiskers for accuracy, NLL and ECE of the methods whose settings were tuned.",
+        "The same comparison with tuned hyperparameters: a dot is the mean over seeds, its whisker "
+        "one standard error. Further right is better for accuracy, further left for NLL and ECE.",
+    ),
+}
+_RUN_CAPTIONS = {
+    "path": (
+        "The trained subspace",
+        "Accuracy, NLL and ECE of points of the subspace and of ensembles.",
+        "Every point of the subspace is one network; the marked midpoint or centre is deployed, "
+        "and open circles are ensembles, which cost as many evaluations as they have members. "
+        "Higher is better for accuracy, lower for NLL and ECE; the axes do not start at 0.",
+    ),
+    "reliability": (
+        "Calibration",
+        "Reliability diagram of the deployed network.",
+        "A bar is the accuracy of the predictions of one range of confidence, the hatched box its "
+        "distance to their mean confidence: bars below the diagonal are overconfident, bars above "
+        "it underconfident. The grey strip is the share of predictions in each bin.",
+    ),
+    "history": (
+        "Training",
+        "Training loss, training accuracy and learning rate by epoch.",
+        "Means over each epoch, measured at the random points that training visits; a penalty is "
+        "drawn on its own and is not part of the loss.",
+    ),
+}
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --soft: #5a5a5a; --page: #fff; --line: #d5d5d5;
+  --mark: #0072b2; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8e8e8; --soft: #a8a8a8; --page: #16181b; --line: #3c4046; --mark: #56b4e9; } }
+body { margin: 0 auto; padding: 1rem; max-width: 64rem; background: var(--page);
+  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.verdict { padding: .2rem 0 .2rem 1rem; border-left: .25rem solid var(--mark); }
+.verdict p { margin: .4rem 0; font-size: 1.1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .3rem .6rem; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child, .text { text-align: left; }
+.scroll th:first-child, .scroll td:first-child { position: sticky; left: 0;
+  background: var(--page); }
+@media (max-width: 40rem) { .scroll table { font-size: .8rem; }
+  .scroll th, .scroll td { padding: .25rem .35rem; } .scroll .text { white-space: normal; } }
+thead th { color: var(--soft); font-weight: 600; }
+figure { margin: 2.5rem 0; }
+.card { background: #fff; border: 1px solid var(--line); border-radius: .5rem; padding: .75rem;
+  overflow-x: auto; }
+.card img { display: block; margin: auto; width: 100%; height: auto; }
+figcaption { color: var(--soft); margin-top: .5rem; } figcaption b { color: var(--text); }
+.facts th { color: var(--soft); text-align: left; vertical-align: top; }
+.facts td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
+pre { overflow-x: auto; font-size: .85rem; } summary { cursor: pointer; }
+"""
+
+
+def text_table(rows: Sequence[Metrics]) -> str:
+    """The rows as a table for the terminal, aligned, one line per row under a header."""
+    header, cells, num_texts = _cells(rows)
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+
+    def line(row):
+        parts = [
+            cell.ljust(width) if i < num_texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join(map(line, [header, ["-" * width for width in widths], *cells]))
+
+
+def markdown_table(rows: Sequence[Metrics]) -> str:
+    """The rows as a Markdown table."""
+    header, cells, num_texts = _cells(rows)
+    rule = [":--" if i < num_texts else "--:" for i in range(len(header))]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *escaped])
+
+
+def run_rows(metrics: Metrics) -> list[Metrics]:
+    """Rows for the named points of one run, and for the ensembles of its endpoints."""
+    points = metrics.get("points", ())
+    ends = {str(p["coords"]): p["name"][9:] for p in points if p["name"].startswith("endpoint ")}
+    entries = [(name, p) for p in points if (name := p["name"])] or [("", p) for p in points]
+    if len(entries) == 1:
+        entries = [("network", entries[0][1])]
+    for ensemble in metrics.get("ensembles", ()):
+        members = [ends.get(str(member)) for member in ensemble["members"]]
+        if all(members) and ensemble["average"] == "probability":
+            entries.append((f"ensemble of endpoints {', '.join(members)}", ensemble))
+    return [
+        {"place": place, **{name: {"mean": entry[name], "stderr": None} for name in QUANTITIES}}
+        for place, entry in entries
+    ]
+
+
+def write(metrics: Metrics, figures: Mapping[str, Figure], path: str | os.PathLike[str]) -> None:
+    """Writes `page` with the figures to a file, which is replaced at once."""
+    pictures = {name: png(figure) for name, figure in figures.items()}
+    files.write_atomically(path, page(metrics, pictures))
+
+
+def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
+    """One HTML page with everything inside it: it refers to no other file and no network.
+
+    Args:
+      metrics: of one run or of the digits suite; parts that are missing are left out.
+      pictures: PNG files by name, of the figures of `run_figures` or `suite_figures`.
+    """
+    suite = "verdict" in metrics
+    config = metrics.get("config", {})
+    title = "Digits suite" if suite else f"One run: {style_of_run(config).label}"
+    captions = _SUITE_CAPTIONS if suite else _RUN_CAPTIONS
+    sentences = metrics.get("verdict", ()) if suite else _run_sentences(metrics)
+    tables = _suite_tables(metrics) if suite else _run_tables(metrics)
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        _section("verdict", "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)),
+        *tables,
+        *(_figure(data, *captions.get(name, (name,) * 3)) for name, data in pictures.items()),
+        *([] if suite else _details(metrics)),
+        _provenance(metrics.get("provenance", {}), config),
+    ]
+    content = "\n".join(filter(None, body))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n{content}\n</body></html>\n"
+    )
+
+
+def _cells(rows: Sequence[Metrics]) -> tuple[list[str], Cells, int]:
+    """Header, cells, and how many columns are text; methods in order, only columns in use."""
+    texts = {
+        "setting": ("Setting", str),
+        "label_noise": ("Noise", lambda noise: f"{100 * noise:.0f} %"),
+        "method": ("Method", lambda method: style_of(method).label),
+        "place": ("Place", str),
+    }
+    texts = {key: text for key, text in texts.items() if any(key in row for row in rows)}
+    has_seeds = any("num_seeds" in row for row in rows)
+    header = [name for name, _ in texts.values()]
+    header += [quantity.label for quantity in QUANTITIES.values()] + ["Seeds"] * has_seeds
+    settings = list(dict.fromkeys(row.get("setting") for row in rows))
+
+    def rank(row):
+        setting = settings.index(row.get("setting"))
+        return setting, row.get("label_noise", 0.0), order_of(row.get("method", ""))
+
+    cells = []
+    for row in sorted(rows, key=rank):
+        row = {**row}
+        if row.get("place") == "midpoint" and row.get("method", "line") not in SUBSPACES:
+            row["place"] = "network"
+        cells.append(
+            [show(row[key]) if key in row else "" for key, (_, show) in texts.items()]
+            + [_mean(row[name], name) for name in QUANTITIES]
+            + [str(row.get("num_seeds", ""))] * has_seeds
+        )
+    return header, cells, len(texts)
+
+
+def _mean(value: Metrics, name: str) -> str:
+    """`mean ± stderr` in the unit of the metric; the mean alone where one seed has no error."""
+    _, scale, decimals = QUANTITIES[name]
+    mean = f"{scale * _number(value['mean']):.{decimals}f}"
+    if value.get("stderr") is None:
+        return mean
+    return f"{mean} ± {scale * _number(value['stderr']):.{decimals}f}"
+
+
+def _number(value: Any) -> float:
+    """A number as JSON may hold it: null is NaN."""
+    return float("nan") if value is None else float(value)
+
+
+def _section(kind: str, content: str) -> str:
+    return f'<div class="{kind}">{content}</div>' if content else ""
+
+
+def _html_table(caption: str, header: Sequence[str], cells: Cells, num_texts: int = 1) -> str:
+    def line(row: Iterable[str], tag: str) -> str:
+        kinds = [' class="text"' if i < num_texts else "" for i in range(len(header))]
+        return "".join(
+            f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True)
+        )
+
+    lines = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in cells)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f"<table><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{line(header, 'th')}</tr></thead>\n<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _suite_tables(metrics: Metrics) -> list[str]:
+    """One table per setting and label noise."""
+    groups: dict[tuple[str, float], list[Metrics]] = {}
+    for row in metrics.get("table", ()):
+        rest = {k: v for k, v in row.items() if k not in ("setting", "label_noise")}
+        groups.setdefault((row["setting"], row["label_noise"]), []).append(rest)
+    note = "<p>Means ± one standard error over seeds. NLL and ECE: lower is better.</p>"
+    tables = [note] if groups else []
+    for (setting, noise), rows in groups.items():
+        labels = f"{100 * noise:.0f} % wrong labels" if noise else "clean labels"
+        tables.append(_html_table(f"{setting.capitalize()} setting, {labels}", *_cells(rows)))
+    return tables
+
+
+def _run_sentences(metrics: Metrics) -> list[str]:
+    point = deployed(metrics.get("points", ()))
+    if point is None:
+        return []
+    values = [_mean({"mean": point[name]}, name) for name in QUANTITIES]
+    what = "midpoint" if len(metrics["points"]) > 1 else "network"
+    return [f"The {what} has accuracy {values[0]} %, NLL {values[1]} nats and ECE {values[2]} %."]
+
+
+def _run_tables(metrics: Metrics) -> list[str]:
+    rows, geometry = run_rows(metrics), metrics.get("geometry", {})
+    tables = [_html_table("Points and ensembles", *_cells(rows))] if rows else []
+    distances, cosines = geometry.get("distances", ()), geometry.get("squared_cosines", ())
+    pairs = [(i, j) for j in range(len(distances)) for i in range(j)]
+    cells = [
+        [f"{i}, {j}", f"{_number(distances[i][j]):.3g}", f"{_number(cosines[i][j]):.3g}"]
+        for i, j in pairs
+    ]
+    if cells:
+        header = ["Endpoints", "Distance", "Squared cosine"]
+        tables.append(_html_table("Geometry of the endpoints", header, cells))
+    return tables
+
+
+def _figure(png: bytes, title: str, alt: str, caption: str) -> str:
+    # A PNG file holds its width at byte 16; 1.5 of its pixels are one of the page.
+    width = round(int.from_bytes(png[16:20], "big") / 1.5)
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><div class="card" tabindex="0"><img alt="{escape(alt)}" '
+        f'style="max-width: {width}px; min-width: min({width}px, 36rem)" '
+        f'src="data:image/png;base64,{data}"></div>'
+        f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"
+    )
+
+
+def _details(metrics: Metrics) -> list[str]:
+    """Every scalar metric of every point and ensemble, folded away."""
+    tables = []
+    for kind, key in (("point", "coords"), ("ensemble", "members")):
+        entries = metrics.get(f"{kind}s", ())
+        names = [
+            n for n, v in (entries[0] if entries else {}).items() if isinstance(v, int | float)
+        ]
+        names = [name for name in names if name not in ("coords", "num_bins")]
+        cells = [
+            [f"{_coords(entry[key])} {entry.get('name', entry.get('average', ''))}"]
+            + [f"{_number(entry.get(name)):.4g}" for name in names]
+            for entry in entries
+        ]
+        if cells:
+            header = [kind.capitalize(), *(name.replace("_", " ") for name in names)]
+            table = _html_table(f"Every {kind}, fractions", header, cells)
+            tables.append(
+                f"<details><summary>All metrics of every {kind}</summary>{table}</details>"
+            )
+    return tables
+
+
+def _coords(coords: Any) -> str:
+    if isinstance(coords, int | float):
+        return f"{coords:.3g}"
+    return f"({', '.join(map(_coords, coords))})"
+
+
+def _provenance(provenance: Metrics, config: Metrics) -> str:
+    """What was run, where and for how long, and the config folded away."""
+    facts = []
+    for name, value in provenance.items():
+        if value in (None, ""):
+            continue
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:,.1f}"
+        facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td>")
+    parts = []
+    if facts:
+        parts.append(f'<h2>Provenance</h2><table class="facts">{"</tr>".join(facts)}</tr></table>')
+    if config:
+        text = escape(json.dumps(config, indent=2, default=str))
+        parts.append(f"<details><summary>Config</summary><pre>{text}</pre></details>")
+    return "\n".join(parts)

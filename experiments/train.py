@@ -1,0 +1,388 @@
+"""Training: compiled calls of several steps, and a loop that never waits for the device.
+
+Every random number is a function of (seed, step): the endpoints' start, the order of the examples,
+augmentation, and the sampled points. A state at step s and the config determine the rest of a run.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+import subspace_jax as ss
+from experiments import models
+from experiments.data import Dataset
+from experiments.errors import UserError
+from experiments.images import AUGMENTATIONS, NORMALIZATIONS, normalize
+from experiments.methods import Hyperparameters, Method, make_method, num_averaged_inits
+
+# A call of several steps lasts seconds at the most, so that signals are answered promptly.
+_ACCELERATOR_STEPS_PER_CALL = 500
+
+# The streams of randomness that a run's seed is split into.
+_INIT, _ORDER, _STEPS = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that decides what is compiled; hashable, a static argument.
+
+    Attributes:
+      network: a Linen module of `experiments.models`.
+      normalization, augmentation: names in `experiments.images`.
+      method: how it is trained.
+      num_epochs, warmup_epochs, steps_per_epoch: the schedule of the learning rate.
+    """
+
+    network: nn.Module
+    normalization: str
+    augmentation: str
+    method: Method
+    num_epochs: int
+    warmup_epochs: int
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+
+class Run(NamedTuple):
+    """One training run: a program and what it is called with."""
+
+    program: Program
+    hyper: Hyperparameters
+    images: jax.Array  # uint8 [N, H, W, C], on the device
+    labels: jax.Array  # int32 [N]
+    seed: int
+    num_averaged_inits: int
+    batch_size: int
+    steps_per_call: int
+
+
+def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
+    """Builds everything that a run needs from its config, once.
+
+    Raises:
+      UserError: a value that training can't work with.
+    """
+    _check(config, data)
+    method, hyper = make_method(config)
+    steps_per_epoch = len(data.train.labels) // config.batch_size
+    program = Program(
+        network=models.make_network(config.model, data.num_classes),
+        normalization=config.normalization,
+        augmentation=config.augmentation,
+        method=method,
+        num_epochs=config.num_epochs,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    most = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
+    steps_per_call = max(k for k in range(1, most + 1) if steps_per_epoch % k == 0)
+    return Run(
+        program=program,
+        hyper=hyper,
+        images=jnp.asarray(data.train.images),
+        labels=jnp.asarray(data.train.labels),
+        seed=config.seed,
+        num_averaged_inits=num_averaged_inits(config),
+        batch_size=config.batch_size,
+        steps_per_call=steps_per_call,
+    )
+
+
+def _check(config, data) -> None:
+    size, opt = len(data.train.labels), config.optimizer
+    channels, expected = data.train.images.shape[-1], len(NORMALIZATIONS["cifar"][0])
+    if not 1 <= config.batch_size <= size:
+        raise UserError(
+            f"config.batch_size is {config.batch_size} but the training split has {size} examples; "
+            f"choose a batch size from 1 to {size}."
+        )
+    if config.num_epochs < 1 or not 0 <= opt.warmup_epochs < config.num_epochs:
+        raise UserError(
+            f"config.num_epochs is {config.num_epochs} and config.optimizer.warmup_epochs is "
+            f"{opt.warmup_epochs}; train at least 1 epoch more than the warm-up."
+        )
+    for name, table in (("normalization", NORMALIZATIONS), ("augmentation", AUGMENTATIONS)):
+        if config[name] not in table:
+            raise UserError(f"config.{name} is {config[name]!r}; choose one of {', '.join(table)}.")
+    if config.normalization != "none" and channels != expected:
+        raise UserError(
+            f"config.normalization={config.normalization} is for {expected} channels but the images "
+            f"have {channels}; use --config.normalization=none."
+        )
+    if config.steps_per_call < 0:
+        raise UserError(f"config.steps_per_call is {config.steps_per_call}; use 0 for automatic.")
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def schedule(program: Program) -> optax.Schedule:
+    """`step -> factor`: linear warm-up, then a cosine, both constant within an epoch."""
+
+    def factor(step):
+        epoch = step // program.steps_per_epoch
+        warmup, rest = program.warmup_epochs, program.num_epochs - program.warmup_epochs
+        rising = (epoch + 1) / max(warmup, 1)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * (epoch - warmup) / rest))
+        return jnp.where(epoch < warmup, rising, cosine)
+
+    return factor
+
+
+def learning_rate(run: Run, step: int) -> float:
+    """The learning rate of a step."""
+    return float(run.hyper.learning_rate * schedule(run.program)(jnp.int32(step)))
+
+
+def init_state(run: Run) -> ss.TrainState:
+    """The state before the first step, a function of the run's seed."""
+    key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
+    init = _compiled_init(run.program, run.num_averaged_inits)
+    return init(key, run.hyper, run.images[:1])
+
+
+@functools.cache
+def _compiled_init(program: Program, num_averaged: int):
+    def init_fn(key, images):
+        variables = program.network.init(key, normalize(images, program.normalization), train=True)
+        return variables["params"]
+
+    def init(key, hyper, images):
+        method, one = program.method, functools.partial(init_fn, images=images)
+        if num_averaged > 1:  # one network that starts at the midpoint of others
+            spanning = ss.simplex(num_averaged)
+            endpoints = ss.stack([spanning.midpoint(spanning.init(key, one))])
+        else:
+            endpoints = method.subspace.init(key, one)
+        return ss.TrainState.create(endpoints, method.optimizer(hyper, schedule(program)))
+
+    # It runs once, and at full optimisation it compiles for seconds on a CPU.
+    options = {"xla_backend_optimization_level": 0} if on_cpu() else {}
+    return jax.jit(init, compiler_options=options)
+
+
+def initial_stats(program: Program, images: jax.Array) -> ss.tree.PyTree:
+    """The shapes of a network's batch-norm statistics, filled with zeros (`{}` without batch norm)."""
+    image = normalize(images[:1], program.normalization)
+    init = functools.partial(program.network.init, train=True)
+    variables = jax.eval_shape(init, jax.random.key(0), image)
+    return jax.tree.map(jnp.zeros_like, dict(variables.get("batch_stats", {})))
+
+
+def training_logits(program: Program, params, images: jax.Array) -> tuple[jax.Array, dict]:
+    """Logits in training mode, and the moments of this batch at every batch norm."""
+    logits, updated = program.network.apply(
+        {"params": params, "batch_stats": initial_stats(program, images)},
+        normalize(images, program.normalization),
+        train=True,
+        mutable="batch_stats",
+    )
+    return logits, dict(updated.get("batch_stats", {}))
+
+
+def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn:
+    """Cross-entropy (with label smoothing) and accuracy of a batch of augmented images."""
+
+    def loss_fn(params, key, batch):
+        images, labels = batch
+        images = AUGMENTATIONS[program.augmentation](key, images)
+        logits, _ = training_logits(program, params, images)
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(one_hot, hyper.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, {"accuracy": (logits.argmax(-1) == labels).mean()}
+
+    return loss_fn
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="state")
+def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
+    """Several training steps in one call.
+
+    Args:
+      state: donated.
+      hyper: `Hyperparameters`.
+      key: the run's key for its steps.
+      images, labels: the whole training split.
+      indices: `[k, B]`, the examples of each step.
+      program: static.
+      unroll: static; unrolled on a CPU, where XLA's convolution gradients are many times slower
+        inside a loop, and scanned elsewhere.
+
+    Returns:
+      The state after `k` steps, and metrics with leaves `[k]`.
+    """
+    step = ss.make_train_step(
+        program.method.subspace,
+        make_loss_fn(program, hyper),
+        program.method.optimizer(hyper, schedule(program)),
+        penalty=program.method.penalty(hyper),
+        num_samples=program.method.num_samples,
+    )
+
+    def body(state, index):
+        return step(state, key, (images[index], labels[index]))
+
+    if not unroll:
+        return jax.lax.scan(body, state, indices)
+    metrics = []
+    for i in range(indices.shape[0]):
+        state, metric = body(state, indices[i])
+        metrics.append(metric)
+    return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "batch_size"))
+def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int) -> jax.Array:
+    """The examples of every batch of an epoch, `[steps, B]`: a permutation, the rest left out."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
+    steps = size // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+class NonFiniteLoss(UserError):
+    """Training diverged."""
+
+
+class History:
+    """Means of the training metrics over epochs, read one call late so that nothing waits.
+
+    Args:
+      run: the run that it records.
+      on_epoch: called with the record of every finished epoch.
+    """
+
+    def __init__(self, run: Run, on_epoch: Callable[[dict], None] = lambda record: None):
+        self.epochs: list[dict] = []
+        self._run, self._on_epoch = run, on_epoch
+        self._step, self._sums, self._pending = 0, {}, None
+        self._start = time.perf_counter()
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps it has read, all but those of the last call."""
+        return self._step
+
+    def to_json(self) -> dict:
+        """All of it, for a checkpoint."""
+        self.flush()
+        return {"epochs": self.epochs, "step": self._step, "sums": self._sums}
+
+    def restore(self, saved: dict) -> None:
+        """Takes up where `to_json` left off."""
+        self.epochs, self._step, self._sums = saved["epochs"], saved["step"], saved["sums"]
+
+    def append(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics `[k]` of a call that may still be running; reads those before it."""
+        previous, self._pending = self._pending, metrics
+        self._read(previous)
+
+    def flush(self) -> None:
+        """Reads all metrics there are, waiting for them.
+
+        Raises:
+          NonFiniteLoss: the loss of a step is infinite or not a number.
+        """
+        previous, self._pending = self._pending, None
+        self._read(previous)
+
+    def _read(self, metrics) -> None:
+        if metrics is None:
+            return
+        metrics = jax.device_get(metrics)
+        finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["penalty"])
+        if not finite.all():
+            step = self._step + int(np.argmin(finite))
+            raise NonFiniteLoss(
+                f"The loss is {metrics['loss'][np.argmin(finite)]} at step {step} with learning rate "
+                f"{learning_rate(self._run, step):.3g}; the last good checkpoint is kept: lower "
+                "config.optimizer.learning_rate and start in a new workdir."
+            )
+        for name, values in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
+        self._step += len(finite)
+        if self._step % self._run.program.steps_per_epoch == 0:
+            self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        steps, now = self._run.program.steps_per_epoch, time.perf_counter()
+        seconds, self._start = now - self._start, now
+        record = {
+            "epoch": self._step // steps,
+            "step": self._step,
+            **{name: total / steps for name, total in sorted(self._sums.items())},
+            "learning_rate": learning_rate(self._run, self._step - 1),
+            "seconds": seconds,
+            "images_per_second": steps * self._run.batch_size / seconds,
+        }
+        self._sums = {}
+        self.epochs.append(record)
+        self._on_epoch(record)
+
+
+def check_finite(run: Run, state: ss.TrainState) -> None:
+    """Refuses a state with weights that are infinite or not a number.
+
+    Raises:
+      NonFiniteLoss: there are some; the next loss would be the first to show it.
+    """
+    leaves = jax.device_get(jax.tree.leaves(state))
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
+        step = int(state.step)
+        raise NonFiniteLoss(
+            f"Weights are no longer finite after step {step} with learning rate "
+            f"{learning_rate(run, step - 1):.3g}; the last good checkpoint is kept: lower "
+            "config.optimizer.learning_rate and start in a new workdir."
+        )
+
+
+def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainState]:
+    """Trains from a state to the end, yielding the state after every call.
+
+    A yielded state is donated to the next call: use it before asking for the next one. On return
+    the history is complete.
+
+    Raises:
+      NonFiniteLoss: training diverged; noticed one call late.
+    """
+    program, per_call = run.program, run.steps_per_call
+    root = jax.random.key(run.seed)
+    order_key, step_key = (jax.random.fold_in(root, stream) for stream in (_ORDER, _STEPS))
+    size, unroll = len(run.labels), on_cpu()
+    first = int(state.step)
+    for epoch in range(first // program.steps_per_epoch, program.num_epochs):
+        order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
+        done = max(first - epoch * program.steps_per_epoch, 0)
+        for start in range(done, program.steps_per_epoch, per_call):
+            state, metrics = train_call(
+                state,
+                run.hyper,
+                step_key,
+                run.images,
+                run.labels,
+                order[start : start + per_call],
+                program=program,
+                unroll=unroll,
+            )
+            history.append(metrics)
+            yield state
+    history.flush()
+
+
+def remaining_calls(run: Run, step: int) -> int:
+    """How many calls `fit` still makes from a step."""
+    return math.ceil((run.program.num_steps - step) / run.steps_per_call)

@@ -1,0 +1,43 @@
+"""Learning neural network subspaces: lines, curves and simplexes of networks in JAX.
+
+    line = subspace_jax.line()
+    endpoints = line.init(key, init_fn)                 # every leaf gains an axis of size 2
+    params = line.sample(key, endpoints)                # the one new line of a training loop
+    loss = loss_fn(params) + subspace_jax.cosine_penalty(endpoints)
+    deployed = line.midpoint(endpoints)                 # an ordinary network
+"""
+
+__version__ = "0.1.0"
+
+from subspace_jax import averaging, metrics
+from subspace_jax.diversity import cosine_penalty, distances, is_kernel, squared_cosines
+from subspace_jax.prediction import ensemble, predict
+from subspace_jax.recalibration import Recalibration, for_each, recalibrate
+from subspace_jax.subspaces import Subspace, bezier, layerwise, line, parent, simplex
+from subspace_jax.training import TrainState, make_train_step
+from subspace_jax.tree import gram, mix, stack
+
+__all__ = [
+    "Recalibration",
+    "Subspace",
+    "TrainState",
+    "averaging",
+    "bezier",
+    "cosine_penalty",
+    "distances",
+    "ensemble",
+    "for_each",
+    "gram",
+    "is_kernel",
+    "layerwise",
+    "line",
+    "make_train_step",
+    "metrics",
+    "mix",
+    "parent",
+    "predict",
+    "recalibrate",
+    "simplex",
+    "squared_cosines",
+    "stack",
+]

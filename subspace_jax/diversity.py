@@ -1,0 +1,146 @@
+"""How far apart the endpoints are: the cosine penalty and distances, both from one Gram matrix."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax import tree
+from subspace_jax.tree import PyTree
+
+Select = Callable[[tuple, jax.Array], bool]
+
+
+def is_kernel(path: tuple, leaf: jax.Array) -> bool:
+    """Whether a leaf `[n, ...]` of the endpoints is a kernel: of rank two or more in one network.
+
+    Biases and the scales of normalisation layers are not. Their values start equal at all
+    endpoints, so that a penalty that saw them would push on what is the same by construction.
+
+    Example:
+      >>> is_kernel((), jnp.zeros((2, 3, 3, 16, 16))), is_kernel((), jnp.zeros((2, 16)))
+      (True, False)
+    """
+    del path
+    return leaf.ndim > 2
+
+
+def kernel_gram(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
+    """Inner products between endpoints over the selected leaves.
+
+    Args:
+      endpoints: stack with leaves `[n, ...]`.
+      select: `(path, leaf [n, ...]) -> bool`, the leaves that count; kernels by default.
+
+    Returns:
+      `[n, n]`.
+
+    Raises:
+      ValueError: no leaf is selected.
+
+    Example:
+      >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
+      Array(12., dtype=float32)
+    """
+    leaves = jax.tree.leaves_with_path(endpoints)
+    selected = [leaf for path, leaf in leaves if select(path, leaf)]
+    if not selected:
+        raise ValueError(
+            f"None of the {len(leaves)} leaves of the endpoints is selected as a kernel (by default "
+            "those of rank 2 or more in one network); pass `select` to name the ones that count."
+        )
+    return tree.gram(selected)
+
+
+def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
+    r"""Squared cosine similarities between endpoints.
+
+    .. math:: C_{ij} = \frac{\langle\theta_i, \theta_j\rangle^2}{\|\theta_i\|^2 \|\theta_j\|^2}
+
+    Args:
+      endpoints: stack with leaves `[n, ...]`.
+      select: as in `kernel_gram`.
+
+    Returns:
+      `[n, n]`, in [0, 1] up to rounding; 0 in the row of an endpoint that is zero.
+
+    Raises:
+      ValueError: no leaf is selected.
+
+    Example:
+      >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
+      Array(0.5, dtype=float32)
+    """
+    g = kernel_gram(endpoints, select)
+    squared_norms = jnp.diagonal(g)
+    product = squared_norms[:, None] * squared_norms[None, :]
+    positive = product > 0
+    return jnp.where(positive, g**2 / jnp.where(positive, product, 1), 0)
+
+
+def cosine_penalty(
+    endpoints: PyTree, key: jax.Array | None = None, *, select: Select = is_kernel
+) -> jax.Array:
+    r"""The regulariser that drives the endpoints apart in direction.
+
+    .. math:: \mathbb{E}_{i \neq j} \cos^2(\theta_i, \theta_j)
+
+    with the mean over all pairs or, when a key is given, one random pair (the article's choice).
+    Each cosine is between all selected leaves of two endpoints, concatenated.
+
+    Args:
+      endpoints: stack with leaves `[n, ...]`, `n >= 2`.
+      key: draws the one pair; `None` for the mean over pairs.
+      select: `(path, leaf [n, ...]) -> bool`, the leaves that count. By default those of rank two or
+        more in one network, whatever their names.
+
+    Returns:
+      A scalar in [0, 1].
+
+    Raises:
+      ValueError: there is one endpoint (no pair), or no leaf is selected.
+
+    Reference:
+      Wortsman et al. 2021, "Learning Neural Network Subspaces", Eq. 3.
+
+    Example:
+      >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+      Array(0.5, dtype=float32)
+    """
+    cosines = squared_cosines(endpoints, select)
+    n = cosines.shape[0]
+    if n < 2:
+        raise ValueError(
+            f"The cosine penalty is between pairs but there is {n} endpoint; "
+            "train it without a penalty or use at least 2 endpoints."
+        )
+    if key is not None:
+        i, j = jax.random.choice(key, n, (2,), replace=False)
+        return cosines[i, j]
+    return (cosines.sum() - jnp.trace(cosines)) / (n * (n - 1))
+
+
+def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
+    r"""Euclidean distances between endpoints.
+
+    .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
+
+    Args:
+      endpoints: stack with leaves `[n, ...]`.
+      select: as in `kernel_gram`.
+
+    Returns:
+      `[n, n]`, in units of weights, at least 0. A difference of float32 inner products: distances
+      below about a thousandth of the endpoints' norms are rounding.
+
+    Raises:
+      ValueError: no leaf is selected.
+
+    Example:
+      >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
+      Array(5., dtype=float32)
+    """
+    g = kernel_gram(endpoints, select)
+    squared_norms = jnp.diagonal(g)
+    squared = squared_norms[:, None] + squared_norms[None, :] - 2 * g
+    return jnp.sqrt(jnp.maximum(squared, 0))

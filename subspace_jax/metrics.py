@@ -1,0 +1,413 @@
+r"""Accuracy, proper scores, calibration, diversity and selective prediction.
+
+Every metric is a pure jitted function of arrays, `f(probs [N, K], labels [N], *, weights=None)`,
+with these rules:
+
+- NumPy or JAX arrays of any float dtype go in; sums are float32 and float32 arrays come out.
+- `weights [N]` are non-negative, and `None` means ones. A weight of 2 counts an example twice. An
+  example of weight 0 has no effect, even if its probabilities are NaN or its label is -1, so that a
+  padded batch needs only weights. Weights that are all zero give nan, as the mean of nothing.
+- An example of non-zero weight with a NaN probability, or with a label outside `0 .. K - 1`, makes
+  the result nan: a diverged network has no accuracy.
+- Below, `w_n` is the weight of example n divided by the sum of the weights, `p_n` its row of
+  probabilities, `y_n` its one-hot label, `conf_n = max_k p_nk` its confidence, `argmax_k p_nk`
+  (the first of equal ones) its predicted class, and `correct_n` is 1 if that is the label, else 0.
+- Shapes that do not fit raise ValueError while tracing, as do labels that are not integers and
+  `num_bins < 1`.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+class Reliability(NamedTuple):
+    """Reliability diagram: bin b holds the confidences in `(edges[b], edges[b + 1]]`.
+
+    Attributes:
+      confidence: `[B]`, mean confidence in each bin; nan in an empty bin.
+      accuracy: `[B]`, accuracy in each bin; nan in an empty bin.
+      weight: `[B]`, share of the total weight in each bin; sums to 1, 0 in an empty bin.
+      edges: `[B + 1]`, from 0 to 1.
+    """
+
+    confidence: jax.Array
+    accuracy: jax.Array
+    weight: jax.Array
+    edges: jax.Array
+
+
+class BrierDecomposition(NamedTuple):
+    """Scalar terms with `brier = reliability - resolution + uncertainty + within_bin`.
+
+    Attributes:
+      reliability: in [0, 2], how far mean forecasts are from class frequencies; lower is better.
+      resolution: in [0, uncertainty], how far the bins' class frequencies are from overall ones.
+      uncertainty: in [0, 1 - 1/K], Brier score of always forecasting the overall frequencies.
+      within_bin: variance of the forecasts inside the bins minus twice their covariance with the
+        labels; negative if the forecasts also tell apart the examples inside a bin.
+    """
+
+    reliability: jax.Array
+    resolution: jax.Array
+    uncertainty: jax.Array
+    within_bin: jax.Array
+
+
+@jax.jit
+def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
+    r"""Accuracy of `probs [N, K]` for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
+
+    Of equally probable classes the first counts as predicted.
+
+    >>> accuracy(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]))
+    Array(0.5, dtype=float32)
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    return _mean(_top_label(probs, labels)[1], weights)
+
+
+@jax.jit
+def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
+    r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats.
+
+    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; in [0, inf]. The log-probability of a
+    wrong class may be -inf; that of a label gives inf.
+
+    >>> nll(np.array([[-0.25, -1.51], [-1.75, -0.19]]), np.array([0, 0]))
+    Array(1., dtype=float32)
+    """
+    labels, weights, log_probs = _prepare(labels, weights, log_probs)
+    return _mean(-jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0], weights)
+
+
+@jax.jit
+def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
+    r"""Brier score of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
+
+    The sum over classes is that of Brier (1950), "Verification of forecasts expressed in terms of
+    probability"; for two classes it is twice the score of the positive class alone.
+
+    >>> brier(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]))
+    Array(1.25, dtype=float32)
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    return _mean(jnp.sum((probs - _one_hot(labels, probs.shape[1])) ** 2, axis=1), weights)
+
+
+@jax.jit
+def brier_decomposition(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
+) -> BrierDecomposition:
+    r"""Brier score of `probs [N, K]` split into calibration, resolution, uncertainty and the rest.
+
+    Let bin b hold the share `W_b` of the weight, with mean forecast `P_b [K]` and class frequencies
+    `Y_b [K]`, let `Y [K]` be the overall frequencies, and b(n) the bin of example n. Then
+
+        reliability = sum_b W_b |P_b - Y_b|^2      resolution = sum_b W_b |Y_b - Y|^2
+        uncertainty = sum_k Y_k (1 - Y_k)
+        within_bin  = sum_n w_n (|p_n - P_b(n)|^2 - 2 (p_n - P_b(n)) . (y_n - Y_b(n)))
+
+    and `brier = reliability - resolution + uncertainty + within_bin` for any binning, up to
+    rounding; without `within_bin` it would need equal forecasts in each bin. This is the sum over
+    classes of Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score
+    decomposition". Bins are the K predicted classes. Bins of top-label confidence would mix the
+    classes, so that with balanced classes `P_b`, `Y_b` and `Y` are all about uniform: calibration
+    and resolution would be near 0 for every network.
+
+    >>> probs, labels = np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([0, 1])
+    >>> [float(term) for term in brier_decomposition(probs, labels)]
+    [0.125, 0.5, 0.5, 0.0]
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    num_classes = probs.shape[1]
+    targets, bins = _one_hot(labels, num_classes), _predicted(probs)
+    forecast, mass = _group_means(probs, bins, weights, num_classes)
+    observed, _ = _group_means(targets, bins, weights, num_classes)
+    share = (mass / jnp.sum(weights))[:, None]
+    overall = jnp.sum(share * observed, axis=0)
+    forecast_rest, target_rest = probs - forecast[bins], targets - observed[bins]
+    return BrierDecomposition(
+        reliability=jnp.sum(share * (forecast - observed) ** 2),
+        resolution=jnp.sum(share * (observed - overall[None]) ** 2),
+        uncertainty=jnp.sum(overall * (1 - overall)),
+        within_bin=_mean(
+            jnp.sum(forecast_rest**2 - 2 * forecast_rest * target_rest, axis=1), weights
+        ),
+    )
+
+
+@partial(jax.jit, static_argnames="num_bins")
+def reliability(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
+) -> Reliability:
+    r"""Mean confidence, accuracy and weight of `probs [N, K]` in equal-width bins of confidence.
+
+    Bin b is `(b / num_bins, (b + 1) / num_bins]`; a confidence of 0 joins the first bin, and one
+    that rounding put above 1 the last. Float32 confidences are compared with the float32 numbers
+    nearest to the edges, so that a confidence of `b / num_bins` lies on its edge and belongs to the
+    lower bin, which rounding in `ceil(conf * num_bins)` would not ensure. See Guo et al. (2017),
+    "On calibration of modern neural networks".
+
+    >>> diagram = reliability(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=2)
+    >>> [array.tolist() for array in diagram]
+    [[0.5, 0.75], [1.0, 1.0], [0.5, 0.5], [0.0, 0.5, 1.0]]
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    confidence, correct = _top_label(probs, labels)
+    means, mass = _group_means(
+        jnp.stack([confidence, correct], axis=1), _bin(confidence, num_bins), weights, num_bins
+    )
+    means = jnp.where(mass[:, None] == 0, jnp.nan, means)
+    return Reliability(means[:, 0], means[:, 1], mass / jnp.sum(weights), _edges(num_bins))
+
+
+@partial(jax.jit, static_argnames="num_bins")
+def ece(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
+) -> jax.Array:
+    r"""Expected calibration error, `sum_b weight_b |accuracy_b - confidence_b|`, in [0, 1].
+
+    The bins are those of `reliability`. See Naeini et al. (2015), "Obtaining well calibrated
+    probabilities using Bayesian binning", and Guo et al. (2017).
+
+    >>> ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
+    Array(0.375, dtype=float32)
+    """
+    diagram = reliability(probs, labels, weights=weights, num_bins=num_bins)
+    return jnp.sum(diagram.weight * _gaps(diagram))
+
+
+@partial(jax.jit, static_argnames="num_bins")
+def max_calibration_error(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
+) -> jax.Array:
+    r"""Maximum calibration error, `max_b |accuracy_b - confidence_b|`, in [0, 1].
+
+    The maximum is over the non-empty bins of `reliability`. See Naeini et al. (2015).
+
+    >>> max_calibration_error(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
+    Array(0.5, dtype=float32)
+    """
+    return jnp.max(_gaps(reliability(probs, labels, weights=weights, num_bins=num_bins)))
+
+
+@partial(jax.jit, static_argnames="num_bins")
+def adaptive_ece(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
+) -> jax.Array:
+    r"""Calibration error with B bins of equal weight, `sum_b |accuracy_b - confidence_b| / B`.
+
+    Takes `probs [N, K]` and `labels [N]`; in [0, 1]. In order of confidence the examples fill a
+    line of length 1, example n a piece of length `w_n`; equal confidences are merged into one piece
+    with their mean accuracy. The bins are B equal parts of the line, and a piece that a cut divides
+    is shared out by length. All bins thus weigh exactly `1 / B`, and the value does not depend on
+    the order of the examples or of ties. With distinct confidences, unit weights and B dividing N,
+    it is that of Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for
+    natural language processing models".
+
+    >>> adaptive_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=1)
+    Array(0.375, dtype=float32)
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    confidence, correct = _top_label(probs, labels)
+    _, mass, excess = _cumulative(confidence, weights, correct - confidence)
+    mass, excess = jnp.pad(mass, (1, 0)), jnp.pad(excess, (1, 0))
+    at_cuts = jnp.interp(mass[-1] * _edges(num_bins), mass, excess)
+    return jnp.sum(jnp.abs(jnp.diff(at_cuts))) / mass[-1]
+
+
+@partial(jax.jit, static_argnames="num_bins")
+def classwise_ece(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
+) -> jax.Array:
+    r"""Static calibration error, the mean over classes of each class's calibration error.
+
+    It is `1/K sum_k sum_b |sum_(n in b) w_n (p_nk - y_nk)|` for `probs [N, K]`, where for each
+    class k the `p_nk` are put into the equal-width bins of `reliability`; in [0, 2/K]. See Nixon et
+    al. (2019), "Measuring calibration in deep learning".
+
+    >>> classwise_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
+    Array(0.375, dtype=float32)
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    excess = (probs - _one_hot(labels, probs.shape[1])) * weights[:, None]
+
+    def error(column: tuple[jax.Array, jax.Array]) -> jax.Array:
+        probs_k, excess_k = column
+        return jnp.sum(jnp.abs(_group_sums(excess_k[:, None], _bin(probs_k, num_bins), num_bins)))
+
+    # One class at a time, so that memory is O(N num_bins) and not O(N K num_bins).
+    return jnp.mean(jax.lax.map(error, (probs.T, excess.T))) / jnp.sum(weights)
+
+
+@jax.jit
+def entropy(
+    probs: ArrayLike, labels: ArrayLike | None = None, *, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""Mean entropy of `probs [N, K]`, `-sum_n w_n sum_k p_nk log p_nk`, in nats, in [0, log K].
+
+    `0 log 0` is 0; see Cover & Thomas, "Elements of information theory", equation 2.1. The labels
+    are ignored; they are there so that all metrics share one call.
+
+    >>> round(float(entropy(np.array([[0.5, 0.5], [1.0, 0.0]]))), 4)  # log(2) / 2
+    0.3466
+    """
+    del labels
+    _, weights, probs = _prepare(None, weights, probs)
+    return _mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
+
+
+@jax.jit
+def disagreement(
+    probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""Share of examples for which two predictions `[N, K]` name different classes, in [0, 1].
+
+    It is `sum_n w_n [argmax_k a_nk != argmax_k b_nk]`; see Fort, Hu & Lakshminarayanan (2019),
+    "Deep ensembles: a loss landscape perspective".
+
+    >>> disagreement(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.6, 0.4], [0.7, 0.3]]))
+    Array(0.5, dtype=float32)
+    """
+    _, weights, probs_a, probs_b = _prepare(None, weights, probs_a, probs_b)
+    return _mean((_predicted(probs_a) != _predicted(probs_b)).astype(jnp.float32), weights)
+
+
+@jax.jit
+def total_variation(
+    probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""Mean total variation distance of two predictions `[N, K]`, in [0, 1].
+
+    It is `sum_n w_n 1/2 sum_k |a_nk - b_nk|`; see Levin & Peres, "Markov chains and mixing times",
+    proposition 4.2.
+
+    >>> total_variation(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]]))
+    Array(0.5, dtype=float32)
+    """
+    _, weights, probs_a, probs_b = _prepare(None, weights, probs_a, probs_b)
+    return _mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=1), weights)
+
+
+@jax.jit
+def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
+    r"""Area under the risk-coverage curve of `probs [N, K]`, in [0, 1]; lower is better.
+
+    It is `sum_n w_n risk_n`, where `risk_n` is the weighted error rate of the examples at least as
+    confident as n. With distinct confidences and unit weights it is the mean of the selective risk
+    over the coverages 1/N, 2/N, .., 1. Examples of equal confidence enter together, since a
+    threshold on the confidence accepts all of them or none: every coverage inside the tie counts
+    with the risk at its end. So the value does not depend on the order of the examples. See Geifman
+    & El-Yaniv (2017), "Selective classification for deep neural networks".
+
+    >>> aurc(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
+    Array(0.25, dtype=float32)
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    confidence, correct = _top_label(probs, labels)
+    weights, mass, errors = _cumulative(confidence, weights, 1 - correct)
+    return _mean(errors / jnp.where(mass == 0, 1, mass), weights)
+
+
+def _prepare(labels: jax.Array | None, weights: jax.Array | None, *predictions: jax.Array) -> tuple:
+    """int32 labels, float32 weights and float32 predictions, by the rules of the module."""
+    shape = predictions[0].shape
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(
+            f"predictions have shape {shape} instead of [N, K] with K >= 1: "
+            "pass one row of K values for each of the N examples."
+        )
+    if predictions[-1].shape != shape:
+        raise ValueError(
+            f"the two predictions have different shapes, {shape} and {predictions[-1].shape}: "
+            "pass predictions of the same classes for the same examples."
+        )
+    for name, per_example in (("labels", labels), ("weights", weights)):
+        if per_example is not None and per_example.shape != shape[:1]:
+            raise ValueError(
+                f"{name} have shape {per_example.shape} but predictions have shape {shape}: "
+                f"pass {name} of shape {shape[:1]}, one for each example."
+            )
+    if weights is None:
+        weights = jnp.ones(shape[0], jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
+    padding = weights == 0
+    # Any finite value would do instead of the padding; that of 1 has a finite logarithm.
+    predictions = [
+        jnp.where(padding[:, None], 1, jnp.asarray(array, jnp.float32)) for array in predictions
+    ]
+    invalid = jnp.any(jnp.isnan(jnp.concatenate(predictions, axis=1)), axis=1)
+    if labels is not None:
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"labels have dtype {labels.dtype} instead of an integer one such as int32: "
+                "pass class indices."
+            )
+        labels = jnp.where(padding, 0, jnp.asarray(labels, jnp.int32))
+        outside = (labels < 0) | (labels >= shape[1])
+        labels, invalid = jnp.where(outside, 0, labels), invalid | outside
+    return labels, jnp.where(invalid, jnp.nan, weights), *predictions
+
+
+def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.sum(values * weights) / jnp.sum(weights)
+
+
+def _one_hot(classes: jax.Array, num_classes: int) -> jax.Array:
+    return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+
+
+def _predicted(probs: jax.Array) -> jax.Array:
+    return jax.lax.argmax(probs, 1, jnp.int32)
+
+
+def _top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Confidence and correctness `[N]`, both float32."""
+    return jnp.max(probs, axis=1), (_predicted(probs) == labels).astype(jnp.float32)
+
+
+def _edges(num_bins: int) -> jax.Array:
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins} but must be at least 1: pass a positive number.")
+    # Divided by NumPy, so that the edges are the float32 numbers nearest to b / num_bins.
+    return jnp.asarray(np.arange(num_bins + 1, dtype=np.float32) / np.float32(num_bins))
+
+
+def _bin(confidence: jax.Array, num_bins: int) -> jax.Array:
+    """Index of the equal-width bin, closed on the right, of each confidence."""
+    return jnp.searchsorted(_edges(num_bins)[1:-1], confidence, side="left")
+
+
+def _group_sums(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
+    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run."""
+    one_hot = _one_hot(groups, num_groups)
+    return jnp.einsum("ng,nc->gc", one_hot, values, precision=jax.lax.Precision.HIGHEST)
+
+
+def _group_means(
+    values: jax.Array, groups: jax.Array, weights: jax.Array, num_groups: int
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted means `[G, C]`, 0 for a group without weight, and weights `[G]` of the groups."""
+    mass = _group_sums(weights[:, None], groups, num_groups)
+    sums = _group_sums(values * weights[:, None], groups, num_groups)
+    return sums / jnp.where(mass == 0, 1, mass), mass[:, 0]
+
+
+def _gaps(diagram: Reliability) -> jax.Array:
+    """Calibration error `[B]` of each bin, 0 for an empty one."""
+    return jnp.where(diagram.weight == 0, 0, jnp.abs(diagram.accuracy - diagram.confidence))
+
+
+def _cumulative(
+    confidence: jax.Array, weights: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Weights by falling confidence, and cumulative weights and weighted values to ties' ends."""
+    order = jnp.argsort(-confidence)
+    ranked, weights = -confidence[order], weights[order]
+    end = jnp.searchsorted(ranked, ranked, side="right") - 1
+    return weights, jnp.cumsum(weights)[end], jnp.cumsum(weights * values[order])[end]

@@ -1,0 +1,292 @@
+"""Pictures of a subspace: accuracy along a path, calibration, comparison of methods.
+
+Every function takes arrays and one `matplotlib.axes.Axes`, draws into those axes, and returns them:
+`(arrays, Axes) -> Axes`. None of them touches `matplotlib.pyplot`, the global state or a file, so
+they work without a display and in any thread. This is the only module that imports matplotlib,
+and `import subspace_jax` does not import it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from numpy.typing import ArrayLike
+
+from subspace_jax.metrics import Reliability
+
+# Okabe and Ito (2008), "Color universal design", without the yellow that is too faint on white.
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
+
+
+def path(
+    alphas: ArrayLike,
+    mean: ArrayLike,
+    ax: Axes,
+    *,
+    stderr: ArrayLike | None = None,
+    color: str = OKABE_ITO["blue"],
+    marker: str = "o",
+    linestyle: str = "-",
+    label: str | None = None,
+) -> Axes:
+    """Draws a quantity along a line or curve, with its band of `mean ± stderr`.
+
+    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed.
+
+    Args:
+      alphas: positions along the path, `[A]`, in `[0, 1]`.
+      mean: the quantity at each position, `[A]`, in its own unit.
+      ax: the axes to draw into.
+      stderr: standard error of the mean, `[A]`, in the same unit; no band without it.
+      color: of the line, the marker and the band.
+      marker: shape at the midpoint.
+      linestyle: of the line.
+      label: text in the legend.
+
+    Returns:
+      `ax`, with one more line and, with `stderr`, one more band.
+
+    Raises:
+      ValueError: if the arrays differ in shape.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = path([0.0, 0.5, 1.0], [90.0, 95.0, 91.0], Figure().subplots(), label="Line")
+    >>> ax.get_lines()[0].get_label(), ax.get_xlabel()
+    ('Line', 'Position on the path, $\\\\alpha$')
+    """
+    alphas, mean = _vectors(alphas=alphas, mean=mean)
+    ax.plot(
+        alphas,
+        mean,
+        color=color,
+        linestyle=linestyle,
+        linewidth=1.8,
+        marker=marker,
+        markersize=8,
+        markeredgecolor="white",
+        markevery=np.flatnonzero(np.isclose(alphas, 0.5)).tolist(),
+        label=label,
+        zorder=3,
+    )
+    if stderr is not None:
+        _, stderr = _vectors(mean=mean, stderr=stderr)
+        ax.fill_between(alphas, mean - stderr, mean + stderr, color=color, alpha=0.2, linewidth=0)
+    ax.set_xlim(0.0, 1.0)
+    ax.set_xlabel(r"Position on the path, $\alpha$")
+    return _plain(ax)
+
+
+def level(
+    mean: float,
+    ax: Axes,
+    *,
+    stderr: float | None = None,
+    color: str = OKABE_ITO["black"],
+    linestyle: str = "--",
+    label: str | None = None,
+) -> Axes:
+    """Draws a horizontal line with its band of `mean ± stderr`, for a method without a path.
+
+    Args:
+      mean: the quantity, in the unit of the vertical axis.
+      ax: the axes to draw into.
+      stderr: standard error of the mean, in the same unit; no band without it.
+      color: of the line and the band.
+      linestyle: of the line.
+      label: text in the legend.
+
+    Returns:
+      `ax`, with one more line and, with `stderr`, one more band.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = level(94.0, Figure().subplots(), stderr=0.3, label="Standard")
+    >>> ax.get_lines()[0].get_ydata()
+    [94.0, 94.0]
+    """
+    ax.axhline(mean, color=color, linestyle=linestyle, linewidth=1.5, label=label, zorder=2)
+    if stderr is not None:
+        ax.axhspan(mean - stderr, mean + stderr, color=color, alpha=0.12, linewidth=0)
+    return _plain(ax)
+
+
+def reliability_diagram(
+    reliability: Reliability, ax: Axes, *, color: str = OKABE_ITO["blue"]
+) -> Axes:
+    """Draws accuracy against confidence by bin, the gap between them, and the ECE.
+
+    The bars are the accuracy of each bin, the hatched boxes reach from there to its mean
+    confidence, and the strip on top is the share of samples in each bin. The number written is
+
+        ECE = sum_b weight_b |accuracy_b - confidence_b|
+
+    (Guo et al., "On calibration of modern neural networks", 2017, Eq. 3).
+
+    Args:
+      reliability: of `B` bins, as `subspace_jax.metrics.reliability` returns it (NumPy arrays or
+        lists will do). Bins of weight 0 are empty; whatever they hold is not drawn.
+      ax: the axes to draw into.
+      color: of the bars.
+
+    Returns:
+      `ax`, with one bar and one gap for every bin that is not empty, and the strip as its child.
+
+    Raises:
+      ValueError: if the arrays do not agree on the number of bins, or if all bins are empty.
+
+    >>> from matplotlib.figure import Figure
+    >>> bins = Reliability(confidence=[0.4, 0.9], accuracy=[0.5, 0.8], weight=[0.25, 0.75],
+    ...                    edges=[0.0, 0.5, 1.0])
+    >>> ax = reliability_diagram(bins, Figure().subplots())
+    >>> ax.texts[0].get_text()
+    'ECE 10.0 %'
+    """
+    confidence, accuracy, weight = _vectors(
+        confidence=reliability.confidence,
+        accuracy=reliability.accuracy,
+        weight=reliability.weight,
+    )
+    edges = np.asarray(reliability.edges, dtype=float)
+    if edges.shape != (weight.size + 1,):
+        raise ValueError(
+            f"edges has shape {edges.shape} but there are {weight.size} bins; "
+            f"give the {weight.size + 1} edges of these bins."
+        )
+    full = weight > 0
+    if not full.any():
+        raise ValueError(
+            f"all {weight.size} bins have weight 0; give the reliability of at least one sample."
+        )
+    ece = np.sum(weight[full] * np.abs(accuracy - confidence)[full])
+    left, width = edges[:-1][full], np.diff(edges)[full]
+
+    pale = tuple(0.45 * channel + 0.55 for channel in to_rgb(color))
+    ax.bar(left, accuracy[full], width, align="edge", color=pale, edgecolor="white", linewidth=0.5)
+    ax.bar(
+        left,
+        (confidence - accuracy)[full],
+        width,
+        bottom=accuracy[full],
+        align="edge",
+        facecolor="none",
+        edgecolor="0.15",
+        hatch="/////",
+        linewidth=0.6,
+    )
+    ax.plot([0, 1], [0, 1], color="0.35", linestyle="--", linewidth=1)
+    ax.text(
+        0.95,
+        0.05,
+        f"ECE {100 * ece:.1f} %",
+        transform=ax.transAxes,
+        horizontalalignment="right",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+    )
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence", ylabel="Accuracy")
+    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+
+    strip = ax.inset_axes((0, 1.04, 1, 0.16))
+    strip.bar(
+        left, weight[full], width, align="edge", color="0.7", edgecolor="white", linewidth=0.5
+    )
+    strip.set(xlim=(0, 1), ylim=(0, 1.05 * weight.max()), xticks=[], yticks=[])
+    strip.spines[["top", "right", "left"]].set_visible(False)
+    return _plain(ax)
+
+
+def dots(
+    mean: ArrayLike,
+    ax: Axes,
+    *,
+    labels: Sequence[str],
+    stderr: ArrayLike | None = None,
+    colors: Sequence[str] | None = None,
+    markers: Sequence[str] | None = None,
+) -> Axes:
+    """Draws one row per method, a dot at its mean and a whisker of one standard error each side.
+
+    The first row is at the top, and a thin vertical line through its dot makes it the baseline of
+    the others. A mean that is not finite has no dot: its value is written in its row.
+
+    Args:
+      mean: one quantity of `R` methods, `[R]`, in its own unit.
+      ax: the axes to draw into.
+      labels: names of the methods, `[R]`.
+      stderr: standard error of each mean, `[R]`, in the same unit; no whiskers without it.
+      colors: of each method, `[R]`; blue for all without it.
+      markers: shape of each method, `[R]`; round for all without it.
+
+    Returns:
+      `ax`, with the names as the ticks of its vertical axis.
+
+    Raises:
+      ValueError: if the arguments differ in length.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = dots([97.1, 97.9], Figure().subplots(), labels=["Standard", "Line"])
+    >>> [text.get_text() for text in ax.get_yticklabels()]
+    ['Standard', 'Line']
+    """
+    (mean,) = _vectors(mean=mean)
+    colors = [OKABE_ITO["blue"]] * mean.size if colors is None else colors
+    markers = ["o"] * mean.size if markers is None else markers
+    _, stderr = _vectors(mean=mean, stderr=np.zeros_like(mean) if stderr is None else stderr)
+    for name, values in {"labels": labels, "colors": colors, "markers": markers}.items():
+        if len(values) != mean.size:
+            raise ValueError(
+                f"{name} has {len(values)} entries but mean has {mean.size}; give one per method."
+            )
+    for row in range(mean.size):
+        if np.isfinite(mean[row]):
+            ax.errorbar(
+                mean[row],
+                row,
+                xerr=stderr[row] if stderr[row] > 0 else None,  # False for NaN
+                color=colors[row],
+                marker=markers[row],
+                markersize=10 if markers[row] == "*" else 7,
+                markeredgewidth=0,
+                linewidth=1.5,
+                zorder=3,
+            )
+        else:
+            ax.text(0.02, row, str(mean[row]), transform=ax.get_yaxis_transform(), va="center")
+    if mean.size and np.isfinite(mean[0]):
+        ax.axvline(mean[0], color="0.6", linewidth=0.8, zorder=1)
+    ax.set_yticks(range(mean.size), labels)
+    ax.set_ylim(mean.size - 0.4, -0.6)
+    ax.grid(axis="y", color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.08)
+    return _plain(ax)
+
+
+def _vectors(**arrays: ArrayLike) -> list[np.ndarray]:
+    """Arrays as float vectors of one length; `None` among the entries is NaN."""
+    vectors = {name: np.asarray(array, dtype=float) for name, array in arrays.items()}
+    first = next(iter(vectors))
+    for name, vector in vectors.items():
+        if vector.ndim != 1:
+            raise ValueError(f"{name} has shape {vector.shape} but must be a vector; ravel it.")
+        if vector.size != vectors[first].size:
+            raise ValueError(
+                f"{name} has {vector.size} entries but {first} has {vectors[first].size}; "
+                "give one for each."
+            )
+    return list(vectors.values())
+
+
+def _plain(ax: Axes) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

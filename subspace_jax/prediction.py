@@ -1,0 +1,87 @@
+"""Predictions of networks over batches, and the average of several networks' predictions."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax.tree import PyTree
+
+
+def predict(
+    apply_fn: Callable[[PyTree, Any], jax.Array], variables: PyTree, batches: Iterable[Any]
+) -> jax.Array:
+    """Logits of a network over all batches.
+
+    For many networks give a stack and `for_each(apply_fn)`; examples are then on the axis `axis=-2`
+    as they are for one network.
+
+    Args:
+      apply_fn: pure `(variables, batch) -> logits [..., B, K]`: the network in evaluation mode, with
+        the statistics that `recalibrate` measured for it among its variables. Pass the same
+        function object again and it is not compiled again.
+      variables: whatever `apply_fn` takes first.
+      batches: an iterable of batches.
+
+    Returns:
+      Logits `[..., N, K]`, the batches concatenated along the axis of examples.
+
+    Raises:
+      ValueError: there is no batch.
+
+    Example:
+      >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
+      (4, 2)
+    """
+    logits = [_apply(apply_fn, variables, batch) for batch in batches]
+    if not logits:
+        raise ValueError("predict got 0 batches; give it at least 1.")
+    return jnp.concatenate(logits, axis=-2)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(apply_fn, variables, batch):
+    return apply_fn(variables, batch)
+
+
+def ensemble(
+    logits: jax.Array, average: Literal["probability", "logit"] = "probability"
+) -> jax.Array:
+    r"""Log-probabilities of an ensemble of networks.
+
+    .. math:: \log \frac{1}{M} \sum_m \mathrm{softmax}(z_m)
+              \qquad \text{or} \qquad
+              \log \mathrm{softmax}\Big(\frac{1}{M} \sum_m z_m\Big)
+
+    Args:
+      logits: `[M, N, K]`, one slice per member.
+      average: `"probability"`, the usual definition (Lakshminarayanan et al. 2017), or `"logit"`,
+        a normalised geometric mean, which the article's authors use.
+
+    Returns:
+      Log-probabilities `[N, K]`, float32 or wider.
+
+    Raises:
+      ValueError: `average` is neither, or `logits` is not of rank three.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
+      >>> jnp.exp(ensemble(logits))[0, 0]
+      Array(0.70, dtype=float32)
+      >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
+      Array(0.75, dtype=float32)
+    """
+    if average not in ("probability", "logit"):
+        raise ValueError(f"average={average!r} is unknown; use 'probability' or 'logit'.")
+    if jnp.ndim(logits) != 3:
+        raise ValueError(
+            f"Logits have shape {list(jnp.shape(logits))}; stack the members to [M, N, K]."
+        )
+    logits = jnp.asarray(logits)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if average == "logit":
+        return jax.nn.log_softmax(logits.mean(0))
+    log_probs = jax.nn.log_softmax(logits)
+    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(jnp.float32(logits.shape[0]))

@@ -1,0 +1,317 @@
+"""Subspaces of networks: lines, Bezier curves and simplexes, global or layerwise.
+
+A subspace is spanned by `n` *endpoints*, stacked on the leading axis of every leaf of a parameter
+tree. A point of it has *coordinates* (a number along a line or curve, `n` barycentric coordinates in
+a simplex), which determine *mixing weights* `[n]` that sum to one:
+
+    params = subspace.sample(key, endpoints)        # a random network: the one new line of a loop
+    params = subspace.midpoint(endpoints)           # the network to deploy
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax import tree
+from subspace_jax.tree import PyTree
+
+Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix with one at each leaf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subspace:
+    """A continuous family of networks spanned by a few endpoints.
+
+    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with `layerwise`.
+    Equal calls of the constructors return the same object, so a subspace can be a static argument
+    of `jax.jit`.
+
+    Attributes:
+      num_endpoints: `n`, how many networks span the subspace.
+      draw: `key -> coords`, the coordinates of a random point.
+      weights: `coords -> [n]`, the mixing weights at given coordinates; they sum to one.
+      center: coordinates of the midpoint; their shape is the shape of all coordinates, `[]` for a
+        line or curve and `[n]` for a simplex.
+      layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
+    """
+
+    num_endpoints: int
+    draw: Callable[[jax.Array], jax.Array]
+    weights: Callable[[jax.Array], jax.Array]
+    center: np.ndarray
+    layer_of: Callable[[tuple], Hashable] | None = None
+
+    def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
+        """Draws the endpoints independently.
+
+        Args:
+          key: a random key.
+          init_fn: `key -> network`, the ordinary initialisation of one network.
+
+        Returns:
+          The endpoints: what `init_fn` returns, every leaf with a new leading axis `[n, ...]`.
+
+        Example:
+          >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
+          >>> endpoints.shape
+          (2, 3)
+        """
+        return jax.vmap(init_fn)(jax.random.split(key, self.num_endpoints))
+
+    def point(self, endpoints: PyTree, coords: Coords) -> PyTree:
+        r"""The network at given coordinates.
+
+        .. math:: \theta(c) = \sum_i w_i(c) \, \theta_i
+
+        Args:
+          endpoints: stack with leaves `[n, ...]`.
+          coords: an array of the shape of `center`, or a tree prefix of `endpoints` with one at
+            each leaf (a layerwise point). Points outside the subspace are allowed, as loss
+            landscapes need them: `alpha` outside [0, 1], negative barycentric coordinates.
+
+        Returns:
+          One network, leaves `[...]`.
+
+        Raises:
+          ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
+            concrete barycentric coordinates do not sum to one (traced values are not checked).
+
+        Example:
+          >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
+          1.5
+        """
+        n = tree.num_stacked(endpoints)
+        if n != self.num_endpoints:
+            raise ValueError(
+                f"The stack holds {n} networks but the subspace has {self.num_endpoints} "
+                f"endpoints; initialise the stack with this subspace's `init`."
+            )
+        return tree.mix(jax.tree.map(self._checked_weights, coords), endpoints)
+
+    def midpoint(self, endpoints: PyTree) -> PyTree:
+        """The network at the center of the subspace, the one to deploy.
+
+        Args:
+          endpoints: stack with leaves `[n, ...]`.
+
+        Returns:
+          One network: alpha = 1/2 of a line or curve, the mean of a simplex's endpoints.
+
+        Example:
+          >>> float(simplex(4).midpoint(jnp.array([1.0, 2.0, 3.0, 6.0])))
+          3.0
+        """
+        return self.point(endpoints, self.center)
+
+    def sample_coords(self, key: jax.Array, endpoints: PyTree) -> Coords:
+        """Coordinates of a uniformly random point.
+
+        Args:
+          key: a random key.
+          endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
+
+        Returns:
+          One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
+          leaves of one layer share an independent draw.
+
+        Example:
+          >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
+          >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
+          ((3,), True)
+        """
+        if self.layer_of is None:
+            return self.draw(key)
+        paths_and_leaves, treedef = jax.tree.flatten_with_path(endpoints)
+        layers = [self.layer_of(path) for path, _ in paths_and_leaves]
+        index = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
+        draws = jax.vmap(self.draw)(jax.random.split(key, len(index)))
+        return treedef.unflatten(draws[index[layer]] for layer in layers)
+
+    def sample(self, key: jax.Array, endpoints: PyTree) -> PyTree:
+        r"""A random network of the subspace, differentiable in the endpoints.
+
+        The gradient with respect to endpoint `i` is `w_i` times that with respect to the network.
+
+        Args:
+          key: a random key.
+          endpoints: stack with leaves `[n, ...]`.
+
+        Returns:
+          One network, leaves `[...]`.
+
+        Example:
+          >>> network = line().sample(jax.random.key(0), jnp.array([1.0, 3.0]))
+          >>> bool(1 <= network <= 3)
+          True
+        """
+        return self.point(endpoints, self.sample_coords(key, endpoints))
+
+    def apply(self, apply_fn: Callable, endpoints: PyTree, coords: Coords, *args: Any) -> Any:
+        """`apply_fn(params, *args)` at the point with the given coordinates.
+
+        Args:
+          apply_fn: any function whose first argument is a network.
+          endpoints: stack with leaves `[n, ...]`.
+          coords: as in `point`.
+          *args: passed on.
+
+        Example:
+          >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
+          20.0
+        """
+        return apply_fn(self.point(endpoints, coords), *args)
+
+    def _checked_weights(self, coords: jax.Array) -> jax.Array:
+        if jnp.shape(coords) != self.center.shape:
+            raise ValueError(
+                f"Coordinates have shape {list(jnp.shape(coords))} but a point of this subspace of "
+                f"{self.num_endpoints} endpoints has shape {list(self.center.shape)}; "
+                "use jax.vmap for many points."
+            )
+        weights = self.weights(jnp.asarray(coords))
+        if not isinstance(weights, jax.core.Tracer):
+            total = float(weights.sum())
+            if not abs(total - 1) <= 1e-4:
+                raise ValueError(
+                    f"Barycentric coordinates sum to {total:g} instead of 1; normalise them "
+                    "(negative ones are allowed: they lie outside the simplex)."
+                )
+        return weights
+
+
+@functools.cache
+def bezier(degree: int = 2) -> Subspace:
+    r"""A Bezier curve between the first and the last of `degree + 1` endpoints.
+
+    .. math:: \theta(\alpha) = \sum_{i=0}^{d} \binom{d}{i} \alpha^i (1 - \alpha)^{d - i} \theta_i,
+              \qquad \alpha \sim U(0, 1)
+
+    All control points are endpoints here: they are trained together, from scratch. (The article
+    writes the bend of its quadratic curve last; here endpoints are in the order of the curve.)
+
+    Args:
+      degree: `d >= 1`; 1 is a line, 2 the article's curve.
+
+    Returns:
+      A subspace with scalar coordinates.
+
+    Raises:
+      ValueError: `degree` is below 1.
+
+    Reference:
+      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman
+      et al. 2021, "Learning Neural Network Subspaces".
+
+    Example:
+      >>> bezier(2).weights(jnp.float32(0.5))
+      Array([0.25, 0.5 , 0.25], dtype=float32)
+    """
+    if degree < 1:
+        raise ValueError(f"A Bezier curve of degree {degree} has no ends; use a degree >= 1.")
+
+    def weights(alpha):
+        # Static integer powers: exact at 0 and 1, and with finite gradients there.
+        beta = 1 - alpha
+        basis = [math.comb(degree, i) * alpha**i * beta ** (degree - i) for i in range(degree + 1)]
+        return jnp.stack(basis)
+
+    return Subspace(degree + 1, jax.random.uniform, weights, np.float32(0.5).reshape(()))
+
+
+def line() -> Subspace:
+    r"""The line segment between two networks.
+
+    .. math:: \theta(\alpha) = (1 - \alpha) \theta_0 + \alpha \theta_1, \qquad \alpha \sim U(0, 1)
+
+    Returns:
+      A subspace with scalar coordinates; the same as `bezier(degree=1)`.
+
+    Reference:
+      Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1.
+
+    Example:
+      >>> line().weights(jnp.float32(0.25))
+      Array([0.75, 0.25], dtype=float32)
+    """
+    return bezier(degree=1)
+
+
+@functools.cache
+def simplex(num_endpoints: int) -> Subspace:
+    r"""The simplex spanned by networks, with the uniform distribution on it.
+
+    .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = e_i / \sum_j e_j,
+              \quad e_i \sim \mathrm{Exp}(1)
+
+    Args:
+      num_endpoints: `n >= 1`; `simplex(1)` is a single ordinary network.
+
+    Returns:
+      A subspace whose coordinates are the `n` mixing weights themselves.
+
+    Raises:
+      ValueError: `num_endpoints` is below 1.
+
+    Reference:
+      Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.
+
+    Example:
+      >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
+      Array(4., dtype=float32)
+    """
+    if num_endpoints < 1:
+        raise ValueError(f"A simplex of {num_endpoints} endpoints is empty; use at least 1.")
+
+    def draw(key):
+        draws = jax.random.exponential(key, (num_endpoints,))
+        return draws / draws.sum()
+
+    center = np.full(num_endpoints, 1 / num_endpoints, np.float32)
+    return Subspace(num_endpoints, draw, lambda coords: coords, center)
+
+
+def parent(path: tuple) -> tuple:
+    """The layer that owns a parameter: its path without the last name.
+
+    A convolution's kernel and its bias share a parent; every batch norm is a parent of its own.
+
+    Example:
+      >>> parent(("block", "conv", "kernel"))
+      ('block', 'conv')
+    """
+    return path[:-1]
+
+
+@functools.cache
+def layerwise(
+    subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
+) -> Subspace:
+    """The same subspace with an independent random point for every layer.
+
+    Only drawing changes: endpoints, midpoint, and points at given coordinates are those of `subspace`.
+
+    Args:
+      subspace: what each layer's point is drawn from.
+      layer_of: `path -> hashable`; leaves for which it returns equal values share a draw. The path
+        is that of `jax.tree.leaves_with_path`. By default a kernel and its own bias share one, and
+        every batch norm has its own.
+
+    Returns:
+      A subspace whose `sample_coords` returns a tree.
+
+    Reference:
+      Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
+
+    Example:
+      >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
+      >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
+      >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
+      (True, False)
+    """
+    return dataclasses.replace(subspace, layer_of=layer_of)

@@ -1,0 +1,130 @@
+"""One gradient step for all endpoints.
+
+A subspace needs one new line in a training loop, `params = subspace.sample(key, endpoints)`, and
+nothing else of this module: it is the step that the experiments use, for those who have no loop.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from subspace_jax.subspaces import Subspace
+from subspace_jax.tree import PyTree
+
+LossFn = Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
+Penalty = Callable[[PyTree, jax.Array], jax.Array]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step.
+
+    There are no batch-norm statistics in it: every step is at another network, so that running
+    statistics would belong to none; `recalibrate` measures them for the points that are used. There
+    is no random state: a step's randomness is a function of the run's key and the step.
+
+    Attributes:
+      step: scalar int32, how many steps were taken.
+      endpoints: stack with leaves `[n, ...]`.
+      opt_state: the state of the Optax optimizer of the endpoints.
+    """
+
+    step: jax.Array
+    endpoints: PyTree
+    opt_state: optax.OptState
+
+    @classmethod
+    def create(cls, endpoints: PyTree, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The state before the first step.
+
+        Example:
+          >>> int(TrainState.create(jnp.zeros((2, 3)), optax.sgd(0.1)).step)
+          0
+        """
+        return cls(jnp.zeros((), jnp.int32), endpoints, optimizer.init(endpoints))
+
+
+def make_train_step(
+    subspace: Subspace,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    penalty: Penalty | None = None,
+    num_samples: int = 1,
+) -> Callable[[TrainState, jax.Array, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    r"""Makes a pure training step: one gradient, one optimizer update of all endpoints.
+
+    .. math:: \frac{1}{S} \sum_{s=1}^{S} \ell\big(\theta(c_s); B_s\big) + p(\theta_1, ..., \theta_n),
+              \qquad c_s \text{ random}
+
+    where :math:`B_1, ..., B_S` are consecutive, equal chunks of the batch.
+
+    Args:
+      subspace: where the networks are sampled.
+      loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
+        metrics is a dictionary of scalars, averaged over the chunks.
+      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint.
+      penalty: `(endpoints, key) -> scalar`, added to the loss, for example
+        `lambda endpoints, key: beta * cosine_penalty(endpoints, key)`.
+      num_samples: `S`, into how many chunks a batch is split, each at its own point (appendix B of
+        the article). The chunks are unrolled.
+
+    Returns:
+      `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds its
+      own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`.
+
+    Raises:
+      ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch.
+
+    Reference:
+      Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
+
+    Example:
+      >>> from subspace_jax import line
+      >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
+      >>> step = jax.jit(make_train_step(line(), loss_fn, optax.sgd(0.1)))
+      >>> state = TrainState.create(jnp.array([0.0, 2.0]), optax.sgd(0.1))
+      >>> state, metrics = step(state, jax.random.key(0), jnp.ones(4))
+      >>> int(state.step), sorted(metrics)
+      (1, ['loss', 'penalty'])
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; use at least 1 sample per batch.")
+
+    def objective(endpoints, keys, batch):
+        coords_key, loss_key, penalty_key = keys
+        losses, metrics = [], []
+        for chunk in _chunks(batch, num_samples):
+            coords_key, key = jax.random.split(coords_key)
+            loss_key, chunk_key = jax.random.split(loss_key)
+            loss, chunk_metrics = loss_fn(subspace.sample(key, endpoints), chunk_key, chunk)
+            losses.append(loss)
+            metrics.append(chunk_metrics)
+        loss = sum(losses) / num_samples
+        metrics = jax.tree.map(lambda *values: sum(values) / num_samples, *metrics)
+        cost = jnp.zeros_like(loss) if penalty is None else penalty(endpoints, penalty_key)
+        return loss + cost, metrics | {"loss": loss, "penalty": cost}
+
+    def train_step(state, key, batch):
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        grads, metrics = jax.grad(objective, has_aux=True)(state.endpoints, keys, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.endpoints)
+        endpoints = optax.apply_updates(state.endpoints, updates)
+        return TrainState(state.step + 1, endpoints, opt_state), metrics
+
+    return train_step
+
+
+def _chunks(batch, num_chunks):
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % num_chunks:
+        raise ValueError(
+            f"A batch of {size} examples can't be split into {num_chunks} equal chunks; "
+            "choose num_samples as a divisor of the batch size."
+        )
+    step = size // num_chunks
+    return [
+        jax.tree.map(lambda x, i=i: x[i * step : (i + 1) * step], batch) for i in range(num_chunks)
+    ]

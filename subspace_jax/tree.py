@@ -1,0 +1,149 @@
+"""The two pytree operations that everything else is written in terms of.
+
+A *stack* of networks is a parameter pytree whose leaves have an extra leading axis, one slice per
+network. In all shapes of this package `n` is that axis, and a *network* is the same tree without it.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def stack(networks: Sequence[PyTree]) -> PyTree:
+    """Stacks networks of one structure along a new leading axis.
+
+    Args:
+      networks: `n` trees with leaves of shape `[...]`.
+
+    Returns:
+      A tree with leaves of shape `[n, ...]`.
+
+    Raises:
+      ValueError: there is no network, or the trees differ in structure or shapes.
+
+    Example:
+      >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
+      (2, 3)
+    """
+    if not networks:
+        raise ValueError("stack got 0 networks; give it at least 1.")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+
+
+def num_stacked(stack: PyTree) -> int:
+    """The size `n` of the leading axis that all leaves of a stack share.
+
+    Args:
+      stack: tree with leaves of shape `[n, ...]`.
+
+    Raises:
+      ValueError: the tree has no leaves, a leaf has no axis, or leaves disagree on `n`.
+
+    Example:
+      >>> num_stacked({"w": jnp.zeros((2, 3)), "b": jnp.zeros(2)})
+      2
+    """
+    leaves = jax.tree.leaves_with_path(stack)
+    if not leaves:
+        raise ValueError("The tree has 0 leaves; a stack of networks needs at least 1 array.")
+    first_path, first = leaves[0]
+    for path, leaf in leaves:
+        if jnp.ndim(leaf) == 0:
+            raise ValueError(
+                f"Leaf {_name(path)} is a scalar and has no endpoint axis; "
+                "make endpoints with `Subspace.init` or `stack`, which give every leaf one."
+            )
+        if leaf.shape[0] != first.shape[0]:
+            raise ValueError(
+                f"Leaves disagree on the endpoint axis: {_name(first_path)} has {first.shape[0]} "
+                f"endpoints and {_name(path)} has {leaf.shape[0]}; stack the same number in both."
+            )
+    return first.shape[0]
+
+
+def mix(weights: PyTree, stack: PyTree) -> PyTree:
+    r"""Contracts the leading axis of every leaf with mixing weights: one network out of `n`.
+
+    .. math:: \theta = \sum_{i=1}^{n} w_i \theta_i
+
+    The sum runs in the wider of the two dtypes and at the highest matrix precision, so that one-hot
+    weights return a (finite) network exactly, on accelerators too. The axis is contracted, never
+    indexed: a stack that is sharded over it is reduced, not gathered.
+
+    Args:
+      weights: `[n]`, shared by all leaves, or a tree prefix of `stack` with such an array at every
+        leaf. Any real numbers; points of a subspace have weights that sum to one.
+      stack: tree with floating leaves of shape `[n, ...]`.
+
+    Returns:
+      A tree with leaves of shape `[...]` in the dtypes of `stack`.
+
+    Raises:
+      ValueError: leaves disagree on `n`, or the weights have another number of entries.
+      TypeError: a leaf is not floating (or complex): a mean of integers or keys means nothing.
+
+    Example:
+      >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
+      Array([3., 7.], dtype=float32)
+    """
+    n = num_stacked(stack)
+    weights = jax.tree.broadcast(weights, stack)
+
+    def contract(path, x, w):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise TypeError(
+                f"Leaf {_name(path)} has dtype {x.dtype} and can't be mixed; "
+                "keep only floating leaves in the stack and the others beside it."
+            )
+        if jnp.shape(w) != (n,):
+            raise ValueError(
+                f"Mixing weights of shape {list(jnp.shape(w))} do not fit leaf {_name(path)} of a "
+                f"stack of {n} networks; give one weight per network, shape [{n}]."
+            )
+        dtype = jnp.promote_types(x.dtype, jnp.result_type(w))
+        mixed = jnp.tensordot(
+            jnp.asarray(w, dtype), x.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+        return mixed.astype(x.dtype)
+
+    return jax.tree.map_with_path(contract, stack, weights)
+
+
+def gram(stack: PyTree) -> jax.Array:
+    r"""Inner products between the networks of a stack.
+
+    .. math:: G_{ij} = \langle \theta_i, \theta_j \rangle
+
+    Penalty, distances and landscape planes all follow from it.
+
+    Args:
+      stack: tree with leaves of shape `[n, ...]`.
+
+    Returns:
+      `[n, n]`, at least float32.
+
+    Raises:
+      ValueError: the tree has no leaves or its leaves disagree on `n`.
+
+    Example:
+      >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
+      Array([[1., 1.],
+             [1., 5.]], dtype=float32)
+    """
+    n = num_stacked(stack)
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(stack))
+
+    def leaf_gram(x):
+        x = x.reshape(n, -1).astype(dtype)
+        return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.tree.reduce(operator.add, jax.tree.map(leaf_gram, stack))
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path) or "(the array itself)"

@@ -1,0 +1,411 @@
+"""Data sets as arrays: sources, splits, label noise, and what is refused."""
+
+import builtins
+import importlib.util
+import json
+import os
+import pathlib
+
+import fake_cifar
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from experiments import data, prepare
+from experiments.errors import UserError
+
+REAL_DATA_DIR = os.environ.get("SUBSPACE_JAX_DATA_DIR", "")
+SIZES = st.integers(2, 60)
+SEEDS = st.integers(0, 2**64)
+
+
+def arrays(num_train=6, num_test=3, num_classes=3, shape=(4, 4, 1)):
+    def part(count):
+        pixels = np.arange(count * np.prod(shape)).reshape(count, *shape) % 256
+        return pixels.astype(np.uint8), np.arange(count) % num_classes
+
+    return dict(zip(data.NPZ_KEYS, (*part(num_train), *part(num_test)), strict=True))
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Writes arrays, with some replaced, to an .npz file and returns its path."""
+
+    def write(**replaced):
+        content = {k: v for k, v in (arrays() | replaced).items() if v is not None}
+        np.savez(tmp_path / "data.npz", **content)
+        return str(tmp_path / "data.npz")
+
+    return write
+
+
+def assert_equal(a, b):
+    """Datasets or Splits, by value and dtype."""
+    for x, y in zip(a, b, strict=True):
+        if isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(x, y, strict=True)
+        elif isinstance(x, tuple):
+            assert_equal(x, y)
+        else:
+            assert x == y
+
+
+# Splits
+
+
+@given(st.data(), SIZES, SEEDS)
+def test_hold_out_partitions_in_order(draw, count, seed):
+    size = draw.draw(st.integers(0, count - 1))
+    images = np.zeros((count, 1, 1, 1), np.uint8)
+    rest, held_out = data.hold_out(data.Split(images, np.arange(count)), size, seed)
+    assert len(held_out.labels) == len(held_out.images) == size
+    assert len(rest.labels) == len(rest.images) == count - size
+    assert set(rest.labels) | set(held_out.labels) == set(range(count))
+    assert (np.diff(rest.labels) > 0).all()
+    assert (np.diff(held_out.labels) > 0).all()
+
+
+def test_hold_out_depends_on_the_seed_and_on_the_count_alone():
+    def chosen(seed, labels):
+        images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+        return data.hold_out(data.Split(images, labels), 20, seed)[1].images
+
+    zeros, numbers = np.zeros(50, np.int32), np.arange(50, dtype=np.int32)
+    np.testing.assert_array_equal(chosen(1, zeros), chosen(1, numbers))
+    assert (chosen(1, zeros) != chosen(2, zeros)).any()
+
+
+def test_hold_out_is_the_one_it_always_was():
+    # A golden number: another held-out part would make old and new results incomparable.
+    numbers = data.Split(np.zeros((20, 1, 1, 1), np.uint8), np.arange(20))
+    assert data.hold_out(numbers, 5, 0)[1].labels.tolist() == [0, 3, 8, 9, 19]
+
+
+@pytest.mark.parametrize("size", [-1, 6, 7])
+def test_hold_out_refuses_sizes(size):
+    split = data.Split(np.zeros((6, 1, 1, 1), np.uint8), np.zeros(6, np.int32))
+    with pytest.raises(UserError, match=f"validation_size .* 6 training images, got {size}"):
+        data.hold_out(split, size, 0)
+
+
+def test_negative_seeds_are_refused(npz):
+    with pytest.raises(UserError, match="seed of the data must be 0 or more, got -1"):
+        data.load("mine", npz(), validation_size=0, split_seed=-1)
+    with pytest.raises(UserError, match="seed of the data must be 0 or more, got -2"):
+        data.load("mine", npz(), validation_size=0, noise_seed=-2)
+
+
+# Label noise
+
+
+@given(st.data(), SIZES, st.integers(2, 12), st.floats(0, 1, exclude_max=True), SEEDS)
+def test_uniform_wrong_changes_exactly_the_rate(draw, count, num_classes, rate, seed):
+    labels = np.array(
+        draw.draw(st.lists(st.integers(0, num_classes - 1), min_size=count, max_size=count)),
+        np.int32,
+    )
+    before = labels.copy()
+    noisy = data.corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
+    assert (noisy != labels).sum() == round(rate * count)
+    assert noisy.dtype == np.int32
+    assert noisy.min() >= 0
+    assert noisy.max() < num_classes
+    np.testing.assert_array_equal(labels, before)
+    again = data.corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
+    np.testing.assert_array_equal(noisy, again)
+
+
+@given(SIZES, st.integers(1, 12), st.floats(0, 1, exclude_max=True), SEEDS)
+def test_uniform_any_changes_at_most_the_rate(count, num_classes, rate, seed):
+    labels = (np.arange(count) % num_classes).astype(np.int32)
+    noisy = data.corrupt_labels(labels, num_classes, rate, "uniform_any", seed)
+    assert (noisy != labels).sum() <= round(rate * count)
+    assert noisy.min() >= 0
+    assert noisy.max() < num_classes
+
+
+def test_both_modes_redraw_the_same_labels():
+    labels = np.zeros(1000, np.int32)
+    wrong, anything = (data.corrupt_labels(labels, 4, 0.3, mode, 5) for mode in data.NOISE_MODES)
+    assert set(np.flatnonzero(anything)) < set(np.flatnonzero(wrong))
+
+
+def test_noise_depends_on_the_seed():
+    labels = np.zeros(100, np.int32)
+    first, second = (data.corrupt_labels(labels, 10, 0.5, "uniform_wrong", s) for s in (0, 1))
+    assert ((first > 0) != (second > 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("mode", "classes"), [("uniform_wrong", [0, 1, 3, 4]), ("uniform_any", [0, 1, 2, 3, 4])]
+)
+def test_new_labels_are_uniform(mode, classes):
+    labels = np.full(40_000, 2, np.int32)
+    chosen = data.corrupt_labels(labels, 5, 0.5, "uniform_wrong", 0) != labels
+    counts = np.bincount(data.corrupt_labels(labels, 5, 0.5, mode, 0)[chosen], minlength=5)
+    assert np.flatnonzero(counts).tolist() == classes
+    expected = 20_000 / len(classes)
+    # Six standard deviations, and the seed is fixed.
+    np.testing.assert_allclose(counts[classes], expected, atol=6 * expected**0.5)
+
+
+def test_noise_is_the_one_it_always_was():
+    # Half of ten labels 0; where uniform_any keeps a 0, it drew the true label.
+    labels = np.zeros(10, np.int32)
+    assert data.corrupt_labels(labels, 10, 0.5, "uniform_wrong", 0).tolist() == [
+        0,
+        0,
+        2,
+        4,
+        6,
+        0,
+        0,
+        2,
+        0,
+        1,
+    ]
+    assert data.corrupt_labels(labels, 10, 0.5, "uniform_any", 0).tolist() == [
+        0,
+        0,
+        3,
+        6,
+        1,
+        0,
+        0,
+        5,
+        0,
+        1,
+    ]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
+def test_noise_refuses_rates_before_it_loads(rate):
+    with pytest.raises(UserError, match=f"rate must be at least 0 and less than 1, got {rate}"):
+        data.load("cifar10", "/nonexistent", validation_size=0, noise_rate=rate)
+
+
+def test_noise_refuses_modes_before_it_loads():
+    with pytest.raises(UserError, match="mode 'pairs': choose uniform_wrong or uniform_any"):
+        data.load("cifar10", "/nonexistent", validation_size=0, noise_mode="pairs")
+
+
+def test_one_class_has_no_wrong_label():
+    labels = np.zeros(4, np.int32)
+    with pytest.raises(UserError, match="needs 2 or more classes, got 1"):
+        data.corrupt_labels(labels, 1, 0.5, "uniform_wrong", 0)
+    np.testing.assert_array_equal(data.corrupt_labels(labels, 1, 0.0, "uniform_wrong", 0), labels)
+
+
+def test_noise_reaches_training_labels_alone(npz):
+    path = npz(**arrays(num_train=40, num_test=10))
+    clean = data.load("mine", path, validation_size=10)
+    noisy = data.load("mine", path, validation_size=10, noise_rate=0.4, noise_seed=3)
+    assert (clean.train.labels != noisy.train.labels).sum() == 12
+    assert_equal(clean.train.images, noisy.train.images)
+    assert_equal(clean[2:], noisy[2:])
+
+
+# Digits
+
+
+def test_digits_are_scikit_learns():
+    digits = data.load("digits", validation_size=297)
+    assert [len(part.labels) for part in digits[1:4]] == [1000, 297, 500]
+    assert digits.num_classes == 10
+    source = load_digits()
+    pixels = {part.images.tobytes() for part in digits[1:4]}
+    assert len(pixels) == 3
+    ours = [
+        (np.rint(image[..., 0] / 255 * 16).tolist(), label)
+        for part in digits[1:4]
+        for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    theirs = list(zip(source.images.tolist(), source.target, strict=True))
+    assert sorted(ours) == sorted(theirs)
+    assert digits.train.images.dtype == np.uint8
+    assert digits.train.images.max() == 255
+    assert digits.train.labels.dtype == np.int32
+
+
+def test_the_digits_test_part_does_not_depend_on_the_split_seed():
+    first, second = (data.load("digits", validation_size=50, split_seed=s) for s in (0, 1))
+    assert_equal(first.test, second.test)
+    assert (first.validation.labels != second.validation.labels).any()
+
+
+# .npz files
+
+
+def test_an_npz_file_is_taken_as_it_is(npz):
+    loaded = data.load("mine", npz(), validation_size=0)
+    want = arrays()
+    assert (loaded.name, loaded.num_classes) == ("mine", 3)
+    assert len(loaded.validation.labels) == 0
+    for part in ("train", "test"):
+        split = getattr(loaded, part)
+        np.testing.assert_array_equal(split.images, want[f"{part}_images"], strict=True)
+        np.testing.assert_array_equal(split.labels, want[f"{part}_labels"])
+        assert split.labels.dtype == np.int32
+
+
+def test_num_classes_may_be_stored(npz):
+    assert data.load("mine", npz(num_classes=7), validation_size=0).num_classes == 7
+
+
+def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
+    path, original = npz(), builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] in ("tensorflow_datasets", "sklearn", "tqdm", "tensorflow"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert data.load("cifar10", path, validation_size=1).name == "cifar10"
+    with pytest.raises(UserError, match="digits needs scikit-learn: pip install"):
+        data.load("digits", validation_size=0)
+    monkeypatch.delitem(importlib.sys.modules, "experiments.prepare")
+    monkeypatch.delattr("experiments.prepare")
+    with pytest.raises(UserError, match="cifar10 needs tensorflow_datasets, .* .npz file"):
+        data.load("cifar10", validation_size=0)
+
+
+IMAGES = arrays()["train_images"]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"train_images": IMAGES / 255}, r"train_images of .*npz must be .*got float64 \[6, 4"),
+        ({"test_images": IMAGES[:3, ..., 0]}, r"test_images .*got uint8 \[3, 4, 4\]$"),
+        ({"train_images": IMAGES[:0]}, r"train_images .*non-empty .*got uint8 \[0, 4, 4, 1\]$"),
+        ({"test_images": IMAGES[:3, :2]}, r"one shape, got \[4, 4, 1\] for .* \[2, 4, 1\] for"),
+        ({"train_labels": np.zeros(6)}, r"train_labels .*integers of shape \[6\].*float64 \[6\]"),
+        ({"train_labels": np.zeros(6, bool)}, r"train_labels .*integers .* got bool"),
+        ({"test_labels": np.zeros(4, int)}, r"test_labels .*shape \[3\].*got int64 \[4\]"),
+        ({"test_labels": np.zeros((3, 1), int)}, r"test_labels .*shape \[3\].*got int64 \[3, 1\]"),
+        ({"test_labels": np.array([0, 3, 1])}, "test_labels .*less than the 3 .*got 0 to 3"),
+        ({"train_labels": np.arange(-1, 5)}, "train_labels .*less than the 5 .*got -1 to 4"),
+        ({"num_classes": 2}, "train_labels .*less than the 2 classes, got 0 to 2"),
+        ({"num_classes": 2.5}, "num_classes .*one integer of 1 or more, got 2.5"),
+        ({"num_classes": np.array([3])}, r"num_classes .*one integer of 1 or more, got \[3\]"),
+        ({"num_classes": -3}, "num_classes .*one integer of 1 or more, got -3"),
+        (
+            {"test_images": None, "train_labels": None, "other": 1},
+            "lacks train_labels, test_images: it needs train_images, .* and has .*, other$",
+        ),
+        ({"train_labels": np.array([{}] * 6)}, "cannot be read as an .npz file of plain arrays"),
+    ],
+)
+def test_unfit_npz_arrays_are_refused(npz, replaced, message):
+    with pytest.raises(UserError, match=message):
+        data.load("mine", npz(**replaced), validation_size=0)
+
+
+def truncated(path):
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def one_array(path):
+    with path.open("wb") as file:
+        np.save(file, IMAGES)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("train_images"),
+        lambda path: path.write_bytes(b""),
+        truncated,
+        one_array,
+    ],
+)
+def test_files_that_are_no_npz_are_refused(write, tmp_path):
+    path = tmp_path / "broken.npz"
+    write(path)
+    with pytest.raises(UserError, match=f"^{path} cannot be read as an .npz file"):
+        data.load("mine", str(path), validation_size=0)
+
+
+def test_an_absent_npz_is_refused(tmp_path):
+    path = tmp_path / "none.npz"
+    with pytest.raises(UserError, match=f"^there is no file {path}"):
+        data.load("mine", str(path), validation_size=0)
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(UserError, match="'mnist': choose one of digits, cifar10, cifar100, or"):
+        data.load("mnist", str(tmp_path), validation_size=0)
+
+
+# TensorFlow Datasets
+
+
+def write_npz(path, fake):
+    np.savez(
+        path,
+        **dict(zip(data.NPZ_KEYS, (*fake.train, *fake.test), strict=True)),
+        num_classes=fake_cifar.NUM_CLASSES[fake.name],
+    )
+
+
+def load_noisy(name, data_dir, validation_size):
+    return data.load(
+        name, str(data_dir), validation_size=validation_size, noise_rate=0.25, noise_seed=1
+    )
+
+
+@pytest.mark.parametrize("name", data.TFDS_NAMES)
+def test_tfds_and_npz_are_one_data_set(name, tmp_path, monkeypatch):
+    fake = fake_cifar.place(name, tmp_path, monkeypatch)
+    write_npz(tmp_path / "same.npz", fake)
+    train, test, num_classes = data.load_arrays(name, str(tmp_path))
+    assert_equal((train, test), (fake.train, fake.test))
+    assert num_classes == fake_cifar.NUM_CLASSES[name]
+    assert_equal(load_noisy(name, tmp_path, 4), load_noisy(name, tmp_path / "same.npz", 4))
+
+
+@pytest.mark.skipif(
+    not (pathlib.Path(REAL_DATA_DIR) / "cifar10.npz").is_file()
+    or not (pathlib.Path(REAL_DATA_DIR) / "cifar10").is_dir(),
+    reason="SUBSPACE_JAX_DATA_DIR names no folder with cifar10/ and cifar10.npz",
+)
+def test_real_cifar10_is_one_data_set():
+    tfds, npz = (
+        load_noisy("cifar10", path, 5000)
+        for path in (REAL_DATA_DIR, pathlib.Path(REAL_DATA_DIR) / "cifar10.npz")
+    )
+    assert [len(part.labels) for part in tfds[1:4]] == [45_000, 5_000, 10_000]
+    assert_equal(tfds, npz)
+
+
+def test_no_network_is_told_through_load(tmp_path, monkeypatch):
+    fake = fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
+    url = f"http://127.0.0.1:9/{fake.archive.name}"
+    fake_cifar.set_url("cifar10", url, monkeypatch)
+    with pytest.raises(UserError, match=f"not prepared in {tmp_path} and .*cannot be reached"):
+        data.load("cifar10", str(tmp_path), validation_size=0)
+
+
+def test_tfrecord_without_tensorflow_is_refused(tmp_path, monkeypatch):
+    fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    folder = pathlib.Path(prepare.prepare("cifar10", str(tmp_path)))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"^{folder} holds tfrecord files, which need TensorFlow"):
+        data.load("cifar10", str(tmp_path), validation_size=0)
+
+
+@pytest.mark.filterwarnings("default")  # TensorFlow's own
+def test_tfrecord_is_read_through_tensorflow(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    fake = fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    stock = fake_cifar.stock_builder("cifar10", tmp_path, monkeypatch)
+    stock.download_and_prepare()
+    assert stock.info.file_format.value == "tfrecord"
+    train, test, _ = data.load_arrays("cifar10", str(tmp_path))
+    assert_equal((train, test), (fake.train, fake.test))

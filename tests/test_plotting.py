@@ -1,0 +1,131 @@
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from subspace_jax import metrics, plotting
+
+ALPHAS = np.linspace(0, 1, 21)
+BINS = metrics.Reliability(
+    confidence=[np.nan, 0.4, 0.6, 0.9],
+    accuracy=[np.nan, 0.5, 0.6, 0.7],
+    weight=[0.0, 0.2, 0.3, 0.5],
+    edges=[0.0, 0.25, 0.5, 0.75, 1.0],
+)
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray, list], ids=["numpy", "jax", "list"])
+def test_path_draws_the_data_with_a_band(ax, array):
+    mean = 90 + ALPHAS
+    returned = plotting.path(
+        array(ALPHAS), array(mean), ax, stderr=array(0.1 + 0 * ALPHAS), label="Line"
+    )
+    assert returned is ax
+    (line,) = ax.get_lines()
+    np.testing.assert_allclose(line.get_xydata(), np.stack([ALPHAS, mean], axis=1), rtol=1e-6)
+    (band,) = ax.collections
+    extents = band.get_paths()[0].get_extents()
+    np.testing.assert_allclose([extents.y0, extents.y1], [89.9, 91.1], rtol=1e-6)
+
+
+def test_path_marks_the_midpoint_alone(ax):
+    plotting.path(ALPHAS, ALPHAS, ax)
+    assert ax.get_lines()[0].get_markevery() == [10]
+
+
+def test_path_without_stderr_has_no_band(ax):
+    plotting.path(ALPHAS, ALPHAS, ax)
+    assert not ax.collections
+
+
+def test_path_refuses_other_lengths(ax):
+    with pytest.raises(ValueError, match="mean has 3 entries but alphas has 21"):
+        plotting.path(ALPHAS, [1.0, 2.0, 3.0], ax)
+    with pytest.raises(ValueError, match="stderr has 1 entries but mean has 21"):
+        plotting.path(ALPHAS, ALPHAS, ax, stderr=[0.1])
+    with pytest.raises(ValueError, match=r"alphas has shape \(21, 1\) but must be a vector"):
+        plotting.path(ALPHAS[:, None], ALPHAS, ax)
+
+
+def test_level_spans_the_axes(ax):
+    assert plotting.level(94.0, ax, stderr=0.5, label="EMA") is ax
+    assert list(ax.get_lines()[0].get_ydata()) == [94.0, 94.0]
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    np.testing.assert_allclose([band.y0, band.y1], [93.5, 94.5])
+
+
+def test_reliability_diagram_draws_bins_that_are_not_empty(ax):
+    plotting.reliability_diagram(BINS, ax)
+    bars, gaps = ax.containers
+    assert [bar.get_height() for bar in bars] == [0.5, 0.6, 0.7]
+    np.testing.assert_allclose([gap.get_height() for gap in gaps], [-0.1, 0.0, 0.2])
+    (strip,) = ax.child_axes
+    assert [bar.get_height() for bar in strip.containers[0]] == [0.2, 0.3, 0.5]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=12))
+def test_reliability_diagram_writes_the_ece(bins):
+    confidence, accuracy, mass = np.asarray(bins).T
+    if mass.sum() < 1e-3:
+        mass = np.ones_like(mass)
+    weight = mass / mass.sum()
+    edges = np.linspace(0, 1, len(bins) + 1)
+    reliability = metrics.Reliability(confidence, accuracy, weight, edges)
+    ax = plotting.reliability_diagram(reliability, Figure().subplots())
+    written = float(ax.texts[0].get_text().split()[1]) / 100
+    assert written == pytest.approx(np.sum(weight * abs(accuracy - confidence)), abs=6e-4)
+
+
+def test_reliability_diagram_takes_what_metrics_returns(ax):
+    probs = np.array([[0.9, 0.1], [0.3, 0.7], [0.45, 0.55]], dtype=np.float32)
+    labels = np.array([0, 0, 1])
+    plotting.reliability_diagram(metrics.reliability(probs, labels, num_bins=10), ax)
+    ece = float(metrics.ece(probs, labels, num_bins=10))
+    assert ax.texts[0].get_text() == f"ECE {100 * ece:.1f} %"
+
+
+def test_reliability_diagram_refuses_bins_it_cannot_draw(ax):
+    with pytest.raises(ValueError, match="there are 4 bins; give the 5 edges"):
+        plotting.reliability_diagram(BINS._replace(edges=[0.0, 1.0]), ax)
+    with pytest.raises(ValueError, match="all 4 bins have weight 0"):
+        plotting.reliability_diagram(BINS._replace(weight=[0.0] * 4), ax)
+    with pytest.raises(ValueError, match="accuracy has 1 entries but confidence has 4"):
+        plotting.reliability_diagram(BINS._replace(accuracy=[1.0]), ax)
+
+
+def test_dots_has_one_row_per_method_from_the_top(ax):
+    assert plotting.dots([1.0, 2.0, 3.0], ax, labels="abc", stderr=[0.1, np.nan, 0.0]) is ax
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert len(ax.containers) == 3
+    assert [container.has_xerr for container in ax.containers] == [True, False, False]
+    bottom, top = ax.get_ylim()
+    assert bottom > top
+
+
+def test_dots_writes_what_it_cannot_place(ax):
+    plotting.dots([1.0, np.nan, np.inf], ax, labels="abc")
+    assert len(ax.containers) == 1
+    assert [text.get_text() for text in ax.texts] == ["nan", "inf"]
+
+
+@pytest.mark.parametrize("name", ["labels", "colors", "markers"])
+def test_dots_refuses_other_lengths(ax, name):
+    arguments = {"labels": ["a", "b"], name: ["o"]}
+    with pytest.raises(ValueError, match=f"{name} has 1 entries but mean has 2"):
+        plotting.dots([1.0, 2.0], ax, **arguments)
+
+
+def test_library_does_not_import_matplotlib():
+    code = "import sys, subspace_jax; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,243 @@
+"""Preparing CIFAR without TensorFlow, from tiny archives in the published format."""
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import fake_cifar
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import checksums
+
+from experiments import prepare
+from experiments.errors import UserError
+
+NAMES = ("cifar10", "cifar100")
+NOWHERE = "http://127.0.0.1:9"  # the discard port: refused at once
+
+
+def files_below(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def read(name, data_dir, part):
+    return list(tfds.data_source(name, data_dir=data_dir, split=part))
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """Serves a folder on this machine; returns its address."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    servers = []
+
+    def serve(folder):
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+        monkeypatch.setattr(handler.func, "log_message", lambda *_: None)
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stock_builder_opens_what_the_archive_holds(name, tmp_path, monkeypatch):
+    fake = fake_cifar.place(name, tmp_path, monkeypatch)
+    folder = prepare.prepare(name, str(tmp_path))
+
+    builder = tfds.builder(name, data_dir=tmp_path)
+    assert builder.is_prepared()
+    assert str(builder.data_dir) == folder == str(tmp_path / name / "3.0.2")
+    assert builder.info.file_format.value == "array_record"
+    assert builder.info.features["label"].names[3] == "class_3"
+    for part, want in (("train", fake.train), ("test", fake.test)):
+        records = sorted(read(name, tmp_path, part), key=lambda record: record["id"])
+        assert [r["id"] for r in records] == [
+            f"{part}_{i:05d}".encode() for i in range(len(want.labels))
+        ]
+        np.testing.assert_array_equal([r["image"] for r in records], want.images)
+        assert [r["label"] for r in records] == want.labels.tolist()
+    if name == "cifar100":
+        assert builder.info.features["coarse_label"].names[3] == "group_3"
+        records = sorted(read(name, tmp_path, "train"), key=lambda record: record["id"])
+        assert [r["coarse_label"] for r in records] == fake.coarse_labels.tolist()
+
+
+@pytest.mark.filterwarnings("default")  # TensorFlow's own
+@pytest.mark.parametrize("name", NAMES)
+def test_records_are_those_of_the_stock_builder(name, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    fake = fake_cifar.place(name, tmp_path, monkeypatch)
+    prepare.prepare(name, str(tmp_path))
+    stock = fake_cifar.stock_builder(
+        name, tmp_path / "stock", monkeypatch, file_format="array_record"
+    )
+    stock.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=fake.archive.parent)
+    )
+    for part in ("train", "test"):
+        for ours, theirs in zip(
+            read(name, tmp_path, part), read(name, tmp_path / "stock", part), strict=True
+        ):
+            assert ours.keys() == theirs.keys()
+            assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert prepare.stock_builder(name, str(tmp_path)).info.features.to_json() == (
+        stock.info.features.to_json()
+    )
+
+
+def test_preparing_twice_does_it_once(tmp_path, monkeypatch):
+    fake = fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    folder = prepare.prepare("cifar10", str(tmp_path))
+    before = files_below(tmp_path)
+    fake.archive.unlink()
+    fake_cifar.set_url("cifar10", f"{NOWHERE}/cifar-10-binary.tar.gz", monkeypatch)
+    assert prepare.prepare("cifar10", str(tmp_path)) == folder
+    assert set(before) - set(files_below(tmp_path)) == {"downloads/manual/cifar-10-binary.tar.gz"}
+
+
+def test_the_archive_is_downloaded_and_not_kept(tmp_path, monkeypatch, web, capsys):
+    fake = fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
+    url = f"{web(fake.archive.parent)}/{fake.archive.name}"
+    fake_cifar.set_url("cifar10", url, monkeypatch)
+    prepare.prepare("cifar10", str(tmp_path / "data"))
+    assert len(read("cifar10", tmp_path / "data", "train")) == fake_cifar.NUM_TRAIN
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["cifar10"]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_wrong_checksum_is_refused_and_leaves_nothing(placed, tmp_path, monkeypatch, web):
+    fake = fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
+    url = f"{web(fake.archive.parent)}/{fake.archive.name}"
+    fake_cifar.set_url("cifar10", url, monkeypatch)
+    data = tmp_path / "data"
+    target = data / "downloads" / "manual" / fake.archive.name if placed else fake.archive
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(fake.archive.read_bytes() + b"more")
+    before = files_below(data)
+    source = target if placed else url
+    with pytest.raises(UserError, match=rf"^{source} is not the published .* size or sha256"):
+        prepare.prepare("cifar10", str(data))
+    assert files_below(data) == before
+    assert not tfds.builder("cifar10", data_dir=data).is_prepared()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_checksums_are_known(name, tmp_path):
+    archive = tmp_path / "downloads" / "manual" / fake_cifar.url_of(name).rsplit("/", 1)[1]
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"something else")
+    with pytest.raises(UserError, match=f"^{archive} is not the published {archive.name}"):
+        prepare.prepare(name, str(tmp_path))
+
+
+def test_an_archive_without_a_known_checksum_is_refused(tmp_path, monkeypatch):
+    fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    monkeypatch.setattr(checksums, "get_all_url_infos", dict)
+    with pytest.raises(ValueError, match="Missing checksums url"):
+        prepare.prepare("cifar10", str(tmp_path))
+
+
+def test_a_failure_half_way_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch):
+    fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    complete = prepare.Cifar10._generate_examples
+
+    def broken(self, prefix, batches):
+        yield from list(complete(self, prefix, batches))[:3]
+        if prefix == "test_":
+            raise OSError("No space left on device")
+
+    before = files_below(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.Cifar10, "_generate_examples", broken)
+        with pytest.raises(UserError, match="could not be prepared .*No space left"):
+            prepare.prepare("cifar10", str(tmp_path))
+    assert files_below(tmp_path) == before
+    prepare.prepare("cifar10", str(tmp_path))
+    assert len(read("cifar10", tmp_path, "test")) == fake_cifar.NUM_TEST
+
+
+def test_no_network_is_told_at_once(tmp_path, monkeypatch):
+    fake = fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
+    fake_cifar.set_url("cifar10", f"{NOWHERE}/{fake.archive.name}", monkeypatch)
+    data = tmp_path / "data"
+    start = time.monotonic()
+    with pytest.raises(UserError, match="cannot be reached") as caught:
+        prepare.prepare("cifar10", str(data))
+    assert time.monotonic() - start < 20
+    for hint in (
+        f"not prepared in {data}",
+        "python -m experiments.prepare cifar10 --data_dir",
+        str(data / "downloads" / "manual" / fake.archive.name),
+        ".npz",
+    ):
+        assert hint in str(caught.value)
+    assert not data.exists()
+
+
+def test_an_address_that_answers_with_an_error_is_told(tmp_path, monkeypatch, web):
+    fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
+    fake_cifar.set_url("cifar10", f"{web(tmp_path)}/cifar-10-binary.tar.gz", monkeypatch)
+    with pytest.raises(UserError, match=r"cannot be reached \(HTTPError\)"):
+        prepare.prepare("cifar10", str(tmp_path / "data"))
+
+
+def test_an_incomplete_folder_is_named(tmp_path):
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"^{folder} exists and holds no complete cifar10: remove"):
+        prepare.prepare("cifar10", str(tmp_path))
+
+
+def test_a_data_dir_that_is_a_file_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr(prepare, "_check_connection", lambda *_: None)
+    with pytest.raises(UserError, match=f"could not be prepared in {file}"):
+        prepare.prepare("cifar10", str(file))
+
+
+def test_a_data_dir_may_start_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    builder = prepare.stock_builder("cifar10", "~/data")
+    assert str(builder.data_dir) == str(tmp_path / "data" / "cifar10" / "3.0.2")
+
+
+def test_main_reports_the_folder(tmp_path, monkeypatch, capsys):
+    fake_cifar.place("cifar100", tmp_path, monkeypatch)
+    assert prepare.main(["cifar100", "--data_dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"ready: {tmp_path / 'cifar100' / '3.0.2'}\n"
+
+
+def test_the_command_turns_errors_into_a_sentence_and_2(tmp_path):
+    environment = os.environ | {"HTTPS_PROXY": NOWHERE, "https_proxy": NOWHERE}
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.prepare", "cifar10", "--data_dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: cifar10 is not prepared in")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["mnist"], 2), ([], 2)])
+def test_usage(arguments, code, capsys):
+    with pytest.raises(SystemExit) as caught:
+        prepare.main(arguments)
+    assert caught.value.code == code
+    output = capsys.readouterr()
+    assert "cifar100" in output.out + output.err
