@@ -86,7 +86,8 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
     except (flags.Error, OSError, ValueError, TypeError) as error:
         raise _reason(error) from error
     if wants_help:
-        print(f"{description}\n\nFlags:\n{values.get_help()}\nThe config's values:\n\n{config}")
+        own = values.get_help(include_special_flags=False)
+        print(f"{description}\n\nFlags:\n{own}\n\nThe config's values:\n\n{config}")
         return None
     if rest:
         raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
@@ -97,19 +98,21 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
 
 
 def _unknown_key(error) -> str:
-    names = re.findall(r"'(\w+)'", str(error).replace('"', "'"))
-    hint = re.search(r'Did you mean "(\w+)"', str(error))
-    hint = f", did you mean {hint[1]!r}" if hint else ""
-    return f"The config has no key {names[0] if names else error!r}{hint}; --help lists its keys."
+    if typo := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error)):
+        right, wrong = typo.groups()
+        return f"The config has no key {wrong!r}, did you mean {right!r}? --help lists its keys."
+    key = re.search(r"\w+", str(error))
+    return f"The config has no key {key[0]!r}; --help lists its keys."
 
 
 def _reason(error) -> UserError:
-    """The sentence of a failure to parse: of a `UserError` below it, or its own first line."""
-    cause = error
+    """The sentence of a failure to parse: of the first `UserError` below it, or its own first line."""
+    first, cause = None, error
     while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
+        first = cause if isinstance(cause, UserError) else first
         cause = cause.__cause__ or cause.__context__
+    if first:
+        return first
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, OSError):
         return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")

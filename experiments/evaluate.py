@@ -24,7 +24,8 @@ from experiments.train import Program, Run, training_logits
 # The stream of a run's randomness that recalibration takes; train.py has the first three.
 _RECALIBRATION = 3
 
-Wrap = Callable[[Iterable], Iterable]  # for progress bars and signals: passes batches through
+# `(batches, what is done with them) -> batches`: for progress bars and signals.
+Wrap = Callable[[Iterable, str], Iterable]
 
 
 class Settings(NamedTuple):
@@ -108,7 +109,7 @@ def predict_points(
     coords: np.ndarray,
     splits: dict[str, Split],
     settings: Settings,
-    wrap: Wrap = lambda batches: batches,
+    wrap: Wrap = lambda batches, what: batches,
 ) -> tuple[dict[str, jax.Array], ss.Recalibration]:
     """Logits of many points on every split, each point with statistics of its own.
 
@@ -128,12 +129,12 @@ def predict_points(
     recalibration = ss.recalibrate(
         _moments_fn(program, settings.recalibration_augment, at_once),
         networks,
-        wrap(recalibration_batches(run, settings)),
+        wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
     )
     logits = {}
     for name, split in splits.items():
-        batches = wrap(_padded_batches(split.images, settings.batch_size))
+        batches = wrap(_padded_batches(split.images, settings.batch_size), f"predict {name}")
         padded = ss.predict(_logits_fn(program, at_once), (networks, recalibration.stats), batches)
         logits[name] = padded[:, : len(split.labels)]
     return logits, recalibration
@@ -230,7 +231,7 @@ def evaluate(
     endpoints: ss.tree.PyTree,
     splits: dict[str, Split],
     settings: Settings,
-    wrap: Wrap = lambda batches: batches,
+    wrap: Wrap = lambda batches, what: batches,
 ) -> dict:
     """Everything that is reported of trained endpoints.
 

@@ -153,8 +153,8 @@ def _stopped_sentence(folder, step, run) -> str:
 def _watched(folder, stop) -> evaluate.Wrap:
     """Shows progress over batches of the evaluation, and stops it when a signal comes."""
 
-    def wrap(batches: Iterable) -> Iterator:
-        for batch in tqdm.tqdm(batches, unit="batch", desc="evaluate", mininterval=0.5):
+    def wrap(batches: Iterable, what: str) -> Iterator:
+        for batch in tqdm.tqdm(batches, unit="batch", desc=what, mininterval=0.5):
             if stop.requested:
                 raise Interrupted(
                     f"Stopped during the evaluation; the trained endpoints are saved in {folder}: "

@@ -137,7 +137,7 @@ def schedule(program: Program) -> optax.Schedule:
         epoch = step // program.steps_per_epoch
         warmup, rest = program.warmup_epochs, program.num_epochs - program.warmup_epochs
         rising = (epoch + 1) / max(warmup, 1)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * (epoch - warmup) / rest))
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * ((epoch - warmup) / rest)))
         return jnp.where(epoch < warmup, rising, cosine)
 
     return factor

@@ -8,6 +8,7 @@ and for the endpoints of a subspace alike.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from subspace_jax.tree import PyTree
@@ -37,13 +38,16 @@ def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
       Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging".
 
     Example:
-      >>> import jax.numpy as jnp
       >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
       >>> params = jnp.array([4.0])
       >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
       >>> average_of(state)
       Array([3.], dtype=float32)
     """
+
+    def init(params):
+        # A copy, so that the average and the parameters can be donated together.
+        return EmaState(jax.tree.map(jnp.array, params))
 
     def update(updates, state, params=None, **extra):
         del extra
@@ -52,18 +56,19 @@ def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
         new = optax.apply_updates(params, updates)
         return updates, EmaState(optax.incremental_update(new, state.ema, 1 - decay))
 
-    return optax.GradientTransformationExtraArgs(EmaState, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
     """The averaged parameters that an optimizer's state holds.
 
     Args:
-      opt_state: the state of a chain, with or without `ema` in it.
+      opt_state: the state of a chain, with or without `ema` in it; of several, the first counts.
       default: what to return where there is no average.
 
     Example:
       >>> average_of(optax.sgd(0.1).init(0.0), default="none")
       'none'
     """
-    return optax.tree.get(opt_state, "ema", default)
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, EmaState))
+    return next((node.ema for node in nodes if isinstance(node, EmaState)), default)

@@ -1,13 +1,14 @@
 """Predictions of networks over batches, and the average of several networks' predictions."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.tree import PyTree
+from subspace_jax.tree import PyTree, wider_dtype
 
 
 def predict(
@@ -80,8 +81,8 @@ def ensemble(
             f"Logits have shape {list(jnp.shape(logits))}; stack the members to [M, N, K]."
         )
     logits = jnp.asarray(logits)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(wider_dtype(logits, jnp.float32))
     if average == "logit":
         return jax.nn.log_softmax(logits.mean(0))
     log_probs = jax.nn.log_softmax(logits)
-    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(jnp.float32(logits.shape[0]))
+    return jax.nn.logsumexp(log_probs, axis=0) - math.log(logits.shape[0])

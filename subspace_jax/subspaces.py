@@ -175,8 +175,8 @@ class Subspace:
                 "use jax.vmap for many points."
             )
         weights = self.weights(jnp.asarray(coords))
-        if not isinstance(weights, jax.core.Tracer):
-            total = float(weights.sum())
+        if self.center.ndim == 1 and not isinstance(weights, jax.core.Tracer):
+            total = np.asarray(weights, np.float64).sum()  # a JAX sum would be traced in a jit
             if not abs(total - 1) <= 1e-4:
                 raise ValueError(
                     f"Barycentric coordinates sum to {total:g} instead of 1; normalise them "

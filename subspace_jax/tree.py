@@ -66,6 +66,19 @@ def num_stacked(stack: PyTree) -> int:
     return first.shape[0]
 
 
+def wider_dtype(*values: Any) -> jnp.dtype:
+    """The dtype that arrays or dtypes promote to, however strict the user set promotion to be.
+
+    Where this is called a conversion is the point: sums run in the wider dtype.
+
+    Example:
+      >>> wider_dtype(jnp.bfloat16, jnp.float32)
+      dtype('float32')
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*values)
+
+
 def mix(weights: PyTree, stack: PyTree) -> PyTree:
     r"""Contracts the leading axis of every leaf with mixing weights: one network out of `n`.
 
@@ -105,7 +118,7 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
                 f"Mixing weights of shape {list(jnp.shape(w))} do not fit leaf {_name(path)} of a "
                 f"stack of {n} networks; give one weight per network, shape [{n}]."
             )
-        dtype = jnp.promote_types(x.dtype, jnp.result_type(w))
+        dtype = wider_dtype(x, w)
         mixed = jnp.tensordot(
             jnp.asarray(w, dtype), x.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
         )
@@ -136,7 +149,7 @@ def gram(stack: PyTree) -> jax.Array:
              [1., 5.]], dtype=float32)
     """
     n = num_stacked(stack)
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(stack))
+    dtype = wider_dtype(jnp.float32, *jax.tree.leaves(stack))
 
     def leaf_gram(x):
         x = x.reshape(n, -1).astype(dtype)

@@ -1,0 +1,131 @@
+import errno
+import os
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import subspace_jax as ss
+from experiments.checkpoint import Checkpoints
+from experiments.errors import UserError
+
+# Orbax leaves futures of a closed event loop behind when it reads damaged files.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def make_state(value: float) -> ss.TrainState:
+    endpoints = {"kernel": jnp.full((2, 3, 4), value), "bias": jnp.arange(8.0).reshape(2, 4)}
+    return ss.TrainState.create(endpoints, optax.sgd(0.1, momentum=0.9))
+
+
+def saved(folder, steps=(10, 20)) -> None:
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(step, make_state(float(step)), {"history": {"step": step, "sum": 0.1 + 0.2}})
+    checkpoints.close()
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_restores_the_newest_state_and_its_record_exactly(tmp_path):
+    saved(tmp_path / "c")
+    state, record = Checkpoints(tmp_path / "c").restore(make_state(0.0))
+    chex.assert_trees_all_equal(state, make_state(20.0))
+    chex.assert_trees_all_equal_dtypes(state, make_state(20.0))
+    assert record["history"] == {"step": 20, "sum": 0.1 + 0.2}
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert Checkpoints(tmp_path / "c").restore(make_state(0.0)) is None
+
+
+def test_keeps_the_last_two(tmp_path):
+    saved(tmp_path / "c", steps=(1, 2, 3, 4))
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["3", "4"]
+
+
+def test_a_step_is_written_once(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(5, make_state(1.0), {})
+    checkpoints.save(5, make_state(2.0), {})
+    checkpoints.close()
+    state, _ = Checkpoints(tmp_path / "c").restore(make_state(0.0))
+    chex.assert_trees_all_equal(state, make_state(1.0))
+
+
+def test_what_was_saved_does_not_change_with_the_array_it_was_saved_from(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    array = np.ones(100_000, np.float32)
+    checkpoints.save(1, {"w": array}, {})
+    array[:] = 2
+    checkpoints.close()
+    state, _ = Checkpoints(tmp_path / "c").restore({"w": array})
+    chex.assert_trees_all_equal(state["w"], jnp.ones(100_000))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip a byte", "remove"])
+def test_falls_back_to_the_one_before_a_damaged_one_and_names_it(tmp_path, capsys, damage):
+    saved(tmp_path / "c")
+    arrays = [p for p in files_of(tmp_path / "c" / "20" / "state") if p.parent.name == "d"]
+    victim = max(arrays, key=lambda path: path.stat().st_size)
+    content = victim.read_bytes()
+    if damage == "remove":
+        victim.unlink()
+    elif damage == "flip a byte":
+        middle = len(content) // 2
+        victim.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        victim.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"")
+    state, record = Checkpoints(tmp_path / "c").restore(make_state(0.0))
+    chex.assert_trees_all_equal(state, make_state(10.0))
+    assert record["history"]["step"] == 10
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'c' / '20'} is damaged" in said
+    assert (tmp_path / "damaged_checkpoint_20").is_dir()
+
+
+def test_a_record_that_does_not_fit_the_arrays_is_damage(tmp_path, capsys):
+    saved(tmp_path / "c")
+    record = next(p for p in files_of(tmp_path / "c" / "20" / "record") if p.name == "metadata")
+    text = record.read_text()
+    digest = text.split('"sha256": "')[1][:64]
+    record.write_text(text.replace(digest, "0" * 64))
+    state, _ = Checkpoints(tmp_path / "c").restore(make_state(0.0))
+    chex.assert_trees_all_equal(state, make_state(10.0))
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def test_refuses_when_all_are_damaged(tmp_path, capsys):
+    saved(tmp_path / "c")
+    for path in files_of(tmp_path / "c"):
+        if "state" in path.parts:
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="None of the 2 checkpoints in .* can be read"):
+        Checkpoints(tmp_path / "c").restore(make_state(0.0))
+    assert capsys.readouterr().err.count("is damaged") == 2
+    assert (tmp_path / "damaged_checkpoint_10").is_dir()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ValueError("RESOURCE_EXHAUSTED: Error writing file [OS error 28: ENOSPC]"),
+    ],
+)
+def test_a_full_disk_is_a_sentence_and_keeps_the_one_before(tmp_path, monkeypatch, error):
+    saved(tmp_path / "c")
+    checkpoints = Checkpoints(tmp_path / "c")
+
+    def save(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "save", save)
+    with pytest.raises(UserError, match="The disk is full: checkpoint 30 could not be written"):
+        checkpoints.save(30, make_state(30.0), {})
+    state, _ = Checkpoints(tmp_path / "c").restore(make_state(0.0))
+    chex.assert_trees_all_equal(state, make_state(20.0))

@@ -1,0 +1,98 @@
+"""Augmentation and normalisation against NumPy."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.images import AUGMENTATIONS, NORMALIZATIONS, crop_and_flip, normalize
+
+SHAPE = (8, 8, 3)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(1, 256, (16, *SHAPE)).astype(np.uint8)  # no black pixel: that is padding
+
+
+def candidates(image, padding):
+    """Everything that crop and flip can make of an image: `[(2 padding + 1)^2, 2, H, W, C]`."""
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    height, width, _ = image.shape
+    offsets = np.ndindex(2 * padding + 1, 2 * padding + 1)
+    crops = np.stack([padded[i : i + height, j : j + width] for i, j in offsets])
+    return np.stack([crops, crops[:, :, ::-1]], axis=1)
+
+
+def chosen(image, augmented, padding):
+    """The indices (offset, flip) of the one candidate that each of the `augmented` equals."""
+    equal = (candidates(image, padding)[None] == augmented[:, None, None]).all((3, 4, 5))
+    assert (equal.sum((1, 2)) == 1).all()
+    return np.argwhere(equal)[:, 1:]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_every_image_is_one_of_162_candidates(seed):
+    augmented = np.asarray(crop_and_flip(jax.random.key(seed), jnp.asarray(IMAGES)))
+    for image, result in zip(IMAGES, augmented, strict=True):
+        assert candidates(image, padding=4).shape[:2] == (81, 2)
+        chosen(image, result[None], padding=4)
+
+
+@pytest.mark.parametrize("padding", [1, 2, 4])
+def test_all_candidates_are_equally_likely(padding):
+    count = 50 * 2 * (2 * padding + 1) ** 2
+    copies = jnp.broadcast_to(IMAGES[0], (count, *SHAPE))
+    results = np.asarray(crop_and_flip(jax.random.key(0), copies, padding))
+    indices = chosen(IMAGES[0], results, padding)
+    drawn = np.bincount(indices @ [2, 1], minlength=count // 50)
+    assert len(drawn) == count // 50
+    degrees = len(drawn) - 1
+    chi_squared = ((drawn - 50) ** 2 / 50).sum()
+    assert abs(chi_squared - degrees) < 4 * np.sqrt(2 * degrees)
+
+
+def test_no_padding_only_flips():
+    results = np.asarray(crop_and_flip(jax.random.key(0), jnp.asarray(IMAGES), padding=0))
+    for image, result in zip(IMAGES, results, strict=True):
+        assert any(np.array_equal(result, one) for one in (image, image[:, ::-1]))
+
+
+def test_a_key_decides_and_images_of_a_batch_differ():
+    copies = jnp.broadcast_to(IMAGES[0], (32, *SHAPE))
+    first, again, other = (crop_and_flip(jax.random.key(k), copies) for k in (0, 0, 1))
+    chex.assert_trees_all_equal(first, again)
+    assert (np.asarray(first) != np.asarray(other)).any()
+    assert len(np.unique(chosen(IMAGES[0], np.asarray(first), 4), axis=0)) > 16
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_keep_dtype_and_shape_inside_jit(name):
+    augmented = jax.jit(AUGMENTATIONS[name])(jax.random.key(0), jnp.asarray(IMAGES))
+    chex.assert_shape(augmented, IMAGES.shape)
+    chex.assert_type(augmented, jnp.uint8)
+    assert (name == "none") == np.array_equal(augmented, IMAGES)
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_normalize_is_that_of_numpy(name):
+    mean, std = (np.asarray(x) for x in NORMALIZATIONS[name])
+    normalized = normalize(jnp.asarray(IMAGES), name)
+    chex.assert_type(normalized, jnp.float32)
+    chex.assert_trees_all_close(
+        normalized, ((IMAGES / 255 - mean) / std).astype(np.float32), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_normalisation_is_intensity_of_any_channels(channels):
+    levels = jnp.arange(256, dtype=jnp.uint8).reshape(1, 256, 1, 1).repeat(channels, -1)
+    normalized = normalize(levels, "none")
+    chex.assert_shape(normalized, (1, 256, 1, channels))
+    chex.assert_trees_all_close(normalized[0, :, 0, 0], jnp.linspace(0, 1, 256), rtol=1e-6)
+
+
+def test_normalizations_are_those_that_are_published():
+    assert NORMALIZATIONS["imagenet"] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert NORMALIZATIONS["cifar"] == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

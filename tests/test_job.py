@@ -1,0 +1,215 @@
+"""The command for one run, end to end on a small data set."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import cifar
+
+# Orbax leaves futures of a closed event loop behind when it reads damaged files.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    "--config.model.depth=8",
+    "--config.model.width=4",
+    "--config.num_epochs=3",
+    "--config.optimizer.warmup_epochs=1",
+    "--config.validation_size=20",
+    "--config.batch_size=20",
+    "--config.evaluation.num_points=3",
+    "--config.evaluation.batch_size=20",
+    "--config.evaluation.recalibration_batch_size=50",
+    "--config.checkpoint_seconds=0",
+]
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 4
+    images = rng.integers(0, 200, (160, 8, 8, 3)) + 15 * labels[:, None, None, None]
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    images, labels = images.astype(np.uint8), labels.astype(np.uint8)
+    np.savez(
+        path,
+        train_images=images[:120],
+        train_labels=labels[:120],
+        test_images=images[120:],
+        test_labels=labels[120:],
+    )
+    return path
+
+
+def arguments(npz: Path, workdir: Path, *more: str, kind: str = "line") -> list[str]:
+    config = ROOT / "experiments" / "configs" / f"cifar10.py:{kind}"
+    data = f"--config.data_dir={npz}"
+    return ["--config", str(config), "--workdir", str(workdir), data, *SMALL, *more]
+
+
+def start(npz: Path, workdir: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir, *more)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def digest(workdir: Path) -> str:
+    """Of all arrays of the last checkpoint: endpoints and optimizer, bit for bit."""
+    last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    return json.loads((last / "record" / "metadata").read_text())["sha256"]
+
+
+def metrics(workdir: Path) -> dict:
+    return json.loads((workdir / "metrics.json").read_text())
+
+
+def results(workdir: Path) -> dict:
+    """The metrics that must not depend on interruptions."""
+    found = metrics(workdir)
+    for epoch in found["history"]:
+        del epoch["seconds"], epoch["images_per_second"]
+    return {name: found[name] for name in ("config", "history", "points", "ensembles", "geometry")}
+
+
+@pytest.fixture(scope="module")
+def finished(npz, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("finished") / "line"
+    assert cifar.main(arguments(npz, workdir)) == 0
+    return workdir
+
+
+def test_metrics_hold_all_that_is_promised(finished):
+    found = metrics(finished)
+    assert found["config"]["kind"] == "line"
+    assert found["config"]["num_epochs"] == 3
+    assert [epoch["step"] for epoch in found["history"]] == [5, 10, 15]
+    assert [point["coords"] for point in found["points"]] == [0.0, 0.5, 1.0]
+    assert [point["name"] for point in found["points"]] == ["endpoint 0", "midpoint", "endpoint 1"]
+    assert {e["average"] for e in found["ensembles"]} == {"probability", "logit"}
+    assert "validation" in found["points"][1]
+    assert np.shape(found["geometry"]["squared_cosines"]) == (2, 2)
+    keys = {"command", "commit", "versions", "device", "seed", "wall_seconds", "images_per_second"}
+    assert keys <= found["provenance"].keys()
+    assert found["recalibration"] == {"num_examples": 100, "batch_size": 50, "augmented": True}
+
+
+def test_logs_pictures_and_report_are_there(finished):
+    lines = (finished / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics(finished)["history"]
+    assert list((finished / "tensorboard").iterdir())
+    for name in ("path", "reliability", "history"):
+        assert (finished / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (finished / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["standard", "standard_matched", "curve", "layerwise_simplex"])
+def test_other_kinds_train_and_report(npz, tmp_path, kind):
+    more = ["--config.num_epochs=2", "--config.ema_decay=0.5", "--config.label_noise.rate=0.2"]
+    assert cifar.main(arguments(npz, tmp_path / kind, *more, kind=kind)) == 0
+    points = metrics(tmp_path / kind)["points"]
+    assert len(points) == {"curve": 3, "layerwise_simplex": 7}.get(kind, 1)
+
+
+def test_a_finished_run_is_left_as_it_is(npz, finished, capsys):
+    before = (finished / "metrics.json").read_bytes()
+    assert cifar.main(arguments(npz, finished)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_a_workdir_of_another_config_is_refused(npz, finished, capsys):
+    assert cifar.main(arguments(npz, finished, "--config.seed=7")) == 2
+    assert "config.seed is 0 there and 7 here" in capsys.readouterr().err
+
+
+def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
+    rng = random.Random(0)
+    workdir = tmp_path / "killed"
+    for _ in range(2):
+        process = start(npz, workdir)
+        steps_before = progress(workdir)
+        while process.poll() is None and progress(workdir) <= steps_before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+    process = start(npz, workdir)
+    assert process.wait() == 0, process.stdout.read()
+    process.communicate()
+    assert digest(workdir) == digest(finished)
+    assert {**results(workdir), "config": 0} == {**results(finished), "config": 0}
+
+
+def progress(workdir: Path) -> int:
+    """The newest finished checkpoint."""
+    steps = (workdir / "checkpoints").glob("[0-9]*/_CHECKPOINT_METADATA")
+    return max((int(p.parent.name) for p in steps if p.parent.name.isdigit()), default=-1)
+
+
+def test_sigterm_saves_exits_0_and_the_rest_is_the_same(npz, finished, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = start(npz, workdir)
+    while progress(workdir) < 0 and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    if not (workdir / "metrics.json").exists():
+        assert "run the same command again" in output
+    assert cifar.main(arguments(npz, workdir)) == 0
+    assert digest(workdir) == digest(finished)
+
+
+def test_a_damaged_checkpoint_is_passed_over(npz, finished, tmp_path, capsys):
+    workdir = tmp_path / "damaged"
+    assert cifar.main(arguments(npz, workdir)) == 0
+    (workdir / "metrics.json").unlink()
+    last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for path in (last / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    assert cifar.main(arguments(npz, workdir)) == 0
+    assert f"{last} is damaged" in capsys.readouterr().err
+    assert digest(workdir) == digest(finished)
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path, capsys):
+    workdir = tmp_path / "diverged"
+    assert cifar.main(arguments(npz, workdir, "--config.optimizer.learning_rate=1e30")) == 2
+    said = capsys.readouterr().err
+    assert "step" in said
+    assert "learning rate 1e+30" in said
+    assert not (workdir / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--config.batch_size=1000", "batch_size is 1000 but the training split has 100"),
+        ("--config.subspace.num_endpoints=0", "num_endpoints is 0; use at least 1"),
+        ("--config.label_noise.rate=1.5", "1.5"),
+        ("--config.validation_size=120", "120"),
+        ("--config.normalization=bogus", "config.normalization is 'bogus'"),
+        ("--config.data_dir=/nowhere/x.npz", "/nowhere/x.npz"),
+        ("--config.evaluation.num_points=4", "leaves out the midpoint"),
+    ],
+)
+def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(
+    npz, tmp_path, capsys, argument, sentence
+):
+    workdir = tmp_path / "bad"
+    assert cifar.main(arguments(npz, workdir, argument)) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not workdir.exists()

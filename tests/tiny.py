@@ -1,0 +1,47 @@
+"""Data, configs and networks so small that they compile in seconds and train in milliseconds."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import train
+from experiments.configs.base import base_config
+from experiments.data import Dataset, Split
+
+NUM_TRAIN, NUM_TEST, NUM_CLASSES = 64, 20, 3
+
+
+def _split(rng, size):
+    """Noise, with a patch whose place depends on the label, so that there is something to learn."""
+    labels = rng.integers(0, NUM_CLASSES, size).astype(np.int32)
+    images = rng.integers(0, 200, (size, 8, 8, 1)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 3] += 55
+    return Split(images, labels)
+
+
+def dataset(seed: int = 0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    parts = [_split(rng, size) for size in (NUM_TRAIN, 0, NUM_TEST)]
+    return Dataset("tiny", *parts, NUM_CLASSES)
+
+
+def config(kind: str = "line", **changes) -> ConfigDict:
+    """A config of 2 epochs of 10 steps; `a__b=1` sets `config.a.b`."""
+    tiny = base_config(kind)
+    tiny.num_epochs = 2
+    tiny.batch_size = 6
+    tiny.steps_per_call = 1
+    tiny.augmentation = "crop_and_flip"
+    tiny.model.name = "conv_net"
+    tiny.model.widths = (4, 8)
+    tiny.optimizer.warmup_epochs = 1
+    tiny.evaluation.num_points = 5
+    tiny.evaluation.num_bins = 10
+    tiny.evaluation.batch_size = 8
+    tiny.evaluation.recalibration_batch_size = 16
+    tiny.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return tiny
+
+
+def run(kind: str = "line", **changes) -> train.Run:
+    return train.make_run(config(kind, **changes), dataset())
