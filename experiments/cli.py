@@ -49,7 +49,9 @@ def run(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         place = f" while writing {error.filename}" if error.filename else ""
-        return _fail(f"{os.strerror(error.errno)}{place}; mend that and run the same command again.")
+        return _fail(
+            f"{os.strerror(error.errno)}{place}; mend that and run the same command again."
+        )
     return 0
 
 
@@ -92,7 +94,9 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
     if rest:
         raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
     if not values.workdir:
-        raise UserError("--workdir is not given; name a folder for the results: --workdir runs/line.")
+        raise UserError(
+            "--workdir is not given; name a folder for the results: --workdir runs/line."
+        )
     config.lock()
     return SimpleNamespace(config=config, workdir=values.workdir, overwrite=values.overwrite)
 

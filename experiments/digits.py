@@ -20,7 +20,7 @@ label smoothing and a matched control on 1,797 handwritten digits, with clean an
 and writes a report. No arguments are needed, nothing is downloaded.
 
     python -m experiments.digits
-    python -m experiments.digits --config experiments/configs/digits.py:tune --workdir runs/digits_tune"""
+    python -m experiments.digits --config experiments/configs/digits.py:tune --workdir runs/tune"""
 
 # What is kept of every point and ensemble in the results of many runs.
 _KEPT = ("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece")
@@ -45,31 +45,39 @@ def run(options: SimpleNamespace) -> None:
     """
     config = options.config
     folder = workdir.check(options.workdir, config, options.overwrite)
-    metrics = workdir.finished(folder, options.overwrite)
-    if not metrics:
-        runs = tune if config.variant == "tune" else demo
-        workdir.prepare(folder, config, options.overwrite)
-        metrics = runs(config)
-        pictures = {name: figures.png(f) for name, f in figures.suite_figures(metrics).items()}
-        workdir.publish(folder, metrics, pictures, report.page(metrics, pictures))
-    else:
+    if metrics := workdir.finished(folder, options.overwrite):
         date = metrics["provenance"]["date"]
         print(f"{folder} holds this run, finished on {date}; pass --overwrite to run it again.")
+    else:
+        entries, run_one, results = VARIANTS[config.variant]
+        metrics = _run_variant(config, entries(config), run_one, results, folder, options.overwrite)
+        pictures = {name: figures.png(f) for name, f in figures.suite_figures(metrics).items()}
+        workdir.publish(folder, metrics, pictures, report.page(metrics, pictures))
     if metrics["table"]:
-        print(report.text_table(metrics["table"]))
+        print(report.text_table(metrics["table"]), end="\n\n")
     print("\n".join(metrics["verdict"]))
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
 
 
-def demo(config: ConfigDict) -> dict:
-    """All methods by the article's recipe, and two of them tuned, on the test split."""
-    entries = [
+def _run_variant(config, entries, run_one, results, folder, overwrite) -> dict:
+    suite.check(entries)
+    workdir.prepare(folder, config, overwrite)
+    record = provenance("experiments.digits") | {"seeds": list(config.seeds)}
+    begin = time.perf_counter()
+    runs = suite.run_all(entries, run_one, config.num_threads)
+    record |= {"wall_seconds": time.perf_counter() - begin, "num_runs": len(runs)}
+    return {"config": config.to_dict(), "provenance": record} | results(runs)
+
+
+def demo_entries(config: ConfigDict) -> list[Entry]:
+    """All methods by the article's recipe, and some of them tuned."""
+    article = [
         _entry(config, method, "article", noise, seed)
         for seed in config.seeds
         for noise in config.noise_rates
         for method in _in_order(config.methods)
     ]
-    entries += [
+    tuned = [
         _entry(
             config,
             method,
@@ -83,19 +91,17 @@ def demo(config: ConfigDict) -> dict:
         for i, noise in enumerate(config.noise_rates)
         for method in _in_order(config.tuned)
     ]
-    runs, record = _timed(entries, functools.partial(_run, split="test"), config)
-    return {
-        "config": config.to_dict(),
-        "provenance": record,
-        "table": summary.table(runs),
-        "verdict": summary.verdict(runs),
-        "runs": runs,
-    }
+    return article + tuned
 
 
-def tune(config: ConfigDict) -> dict:
-    """Every learning rate with every weight decay, on the validation split; test data is not read."""
-    entries = [
+def demo_results(runs: list[dict]) -> dict:
+    """The table, what holds and what does not, and all runs."""
+    return {"table": summary.table(runs), "verdict": summary.verdict(runs), "runs": runs}
+
+
+def tune_entries(config: ConfigDict) -> list[Entry]:
+    """Every method with every learning rate and every weight decay."""
+    return [
         _entry(config, method, "tuning", noise, seed, learning_rate=rate, weight_decay=decay)
         for seed in config.seeds
         for noise in config.noise_rates
@@ -103,24 +109,22 @@ def tune(config: ConfigDict) -> dict:
         for decay in config.grid.weight_decay
         for method in _in_order(config.methods)
     ]
-    runs, record = _timed(entries, functools.partial(_run, split="validation"), config)
+
+
+def tune_results(runs: list[dict]) -> dict:
+    """The best cell of the grid for every method and noise, by validation accuracy."""
     cells = _cells(runs)
-    chosen = {}
-    for cell in sorted(cells, key=lambda c: c["accuracy"]):
-        chosen[cell["method"], cell["label_noise"]] = cell
-    return {
-        "config": config.to_dict(),
-        "provenance": record,
-        "table": [],
-        "verdict": [
-            f"{c['method']}, {100 * c['label_noise']:.0f} % wrong labels: learning rate "
-            f"{c['learning_rate']}, weight decay {c['weight_decay']} (validation accuracy "
-            f"{100 * c['accuracy']:.2f} %, {c['num_seeds']} seeds)"
-            for _, c in sorted(chosen.items())
-        ],
-        "chosen": [c for _, c in sorted(chosen.items())],
-        "cells": cells,
-    }
+    best = {}
+    for cell in sorted(cells, key=lambda cell: cell["accuracy"]):
+        best[cell["method"], cell["label_noise"]] = cell
+    chosen = [cell for _, cell in sorted(best.items())]
+    sentences = [
+        f"{styles.METHODS[cell['method']].label}, {100 * cell['label_noise']:.0f} % wrong labels: "
+        f"learning rate {cell['learning_rate']}, weight decay {cell['weight_decay']} (validation "
+        f"accuracy {100 * cell['accuracy']:.2f} %, {cell['num_seeds']} seeds)."
+        for cell in chosen
+    ]
+    return {"table": [], "verdict": sentences, "chosen": chosen, "cells": cells}
 
 
 def _cells(runs: list[dict]) -> list[dict]:
@@ -140,13 +144,6 @@ def _cells(runs: list[dict]) -> list[dict]:
 def _in_order(methods: ConfigDict) -> list[str]:
     """A config sorts its names; results follow the order in which methods are always shown."""
     return [name for name in styles.METHODS if name in methods]
-
-
-def _timed(entries, run_one, config) -> tuple[list[dict], dict]:
-    record = provenance("experiments.digits") | {"seeds": list(config.seeds)}
-    begin = time.perf_counter()
-    runs = suite.run_all(entries, run_one, config.num_threads)
-    return runs, record | {"wall_seconds": time.perf_counter() - begin, "num_runs": len(runs)}
 
 
 def _entry(config, method, setting, noise, seed, **optimizer) -> Entry:
@@ -198,6 +195,13 @@ def _rounded(value):
     if isinstance(value, list):
         return [_rounded(entry) for entry in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+# What each variant runs, how, and what it makes of it. The sweep never reads the test split.
+VARIANTS = {
+    "demo": (demo_entries, functools.partial(_run, split="test"), demo_results),
+    "tune": (tune_entries, functools.partial(_run, split="validation"), tune_results),
+}
 
 
 if __name__ == "__main__":

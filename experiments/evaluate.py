@@ -58,7 +58,13 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
     """
     settings = Settings(**config.evaluation)
     examples = settings.recalibration_examples or len(run.labels)
-    least = {"num_points": 3, "num_bins": 1, "batch_size": 1, "recalibration_examples": 0, "at_once": 0}
+    least = {
+        "num_points": 3,
+        "num_bins": 1,
+        "batch_size": 1,
+        "recalibration_examples": 0,
+        "at_once": 0,
+    }
     for name, minimum in least.items():
         if getattr(settings, name) < minimum:
             raise UserError(
@@ -176,9 +182,7 @@ def recalibration_batches(run: Run, settings: Settings) -> "_Lazy":
     order = order[: settings.recalibration_examples or None]
     starts = range(0, len(order) - size + 1, size)
     keys = jax.random.split(key, len(starts))
-    return _Lazy(
-        len(starts), lambda i: (keys[i], run.images[order[i * size : (i + 1) * size]])
-    )
+    return _Lazy(len(starts), lambda i: (keys[i], run.images[order[i * size : (i + 1) * size]]))
 
 
 def _padded_batches(images, batch_size):
@@ -310,7 +314,8 @@ def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Arra
     m = ss.metrics
     return {
         "disagreement": sum(m.disagreement(probs[i], probs[j]) for i, j in pairs) / len(pairs),
-        "total_variation": sum(m.total_variation(probs[i], probs[j]) for i, j in pairs) / len(pairs),
+        "total_variation": sum(m.total_variation(probs[i], probs[j]) for i, j in pairs)
+        / len(pairs),
     }
 
 

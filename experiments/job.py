@@ -7,15 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import tensorboardX
 import tqdm
 
 from experiments import data, evaluate, figures, files, report, train, workdir
 from experiments.checkpoint import Checkpoints
 from experiments.cli import Stop
-from experiments.errors import UserError
 from experiments.methods import make_method
 from experiments.provenance import provenance
 
@@ -39,7 +36,9 @@ def main(options: SimpleNamespace, module: str) -> None:
     folder = workdir.check(options.workdir, config, options.overwrite)
     if metrics := workdir.finished(folder, options.overwrite):
         print(_headline(metrics))
-        print(f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do.")
+        print(
+            f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do."
+        )
         print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
         return
     dataset = load_data(config)
@@ -108,7 +107,8 @@ def _train(config, run, folder, stop) -> tuple:
         logs.start_from(history.epochs)
         start = int(state.step)
         try:
-            for state in _with_bar(run, state, history):
+            for latest in _with_bar(run, state, history):
+                state = latest
                 due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
                 if due or stop.requested:
                     _save(checkpoints, run, state, history)
@@ -124,7 +124,7 @@ def _with_bar(run, state, history) -> Iterator:
     """The states of `train.fit`, with a progress bar that shows the time left."""
     step, total = int(state.step), run.program.num_steps
     with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", mininterval=0.5) as bar:
-        for state in train.fit(run, state, history):
+        for latest in train.fit(run, state, history):
             bar.update(run.steps_per_call)
             if history.epochs:
                 last = history.epochs[-1]
@@ -134,7 +134,7 @@ def _with_bar(run, state, history) -> Iterator:
                     accuracy=f"{last['accuracy']:.3f}",
                     refresh=False,
                 )
-            yield state
+            yield latest
 
 
 def _save(checkpoints, run, state, history) -> None:

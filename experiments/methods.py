@@ -127,9 +127,13 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
             f"config.subspace.penalty_pairs is {sub.penalty_pairs!r}; use 'random' or 'all'."
         )
     if not 0 <= config.ema_decay < 1:
-        raise UserError(f"config.ema_decay is {config.ema_decay}; use a value in [0, 1), 0 for none.")
+        raise UserError(
+            f"config.ema_decay is {config.ema_decay}; use a value in [0, 1), 0 for none."
+        )
     if not 0 <= config.label_smoothing < 1:
-        raise UserError(f"config.label_smoothing is {config.label_smoothing}; use a value in [0, 1).")
+        raise UserError(
+            f"config.label_smoothing is {config.label_smoothing}; use a value in [0, 1)."
+        )
     subspace = KINDS[kind][0](n)
     if sub.penalty > 0 and subspace.num_endpoints == 1 and kind != "standard_matched":
         raise UserError(

@@ -108,6 +108,4 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
                 "use 8, 14, 20, 32, 44, 56 or 110."
             )
         return CifarResNet(num_classes, depth=config.depth, width=config.width)
-    raise UserError(
-        f"config.model.name is {config.name!r}; choose one of conv_net, cifar_resnet."
-    )
+    raise UserError(f"config.model.name is {config.name!r}; choose one of conv_net, cifar_resnet.")

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import ml_collections
 import tqdm
 
-from experiments import evaluate, job, train
-
+from experiments import data, evaluate, job, train
 
 Advance = Callable[[float], None]
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
@@ -52,7 +51,7 @@ def run_all(
             if stop.is_set():
                 raise KeyboardInterrupt
             with lock:
-                bar.update(share)
+                bar.update(min(share, bar.total - bar.n))
 
         futures = [pool.submit(run_one, entry, advance) for entry in entries]
         try:
@@ -65,17 +64,33 @@ def run_all(
         return [future.result() for future in futures]
 
 
+def check(entries: Sequence[Entry]) -> None:
+    """Refuses what can't run, before anything is written.
+
+    Raises:
+      UserError: a config that training or evaluation can't work with.
+    """
+    first = {(entry.method, entry.setting): entry for entry in reversed(entries)}
+    for entry in first.values():
+        _prepare(entry)
+
+
+def _prepare(entry: Entry) -> tuple[data.Dataset, train.Run, evaluate.Settings]:
+    dataset = job.load_data(entry.config)
+    run = train.make_run(entry.config, dataset)
+    return dataset, run, evaluate.make_settings(entry.config, run)
+
+
 def train_and_evaluate(entry: Entry, advance: Advance, split: str) -> dict:
     """Trains a run and evaluates it on one split: the values of `evaluate.evaluate`.
 
     Raises:
       NonFiniteLoss: training diverged.
     """
-    dataset = job.load_data(entry.config)
-    run = train.make_run(entry.config, dataset)
-    settings = evaluate.make_settings(entry.config, run)
+    dataset, run, settings = _prepare(entry)
     state, history = train.init_state(run), train.History(run)
-    for state in train.fit(run, state, history):
+    for latest in train.fit(run, state, history):
+        state = latest
         advance(run.steps_per_call / run.program.num_steps)
     train.check_finite(run, state)
     endpoints = run.program.method.trained(state)

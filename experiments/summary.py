@@ -1,6 +1,8 @@
 """From the runs of a suite to its table and its sentences.
 
-    python -m experiments.summary results/digits/metrics.json       (prints the table as Markdown)
+    python -m experiments.summary results/digits/metrics.json
+
+prints the table and the sentences as Markdown.
 """
 
 import json
@@ -69,7 +71,9 @@ def verdict(runs: Sequence[dict]) -> list[str]:
     for rate, where in ((0.0, "with clean labels"), (noise, noisy)):
         for method in ("line", "layerwise_line"):
             for rival in ("standard", "standard_matched", "ema"):
-                sentences.append(_compare(runs, "article", rate, where, method, rival, ["accuracy"]))
+                sentences.append(
+                    _compare(runs, "article", rate, where, method, rival, ["accuracy"])
+                )
         sentences.append(_ends(runs, rate, where))
     for rate, where in ((0.0, "with clean labels"), (noise, noisy)):
         where = f"{where}, learning rate and weight decay tuned for each"
@@ -99,7 +103,9 @@ def _ends(runs, noise, where) -> str | None:
     line = _by_seed(runs, "article", noise, "line")
     if not line:
         return None
-    values = [[line[seed][place]["accuracy"] for seed in line] for place in ("midpoint", "endpoints")]
+    values = [
+        [line[seed][place]["accuracy"] for seed in line] for place in ("midpoint", "endpoints")
+    ]
     return (
         f"{_upper(where)}, the line's midpoint against its own ends: "
         f"{_difference('accuracy', values)} ({len(line)} seeds)."
@@ -136,12 +142,14 @@ def _upper(sentence: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table of a metrics.json as Markdown."""
+    """Prints the table and the sentences of a metrics.json as Markdown."""
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 1 or not Path(argv[0]).is_file():
         print("usage: python -m experiments.summary METRICS_JSON", file=sys.stderr)
         return 2
-    print(report.markdown_table(json.loads(Path(argv[0]).read_text())["table"]))
+    metrics = json.loads(Path(argv[0]).read_text())
+    print(report.markdown_table(metrics["table"]), end="\n\n")
+    print("\n".join(f"- {sentence}" for sentence in metrics["verdict"]))
     return 0
 
 

@@ -278,9 +278,9 @@ class History:
         return self._step
 
     def to_json(self) -> dict:
-        """All of it, for a checkpoint."""
+        """A copy of all of it, for a checkpoint that is written while training goes on."""
         self.flush()
-        return {"epochs": self.epochs, "step": self._step, "sums": self._sums}
+        return {"epochs": list(self.epochs), "step": self._step, "sums": dict(self._sums)}
 
     def restore(self, saved: dict) -> None:
         """Takes up where `to_json` left off."""

@@ -5,6 +5,8 @@
     params = line.sample(key, endpoints)                # the one new line of a training loop
     loss = loss_fn(params) + subspace_jax.cosine_penalty(endpoints)
     deployed = line.midpoint(endpoints)                 # an ordinary network
+
+Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.py`.
 """
 
 __version__ = "0.1.0"

@@ -289,9 +289,7 @@ def parent(path: tuple) -> tuple:
 
 
 @functools.cache
-def layerwise(
-    subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
-) -> Subspace:
+def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
     Only drawing changes: endpoints, midpoint, and points at given coordinates are those of `subspace`.

@@ -23,7 +23,9 @@ def make_state(value: float) -> ss.TrainState:
 def saved(folder, steps=(10, 20)) -> None:
     checkpoints = Checkpoints(folder)
     for step in steps:
-        checkpoints.save(step, make_state(float(step)), {"history": {"step": step, "sum": 0.1 + 0.2}})
+        checkpoints.save(
+            step, make_state(float(step)), {"history": {"step": step, "sum": 0.1 + 0.2}}
+        )
     checkpoints.close()
 
 

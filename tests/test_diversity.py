@@ -1,0 +1,207 @@
+"""The cosine penalty and distances against plain float64 loops over pairs."""
+
+import functools
+import itertools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stacks import SEEDS, arbitrary, device, normal
+
+from subspace_jax import cosine_penalty, distances, is_kernel, squared_cosines
+from subspace_jax.diversity import kernel_gram
+
+FUNCTIONS = [kernel_gram, squared_cosines, cosine_penalty, distances]
+
+
+def make_endpoints(seed, n):
+    """Kernels of rank two and four, and what is not a kernel under names that say otherwise."""
+    return {
+        "conv": {"kernel": normal(seed, n, 3, 3, 2, 2), "bias": normal(seed + 1, n, 2)},
+        "norm": {"scale": 1 + normal(seed + 2, n, 2), "kernel": normal(seed + 3, n, 2)},
+        "dense": {"bias": normal(seed + 4, n, 2, 3), "temperature": normal(seed + 5, n)},
+    }
+
+
+def kernels(endpoints):
+    """The kernels of `make_endpoints` as one float64 vector per endpoint, [n, d]."""
+    leaves = [endpoints["conv"]["kernel"], endpoints["dense"]["bias"]]
+    return np.concatenate([np.reshape(x, (len(x), -1)) for x in leaves], axis=1).astype(float)
+
+
+def squared_cosine(x, y):
+    return np.dot(x, y) ** 2 / (np.dot(x, x) * np.dot(y, y))
+
+
+@arbitrary
+@given(seed=SEEDS, n=st.integers(1, 4))
+def test_matrices_hold_what_their_pairs_have(seed, n):
+    endpoints = make_endpoints(seed, n)
+    vectors = kernels(endpoints)
+    for function, of_pair in [
+        (kernel_gram, np.dot),
+        (squared_cosines, squared_cosine),
+        (distances, lambda x, y: np.linalg.norm(x - y)),
+    ]:
+        expected = [[of_pair(x, y) for y in vectors] for x in vectors]
+        np.testing.assert_allclose(function(device(endpoints)), expected, rtol=1e-4, atol=1e-4)
+
+
+@arbitrary
+@given(seed=SEEDS, n=st.integers(2, 4))
+def test_penalty_is_the_mean_over_pairs(seed, n):
+    endpoints = make_endpoints(seed, n)
+    pairs = list(itertools.combinations(kernels(endpoints), 2))
+    expected = sum(squared_cosine(x, y) for x, y in pairs) / len(pairs)
+    penalty = cosine_penalty(device(endpoints))
+    np.testing.assert_allclose(penalty, expected, rtol=1e-4, atol=1e-6)
+    assert 0 <= penalty <= 1 + 1e-6
+
+
+@arbitrary
+@given(seed=SEEDS, logs=st.tuples(*3 * [st.floats(-5, 3)]))
+def test_penalty_sees_directions_alone(seed, logs):
+    endpoints = device(make_endpoints(seed, 3))
+    scales = 10 ** np.array(logs, np.float32) * np.array([1, -1, 1], np.float32)
+    scaled = jax.tree.map(lambda x: jax.vmap(jnp.multiply)(jnp.asarray(scales), x), endpoints)
+    np.testing.assert_allclose(cosine_penalty(scaled), cosine_penalty(endpoints), rtol=1e-3)
+
+
+def test_penalty_of_parallel_and_orthogonal_endpoints():
+    parallel = jnp.array([[[1.0, 2.0]], [[-2.0, -4.0]], [[0.5, 1.0]]])
+    assert cosine_penalty(parallel) == pytest.approx(1)
+    assert cosine_penalty(jnp.eye(3)[:, None]) == 0
+
+
+def test_penalty_of_almost_orthogonal_endpoints_is_accurate():
+    # Wide networks have squared cosines of one over their number of weights.
+    endpoints = jnp.array([[[1.0, 0.0]], [[1e-4, 1.0]]])
+    assert cosine_penalty(endpoints) == pytest.approx(1e-8, rel=1e-5, abs=0)
+
+
+def test_gradient_of_the_penalty_turns_endpoints_apart():
+    endpoints = device(make_endpoints(0, 3))
+    gradient = jax.jit(jax.grad(cosine_penalty))(endpoints)
+    radial = np.sum(kernels(gradient) * kernels(endpoints), axis=1)
+    np.testing.assert_allclose(radial, 0, atol=1e-6)  # no endpoint grows or shrinks
+    descended = jax.tree.map(lambda x, g: x - 0.1 * g, endpoints, gradient)
+    assert cosine_penalty(descended) < cosine_penalty(endpoints)
+
+
+def test_penalty_ignores_what_is_no_kernel_whatever_its_name():
+    endpoints = device(make_endpoints(0, 3))
+    other = device(make_endpoints(10, 3))
+    other["conv"]["kernel"], other["dense"]["bias"] = (
+        endpoints["conv"]["kernel"],
+        endpoints["dense"]["bias"],
+    )
+    for function in FUNCTIONS:
+        np.testing.assert_array_equal(function(other), function(endpoints))
+    gradient = jax.grad(cosine_penalty)(endpoints)
+    seen = jax.tree.map(lambda g: bool(jnp.any(g != 0)), gradient)
+    assert seen == {
+        "conv": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "kernel": False},
+        "dense": {"bias": True, "temperature": False},
+    }
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_select_decides_what_counts(function):
+    endpoints = device(make_endpoints(0, 3))
+    selected = function(
+        endpoints, select=lambda path, leaf: path[0].key == "dense" and leaf.ndim > 2
+    )
+    np.testing.assert_array_equal(selected, function({"dense": endpoints["dense"]}))
+    norms = function(endpoints, select=lambda path, leaf: path[-1].key == "scale")
+    scales = endpoints["norm"]["scale"][..., None]
+    np.testing.assert_allclose(norms, function(scales), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [((2,), False), ((2, 3), False), ((2, 3, 4), True), ((2, 1, 1, 3, 4), True)],
+)
+def test_kernels_have_rank_two_or_more_in_one_network(shape, kernel):
+    assert is_kernel((), jnp.zeros(shape)) is kernel
+
+
+def test_penalty_of_a_random_pair():
+    n, num_draws = 4, 600
+    endpoints = device(make_endpoints(0, n))
+    of_pair = jax.jit(jax.vmap(functools.partial(cosine_penalty, endpoints)))
+    drawn = np.asarray(of_pair(jax.random.split(jax.random.key(0), num_draws)))
+    pairs = np.asarray(squared_cosines(endpoints))[np.triu_indices(n, 1)]
+    values, counts = np.unique(drawn.round(6), return_counts=True)
+    np.testing.assert_allclose(values, np.sort(pairs), atol=1e-5)  # each pair, and nothing else
+    p = 1 / len(pairs)
+    np.testing.assert_allclose(counts / num_draws, p, atol=4 * math.sqrt(p * (1 - p) / num_draws))
+    stderr = pairs.std() / math.sqrt(num_draws)
+    np.testing.assert_allclose(drawn.mean(), cosine_penalty(endpoints), atol=4 * stderr)
+
+
+def test_the_random_pair_of_two_endpoints_is_the_pair():
+    endpoints = device(make_endpoints(0, 2))
+    one_pair = cosine_penalty(endpoints, jax.random.key(0))
+    np.testing.assert_allclose(one_pair, cosine_penalty(endpoints), rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(0)], ids=["mean", "pair"])
+@pytest.mark.parametrize("zero", [slice(None), slice(1)], ids=["all", "first"])
+def test_zero_endpoints_have_a_finite_gradient(zero, key):
+    endpoints = jax.tree.map(lambda x: x.at[zero].set(0), device(make_endpoints(0, 2)))
+    penalty, gradient = jax.value_and_grad(cosine_penalty)(endpoints, key)
+    assert penalty == 0
+    chex.assert_tree_all_finite(gradient)
+    np.testing.assert_array_equal(squared_cosines(endpoints)[0], [0, 0])
+
+
+@arbitrary
+@given(seed=SEEDS, n=st.integers(1, 4))
+def test_distances_are_a_metric(seed, n):
+    d = np.asarray(distances(device(make_endpoints(seed, n))))
+    np.testing.assert_array_equal(d, d.T)
+    np.testing.assert_array_equal(np.diagonal(d), 0)
+    assert np.all(d[:, :, None] <= d[:, None, :] + d.T[None, :, :] + 1e-4)
+
+
+def test_distances_between_equal_endpoints_are_rounding():
+    endpoints = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), device(make_endpoints(0, 1)))
+    norm = float(jnp.sqrt(kernel_gram(endpoints)[0, 0]))
+    np.testing.assert_allclose(distances(endpoints), np.zeros((2, 2)), atol=1e-3 * norm)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_are_transformable(function):
+    several = [device(make_endpoints(seed, 2)) for seed in range(3)]
+    mapped = jax.jit(jax.vmap(lambda endpoints: function(endpoints)))
+    # is_kernel sees the leaves of one set of endpoints, without the axis of the map.
+    many = mapped(jax.tree.map(lambda *x: jnp.stack(x), *several))
+    np.testing.assert_allclose(many, [function(e) for e in several], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_low_precision_is_summed_in_float32(function):
+    endpoints = jax.tree.map(lambda x: x.astype(jnp.bfloat16), device(make_endpoints(0, 2)))
+    widened = jax.tree.map(lambda x: x.astype(jnp.float32), endpoints)
+    result = function(endpoints)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, function(widened), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_endpoints_without_a_kernel_are_refused(function):
+    message = "None of the 2 leaves of the endpoints is selected as a kernel .* pass `select`"
+    with pytest.raises(ValueError, match=message):
+        function({"scale": jnp.ones((2, 3)), "bias": jnp.ones((2, 3))})
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(0)], ids=["mean", "pair"])
+def test_one_endpoint_has_no_pair(key):
+    with pytest.raises(ValueError, match="between pairs but there is 1 endpoint; .* at least 2"):
+        cosine_penalty(jnp.ones((1, 2, 3)), key)

@@ -1,0 +1,126 @@
+"""Files that are whole or not there, and JSON that every parser reads."""
+
+import errno
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import files
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
+SCALARS = SCALARS.filter(lambda x: not isinstance(x, float) or math.isfinite(x))
+VALUES = st.recursive(
+    SCALARS,
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+DICTIONARIES = st.dictionaries(st.text(), VALUES)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("content", ["", "a\nb\n", "Bézier ± 1", b"\x00\xff\r\n"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_holds_what_was_written_and_nothing_is_beside_it(tmp_path, content, exists):
+    path = tmp_path / "file"
+    if exists:
+        path.write_text("older and longer than what is written over it")
+    files.write_atomically(path, content)
+    expected = content if isinstance(content, bytes) else content.encode()
+    assert path.read_bytes() == expected
+    assert os.listdir(tmp_path) == ["file"]
+    files.write_atomically(str(path), "as text")
+    assert path.read_text() == "as text"
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a temporary name")
+
+
+def half_written(self, content):
+    with open(self, "wb") as file:
+        file.write(content[: len(content) // 2])
+    no_space()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "failure"),
+    [
+        (Path, "write_bytes", no_space),
+        (Path, "write_bytes", half_written),
+        (os, "replace", no_space),
+    ],
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failure_leaves_the_old_file_and_no_other(
+    tmp_path, monkeypatch, place, name, failure, exists
+):
+    path = tmp_path / "file"
+    if exists:
+        path.write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, failure)
+        with pytest.raises(OSError, match=re.escape(str(path))) as caught:
+            files.write_atomically(path, "new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert os.listdir(tmp_path) == ["file"] * exists
+    if exists:
+        assert path.read_text() == "old"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "missing" / "file"
+    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
+        files.write_atomically(path, "new")
+
+
+def test_values_that_are_not_json_leave_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    files.write_json(path, {"a": 1})
+    for value in (math.nan, math.inf, [{"b": -math.inf}], {"c": [math.nan]}):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            files.write_json(path, {"a": value})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+# JSON
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@given(DICTIONARIES)
+def test_json_reads_back_as_what_was_written(value):
+    text = files.to_json(value)
+    assert json.loads(text, parse_constant=refuse) == value
+    assert list(json.loads(text)) == list(value)
+    assert text.endswith("}\n")
+
+
+@given(st.lists(DICTIONARIES, min_size=1), DICTIONARIES)
+def test_every_entry_of_a_list_has_its_line(rows, other):
+    lines = files.to_json({"rows": rows, "other": list(other.values())}).splitlines()
+    start = lines.index(' "rows": [')
+    for line, row in zip(lines[start + 1 :], rows, strict=False):
+        assert json.loads(line.strip().rstrip(",")) == row
+    assert lines[start + 1 + len(rows)] == " ],"
+
+
+@given(DICTIONARIES)
+def test_a_file_reads_back(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    files.write_json(path, value)
+    assert json.loads(path.read_text()) == value
+
+
+def test_tuples_are_lists():
+    assert json.loads(files.to_json({"a": (1, (2, 3))})) == {"a": [1, [2, 3]]}

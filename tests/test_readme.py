@@ -1,0 +1,33 @@
+"""What the README shows works as it stands there."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_examples_run(code):
+    with jax.numpy_dtype_promotion("standard"):  # users have it; optax.adam needs it
+        exec(compile(code, "README.md", "exec"), {})
+
+
+def test_files_that_are_linked_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_names_in_the_table_of_the_api_exist():
+    import subspace_jax
+
+    table = README.split("| | |\n|---|---|\n")[1].split("\n\n")[0]
+    for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`([\w.]+)", cell):
+            value = subspace_jax
+            for part in name.split("."):
+                value = getattr(value, part)

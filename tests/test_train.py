@@ -1,0 +1,452 @@
+"""Training: the schedule, the order of the examples, calls of several steps, and what is recorded."""
+
+import itertools
+import json
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import train
+from experiments.errors import UserError
+from experiments.train import History, NonFiniteLoss
+
+STEPS_PER_EPOCH = tiny.NUM_TRAIN // 6
+TIMES = ("seconds", "images_per_second")
+
+
+def copied(tree):
+    """A copy that the next call can't overwrite."""
+    return jax.tree.map(np.array, jax.device_get(tree))
+
+
+def fitted(run, state=None, history=None):
+    """Copies of the state after every call."""
+    state = train.init_state(run) if state is None else jax.tree.map(jnp.asarray, state)
+    history = history or History(run)
+    return [copied(state) for state in train.fit(run, state, history)]
+
+
+def metrics_of(*losses, **others):
+    losses = np.asarray(losses, np.float32)
+    return {"loss": losses, "penalty": np.zeros_like(losses)} | others
+
+
+def timeless(records):
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in records]
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The examples and keys of all calls, which train nothing."""
+    calls = []
+
+    def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
+        count = len(indices)
+        calls.append((np.asarray(indices), jax.random.key_data(key), int(state.step)))
+        return state._replace(step=state.step + count), metrics_of(*[1.0] * count)
+
+    monkeypatch.setattr(train, "train_call", train_call)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def line():
+    """A run, the state after each of its steps, and its history."""
+    run = tiny.run("line")
+    history = History(run)
+    return run, fitted(run, history=history), history
+
+
+# Learning rate
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(160, 5), (7, 3), (4, 0), (2, 1)])
+def test_schedule_is_the_table_of_the_article(epochs, warmup):
+    run = tiny.run(num_epochs=epochs, optimizer__warmup_epochs=warmup, optimizer__learning_rate=0.4)
+    table = [
+        0.4 * (e + 1) / warmup
+        if e < warmup
+        else 0.4 * 0.5 * (1 + math.cos(math.pi * (e - warmup) / (epochs - warmup)))
+        for e in range(epochs)
+    ]
+    steps = jnp.arange(run.program.num_steps)
+    rates = 0.4 * jax.vmap(train.schedule(run.program))(steps).reshape(epochs, STEPS_PER_EPOCH)
+    expected = np.repeat(np.array(table)[:, None], STEPS_PER_EPOCH, axis=1)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
+    assert (np.ptp(rates, axis=1) == 0).all()  # constant within an epoch
+    assert train.learning_rate(run, STEPS_PER_EPOCH) == pytest.approx(table[1], rel=1e-5)
+
+
+def test_a_step_is_as_long_as_the_schedule_says(line):
+    run, states, _ = line
+    assert train.learning_rate(run, 0) == pytest.approx(0.1)
+    start = copied(train.init_state(run).endpoints)
+    step = jax.tree.map(np.subtract, states[0].endpoints, start)
+    warm = tiny.run("line", num_epochs=8, optimizer__warmup_epochs=4)
+    assert train.learning_rate(warm, 0) == pytest.approx(0.1 / 4)
+    state = next(train.fit(warm, train.init_state(warm), History(warm)))
+    quarter = jax.tree.map(np.subtract, copied(state.endpoints), start)
+    chex.assert_trees_all_close(quarter, jax.tree.map(lambda x: x / 4, step), rtol=1e-3, atol=1e-6)
+
+
+# Order of the examples
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(64, 6), (20, 20), (20, 1), (7, 4)])
+def test_an_epoch_is_a_permutation_and_differs_from_others(size, batch_size):
+    def order(seed, epoch):
+        key = jax.random.key(seed)
+        return train.epoch_order(key, jnp.int32(epoch), size=size, batch_size=batch_size)
+
+    orders = [np.asarray(order(seed, epoch)) for seed in range(2) for epoch in range(3)]
+    for indices in orders:
+        assert indices.shape == (size // batch_size, batch_size)
+        assert len(np.unique(indices)) == indices.size
+        assert indices.min() >= 0
+        assert indices.max() < size
+    for one, other in itertools.combinations(orders, 2):
+        assert (one != other).any()
+    np.testing.assert_array_equal(order(0, 0), orders[0])
+
+
+def test_every_example_is_left_out_now_and_then():
+    keys = jax.random.split(jax.random.key(0), 200)
+    order = jax.vmap(lambda k: train.epoch_order(k, jnp.int32(0), size=7, batch_size=5))(keys)
+    used = np.bincount(np.asarray(order).ravel(), minlength=7) / 200
+    np.testing.assert_allclose(used, 5 / 7, atol=5 * math.sqrt(5 / 7 * 2 / 7 / 200))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 64), st.integers(0, 70))
+def test_calls_are_as_long_as_asked_for_and_divide_an_epoch(batch_size, most):
+    run = tiny.run(batch_size=batch_size, steps_per_call=most)
+    steps = tiny.NUM_TRAIN // batch_size
+    assert run.program.steps_per_epoch == steps
+    assert run.program.num_steps == 2 * steps
+    divisors = [k for k in range(1, steps + 1) if steps % k == 0 and k <= (most or 1)]
+    assert run.steps_per_call == max(divisors)
+
+
+@pytest.mark.parametrize("first", [0, 1, 9, 10, 13, 20])
+@pytest.mark.parametrize("per_call", [1, 2, 5, 10])
+def test_the_batches_are_the_same_whatever_the_calls_and_the_start(recorded, per_call, first):
+    state = train.init_state(tiny.run("standard"))
+    fitted(tiny.run("standard"), state)
+    batches = [indices[0] for indices, _, _ in recorded]
+    assert len(batches) == 2 * STEPS_PER_EPOCH
+    recorded.clear()
+
+    run = tiny.run("standard", steps_per_call=per_call)
+    history = History(run)
+    history.restore({"epochs": [], "step": first, "sums": {}})
+    calls = len(fitted(run, state._replace(step=jnp.int32(first)), history))
+    assert calls == len(recorded)
+    rest = [batch for indices, _, _ in recorded for batch in indices]
+    np.testing.assert_array_equal(rest, batches[first:] or rest)
+    steps = [step for _, _, step in recorded]
+    assert steps == sorted(steps)
+    assert history.num_steps == 2 * STEPS_PER_EPOCH
+
+
+def test_all_methods_of_a_seed_see_the_same_batches_and_other_seeds_others(recorded):
+    def seen(kind, **changes):
+        recorded.clear()
+        fitted(tiny.run(kind, **changes))
+        return [(indices, key) for indices, key, _ in recorded]
+
+    standard = seen("standard")
+    for kind in ("standard_matched", "line", "layerwise_line", "curve", "simplex"):
+        chex.assert_trees_all_equal(seen(kind), standard)
+    chex.assert_trees_all_equal(seen("line", subspace__num_samples=2), standard)
+    for one, other in zip(seen("standard", seed=1), standard, strict=True):
+        assert (one[0] != other[0]).any()
+        assert (one[1] != other[1]).any()
+
+
+# The loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
+    run = tiny.run("standard", augmentation="none", label_smoothing=smoothing)
+    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    batch = (run.images[:9], run.labels[:9])
+    loss_fn = train.make_loss_fn(run.program, run.hyper)
+    loss, metrics = loss_fn(params, jax.random.key(0), batch)
+
+    logits, _ = train.training_logits(run.program, params, batch[0])
+    logits, labels = np.asarray(logits, np.float64), np.asarray(batch[1])
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+    assert float(loss) == pytest.approx(-(targets * log_probs).sum(1).mean(), rel=1e-5)
+    assert metrics.keys() == {"accuracy"}
+    assert float(metrics["accuracy"]) == pytest.approx((logits.argmax(1) == labels).mean())
+
+
+def test_loss_is_that_of_augmented_images():
+    run = tiny.run("standard", augmentation="crop_and_flip")
+    plain = train.make_loss_fn(tiny.run("standard", augmentation="none").program, run.hyper)
+    augmented = train.make_loss_fn(run.program, run.hyper)
+    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    key, labels = jax.random.key(3), run.labels[:6]
+    images = train.AUGMENTATIONS["crop_and_flip"](key, run.images[:6])
+    loss = augmented(params, key, (run.images[:6], labels))
+    chex.assert_trees_all_close(loss, plain(params, key, (images, labels)), rtol=1e-6)
+
+
+# Training
+
+
+def test_training_learns(line):
+    run, states, history = line
+    assert len(states) == run.program.num_steps
+    assert [int(state.step) for state in states] == list(range(1, 21))
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+    assert history.epochs[-1]["accuracy"] > history.epochs[0]["accuracy"]
+
+
+@pytest.mark.parametrize("per_call", [2, 5])
+def test_calls_of_several_steps_change_nothing(line, per_call):
+    _, states, history = line
+    several = tiny.run("line", steps_per_call=per_call)
+    other = History(several)
+    others = fitted(several, history=other)
+    assert several.steps_per_call == per_call
+    assert len(others) == 20 // per_call
+    chex.assert_trees_all_close(others, states[per_call - 1 :: per_call], rtol=2e-4, atol=2e-5)
+    for one, record in zip(timeless(other.epochs), timeless(history.epochs), strict=True):
+        assert one == pytest.approx(record, rel=1e-4)
+
+
+def test_a_scan_and_an_unrolled_call_agree(line):
+    run = line[0]
+    order = train.epoch_order(jax.random.key(0), jnp.int32(0), size=64, batch_size=6)
+    results = [
+        train.train_call(
+            train.init_state(run),
+            run.hyper,
+            jax.random.key(1),
+            run.images,
+            run.labels,
+            order[:2],
+            program=run.program,
+            unroll=unroll,
+        )
+        for unroll in (True, False)
+    ]
+    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+    chex.assert_tree_shape_prefix(results[0][1], (2,))
+
+
+@pytest.mark.parametrize("step", [3, 10, 14])
+def test_a_run_that_goes_on_from_a_state_is_the_one_that_never_stopped(line, step):
+    run, states, history = line
+    first = History(run)
+    for state in train.fit(run, train.init_state(run), first):
+        if int(state.step) == step:
+            saved, record = copied(state), json.dumps(first.to_json())
+            break
+    resumed = History(run)
+    resumed.restore(json.loads(record))
+    assert resumed.num_steps == step
+    chex.assert_trees_all_equal(fitted(run, saved, resumed), states[step:])
+    assert timeless(resumed.epochs) == timeless(history.epochs)
+
+
+def test_the_end_can_be_resumed_from(line):
+    run, states, history = line
+    resumed = History(run)
+    resumed.restore(json.loads(json.dumps(history.to_json())))
+    assert fitted(run, states[-1], resumed) == []
+    assert resumed.epochs == history.epochs
+
+
+def test_a_seed_decides_everything(line):
+    run, states, _ = line
+    chex.assert_trees_all_equal(fitted(tiny.run("line")), states)
+    other = fitted(tiny.run("line", seed=1))[-1].endpoints
+    for leaf, other_leaf in zip(
+        jax.tree.leaves(states[-1].endpoints), jax.tree.leaves(other), strict=True
+    ):
+        assert (leaf != other_leaf).any()
+
+
+def test_an_average_is_kept_and_evaluated_in_place_of_the_last_endpoints(line):
+    _, states, _ = line
+    run = tiny.run("line", ema_decay=0.8)
+    averaged = fitted(run)
+    chex.assert_trees_all_close(averaged[-1].endpoints, states[-1].endpoints, rtol=1e-4, atol=1e-5)
+    mean = copied(train.init_state(run).endpoints)
+    for state in averaged:
+        mean = jax.tree.map(lambda m, x: 0.8 * m + 0.2 * x, mean, state.endpoints)
+    chex.assert_trees_all_close(
+        run.program.method.trained(averaged[-1]), mean, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_seeds_and_numbers_share_one_compilation(monkeypatch):
+    traces = []
+    make_loss_fn = train.make_loss_fn
+    monkeypatch.setattr(train, "make_loss_fn", lambda *a: traces.append(a) or make_loss_fn(*a))
+    config = tiny.config("line", model__widths=(2, 3), num_epochs=2)
+    fitted(train.make_run(config, tiny.dataset()))
+    assert len(traces) == 1
+    config.seed = 7
+    config.label_smoothing = 0.1
+    config.subspace.penalty = 0.5
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.momentum = 0.5
+    fitted(train.make_run(config, tiny.dataset(seed=1)))  # other images and labels
+    assert len(traces) == 1
+
+
+# Initial states
+
+
+@pytest.mark.parametrize(("kind", "n"), [("standard", 1), ("line", 2), ("curve", 3)])
+def test_endpoints_start_apart_and_depend_on_the_seed(kind, n):
+    states = [train.init_state(tiny.run(kind, seed=seed)) for seed in (0, 0, 1)]
+    chex.assert_trees_all_equal(states[0], states[1])
+    kernels = [
+        np.asarray(leaf).reshape(n, -1)
+        for state in (states[0], states[2])
+        for leaf in jax.tree.leaves(state.endpoints)
+        if leaf.ndim > 2
+    ]
+    assert kernels
+    for kernel in kernels:
+        assert len(np.unique(kernel, axis=0)) == n
+    for one, other in zip(kernels[: len(kernels) // 2], kernels[len(kernels) // 2 :], strict=True):
+        assert (one != other).all()
+    assert int(states[0].step) == 0
+
+
+def test_initial_statistics_are_zeros_of_the_right_shapes():
+    run = tiny.run("line")
+    stats = train.initial_stats(run.program, run.images)
+    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    _, moments = train.training_logits(run.program, params, run.images[:4])
+    chex.assert_trees_all_equal_shapes_and_dtypes(stats, moments)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(stats))
+
+
+# History
+
+
+def test_records_are_means_over_epochs_and_are_read_one_call_late():
+    run, records = tiny.run(steps_per_call=5), []
+    history = History(run, on_epoch=records.append)
+    losses = np.random.default_rng(0).random(20).astype(np.float32)
+    for i, call in enumerate(losses.reshape(4, 5)):
+        history.append(metrics_of(*call, accuracy=call / 2))
+        assert history.num_steps == 5 * i
+        assert len(records) == i // 2
+    history.flush()
+    history.flush()
+    assert history.num_steps == 20
+    assert records == history.epochs
+    for i, record in enumerate(history.epochs):
+        mean = losses[10 * i : 10 * i + 10].astype(np.float64).mean()
+        assert record["loss"] == pytest.approx(mean, rel=1e-6)
+        assert record["accuracy"] == pytest.approx(mean / 2, rel=1e-6)
+        assert record["penalty"] == 0
+        assert (record["epoch"], record["step"]) == (i + 1, 10 * i + 10)
+        assert record["learning_rate"] == train.learning_rate(run, 10 * i)
+        assert record["images_per_second"] == pytest.approx(60 / record["seconds"])
+    json.dumps(history.epochs, allow_nan=False)
+
+
+def test_what_was_saved_does_not_change_when_training_goes_on():
+    history = History(tiny.run())
+    history.append(metrics_of(*range(5)))
+    saved = history.to_json()
+    before = json.dumps(saved)
+    for _ in range(3):
+        history.append(metrics_of(*range(5)))
+    history.flush()
+    assert len(history.epochs) == 2
+    assert json.dumps(saved) == before
+
+
+@pytest.mark.parametrize("name", ["loss", "penalty"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_rate(name, value):
+    run = tiny.run(num_epochs=4)
+    history = History(run)
+    history.append(metrics_of(*[1.0] * 10))
+    values = metrics_of(*[1.0] * 10)
+    values[name][[7, 8]] = value
+    history.append(values)
+    rate = train.learning_rate(run, 17)
+    shown = value if name == "loss" else 1.0
+    sentence = (
+        rf"^The loss is {shown} at step 17 with learning rate {rate:.3g}; .*learning_rate and"
+    )
+    with pytest.raises(NonFiniteLoss, match=sentence):
+        history.append(metrics_of(*[1.0] * 10))
+
+
+def test_divergence_is_noticed_one_call_late_at_the_step_where_it_happened():
+    run = tiny.run("line", optimizer__learning_rate=1e25)
+    losses = []
+
+    class Raw(History):
+        def _read(self, metrics):
+            losses.extend([] if metrics is None else np.asarray(metrics["loss"]))
+
+    fitted(run, history=Raw(run))
+    step = int(np.argmin(np.isfinite(losses)))
+    assert not np.isfinite(losses[step])
+    made = []
+    with pytest.raises(NonFiniteLoss, match=rf"at step {step} with learning rate 1e\+25;"):
+        for state in train.fit(run, train.init_state(run), History(run)):
+            made.append(int(state.step))
+    assert made[-1] == step + 1
+    assert issubclass(NonFiniteLoss, UserError)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["endpoints", "opt_state"])
+def test_weights_that_are_not_finite_are_refused(line, value, place):
+    run, states, _ = line
+    state = copied(states[12])
+    train.check_finite(run, state)
+    jax.tree.leaves(getattr(state, place))[0].ravel()[:1] = value
+    rate = train.learning_rate(run, 12)
+    with pytest.raises(NonFiniteLoss, match=f"after step 13 with learning rate {rate:.3g}; the"):
+        train.check_finite(run, state)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_size": 65}, r"batch_size is 65 but the training split has 64 .* from 1 to 64"),
+        ({"batch_size": 0}, r"batch_size is 0 but"),
+        ({"num_epochs": 0}, r"num_epochs is 0 and .*warmup_epochs is 1; train at least 1 epoch"),
+        ({"num_epochs": 3, "optimizer__warmup_epochs": 3}, r"is 3 and .* is 3; train"),
+        ({"optimizer__warmup_epochs": -1}, r"num_epochs is 2 and .*warmup_epochs is -1; train"),
+        ({"normalization": "cifar1"}, r"normalization is 'cifar1'; choose one of cifar, imagenet"),
+        (
+            {"augmentation": "cutout"},
+            r"augmentation is 'cutout'; choose one of none, crop_and_flip",
+        ),
+        ({"normalization": "cifar"}, r"=cifar is for 3 channels .* have 1; use .*=none"),
+        ({"steps_per_call": -1}, r"steps_per_call is -1; use 0 for automatic"),
+        ({"subspace__num_samples": 4}, r"num_samples is 4, which does not divide"),
+        ({"model__name": "vgg"}, r"model\.name is 'vgg'"),
+    ],
+)
+def test_what_training_cannot_work_with_is_refused(changes, sentence):
+    with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
+        tiny.run(**changes)
