@@ -1,8 +1,11 @@
 """Checkpoints that are whole or not there, written while training goes on, and verified when read."""
 
 import errno
+import functools
 import hashlib
+import logging
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,6 +18,23 @@ from experiments.errors import UserError
 from subspace_jax.tree import PyTree
 
 
+# Bytes of metadata beside a checkpoint's arrays, more than enough.
+_OVERHEAD = 1 << 18
+
+
+@functools.cache
+def _quiet_orbax() -> None:
+    """Orbax prints the tracebacks of its threads and raises their errors too: once is enough."""
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    previous = sys.unraisablehook
+
+    def hook(unraisable):
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The last two states of a run in a folder, by Orbax.
 
@@ -23,6 +43,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
+        _quiet_orbax()
         self._folder = Path(folder).absolute()
         self._manager = self._open()
         self.last = time.monotonic()  # when the last one was saved
@@ -43,6 +64,7 @@ class Checkpoints:
             return
         # A copy: on a CPU the arrays of a device may be those that the next call overwrites.
         arrays = jax.tree.map(lambda x: np.array(jax.device_get(x)), state)
+        self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(arrays)))
         record = record | {"sha256": _digest(arrays)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
@@ -108,6 +130,16 @@ class Checkpoints:
         """Waits for what is being written."""
         with self._explained(self._manager.latest_step()):
             self._manager.close()
+
+    def _check_space(self, step, num_bytes) -> None:
+        """Refuses before anything is written, so that nothing is half-written."""
+        free, needed = shutil.disk_usage(self._folder).free, num_bytes + _OVERHEAD
+        if free < needed:
+            raise UserError(
+                f"The disk is full: checkpoint {step} needs {needed:,} bytes and {self._folder} has "
+                f"{free:,} left; free space and run the same command again, it resumes from the "
+                "checkpoint before."
+            )
 
     def _explained(self, step):
         return _FullDisk(self._folder, step)

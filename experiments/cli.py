@@ -83,6 +83,7 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
         )
         rest = values(["", *argv])[1:]
         config = values.config
+        config.lock()  # fails if the file couldn't be loaded
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_key(error)) from error
     except (flags.Error, OSError, ValueError, TypeError) as error:
@@ -97,7 +98,6 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
         raise UserError(
             "--workdir is not given; name a folder for the results: --workdir runs/line."
         )
-    config.lock()
     return SimpleNamespace(config=config, workdir=values.workdir, overwrite=values.overwrite)
 
 
@@ -105,8 +105,8 @@ def _unknown_key(error) -> str:
     if typo := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error)):
         right, wrong = typo.groups()
         return f"The config has no key {wrong!r}, did you mean {right!r}? --help lists its keys."
-    key = re.search(r"\w+", str(error))
-    return f"The config has no key {key[0]!r}; --help lists its keys."
+    key = re.search(r"lookup: ([\w.]+)", str(error)) or re.search(r"(\w+)", str(error))
+    return f"The config has no key {key[1]!r}; --help lists its keys."
 
 
 def _reason(error) -> UserError:

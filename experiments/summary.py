@@ -65,17 +65,18 @@ def _mean(values: Sequence[float]) -> dict:
 
 def verdict(runs: Sequence[dict]) -> list[str]:
     """What holds and what does not, one sentence a comparison, each a paired t-test over seeds."""
-    noise = max(run["label_noise"] for run in runs)
-    noisy = f"with {100 * noise:.0f} % wrong labels"
+    noise = max((run["label_noise"] for run in runs), default=0.0)
+    places = {0.0: "with clean labels"}
+    places.setdefault(noise, f"with {100 * noise:.0f} % wrong labels")
     sentences = []
-    for rate, where in ((0.0, "with clean labels"), (noise, noisy)):
+    for rate, where in places.items():
         for method in ("line", "layerwise_line"):
             for rival in ("standard", "standard_matched", "ema"):
                 sentences.append(
                     _compare(runs, "article", rate, where, method, rival, ["accuracy"])
                 )
         sentences.append(_ends(runs, rate, where))
-    for rate, where in ((0.0, "with clean labels"), (noise, noisy)):
+    for rate, where in places.items():
         where = f"{where}, learning rate and weight decay tuned for each"
         sentences.append(
             _compare(runs, "tuned", rate, where, "layerwise_line", "standard", METRICS)
@@ -122,7 +123,7 @@ def _by_seed(runs, setting, noise, method) -> dict[int, dict]:
 
 
 def _difference(metric: str, values: Sequence[Sequence[float]]) -> str:
-    """`better in accuracy by 1.20 ± 0.30 points`, or that the difference is not significant."""
+    """`better in accuracy (+1.20 ± 0.30 points)`, or that the difference is not significant."""
     name, factor, unit = _SAID[metric]
     ours, theirs = (np.asarray(v) * factor for v in values)
     difference = ours - theirs

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 
 import chex
 import jax.numpy as jnp
@@ -131,3 +132,15 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_one_before(tmp_path, monkeypatc
         checkpoints.save(30, make_state(30.0), {})
     state, _ = Checkpoints(tmp_path / "c").restore(make_state(0.0))
     chex.assert_trees_all_equal(state, make_state(20.0))
+
+
+def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    saved(tmp_path / "c")
+    before = files_of(tmp_path / "c")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    checkpoints = Checkpoints(tmp_path / "c")
+    with pytest.raises(UserError, match="checkpoint 30 needs .* bytes and .* has 1,000 left"):
+        checkpoints.save(30, make_state(30.0), {})
+    checkpoints.close()
+    assert files_of(tmp_path / "c") == before

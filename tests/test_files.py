@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import files
@@ -98,6 +98,7 @@ def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
+@settings(max_examples=50, deadline=None)
 @given(DICTIONARIES)
 def test_json_reads_back_as_what_was_written(value):
     text = files.to_json(value)
@@ -106,7 +107,8 @@ def test_json_reads_back_as_what_was_written(value):
     assert text.endswith("}\n")
 
 
-@given(st.lists(DICTIONARIES, min_size=1), DICTIONARIES)
+@settings(max_examples=30, deadline=None)
+@given(st.lists(DICTIONARIES, min_size=1, max_size=4), DICTIONARIES)
 def test_every_entry_of_a_list_has_its_line(rows, other):
     lines = files.to_json({"rows": rows, "other": list(other.values())}).splitlines()
     start = lines.index(' "rows": [')
@@ -115,6 +117,7 @@ def test_every_entry_of_a_list_has_its_line(rows, other):
     assert lines[start + 1 + len(rows)] == " ],"
 
 
+@settings(max_examples=20, deadline=None)
 @given(DICTIONARIES)
 def test_a_file_reads_back(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "value.json"

@@ -80,32 +80,18 @@ def test_a_failure_is_passed_on_and_the_rest_is_given_up(error):
     assert len(begun) == count
 
 
-def test_shares_of_work_fill_the_bar(monkeypatch):
-    updates, totals = [], []
-
-    class Bar:
-        def __init__(self, total, **options):
-            totals.append(total)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exc):
-            pass
-
-        def update(self, share):
-            updates.append(share)
-
-    monkeypatch.setattr(suite.tqdm, "tqdm", Bar)
-
+def test_shares_of_work_fill_the_bar(capsys):
     def run_one(entry, advance):
-        for _ in range(4):
-            advance(0.25)
+        for _ in range(3):
+            advance(1 / 3)
         return {}
 
     suite.run_all(entries_of(5), run_one, 2)
-    assert totals == [5]
-    assert sum(updates) == 5
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "0 of 5 runs" in output.err
+    assert "100%" in output.err.split("\r")[-1]
+    assert "5 of 5 runs" in output.err.split("\r")[-1]
 
 
 # Training and evaluating one

@@ -143,7 +143,7 @@ def test_overwriting_deletes_the_run_and_nothing_else(held):
     (held / "notes" / workdir.METRICS).write_text("mine too")
     folder = workdir.check(str(held), config, overwrite=True)
     workdir.prepare(folder, config, overwrite=True)
-    assert below(held) == ["config.json", "notes", "notes/metrics.json", "notes.txt"]
+    assert below(held) == ["config.json", "notes", "notes.txt", "notes/metrics.json"]
     assert json.loads((held / workdir.CONFIG).read_text())["kind"] == "curve"
 
 

@@ -1,0 +1,84 @@
+"""What the library may import and call, read from its source."""
+
+import ast
+import pathlib
+
+import pytest
+
+import subspace_jax
+
+FOLDER = pathlib.Path(subspace_jax.__file__).parent
+TREES = {path.stem: ast.parse(path.read_text()) for path in sorted(FOLDER.rglob("*.py"))}
+MODULES = set(TREES) - {"__init__"}
+
+# Which of our modules each one may import. A new module needs a line here.
+INTERNAL = {
+    "tree": set(),
+    "metrics": set(),
+    "prediction": {"tree"},
+    "recalibration": {"tree"},
+    "diversity": {"tree"},
+    "subspaces": {"tree"},
+    "averaging": {"tree"},
+    "training": {"tree", "subspaces"},
+    "plotting": {"metrics"},
+    "__init__": MODULES - {"plotting"},
+}
+STANDARD_LIBRARY = {"collections", "dataclasses", "functools", "math", "operator", "typing"}
+THIRD_PARTY = {"jax", "numpy"}
+MORE_THIRD_PARTY = {"training": {"optax"}, "averaging": {"optax"}, "plotting": {"matplotlib"}}
+FORBIDDEN_NAMES = {
+    "__import__",
+    "breakpoint",
+    "eval",
+    "exec",
+    "input",
+    "open",
+    "print",
+    "save",
+    "load",
+}
+
+every_module = pytest.mark.parametrize("module", TREES)
+
+
+def imports(module):
+    """The dotted names that a module imports, inside functions too."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_its_place():
+    assert set(INTERNAL) == set(TREES)
+
+
+@every_module
+def test_third_party_imports(module):
+    allowed = (
+        STANDARD_LIBRARY | THIRD_PARTY | {"subspace_jax"} | MORE_THIRD_PARTY.get(module, set())
+    )
+    assert {name.split(".")[0] for name in imports(module)} <= allowed
+
+
+@every_module
+def test_imports_of_our_own(module):
+    own = [name.split(".")[1:] for name in imports(module) if name.split(".")[0] == "subspace_jax"]
+    assert all(names and names[0] in MODULES for names in own), "import from modules, by name"
+    assert {names[0] for names in own} <= INTERNAL[module]
+
+
+@every_module
+def test_no_input_or_output(module):
+    nodes = list(ast.walk(TREES[module]))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert not names & FORBIDDEN_NAMES
+
+
+def test_the_public_names_exist_and_are_sorted():
+    assert list(subspace_jax.__all__) == sorted(subspace_jax.__all__)
+    assert all(hasattr(subspace_jax, name) for name in subspace_jax.__all__)
