@@ -17,7 +17,6 @@ import orbax.checkpoint as ocp
 from experiments.errors import UserError
 from subspace_jax.tree import PyTree
 
-
 # Bytes of metadata beside a checkpoint's arrays, more than enough.
 _OVERHEAD = 1 << 18
 

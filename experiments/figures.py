@@ -5,9 +5,7 @@
 """
 
 import io
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments import files
 from experiments.styles import QUANTITIES, Style, deployed, order_of, style_of, style_of_run
 from subspace_jax import plotting
 from subspace_jax.metrics import Reliability
@@ -69,25 +66,6 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     figure.set_layout_engine("none")  # a second layout would move things by a pixel
     return buffer.getvalue()
-
-
-def save(figures: Mapping[str, Figure], folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes each figure to `<folder>/<name>.png`, never leaving a half-written file.
-
-    Args:
-      figures: figures by name.
-      folder: made if it is not there.
-
-    Returns:
-      the paths written, in the order of `figures`.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        files.write_atomically(paths[-1], png(figure))
-    return paths
 
 
 def _path_of(points: Sequence[Metrics]) -> dict[float, Metrics]:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "subspace_jax")
+import subspace_jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def provenance(module: str) -> dict:
@@ -24,20 +26,13 @@ def provenance(module: str) -> dict:
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "versions": {"python": platform.python_version()} | dict(_versions()),
+        "versions": {"python": platform.python_version(), "subspace_jax": subspace_jax.__version__}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
         "cpu": f"{os.cpu_count()} x {_cpu_model()}",
         "precision": "float32",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
-
-
-def _versions():
-    for package in PACKAGES:
-        try:
-            yield package, importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield package, "not installed"
 
 
 def _commit() -> str:

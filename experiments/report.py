@@ -7,15 +7,10 @@ A *row* is a dict with `"accuracy"`, `"nll"` and `"ece"`, each `{"mean", "stderr
 
 import base64
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from experiments import files
-from experiments.figures import png
 from experiments.styles import QUANTITIES, SUBSPACES, deployed, order_of, style_of, style_of_run
 
 Metrics = Mapping[str, Any]
@@ -147,12 +142,6 @@ def run_rows(metrics: Metrics) -> list[Metrics]:
         {"place": place, **{name: {"mean": entry[name], "stderr": None} for name in QUANTITIES}}
         for place, entry in entries
     ]
-
-
-def write(metrics: Metrics, figures: Mapping[str, Figure], path: str | os.PathLike[str]) -> None:
-    """Writes `page` with the figures to a file, which is replaced at once."""
-    pictures = {name: png(figure) for name, figure in figures.items()}
-    files.write_atomically(path, page(metrics, pictures))
 
 
 def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:

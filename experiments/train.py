@@ -6,7 +6,6 @@ augmentation, and the sampled points. A state at step s and the config determine
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -381,8 +380,3 @@ def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainSt
             history.append(metrics)
             yield state
     history.flush()
-
-
-def remaining_calls(run: Run, step: int) -> int:
-    """How many calls `fit` still makes from a step."""
-    return math.ceil((run.program.num_steps - step) / run.steps_per_call)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -78,11 +77,6 @@ def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) 
         files.write_atomically(path / FIGURES / f"{name}.png", picture)
     files.write_atomically(path / REPORT, report)
     files.write_json(path / METRICS, metrics)
-
-
-def names() -> Sequence[str]:
-    """Everything that a command may write into its folder."""
-    return _OURS
 
 
 def _delete(path: Path) -> None:

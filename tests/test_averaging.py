@@ -13,13 +13,15 @@ from stacks import device, normal
 from subspace_jax import line
 from subspace_jax.averaging import average_of, ema
 
-DECAYS = [0.0, 0.5, 0.99]
-OPTIMIZERS = {
-    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
-    "schedule": lambda: optax.chain(
-        optax.add_decayed_weights(0.01), optax.sgd(optax.cosine_decay_schedule(0.3, 5))
+CHAINS = {
+    "momentum": (lambda: optax.sgd(0.1, momentum=0.9), 0.5),
+    "schedule": (
+        lambda: optax.chain(
+            optax.add_decayed_weights(0.01), optax.sgd(optax.cosine_decay_schedule(0.3, 5))
+        ),
+        0.9,
     ),
-    "adam": lambda: optax.adam(0.1),
+    "adam": (lambda: optax.adam(0.1), 0.99),
 }
 
 
@@ -43,8 +45,7 @@ def trajectory(optimizer, params, num_steps=5):
     return zip(*steps, strict=True)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(("make", "decay"), CHAINS.values(), ids=CHAINS)
 def test_ema_is_the_average_of_the_parameters_and_changes_no_update(make, decay):
     params = make_endpoints(0)
     without, _ = trajectory(make(), params)

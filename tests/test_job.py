@@ -213,3 +213,25 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert not workdir.exists()
+
+
+@pytest.mark.skipif("SUBSPACE_JAX_DATA_DIR" not in os.environ, reason="needs the real CIFAR-10")
+def test_a_line_learns_real_cifar10_through_tfds(tmp_path):
+    arguments = [
+        "--config",
+        str(ROOT / "experiments/configs/cifar10.py:line"),
+        f"--workdir={tmp_path / 'line'}",
+        f"--config.data_dir={os.environ['SUBSPACE_JAX_DATA_DIR']}",
+        "--config.model.depth=8",
+        "--config.model.width=8",
+        "--config.num_epochs=1",
+        "--config.optimizer.warmup_epochs=0",
+        "--config.evaluation.num_points=3",
+        "--config.evaluation.recalibration_examples=5000",
+    ]
+    assert cifar.main(arguments) == 0
+    found = metrics(tmp_path / "line")
+    assert found["provenance"]["num_training_images"] == 45_000
+    # Ten classes: three times chance after one epoch, on the test images and on those held out.
+    assert found["points"][1]["accuracy"] > 0.3
+    assert found["points"][1]["validation"]["accuracy"] > 0.3

@@ -224,18 +224,19 @@ class NnxNet(nnx.Module):
 def test_flax_linen():
     network = LinenNet()
     x = normal(0, 12, FEATURES)
-    stats_fn = lambda params, x: network.apply(
-        {"params": params}, x, train=True, mutable="batch_stats"
-    )[1]["batch_stats"]
-    endpoints = line().init(
-        jax.random.key(0), lambda key: network.init(key, x, train=True)["params"]
-    )
-    params = line().midpoint(endpoints)
-    running_average = stats_fn(params, x)
+
+    @jax.jit
+    def train(params, x):
+        output, updated = network.apply({"params": params}, x, train=True, mutable="batch_stats")
+        return output, updated["batch_stats"]
+
+    init_fn = jax.jit(lambda key: network.init(key, x, train=True)["params"])
+    params = line().midpoint(line().init(jax.random.key(0), init_fn))
+    train_output, running_average = train(params, x)
+    stats_fn = lambda params, x: train(params, x)[1]
     # In one giant batch every layer has the statistics of the whole data,
     whole = recalibrate(stats_fn, params, [x])
     chex.assert_trees_all_close(whole.stats, running_average, rtol=1e-5, atol=1e-6)
-    train_output, _ = network.apply({"params": params}, x, train=True, mutable="batch_stats")
     output = network.apply({"params": params, "batch_stats": whole.stats}, x, train=False)
     np.testing.assert_allclose(output, train_output, rtol=1e-4, atol=1e-4)
     # in small ones the first layer has, and the second sees what small batches normalised.

@@ -71,7 +71,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         config.methods.standard = _method("standard")
         config.methods.layerwise_line = _method("layerwise_line")
         config.grid = ml_collections.ConfigDict()
-        config.grid.learning_rate = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+        config.grid.learning_rate = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
         config.grid.weight_decay = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     return config
 
