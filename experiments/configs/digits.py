@@ -63,8 +63,8 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         # Chosen on the validation split by the sweep whose record is results/digits_tune/metrics.json:
         # learning rate and weight decay for each of `noise_rates`.
         config.tuned = ml_collections.ConfigDict()
-        config.tuned.standard = _tuned((0.1, 0.03), (1e-4, 1e-2))
-        config.tuned.layerwise_line = _tuned((0.1, 0.1), (1e-4, 1e-2))
+        config.tuned.standard = _tuned((0.3, 3.0), (3e-3, 1e-2))
+        config.tuned.layerwise_line = _tuned((0.3, 1.0), (1e-4, 3e-3))
     else:
         # Seeds that the demo does not report.
         config.seeds = tuple(range(100, 104))
