@@ -95,8 +95,14 @@ def demo_entries(config: ConfigDict) -> list[Entry]:
 
 
 def demo_results(runs: list[dict]) -> dict:
-    """The table, what holds and what does not, and all runs."""
-    return {"table": summary.table(runs), "verdict": summary.verdict(runs), "runs": runs}
+    """The table, what holds and what does not with its tests, and all runs."""
+    comparisons = summary.compare(runs)
+    return {
+        "table": summary.table(runs),
+        "verdict": summary.verdict(comparisons),
+        "comparisons": [comparison._asdict() for comparison in comparisons],
+        "runs": runs,
+    }
 
 
 def tune_entries(config: ConfigDict) -> list[Entry]:

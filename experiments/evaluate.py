@@ -263,13 +263,13 @@ def evaluate(
 
     log_probs = {name: jax.nn.log_softmax(values) for name, values in logits.items()}
     records = [
-        {"name": point.name, "coords": point.coords}
+        {"name": point.name, "coords": _short(point.coords)}
         | metrics_of(log_probs[main][i], main)
         | {name: metrics_of(log_probs[name][i], name) for name in others}
         for i, point in enumerate(points)
     ]
     ensembles = [
-        {"members": coords[list(members)], "average": average}
+        {"members": _short(coords[list(members)]), "average": average}
         | metrics_of(ss.ensemble(logits[main][jnp.array(members)], average), main)
         | _diversity(jnp.exp(log_probs[main]), members)
         for members in _ensembles(points)
@@ -317,6 +317,11 @@ def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Arra
         "total_variation": sum(m.total_variation(probs[i], probs[j]) for i, j in pairs)
         / len(pairs),
     }
+
+
+def _short(coords: np.ndarray) -> np.ndarray:
+    """float32 coordinates as the decimals that they stand for: 0.05 and not 0.05000000074505806."""
+    return coords.astype(np.float64).round(7)
 
 
 def _to_json(tree):

@@ -43,7 +43,7 @@ def run_all(
     """
     stop, lock = threading.Event(), threading.Lock()
     with (
-        tqdm.tqdm(total=len(entries), bar_format=_BAR) as bar,
+        tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count()) as pool,
     ):
 

@@ -5,21 +5,35 @@
 prints the table and the sentences as Markdown.
 """
 
+import itertools
 import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import scipy.stats
 
 from experiments import report, styles
 
 METRICS = ("accuracy", "nll", "ece")
-# How a metric is said: its name, and the factor and unit of its values.
-_SAID = {"accuracy": ("accuracy", 100, " points"), "nll": ("NLL", 1, ""), "ece": ("ECE", 1, "")}
 SIGNIFICANCE = 0.05
+# What is compared: (setting, method) -> rivals and the metrics in which they are compared.
+_ALL_RIVALS = dict.fromkeys(("standard", "standard_matched", "ema"), ("accuracy",))
+RIVALS = {
+    ("article", "line"): _ALL_RIVALS | {"ends": ("accuracy",)},
+    ("article", "layerwise_line"): _ALL_RIVALS | {"ends": ("accuracy",)},
+    ("tuned", "layerwise_line"): {"standard": METRICS},
+}
+# How rivals and metrics are said.
+_NAMES = {
+    "standard": "standard training",
+    "standard_matched": "its matched control",
+    "ema": "the EMA of standard training",
+    "ends": "its own ends",
+}
+_SAID = {"accuracy": ("accuracy", " points"), "nll": ("NLL", ""), "ece": ("ECE", " points")}
 
 
 def table(runs: Sequence[dict]) -> list[dict]:
@@ -63,83 +77,114 @@ def _mean(values: Sequence[float]) -> dict:
     return {"mean": statistics.fmean(values), "stderr": stderr}
 
 
-def verdict(runs: Sequence[dict]) -> list[str]:
-    """What holds and what does not, one sentence a comparison, each a paired t-test over seeds."""
-    noise = max((run["label_noise"] for run in runs), default=0.0)
-    places = {0.0: "with clean labels"}
-    places.setdefault(noise, f"with {100 * noise:.0f} % wrong labels")
-    sentences = []
-    for rate, where in places.items():
-        for method in ("line", "layerwise_line"):
-            for rival in ("standard", "standard_matched", "ema"):
-                sentences.append(
-                    _compare(runs, "article", rate, where, method, rival, ["accuracy"])
-                )
-        sentences.append(_ends(runs, rate, where))
-    for rate, where in places.items():
-        where = f"{where}, learning rate and weight decay tuned for each"
-        sentences.append(
-            _compare(runs, "tuned", rate, where, "layerwise_line", "standard", METRICS)
-        )
-    return [sentence for sentence in sentences if sentence]
+class Comparison(NamedTuple):
+    """The midpoint of one method against a rival in one metric, paired by seed.
+
+    Attributes:
+      setting, label_noise, method: what is compared; its midpoint.
+      rival: another method's name, whose midpoint it is compared with, or "ends" for its own.
+      metric: one of `METRICS`.
+      difference, stderr: mean over seeds of ours minus theirs, and its standard error.
+      num_seeds: how many seeds both have.
+      p_value: of a paired t-test, corrected by Holm's method for all comparisons made together;
+        `None` with fewer than 3 seeds.
+    """
+
+    setting: str
+    label_noise: float
+    method: str
+    rival: str
+    metric: str
+    difference: float
+    stderr: float | None
+    num_seeds: int
+    p_value: float | None
 
 
-def _compare(runs, setting, noise, where, method, rival, metrics) -> str | None:
-    values = [_by_seed(runs, setting, noise, name) for name in (method, rival)]
-    seeds = sorted(values[0].keys() & values[1].keys())
-    if not seeds:
-        return None
-    names = [styles.METHODS[name].label.lower() for name in (method, rival)]
-    parts = [
-        _difference(metric, [[v[seed]["midpoint"][metric] for seed in seeds] for v in values])
+def compare(runs: Sequence[dict]) -> list[Comparison]:
+    """Every comparison of `RIVALS` for which there are runs, in its order."""
+    seeds: dict[tuple, dict[int, dict]] = {}
+    for run in runs:
+        key = (run["setting"], run["label_noise"], run["method"])
+        seeds.setdefault(key, {})[run["seed"]] = _places(run)
+    noises = sorted({run["label_noise"] for run in runs})
+    found = [
+        _comparison(seeds, setting, noise, method, rival, metric)
+        for (setting, method), rivals in RIVALS.items()
+        for noise in noises
+        for rival, metrics in rivals.items()
         for metric in metrics
+        if _common(seeds, setting, noise, method, rival)
     ]
-    return (
-        f"{_upper(where)}, the {names[0]}'s midpoint against {names[1]} training: "
-        f"{'; '.join(parts)} ({len(seeds)} seeds)."
-    )
+    return _holm(found)
 
 
-def _ends(runs, noise, where) -> str | None:
-    line = _by_seed(runs, "article", noise, "line")
-    if not line:
-        return None
-    values = [
-        [line[seed][place]["accuracy"] for seed in line] for place in ("midpoint", "endpoints")
-    ]
-    return (
-        f"{_upper(where)}, the line's midpoint against its own ends: "
-        f"{_difference('accuracy', values)} ({len(line)} seeds)."
-    )
+def _common(seeds, setting, noise, method, rival) -> list[tuple[dict, dict]]:
+    """Our midpoint and what it is compared with, for every seed that both have."""
+    ours = seeds.get((setting, noise, method), {})
+    if rival == "ends":
+        return [(places["midpoint"], places["endpoints"]) for places in ours.values()]
+    theirs = seeds.get((setting, noise, rival), {})
+    both = sorted(ours.keys() & theirs.keys())
+    return [(ours[seed]["midpoint"], theirs[seed]["midpoint"]) for seed in both]
 
 
-def _by_seed(runs, setting, noise, method) -> dict[int, dict]:
-    key = (setting, noise, method)
-    return {
-        run["seed"]: _places(run)
-        for run in runs
-        if (run["setting"], run["label_noise"], run["method"]) == key
-    }
+def _comparison(seeds, setting, noise, method, rival, metric) -> Comparison:
+    pairs = _common(seeds, setting, noise, method, rival)
+    values = [ours[metric] - theirs[metric] for ours, theirs in pairs]
+    mean, n = statistics.fmean(values), len(values)
+    stderr = statistics.stdev(values) / n**0.5 if n > 1 else None
+    if n < 3:
+        p_value = None
+    elif stderr == 0:
+        p_value = 1.0 if mean == 0 else 0.0
+    else:
+        p_value = float(scipy.stats.ttest_1samp(values, 0).pvalue)
+    return Comparison(setting, noise, method, rival, metric, mean, stderr, n, p_value)
 
 
-def _difference(metric: str, values: Sequence[Sequence[float]]) -> str:
-    """`better in accuracy (+1.20 ± 0.30 points)`, or that the difference is not significant."""
-    name, factor, unit = _SAID[metric]
-    ours, theirs = (np.asarray(v) * factor for v in values)
-    difference = ours - theirs
-    mean = difference.mean()
-    if len(difference) < 3:
-        return f"{name} {mean:+.3g}{unit} (too few seeds for a test)"
-    stderr = difference.std(ddof=1) / len(difference) ** 0.5
-    amount = f"{mean:+.2f} ± {stderr:.2f}{unit}" if factor == 100 else f"{mean:+.3f} ± {stderr:.3f}"
-    if stderr == 0 or scipy.stats.ttest_rel(ours, theirs).pvalue >= SIGNIFICANCE:
-        return f"no significant difference in {name} ({amount})"
-    better = (mean > 0) == (metric == "accuracy")
-    return f"{'better' if better else 'worse'} in {name} ({amount})"
+def _holm(comparisons: list[Comparison]) -> list[Comparison]:
+    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone."""
+    tested = sorted((c for c in comparisons if c.p_value is not None), key=lambda c: c.p_value)
+    corrected, largest = {}, 0.0
+    for i, comparison in enumerate(tested):
+        largest = max(largest, min(1.0, comparison.p_value * (len(tested) - i)))
+        corrected[comparison[:5]] = largest
+    return [c._replace(p_value=corrected.get(c[:5])) for c in comparisons]
 
 
-def _upper(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def verdict(comparisons: Sequence[Comparison]) -> list[str]:
+    """What holds and what does not, a sentence for every method, setting and noise."""
+    sentences = []
+    for (setting, noise, method), group in itertools.groupby(comparisons, key=lambda c: c[:3]):
+        group = list(group)
+        where = f"With {100 * noise:.0f} % wrong labels" if noise else "With clean labels"
+        if setting == "tuned":
+            where += " and learning rate and weight decay tuned for each"
+        label = styles.style_of(method).label
+        name = label if label.isupper() else label.lower()
+        said = "; ".join(map(_phrase, group))
+        least = min(c.num_seeds for c in group)
+        seeds = "1 seed" if least == 1 else f"{least} seeds"
+        sentences.append(f"{where}, the {name}'s midpoint is {said} ({seeds}).")
+    return sentences
+
+
+def _phrase(comparison: Comparison) -> str:
+    """`better than standard training in accuracy (+6.18 ± 0.42 points)`."""
+    quantity = styles.QUANTITIES[comparison.metric]
+    name, unit = _SAID[comparison.metric]
+    amount = f"{quantity.scale * comparison.difference:+.{quantity.decimals}f}"
+    if comparison.stderr is not None:
+        amount += f" ± {quantity.scale * comparison.stderr:.{quantity.decimals}f}"
+    amount += unit
+    rival = _NAMES[comparison.rival]
+    if comparison.p_value is None:
+        return f"compared with {rival} in {name} by too few seeds for a test ({amount})"
+    if comparison.p_value >= SIGNIFICANCE:
+        return f"not significantly different from {rival} in {name} ({amount})"
+    better = (comparison.difference > 0) == (comparison.metric == "accuracy")
+    return f"{'better' if better else 'worse'} than {rival} in {name} ({amount})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

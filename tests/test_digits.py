@@ -38,7 +38,7 @@ def test_every_method_runs_with_every_seed_with_clean_and_wrong_labels(metrics):
 
 def test_table_and_verdict_follow_from_the_runs(metrics):
     assert metrics["table"] == summary.table(metrics["runs"])
-    assert metrics["verdict"] == summary.verdict(metrics["runs"])
+    assert metrics["verdict"] == summary.verdict(summary.compare(metrics["runs"]))
     assert {row["method"] for row in metrics["table"]} <= styles.METHODS.keys()
 
 
@@ -123,7 +123,7 @@ def test_sweep_and_demo_share_neither_seeds_nor_data_to_choose_and_report():
 
 def test_committed_results_agree_with_their_own_runs():
     found = committed("digits")
-    assert found["verdict"] == summary.verdict(found["runs"])
+    assert found["verdict"] == summary.verdict(summary.compare(found["runs"]))
     table = summary.table(found["runs"])
     assert len(table) == len(found["table"])
     for ours, theirs in zip(table, found["table"], strict=True):

@@ -4,20 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 import synthetic_metrics
 
 from experiments import summary
 
 METHODS = ("standard", "standard_matched", "ema", "line", "layerwise_line")
-NAMES = {
-    "standard": "standard",
-    "standard_matched": "standard (matched)",
-    "ema": "ema",
-    "line": "line",
-    "layerwise_line": "layerwise line",
-}
-CLEAN, NOISY = "With clean labels", "With 20 % wrong labels"
-TUNED = ", learning rate and weight decay tuned for each"
+CLEAN = "With clean labels"
 
 
 def values(mean, count=8, spread=0.002, seed=0):
@@ -55,11 +48,6 @@ def runs_of(method, accuracy, *, setting="article", noise=0.0, ends=None, nll=No
         run = {"setting": setting, "label_noise": noise, "method": method, "seed": i}
         runs.append(run | {"points": points, "ensembles": ensembles})
     return runs
-
-
-def sentences_about(runs, method, rival, where=CLEAN):
-    start = f"{where}, the {method}'s midpoint against {rival} training: "
-    return [s.removeprefix(start) for s in summary.verdict(runs) if s.startswith(start)]
 
 
 # Table
@@ -103,75 +91,85 @@ def test_one_seed_has_no_standard_error():
 
 def test_no_runs_have_no_rows_and_no_sentences():
     assert summary.table([]) == []
+    assert summary.compare([]) == []
     assert summary.verdict([]) == []
 
 
-# Sentences
+# Comparisons
+
+
+def compared(runs, method, rival, metric="accuracy", **where):
+    """The one comparison of two methods."""
+    key = {"setting": "article", "label_noise": 0.0} | where
+    key |= {"method": method, "rival": rival, "metric": metric}
+    (found,) = [c for c in summary.compare(runs) if key.items() <= c._asdict().items()]
+    return found
 
 
 @pytest.mark.parametrize("method", ["line", "layerwise_line"])
 @pytest.mark.parametrize("rival", ["standard", "standard_matched", "ema"])
-@pytest.mark.parametrize(
-    ("gain", "says"),
-    [
-        (0.012, "better in accuracy (+1.20"),
-        (-0.012, "worse in accuracy (-1.20"),
-        (0.0001, "no significant difference in accuracy (+0.01"),
-    ],
-)
-def test_known_differences_in_accuracy_are_said(method, rival, gain, says):
-    theirs, differences = values(0.9, seed=1), values(gain, seed=2)
-    runs = runs_of(method, theirs + differences) + runs_of(rival, theirs)
-    stderr = 100 * differences.std(ddof=1) / np.sqrt(8)
-    assert sentences_about(runs, NAMES[method], NAMES[rival]) == [
-        f"{says} ± {stderr:.2f} points) (8 seeds)."
+def test_differences_are_paired_by_seed(method, rival):
+    ours, theirs = values(0.91, seed=1), values(0.9, seed=2)
+    found = compared(runs_of(method, ours) + runs_of(rival, theirs)[::-1], method, rival)
+    assert found.difference == pytest.approx((ours - theirs).mean())
+    assert found.stderr == pytest.approx((ours - theirs).std(ddof=1) / np.sqrt(8))
+    # Two tests were made (the other with its own ends): Holm doubles the smaller at most.
+    p_value = scipy.stats.ttest_rel(ours, theirs).pvalue
+    assert p_value <= found.p_value * (1 + 1e-9) <= 2 * p_value * (1 + 2e-9)
+    assert found.num_seeds == 8
+
+
+def test_holm_is_that_of_its_definition():
+    rng = np.random.default_rng(0)
+    runs = [
+        run
+        for i, method in enumerate(METHODS)
+        for run in runs_of(method, values(rng.uniform(0.9, 0.91), seed=i), ends=values(0.9, seed=9))
     ]
+    found = summary.compare(runs)
+    corrected = sorted(c.p_value for c in found)
+    raw = sorted(
+        scipy.stats.ttest_1samp([a[c.metric] - b[c.metric] for a, b in pairs_of(runs, c)], 0).pvalue
+        for c in found
+    )
+    k = len(raw)
+    assert k == 8
+    for i, value in enumerate(corrected):
+        expected = max(min(1, (k - j) * raw[j]) for j in range(i + 1))
+        assert value == pytest.approx(expected)
 
 
-def test_seeds_are_paired():
-    theirs = values(0.9, spread=0.1)  # between seeds far more than between methods
-    ours = theirs + values(0.005, spread=0.001, seed=1)
-    runs = runs_of("line", ours) + runs_of("standard", theirs)
-    assert sentences_about(runs, "line", "standard")[0].startswith("better in accuracy (+0.50 ±")
-    runs = runs_of("line", ours) + runs_of("standard", theirs[::-1])
-    assert sentences_about(runs, "line", "standard")[0].startswith("no significant difference")
+def pairs_of(runs, comparison):
+    def of(method):
+        return {run["seed"]: run for run in runs if run["method"] == method}
+
+    def midpoint(run):
+        return next(p for p in run["points"] if p["name"] == "midpoint")
+
+    def ends(run):
+        found = [p for p in run["points"] if p["name"].startswith("endpoint")]
+        return {"accuracy": np.mean([p["accuracy"] for p in found])}
+
+    ours = of(comparison.method)
+    if comparison.rival == "ends":
+        return [(midpoint(run), ends(run)) for run in ours.values()]
+    return [(midpoint(ours[seed]), midpoint(run)) for seed, run in of(comparison.rival).items()]
 
 
 def test_only_seeds_of_both_count():
     runs = runs_of("line", values(0.9, 8)) + runs_of("standard", values(0.9, 5, seed=1))[::-1]
-    assert sentences_about(runs, "line", "standard")[0].endswith("(5 seeds).")
+    assert compared(runs, "line", "standard").num_seeds == 5
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_one_or_two_seeds_are_too_few(count):
-    runs = runs_of("line", np.full(count, 0.92)) + runs_of("standard", np.full(count, 0.9))
-    (sentence,) = sentences_about(runs, "line", "standard")
-    assert sentence == f"accuracy +2 points (too few seeds for a test) ({count} seeds)."
+def test_no_common_seed_is_no_comparison():
+    runs = runs_of("line", values(0.9, 1)) + [run | {"seed": 9} for run in runs_of("standard", values(0.9, 1))]
+    assert [c.rival for c in summary.compare(runs)] == ["ends"]
 
 
 def test_equal_methods_do_not_differ():
     runs = runs_of("line", values(0.9)) + runs_of("standard", values(0.9))
-    (sentence,) = sentences_about(runs, "line", "standard")
-    assert sentence.startswith("no significant difference in accuracy (+0.00 ± 0.00 points)")
-
-
-def test_the_midpoint_is_compared_with_the_mean_of_its_ends():
-    runs = runs_of("line", values(0.92), ends=values(0.9, seed=1))
-    (sentence,) = summary.verdict(runs)
-    start = f"{CLEAN}, the line's midpoint against its own ends: better in accuracy (+2.00 ± "
-    assert sentence.startswith(start)
-
-
-def test_tuned_methods_are_compared_in_every_metric():
-    ours = {"accuracy": values(0.91), "nll": values(0.30, seed=1), "ece": values(0.05, seed=2)}
-    theirs = {"accuracy": values(0.90), "nll": values(0.35, seed=3), "ece": values(0.02, seed=4)}
-    runs = runs_of("layerwise_line", **ours, setting="tuned")
-    runs += runs_of("standard", **theirs, setting="tuned")
-    (sentence,) = sentences_about(runs, "layerwise line", "standard", CLEAN + TUNED)
-    accuracy, nll, ece = sentence.split("; ")
-    assert accuracy.startswith("better in accuracy (+1.00 ± ")
-    assert nll.startswith("better in NLL (-0.050 ± ")
-    assert ece.startswith("worse in ECE (+0.030 ± ")
+    found = compared(runs, "line", "standard")
+    assert (found.difference, found.stderr, found.p_value) == (0, 0, 1)
 
 
 def test_settings_and_noise_are_kept_apart():
@@ -185,25 +183,8 @@ def test_settings_and_noise_are_kept_apart():
         options = {"noise": noise, "setting": setting}
         runs += runs_of("layerwise_line", theirs + values(gain, spread=1e-4), **options)
         runs += runs_of("standard", theirs, **options)
-    for where, gain in ((CLEAN, "1"), (NOISY, "2"), (NOISY + TUNED, "3")):
-        (sentence,) = sentences_about(runs, "layerwise line", "standard", where)
-        assert sentence.startswith(f"better in accuracy (+{gain}.00 ± ")
-    assert len(summary.verdict(runs)) == 3
-
-
-@pytest.mark.parametrize("noises", [(0.0,), (0.2,), (0.0, 0.2)])
-def test_every_comparison_is_said_once(noises):
-    runs = [
-        run
-        for noise in noises
-        for i, method in enumerate(METHODS)
-        for run in runs_of(method, values(0.9, seed=i), noise=noise, ends=values(0.8, seed=9))
-    ]
-    sentences = summary.verdict(runs)
-    assert len(set(sentences)) == len(sentences) == 7 * len(noises)
-    for sentence in sentences:
-        assert sentence.startswith((CLEAN, NOISY))
-        assert sentence.endswith("(8 seeds).")
+        found = compared(runs, "layerwise_line", "standard", setting=setting, label_noise=noise)
+        assert found.difference == pytest.approx(gain, abs=1e-3)
 
 
 @pytest.mark.parametrize("missing", METHODS)
@@ -214,16 +195,58 @@ def test_methods_that_are_missing_are_passed_over(missing):
         if method != missing
         for run in runs_of(method, values(0.9, 3, seed=METHODS.index(method)))
     ]
-    text = " ".join(summary.verdict(runs))
-    assert f"the {NAMES[missing]}'s midpoint" not in text
-    assert f"against {NAMES[missing]} training" not in text
-    assert len(summary.verdict(runs)) == {"line": 3, "layerwise_line": 4}.get(missing, 5)
+    found = summary.compare(runs)
+    assert not any(missing in (c.method, c.rival) for c in found)
+    assert len(found) == {"line": 4, "layerwise_line": 4}.get(missing, 6)
+
+
+# Sentences
+
+
+@pytest.mark.parametrize(
+    ("gain", "says"),
+    [
+        (0.012, "better than standard training in accuracy (+1.20 ± "),
+        (-0.012, "worse than standard training in accuracy (-1.20 ± "),
+        (0.0001, "not significantly different from standard training in accuracy (+0.01 ± "),
+    ],
+)
+def test_known_differences_are_said(gain, says):
+    theirs, differences = values(0.9, seed=1), values(gain, seed=2)
+    runs = runs_of("line", theirs + differences) + runs_of("standard", theirs)
+    (sentence,) = summary.verdict(summary.compare(runs))
+    assert sentence.startswith(f"{CLEAN}, the line's midpoint is {says}")
+    assert sentence.endswith("points) (8 seeds).")
+
+
+def test_less_is_better_in_nll_and_ece():
+    ours = {"accuracy": values(0.91), "nll": values(0.30, seed=1), "ece": values(0.05, seed=2)}
+    theirs = {"accuracy": values(0.90), "nll": values(0.35, seed=3), "ece": values(0.02, seed=4)}
+    runs = runs_of("layerwise_line", **ours, setting="tuned")
+    runs += runs_of("standard", **theirs, setting="tuned")
+    (sentence,) = summary.verdict(summary.compare(runs))
+    accuracy, nll, ece = sentence.split("; ")
+    assert "tuned for each" in accuracy
+    assert "better than standard training in accuracy (+1.00 ± " in accuracy
+    assert nll.startswith("better than standard training in NLL (-0.050 ± ")
+    assert ece.startswith("worse than standard training in ECE (+3.00 ± ")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_seeds_are_too_few(count):
+    runs = runs_of("line", np.full(count, 0.92)) + runs_of("standard", np.full(count, 0.9))
+    (sentence,) = summary.verdict(summary.compare(runs))
+    assert (
+        "compared with standard training in accuracy by too few seeds for a test (+2.00" in sentence
+    )
+    assert sentence.endswith("(1 seed)." if count == 1 else "(2 seeds).")
 
 
 def test_sentences_of_a_whole_suite():
-    sentences = summary.verdict(synthetic_metrics.suite_metrics()["runs"])
-    assert len(sentences) == 2 * 7 + 2
-    assert all(s[0].isupper() and s.endswith(".") for s in sentences)
+    sentences = summary.verdict(summary.compare(synthetic_metrics.suite_metrics()["runs"]))
+    assert len(set(sentences)) == len(sentences) == 2 * 3
+    assert sum("20 % wrong labels" in s for s in sentences) == 3
+    assert all(s[0].isupper() and s.endswith(" seeds).") for s in sentences)
 
 
 # Command
