@@ -2,7 +2,7 @@
 
     python -m experiments.summary results/digits/metrics.json
 
-prints the table and the sentences as Markdown.
+prints the table of the networks to deploy and the sentences as Markdown, for the README.
 """
 
 import itertools
@@ -20,10 +20,12 @@ from experiments import report, styles
 METRICS = ("accuracy", "nll", "ece")
 SIGNIFICANCE = 0.05
 # What is compared: (setting, method) -> rivals and the metrics in which they are compared.
-_ALL_RIVALS = dict.fromkeys(("standard", "standard_matched", "ema"), ("accuracy",))
+_BY_THE_ARTICLE = {"standard": METRICS} | dict.fromkeys(
+    ("standard_matched", "ema", "ends"), ("accuracy",)
+)
 RIVALS = {
-    ("article", "line"): _ALL_RIVALS | {"ends": ("accuracy",)},
-    ("article", "layerwise_line"): _ALL_RIVALS | {"ends": ("accuracy",)},
+    ("article", "line"): _BY_THE_ARTICLE,
+    ("article", "layerwise_line"): _BY_THE_ARTICLE,
     ("tuned", "layerwise_line"): {"standard": METRICS},
 }
 # How rivals and metrics are said.
@@ -163,39 +165,48 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
             where += " and learning rate and weight decay tuned for each"
         label = styles.style_of(method).label
         name = label if label.isupper() else label.lower()
-        said = "; ".join(map(_phrase, group))
+        said = "; ".join(
+            f"against {_NAMES[rival]} {', '.join(map(_phrase, phrases))}"
+            for rival, phrases in itertools.groupby(group, key=lambda c: c.rival)
+        )
         least = min(c.num_seeds for c in group)
         seeds = "1 seed" if least == 1 else f"{least} seeds"
-        sentences.append(f"{where}, the {name}'s midpoint is {said} ({seeds}).")
+        sentences.append(f"{where}, the {name}'s midpoint: {said} ({seeds}).")
     return sentences
 
 
 def _phrase(comparison: Comparison) -> str:
-    """`better than standard training in accuracy (+6.18 ± 0.42 points)`."""
+    """`better in accuracy (+6.18 ± 0.42 points)`."""
     quantity = styles.QUANTITIES[comparison.metric]
     name, unit = _SAID[comparison.metric]
     amount = f"{quantity.scale * comparison.difference:+.{quantity.decimals}f}"
     if comparison.stderr is not None:
         amount += f" ± {quantity.scale * comparison.stderr:.{quantity.decimals}f}"
-    amount += unit
-    rival = _NAMES[comparison.rival]
     if comparison.p_value is None:
-        return f"compared with {rival} in {name} by too few seeds for a test ({amount})"
-    if comparison.p_value >= SIGNIFICANCE:
-        return f"not significantly different from {rival} in {name} ({amount})"
-    better = (comparison.difference > 0) == (comparison.metric == "accuracy")
-    return f"{'better' if better else 'worse'} than {rival} in {name} ({amount})"
+        word = "too few seeds to test"
+    elif comparison.p_value >= SIGNIFICANCE:
+        word = "no significant difference in"
+    elif (comparison.difference > 0) == (comparison.metric == "accuracy"):
+        word = "better in"
+    else:
+        word = "worse in"
+    return f"{word} {name} ({amount}{unit})"
+
+
+def markdown(metrics: dict) -> str:
+    """The README's part of the results: the networks to deploy, and what holds."""
+    deployed = [row for row in metrics["table"] if row["place"] == "midpoint"]
+    sentences = "\n".join(f"- {sentence}" for sentence in metrics["verdict"])
+    return f"{report.markdown_table(deployed)}\n\n{sentences}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table and the sentences of a metrics.json as Markdown."""
+    """Prints the rows of deployed networks and the sentences of a metrics.json as Markdown."""
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 1 or not Path(argv[0]).is_file():
         print("usage: python -m experiments.summary METRICS_JSON", file=sys.stderr)
         return 2
-    metrics = json.loads(Path(argv[0]).read_text())
-    print(report.markdown_table(metrics["table"]), end="\n\n")
-    print("\n".join(f"- {sentence}" for sentence in metrics["verdict"]))
+    print(markdown(json.loads(Path(argv[0]).read_text())))
     return 0
 
 

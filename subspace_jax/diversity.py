@@ -73,9 +73,10 @@ def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
     """
     g = kernel_gram(endpoints, select)
     squared_norms = jnp.diagonal(g)
-    product = squared_norms[:, None] * squared_norms[None, :]
-    positive = product > 0
-    return jnp.where(positive, g**2 / jnp.where(positive, product, 1), 0)
+    positive = squared_norms > 0
+    inverse = jnp.where(positive, 1 / jnp.where(positive, squared_norms, 1), 0)
+    # In this order no intermediate value is larger than needed: norms of 1e12 do not overflow.
+    return (g * inverse[:, None]) * (g * inverse[None, :])
 
 
 def cosine_penalty(

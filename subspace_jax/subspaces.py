@@ -10,6 +10,7 @@ a simplex), which determine *mixing weights* `[n]` that sum to one:
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -185,7 +186,20 @@ class Subspace:
         return weights
 
 
-@functools.cache
+def _one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
+    """Makes equal calls, however they are written, return one object, which jit can compare."""
+    signature, cached = inspect.signature(constructor), functools.cache(constructor)
+
+    @functools.wraps(constructor)
+    def construct(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return cached(*bound.args)
+
+    return construct
+
+
+@_one_object
 def bezier(degree: int = 2) -> Subspace:
     r"""A Bezier curve between the first and the last of `degree + 1` endpoints.
 
@@ -242,7 +256,7 @@ def line() -> Subspace:
     return bezier(degree=1)
 
 
-@functools.cache
+@_one_object
 def simplex(num_endpoints: int) -> Subspace:
     r"""The simplex spanned by networks, with the uniform distribution on it.
 
@@ -279,16 +293,18 @@ def simplex(num_endpoints: int) -> Subspace:
 def parent(path: tuple) -> tuple:
     """The layer that owns a parameter: its path without the last name.
 
-    A convolution's kernel and its bias share a parent; every batch norm is a parent of its own.
+    A convolution's kernel and its bias share a parent; every batch norm is a parent of its own. The
+    `.value` in which Flax NNX ends its paths is not a name of its own.
 
     Example:
       >>> parent(("block", "conv", "kernel"))
       ('block', 'conv')
     """
-    return path[:-1]
+    wrapped = path and getattr(path[-1], "name", None) == "value"
+    return path[: -2 if wrapped else -1]
 
 
-@functools.cache
+@_one_object
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 

@@ -64,7 +64,8 @@ def make_train_step(
     Args:
       subspace: where the networks are sampled.
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
-        metrics is a dictionary of scalars, averaged over the chunks.
+        metrics is a dictionary of scalars, averaged over the chunks; the names `loss` and
+        `penalty` are taken.
       optimizer: any Optax optimizer; weight decay and averages apply to every endpoint.
       penalty: `(endpoints, key) -> scalar`, added to the loss, for example
         `lambda endpoints, key: beta * cosine_penalty(endpoints, key)`.
@@ -118,6 +119,8 @@ def make_train_step(
 
 
 def _chunks(batch, num_chunks):
+    if num_chunks == 1:
+        return [batch]
     size = jax.tree.leaves(batch)[0].shape[0]
     if size % num_chunks:
         raise ValueError(

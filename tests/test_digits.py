@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import digits, report, styles, summary
+from experiments import digits, styles, summary
 from experiments.configs.digits import get_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +134,4 @@ def test_committed_results_agree_with_their_own_runs():
 
 def test_readme_shows_the_committed_table_and_verdict():
     readme = (ROOT / "README.md").read_text()
-    found = committed("digits")
-    assert report.markdown_table(found["table"]) in readme
-    for sentence in found["verdict"]:
-        assert f"- {sentence}" in readme
+    assert summary.markdown(committed("digits")) in readme

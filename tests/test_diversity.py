@@ -170,10 +170,11 @@ def test_distances_are_a_metric(seed, n):
     assert np.all(d[:, :, None] <= d[:, None, :] + d.T[None, :, :] + 1e-4)
 
 
-def test_distances_between_equal_endpoints_are_rounding():
-    endpoints = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), device(make_endpoints(0, 1)))
-    norm = float(jnp.sqrt(kernel_gram(endpoints)[0, 0]))
-    np.testing.assert_allclose(distances(endpoints), np.zeros((2, 2)), atol=1e-3 * norm)
+def test_distances_between_almost_equal_endpoints_are_rounding():
+    endpoint, noise = normal(0, 1, 20, 30), 1e-6 * normal(1, 8, 20, 30)
+    endpoints = jnp.asarray(endpoint + noise)
+    norm = np.linalg.norm(endpoint)
+    np.testing.assert_allclose(distances(endpoints), np.zeros((8, 8)), atol=1e-3 * norm)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

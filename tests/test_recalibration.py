@@ -284,6 +284,7 @@ def test_no_batches_are_refused():
         ({"bn0": {"mean": 0, "var": 1}, "bn1": {"var": 1}}, r"\['bn1'\]\['var'\]"),
         ({"bn0": {"mean": 0}, "bn1": {"var": 1}}, r"\['bn0'\]\['mean'\]"),
         ({"mean": 0, "var": 1, "count": 2}, r"\['count'\]"),
+        ({"mean": {"bn": 0}, "var": {"bn": 1}, "bn": 2}, r"\['bn'\]"),
     ],
 )
 def test_statistics_that_are_no_pairs_are_refused(stats, leaf):

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, Block, arbitrary, device, network, normal, stacks
 
-from subspace_jax import bezier, layerwise, line, simplex, tree
+from subspace_jax import bezier, layerwise, line, parent, simplex, tree
 
 SUBSPACES = {
     "line": line(),
@@ -387,3 +388,18 @@ def test_barycentric_coordinates_must_sum_to_one(coords, total):
 @given(coords=npst.arrays(np.float32, 3, elements=st.floats(0.125, 1, width=32)))
 def test_normalised_barycentric_coordinates_are_accepted(coords):
     simplex(3).point(jnp.zeros((3, 1)), coords / coords.sum())
+
+
+def test_equal_calls_return_one_object_however_they_are_written():
+    assert bezier() is bezier(2) is bezier(degree=2)
+    assert line() is bezier(1)
+    assert layerwise(line()) is layerwise(subspace=line(), layer_of=parent)
+    assert simplex(3) is not simplex(4)
+
+
+def test_kernel_and_bias_of_an_nnx_module_share_a_draw():
+    modules = nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 2, rngs=nnx.Rngs(1))])
+    endpoints = jax.tree.map(lambda x: jnp.stack([x, x]), nnx.state(modules))
+    coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
+    first, second, third, fourth = jax.tree.leaves(coords)
+    assert first == second != third == fourth

@@ -52,10 +52,9 @@ def test_mix_takes_a_tree_prefix_of_weights():
     chex.assert_trees_all_equal(mixed, {"a": network(stack["a"], 0), "b": stack["b"][1]})
 
 
-def test_mix_keeps_sums_of_low_precision_wide():
-    # In float16 the running sum would stop growing at 2048.
-    stack = jnp.concatenate([jnp.full((1, 1), 2048), jnp.ones((8, 1))]).astype(jnp.float16)
-    assert tree.mix(jnp.ones(9), stack) == 2056
+def test_mix_keeps_weights_wide_beside_a_stack_of_low_precision():
+    stack = jnp.full(2, 256, jnp.bfloat16)
+    assert tree.mix(jnp.array([257 / 256, -1]), stack) == 1  # in bfloat16, 257 / 256 is 1
 
 
 def test_mix_is_transformable():
