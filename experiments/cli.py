@@ -86,11 +86,12 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
         config.lock()  # fails if the file couldn't be loaded
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_key(error)) from error
-    except (flags.Error, OSError, ValueError, TypeError) as error:
+    except (flags.Error, OSError, ValueError, TypeError, SyntaxError, ImportError) as error:
         raise _reason(error) from error
     if wants_help:
         own = values.get_help(include_special_flags=False)
-        print(f"{description}\n\nFlags:\n{own}\n\nThe config's values:\n\n{config}")
+        names = "\n".join(f"  --{name}={value!r}" for name, value in _flatten(config.to_dict()))
+        print(f"{description}\n\nFlags:\n{own}\n\nThe config's values, as flags:\n\n{names}")
         return None
     if rest:
         raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
@@ -118,7 +119,7 @@ def _reason(error) -> UserError:
     if first:
         return first
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | SyntaxError | ImportError):
         return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")
     return UserError(f"{lines[0]}; --help lists the flags.")
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import cli, figures, report, styles, suite, summary, workdir
 from experiments.configs.digits import run_config
+from experiments.errors import UserError
 from experiments.provenance import provenance
 from experiments.suite import Entry
 from experiments.train import NonFiniteLoss
@@ -71,6 +72,13 @@ def _run_variant(config, entries, run_one, results, folder, overwrite) -> dict:
 
 def demo_entries(config: ConfigDict) -> list[Entry]:
     """All methods by the article's recipe, and some of them tuned."""
+    for method, tuned in config.tuned.items():
+        if not len(tuned.learning_rate) == len(tuned.weight_decay) == len(config.noise_rates):
+            raise UserError(
+                f"config.tuned.{method} has {len(tuned.learning_rate)} learning rates and "
+                f"{len(tuned.weight_decay)} weight decays for {len(config.noise_rates)} noise rates; "
+                "give one of each for every noise rate."
+            )
     article = [
         _entry(config, method, "article", noise, seed)
         for seed in config.seeds

@@ -181,7 +181,7 @@ def recalibration_batches(run: Run, settings: Settings) -> "_Lazy":
     order = np.asarray(jax.random.permutation(key, len(run.labels)))
     order = order[: settings.recalibration_examples or None]
     starts = range(0, len(order) - size + 1, size)
-    keys = jax.random.split(key, len(starts))
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(starts))
     return _Lazy(len(starts), lambda i: (keys[i], run.images[order[i * size : (i + 1) * size]]))
 
 

@@ -5,6 +5,7 @@ them, over seeds or over label noise is one compilation.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -126,25 +127,36 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         raise UserError(
             f"config.subspace.penalty_pairs is {sub.penalty_pairs!r}; use 'random' or 'all'."
         )
-    if not 0 <= config.ema_decay < 1:
+    if kind == "standard_matched" and n < 2:
         raise UserError(
-            f"config.ema_decay is {config.ema_decay}; use a value in [0, 1), 0 for none."
+            f"config.subspace.num_endpoints is {n} but standard_matched is matched to the midpoint of "
+            "at least 2 endpoints."
         )
-    if not 0 <= config.label_smoothing < 1:
-        raise UserError(
-            f"config.label_smoothing is {config.label_smoothing}; use a value in [0, 1)."
-        )
+    ranges = {
+        "optimizer.learning_rate": (opt.learning_rate, 0 < opt.learning_rate < math.inf, "above 0"),
+        "optimizer.weight_decay": (
+            opt.weight_decay,
+            0 <= opt.weight_decay < math.inf,
+            "of 0 or more",
+        ),
+        "optimizer.momentum": (opt.momentum, 0 <= opt.momentum < 1, "in [0, 1)"),
+        "subspace.penalty": (sub.penalty, 0 <= sub.penalty < math.inf, "of 0 or more"),
+        "ema_decay": (config.ema_decay, 0 <= config.ema_decay < 1, "in [0, 1), 0 for none"),
+        "label_smoothing": (config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
+    }
+    for name, (value, fits, wanted) in ranges.items():
+        if not fits:
+            raise UserError(f"config.{name} is {value}; use a value {wanted}.")
     subspace = KINDS[kind][0](n)
-    if sub.penalty > 0 and subspace.num_endpoints == 1 and kind != "standard_matched":
+    if sub.penalty > 0 and subspace.num_endpoints == 1:
         raise UserError(
             f"config.subspace.penalty is {sub.penalty} but {kind} has 1 endpoint and so no pair; "
             "set the penalty to 0 or use at least 2 endpoints."
         )
-    penalised = sub.penalty > 0 and subspace.num_endpoints > 1
     matched = num_averaged_inits(config)
     method = Method(
         subspace=subspace,
-        penalty_pairs=sub.penalty_pairs if penalised else "none",
+        penalty_pairs=sub.penalty_pairs if sub.penalty > 0 else "none",
         num_samples=sub.num_samples,
         has_ema=config.ema_decay > 0,
     )

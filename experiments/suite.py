@@ -70,7 +70,7 @@ def check(entries: Sequence[Entry]) -> None:
     Raises:
       UserError: a config that training or evaluation can't work with.
     """
-    first = {(entry.method, entry.setting): entry for entry in reversed(entries)}
+    first = {entry[:3]: entry for entry in reversed(entries)}
     for entry in first.values():
         _prepare(entry)
 

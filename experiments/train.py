@@ -279,11 +279,17 @@ class History:
     def to_json(self) -> dict:
         """A copy of all of it, for a checkpoint that is written while training goes on."""
         self.flush()
-        return {"epochs": list(self.epochs), "step": self._step, "sums": dict(self._sums)}
+        return {
+            "epochs": list(self.epochs),
+            "step": self._step,
+            "sums": dict(self._sums),
+            "seconds": time.perf_counter() - self._start,
+        }
 
     def restore(self, saved: dict) -> None:
         """Takes up where `to_json` left off."""
         self.epochs, self._step, self._sums = saved["epochs"], saved["step"], saved["sums"]
+        self._start = time.perf_counter() - saved["seconds"]
 
     def append(self, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics `[k]` of a call that may still be running; reads those before it."""

@@ -37,13 +37,7 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
                 "another --workdir or pass --overwrite."
             )
         return path
-    try:
-        old = json.loads((path / CONFIG).read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path / CONFIG} is not JSON ({error}); choose another --workdir or pass --overwrite."
-        ) from error
-    differences = config_differences(old, config, _IRRELEVANT)
+    differences = config_differences(_read(path / CONFIG), config, _IRRELEVANT)
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
@@ -67,7 +61,7 @@ def finished(path: Path, overwrite: bool) -> dict | None:
     """The metrics of a finished run, or `None`."""
     if overwrite or not (path / METRICS).exists():
         return None
-    return json.loads((path / METRICS).read_text())
+    return _read(path / METRICS)
 
 
 def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) -> None:
@@ -79,8 +73,20 @@ def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) 
     files.write_json(path / METRICS, metrics)
 
 
+def _read(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, IsADirectoryError) as error:
+        value = error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} is not JSON ({value}); choose another --workdir or pass --overwrite."
+        )
+    return value
+
+
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

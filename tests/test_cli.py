@@ -109,9 +109,14 @@ def test_help_is_on_standard_output(capsys, arguments):
     output = capsys.readouterr()
     assert output.err == ""
     assert output.out.startswith("D.\n")
-    for text in ("--config", "--workdir", "--[no]overwrite", "weight_decay: 0.0001"):
+    for text in (
+        "--config",
+        "--workdir",
+        "--[no]overwrite",
+        "--config.optimizer.weight_decay=0.0001",
+    ):
         assert text in output.out
-    assert ("seed: 1234" in output.out) == (len(arguments) == 2)
+    assert ("--config.seed=1234" in output.out) == (len(arguments) == 2)
 
 
 # Mistakes

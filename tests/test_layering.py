@@ -24,7 +24,15 @@ INTERNAL = {
     "plotting": {"metrics"},
     "__init__": MODULES - {"plotting"},
 }
-STANDARD_LIBRARY = {"collections", "dataclasses", "functools", "math", "operator", "typing"}
+STANDARD_LIBRARY = {
+    "collections",
+    "dataclasses",
+    "functools",
+    "inspect",
+    "math",
+    "operator",
+    "typing",
+}
 THIRD_PARTY = {"jax", "numpy"}
 MORE_THIRD_PARTY = {"training": {"optax"}, "averaging": {"optax"}, "plotting": {"matplotlib"}}
 FORBIDDEN_NAMES = {

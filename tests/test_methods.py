@@ -1,6 +1,7 @@
 """What a kind of method trains, with what numbers, and what is refused."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -92,7 +93,7 @@ def test_hyperparameters_are_those_of_the_config():
 # The matched control
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 6])
+@pytest.mark.parametrize("m", [2, 3, 6])
 def test_matched_training_has_a_share_of_the_learning_rate_and_m_decays(m):
     config = tiny.config("standard_matched", subspace__num_endpoints=m)
     _, hyper = make_method(config)
@@ -266,3 +267,33 @@ def test_unknown_kinds_are_refused(kind):
 def test_what_a_kind_cannot_have_is_refused(kind, changes, sentence):
     with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
         make_method(tiny.config(kind, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "optimizer__learning_rate",
+            0.0,
+            "config.optimizer.learning_rate is 0.0; use a value above 0",
+        ),
+        ("optimizer__learning_rate", float("nan"), "config.optimizer.learning_rate is nan"),
+        (
+            "optimizer__weight_decay",
+            -1e-4,
+            "config.optimizer.weight_decay is -0.0001; use a value of 0",
+        ),
+        ("optimizer__momentum", 1.0, "config.optimizer.momentum is 1.0; use a value in"),
+        ("subspace__penalty", -1.0, "config.subspace.penalty is -1.0; use a value of 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name, value, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        methods.make_method(tiny.config("line", **{name: value}))
+
+
+def test_a_matched_control_of_one_network_or_with_a_penalty_is_refused():
+    with pytest.raises(UserError, match="num_endpoints is 1 but standard_matched"):
+        methods.make_method(tiny.config("standard_matched", subspace__num_endpoints=1))
+    with pytest.raises(UserError, match="standard_matched has 1 endpoint and so no pair"):
+        methods.make_method(tiny.config("standard_matched", subspace__penalty=1.0))

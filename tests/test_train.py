@@ -145,7 +145,7 @@ def test_the_batches_are_the_same_whatever_the_calls_and_the_start(recorded, per
 
     run = tiny.run("standard", steps_per_call=per_call)
     history = History(run)
-    history.restore({"epochs": [], "step": first, "sums": {}})
+    history.restore({"epochs": [], "step": first, "sums": {}, "seconds": 0.0})
     calls = len(fitted(run, state._replace(step=jnp.int32(first)), history))
     assert calls == len(recorded)
     rest = [batch for indices, _, _ in recorded for batch in indices]
