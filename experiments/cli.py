@@ -141,9 +141,10 @@ class Stop:
             signal.signal(number, handler)
 
     def _handle(self, number, frame):
-        del frame
+        del number, frame
+        if self.requested:  # a second one stops at once
+            raise KeyboardInterrupt
         self.requested = True
-        signal.signal(number, self._previous[number])  # a second one stops at once
 
 
 def config_differences(old: dict, new: ConfigDict, ignore: Sequence[str]) -> list[str]:
