@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import statistics
 import sys
 import time
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from experiments import cli, figures, report, styles, suite, summary, workdir
 from experiments.configs.digits import run_config
 from experiments.errors import UserError
-from experiments.provenance import provenance
+from experiments.provenance import finished_now, provenance
 from experiments.suite import Entry
 from experiments.train import NonFiniteLoss
 
@@ -45,6 +46,7 @@ def run(options: SimpleNamespace) -> None:
       UserError: a config or workdir that it can't have.
     """
     config = options.config
+    _check(config)
     folder = workdir.check(options.workdir, config, options.overwrite)
     if metrics := workdir.finished(folder, options.overwrite):
         date = metrics["provenance"]["date"]
@@ -60,13 +62,22 @@ def run(options: SimpleNamespace) -> None:
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
 
 
+def _check(config) -> None:
+    for name in ("seeds", "noise_rates"):
+        values = config[name]
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"config.{name} is {values}; give at least one value, each once.")
+    if config.num_threads < 0:
+        raise UserError(f"config.num_threads is {config.num_threads}; use 0 for one per CPU core.")
+
+
 def _run_variant(config, entries, run_one, results, folder, overwrite) -> dict:
     suite.check(entries)
     workdir.prepare(folder, config, overwrite)
     record = provenance("experiments.digits") | {"seeds": list(config.seeds)}
     begin = time.perf_counter()
     runs = suite.run_all(entries, run_one, config.num_threads)
-    record |= {"wall_seconds": time.perf_counter() - begin, "num_runs": len(runs)}
+    record |= finished_now() | {"wall_seconds": time.perf_counter() - begin, "num_runs": len(runs)}
     return {"config": config.to_dict(), "provenance": record} | results(runs)
 
 
@@ -126,10 +137,10 @@ def tune_entries(config: ConfigDict) -> list[Entry]:
 
 
 def tune_results(runs: list[dict]) -> dict:
-    """The best cell of the grid for every method and noise, by validation accuracy."""
+    """The best cell of the grid for every method and noise, by validation accuracy, ties by NLL."""
     cells = _cells(runs)
     best = {}
-    for cell in sorted(cells, key=lambda cell: cell["accuracy"]):
+    for cell in sorted(cells, key=_rank):
         best[cell["method"], cell["label_noise"]] = cell
     chosen = [cell for _, cell in sorted(best.items())]
     sentences = [
@@ -141,18 +152,30 @@ def tune_results(runs: list[dict]) -> dict:
     return {"table": [], "verdict": sentences, "chosen": chosen, "cells": cells}
 
 
+def _rank(cell: dict) -> tuple[float, float]:
+    return cell["accuracy"], -math.inf if cell["nll"] is None else -cell["nll"]
+
+
 def _cells(runs: list[dict]) -> list[dict]:
-    """Mean validation accuracy of every cell of the grid; a run that diverged counts as 0."""
+    """Means over seeds of every cell of the grid; a run that diverged has accuracy 0 and no NLL."""
     names = ("method", "label_noise", "learning_rate", "weight_decay")
+    diverged = {"name": "midpoint", "accuracy": 0.0, "nll": None}
     groups = collections.defaultdict(list)
     for r in runs:
-        accuracy = next((p["accuracy"] for p in r["points"] if p["name"] == "midpoint"), 0.0)
-        groups[tuple(r[name] for name in names)].append(accuracy)
+        points = [*r["points"], diverged]
+        groups[tuple(r[name] for name in names)].append(
+            next(p for p in points if p["name"] == "midpoint")
+        )
     return [
         dict(zip(names, key, strict=True))
-        | {"accuracy": statistics.fmean(values), "num_seeds": len(values)}
-        for key, values in groups.items()
+        | {"accuracy": statistics.fmean(p["accuracy"] for p in points)}
+        | {"nll": _mean_or_none([p["nll"] for p in points]), "num_seeds": len(points)}
+        for key, points in groups.items()
     ]
+
+
+def _mean_or_none(values: list[float | None]) -> float | None:
+    return None if None in values else statistics.fmean(values)
 
 
 def _in_order(methods: ConfigDict) -> list[str]:
@@ -185,9 +208,12 @@ def _run(entry: Entry, advance: suite.Advance, split: str) -> dict:
     begin = time.perf_counter()
     try:
         results = suite.train_and_evaluate(entry, advance, split)
-    except NonFiniteLoss:
+    except NonFiniteLoss as error:
         if entry.setting != "tuning":
-            raise
+            raise UserError(
+                f"{entry.method} ({entry.setting} setting, noise {entry.label_noise}, seed "
+                f"{entry.seed}) diverged: {error}"
+            ) from error
         return names | {"points": [], "ensembles": [], "wall_seconds": None}
     return names | {
         "points": [_kept(point) for point in results["points"]],

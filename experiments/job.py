@@ -125,7 +125,7 @@ def _with_bar(run, state, history) -> Iterator:
     step, total = int(state.step), run.program.num_steps
     with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", mininterval=0.5) as bar:
         for latest in train.fit(run, state, history):
-            bar.update(run.steps_per_call)
+            bar.update(history.num_steps - bar.n)
             if history.epochs:
                 last = history.epochs[-1]
                 bar.set_postfix(
@@ -135,6 +135,7 @@ def _with_bar(run, state, history) -> Iterator:
                     refresh=False,
                 )
             yield latest
+        bar.update(history.num_steps - bar.n)
 
 
 def _save(checkpoints, run, state, history) -> None:

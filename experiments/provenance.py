@@ -25,7 +25,6 @@ def provenance(module: str) -> dict:
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "commit": _commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {"python": platform.python_version(), "subspace_jax": subspace_jax.__version__}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
@@ -33,6 +32,11 @@ def provenance(module: str) -> dict:
         "precision": "float32",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def finished_now() -> dict:
+    """The date, for when the work is done."""
+    return {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
 def _commit() -> str:

@@ -12,6 +12,7 @@ import tqdm
 from experiments import data, evaluate, job, train
 
 Advance = Callable[[float], None]
+_TRAINING = 0.8  # about the share of a run's time that is training; the rest is evaluation
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
 
 
@@ -89,9 +90,13 @@ def train_and_evaluate(entry: Entry, advance: Advance, split: str) -> dict:
     """
     dataset, run, settings = _prepare(entry)
     state, history = train.init_state(run), train.History(run)
+    seen = 0
     for latest in train.fit(run, state, history):
         state = latest
-        advance(run.steps_per_call / run.program.num_steps)
+        advance(_TRAINING * (history.num_steps - seen) / run.program.num_steps)
+        seen = history.num_steps
     train.check_finite(run, state)
     endpoints = run.program.method.trained(state)
-    return evaluate.evaluate(run, endpoints, {split: getattr(dataset, split)}, settings)
+    results = evaluate.evaluate(run, endpoints, {split: getattr(dataset, split)}, settings)
+    advance(1 - _TRAINING * seen / run.program.num_steps)
+    return results

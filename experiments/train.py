@@ -86,8 +86,7 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
         warmup_epochs=config.optimizer.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
-    most = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
-    steps_per_call = max(k for k in range(1, most + 1) if steps_per_epoch % k == 0)
+    steps_per_call = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
     return Run(
         program=program,
         hyper=hyper,
@@ -96,7 +95,7 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
         seed=config.seed,
         num_averaged_inits=num_averaged_inits(config),
         batch_size=config.batch_size,
-        steps_per_call=steps_per_call,
+        steps_per_call=min(steps_per_call, steps_per_epoch),
     )
 
 
@@ -311,11 +310,11 @@ class History:
         metrics = jax.device_get(metrics)
         finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["penalty"])
         if not finite.all():
-            step = self._step + int(np.argmin(finite))
+            first = int(np.argmin(finite))
+            name = "penalty" if np.isfinite(metrics["loss"][first]) else "loss"
             raise NonFiniteLoss(
-                f"The loss is {metrics['loss'][np.argmin(finite)]} at step {step} with learning rate "
-                f"{learning_rate(self._run, step):.3g}; the last good checkpoint is kept: lower "
-                "config.optimizer.learning_rate and start in a new workdir."
+                f"The {name} is {metrics[name][first]} at step {self._step + first} with learning rate "
+                f"{learning_rate(self._run, self._step + first):.3g}; lower the learning rate."
             )
         for name, values in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
@@ -350,8 +349,7 @@ def check_finite(run: Run, state: ss.TrainState) -> None:
         step = int(state.step)
         raise NonFiniteLoss(
             f"Weights are no longer finite after step {step} with learning rate "
-            f"{learning_rate(run, step - 1):.3g}; the last good checkpoint is kept: lower "
-            "config.optimizer.learning_rate and start in a new workdir."
+            f"{learning_rate(run, step - 1):.3g}; lower the learning rate."
         )
 
 

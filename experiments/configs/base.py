@@ -12,7 +12,7 @@ def base_config(kind: str) -> ml_collections.ConfigDict:
     config.seed = 0
     config.num_epochs = 160
     config.batch_size = 128
-    # Steps per compiled call; 0: an epoch on accelerators, one step on a CPU.
+    # Steps per compiled call; 0: up to 500 on accelerators, one step on a CPU. Calls end with the epoch.
     config.steps_per_call = 0
 
     config.dataset = ""

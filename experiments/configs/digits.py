@@ -12,8 +12,8 @@ from experiments.configs.base import base_config
 from experiments.errors import UserError
 
 VARIANTS = ("demo", "tune")
-# Settings of a run that a method sets, and not `config.run`.
-OF_METHOD = ("kind", "seed", "subspace", "label_noise", "label_smoothing", "ema_decay")
+# Settings of a run that its method, seed and noise set, and not `config.run`.
+OF_METHOD = ("kind", "seed", "subspace", "label_smoothing", "ema_decay")
 
 
 def run_config(kind: str) -> ml_collections.ConfigDict:
@@ -48,6 +48,8 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     with config.run.unlocked():
         for name in OF_METHOD:
             del config.run[name]
+        # The mode stays; validation labels are never replaced, those of the test split neither.
+        del config.run.label_noise["rate"], config.run.label_noise["seed"]
 
     config.methods = ml_collections.ConfigDict()
     if variant == "demo":
@@ -71,8 +73,8 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         config.methods.standard = _method("standard")
         config.methods.layerwise_line = _method("layerwise_line")
         config.grid = ml_collections.ConfigDict()
-        config.grid.learning_rate = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-        config.grid.weight_decay = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+        config.grid.learning_rate = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+        config.grid.weight_decay = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     return config
 
 
