@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.errors import UserError
+from experiments.workdir import DAMAGED
 from subspace_jax.tree import PyTree
 
 # Bytes of metadata beside a checkpoint's arrays, more than enough.
@@ -84,23 +85,25 @@ class Checkpoints:
           UserError: there are checkpoints and none of them is intact.
         """
         like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        moved = []
-        for step in steps:
+        damaged = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._restore(step, like)
+                restored = self._restore(step, like)
             except Exception as error:  # whatever Orbax and its storage raise on damaged files
-                reason = " ".join(str(error).split())[:200]
-                moved.append(self._put_aside(step))
+                damaged[step] = " ".join(str(error).split())[:200]
+                continue
+            for bad, reason in damaged.items():
                 print(
-                    f"Checkpoint {self._folder / str(step)} is damaged ({reason}); it is now "
-                    f"{moved[-1]} and the one before it is used.",
+                    f"Checkpoint {self._folder / str(bad)} is damaged ({reason}); it is now "
+                    f"{self._put_aside(bad)}, and {step} is used.",
                     file=sys.stderr,
                 )
-        if moved:
+            return restored
+        if damaged:
+            paths = ", ".join(str(self._folder / str(step)) for step in damaged)
             raise UserError(
-                f"None of the {len(moved)} checkpoints in {self._folder} can be read; restore "
-                f"{moved[0]} from a copy, or start anew with --overwrite."
+                f"No checkpoint can be read: {paths} ({next(iter(damaged.values()))}); restore one of "
+                "them from a copy, or start anew with --overwrite."
             )
         return None
 
@@ -116,11 +119,11 @@ class Checkpoints:
 
     def _put_aside(self, step) -> Path:
         self._manager.close()
-        target = self._folder.with_name(f"damaged_checkpoint_{step}")
+        target = self._folder.with_name(f"{DAMAGED}{step}")
         number = 1
         while target.exists():
             number += 1
-            target = self._folder.with_name(f"damaged_checkpoint_{step}_{number}")
+            target = self._folder.with_name(f"{DAMAGED}{step}_{number}")
         os.rename(self._folder / str(step), target)
         self._manager = self._open()
         return target

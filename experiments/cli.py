@@ -1,7 +1,6 @@
 """What every command does alike: flags, help, one sentence and exit code 2 for a mistake, signals."""
 
 import errno
-import os
 import re
 import signal
 import sys
@@ -46,12 +45,10 @@ def run(
         print("\nInterrupted.", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = f" while writing {error.filename}" if error.filename else ""
-        return _fail(
-            f"{os.strerror(error.errno)}{place}; mend that and run the same command again."
-        )
+        place = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror}{place}; mend that and run the same command again.")
     return 0
 
 

@@ -78,7 +78,7 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
     if not 1 <= settings.recalibration_batch_size <= min(examples, len(run.labels)):
         raise UserError(
             f"config.evaluation.recalibration_batch_size is {settings.recalibration_batch_size} but "
-            f"there are {min(examples, len(run.labels))} images to recalibrate on; use at most that."
+            f"there are {min(examples, len(run.labels))} images to recalibrate on; use 1 to that."
         )
     return settings
 

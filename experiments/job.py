@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import tensorboardX
 import tqdm
 
-from experiments import data, evaluate, figures, files, report, train, workdir
+from experiments import data, evaluate, figures, files, report, styles, train, workdir
 from experiments.checkpoint import Checkpoints
 from experiments.cli import Stop
 from experiments.methods import make_method
-from experiments.provenance import provenance
+from experiments.provenance import finished_now, provenance
 
 
 class Interrupted(Exception):
@@ -31,6 +31,7 @@ def main(options: SimpleNamespace, module: str) -> None:
     Raises:
       UserError: a config, data or workdir that a run can't have, divergence, a full disk.
     """
+    begin = time.perf_counter()
     config = options.config
     make_method(config)  # refuses a bad config before any data is read
     folder = workdir.check(options.workdir, config, options.overwrite)
@@ -48,6 +49,7 @@ def main(options: SimpleNamespace, module: str) -> None:
     with Stop() as stop:
         try:
             metrics = _train_and_evaluate(config, dataset, run, settings, folder, stop, module)
+            metrics["provenance"] |= finished_now() | {"wall_seconds": time.perf_counter() - begin}
         except Interrupted as interruption:
             print(interruption)
             return
@@ -86,7 +88,6 @@ def _train_and_evaluate(config, dataset, run, settings, folder, stop, module) ->
     record |= {
         "training_seconds": sum(seconds),
         "evaluation_seconds": time.perf_counter() - begin,
-        "wall_seconds": sum(seconds) + time.perf_counter() - begin,
         # The first epoch compiles.
         "images_per_second": statistics.median(speeds[1:] or speeds),
         "resumed_at_step": start,
@@ -196,7 +197,7 @@ class Logs:
 
 
 def _headline(metrics: dict) -> str:
-    point = figures.deployed(metrics["points"])
+    point = styles.deployed(metrics["points"])
     where = "at the midpoint" if len(metrics["points"]) > 1 else "of the network"
     return (
         f"{metrics['config']['kind']}: test accuracy {100 * point['accuracy']:.2f} %, NLL "

@@ -116,8 +116,10 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
             f"config.subspace.num_endpoints is {n} but {kind} has {FIXED[kind]}; "
             "leave it out, or use the kind simplex or curve."
         )
-    if kind == "curve" and n < 2:
-        raise UserError(f"config.subspace.num_endpoints is {n} but a curve has at least 2.")
+    if kind == "curve" and n < 3:
+        raise UserError(
+            f"config.subspace.num_endpoints is {n} but a curve has at least 3; use the kind line."
+        )
     if config.subspace.num_samples < 1 or config.batch_size % sub.num_samples:
         raise UserError(
             f"config.subspace.num_samples is {sub.num_samples}, which does not divide "

@@ -100,8 +100,10 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
       UserError: an unknown name, or a depth that the network can't have.
     """
     if config.name == "conv_net":
+        _check_widths(config.widths)
         return ConvNet(num_classes, widths=tuple(config.widths))
     if config.name == "cifar_resnet":
+        _check_widths([config.width])
         if config.depth < 8 or config.depth % 6 != 2:
             raise UserError(
                 f"config.model.depth is {config.depth} but a CIFAR ResNet has 6 n + 2 layers; "
@@ -109,3 +111,8 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
             )
         return CifarResNet(num_classes, depth=config.depth, width=config.width)
     raise UserError(f"config.model.name is {config.name!r}; choose one of conv_net, cifar_resnet.")
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    if not widths or min(widths) < 1:
+        raise UserError(f"The network has widths {list(widths)}; use at least one, each above 0.")

@@ -20,12 +20,14 @@ from experiments import report, styles
 METRICS = ("accuracy", "nll", "ece")
 SIGNIFICANCE = 0.05
 # What is compared: (setting, method) -> rivals and the metrics in which they are compared.
-_BY_THE_ARTICLE = {"standard": METRICS} | dict.fromkeys(
-    ("standard_matched", "ema", "ends"), ("accuracy",)
-)
+_LINE = dict.fromkeys(("standard", "standard_matched"), METRICS)
+_LINE |= dict.fromkeys(("ema", "ends"), ("accuracy",))
+_MORE = dict.fromkeys(("standard", "ema"), ("accuracy",))  # the control is matched to two endpoints
 RIVALS = {
-    ("article", "line"): _BY_THE_ARTICLE,
-    ("article", "layerwise_line"): _BY_THE_ARTICLE,
+    ("article", "line"): _LINE,
+    ("article", "layerwise_line"): _LINE,
+    ("article", "curve"): _MORE,
+    ("article", "simplex"): _MORE,
     ("tuned", "layerwise_line"): {"standard": METRICS},
 }
 # How rivals and metrics are said.
@@ -165,6 +167,9 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
             where += " and learning rate and weight decay tuned for each"
         label = styles.style_of(method).label
         name = label if label.isupper() else label.lower()
+        if all(c.p_value is None for c in group):
+            sentences.append(f"{where}, the {name}'s midpoint: too few seeds to test anything.")
+            continue
         said = "; ".join(
             f"against {_NAMES[rival]} {', '.join(map(_phrase, phrases))}"
             for rival, phrases in itertools.groupby(group, key=lambda c: c.rival)

@@ -12,10 +12,11 @@ from experiments.errors import UserError
 
 CONFIG, METRICS, HISTORY, REPORT = "config.json", "metrics.json", "history.jsonl", "report.html"
 CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
-# All that commands write; --overwrite deletes nothing else.
+DAMAGED = "damaged_checkpoint_"
+# All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
 _OURS = (CONFIG, METRICS, HISTORY, REPORT, CHECKPOINTS, TENSORBOARD, FIGURES)
-# Where things are and how often they are saved does not change what a run computes.
-_IRRELEVANT = ("config.data_dir", "config.checkpoint_seconds")
+# Where things are, how often they are saved and how many run at once changes no result.
+_IRRELEVANT = ("config.data_dir", "config.checkpoint_seconds", "config.num_threads")
 
 
 def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
@@ -27,15 +28,15 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
     path = Path(folder).expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {folder} is a file; name a folder.")
-    if overwrite:
-        return path
-    found = [name for name in _OURS if (path / name).exists()]
+    found = [entry.name for entry in _ours(path)]
     if CONFIG not in found:
         if found:
             raise UserError(
                 f"{path} holds {found[0]} but no {CONFIG}, so it is not known what made it; choose "
-                "another --workdir or pass --overwrite."
+                "another --workdir or delete it yourself."
             )
+        return path
+    if overwrite:
         return path
     differences = config_differences(_read(path / CONFIG), config, _IRRELEVANT)
     if differences:
@@ -50,8 +51,8 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
 def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
     """Makes the folder and writes the config into it; deletes an earlier run if asked to."""
     if overwrite:
-        for name in _OURS:
-            _delete(path / name)
+        for entry in _ours(path):
+            _delete(entry)
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
         files.write_json(path / CONFIG, config.to_dict())
@@ -83,6 +84,11 @@ def _read(path: Path) -> dict:
             f"{path} is not JSON ({value}); choose another --workdir or pass --overwrite."
         )
     return value
+
+
+def _ours(path: Path) -> list[Path]:
+    entries = [path / name for name in _OURS if (path / name).exists()]
+    return entries + sorted(path.glob(f"{DAMAGED}*"))
 
 
 def _delete(path: Path) -> None:

@@ -144,4 +144,5 @@ def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
     g = kernel_gram(endpoints, select)
     squared_norms = jnp.diagonal(g)
     squared = squared_norms[:, None] + squared_norms[None, :] - 2 * g
-    return jnp.sqrt(jnp.maximum(squared, 0))
+    apart = squared > 0  # the gradient of a distance of 0 is taken to be 0
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)

@@ -117,6 +117,9 @@ class Subspace:
           key: a random key.
           endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
 
+        Raises:
+          ValueError: layerwise, and all of several kernels are in one layer.
+
         Returns:
           One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
           leaves of one layer share an independent draw.
@@ -131,6 +134,12 @@ class Subspace:
         paths_and_leaves, treedef = jax.tree.flatten_with_path(endpoints)
         layers = [self.layer_of(path) for path, _ in paths_and_leaves]
         index = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
+        kernels = sum(leaf.ndim > 2 for _, leaf in paths_and_leaves)
+        if len(index) == 1 and kernels > 1:
+            raise ValueError(
+                f"All {kernels} kernels are in 1 layer, so that a layerwise point is a global one; nest "
+                "the parameters by layer, or pass `layer_of` to `layerwise`."
+            )
         draws = jax.vmap(self.draw)(jax.random.split(key, len(index)))
         return treedef.unflatten(draws[index[layer]] for layer in layers)
 
@@ -173,7 +182,7 @@ class Subspace:
             raise ValueError(
                 f"Coordinates have shape {list(jnp.shape(coords))} but a point of this subspace of "
                 f"{self.num_endpoints} endpoints has shape {list(self.center.shape)}; "
-                "use jax.vmap for many points."
+                "use jax.vmap for many points, and an array rather than a list."
             )
         weights = self.weights(jnp.asarray(coords))
         if self.center.ndim == 1 and not isinstance(weights, jax.core.Tracer):
@@ -308,6 +317,7 @@ def parent(path: tuple) -> tuple:
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
+    A layer is by default what shares a parent in the tree: parameters must be nested by layer.
     Only drawing changes: endpoints, midpoint, and points at given coordinates are those of `subspace`.
 
     Args:

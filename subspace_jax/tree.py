@@ -85,7 +85,7 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
     .. math:: \theta = \sum_{i=1}^{n} w_i \theta_i
 
     The sum runs in the wider of the two dtypes and at the highest matrix precision, so that one-hot
-    weights return a (finite) network exactly, on accelerators too. The axis is contracted, never
+    weights return an equal (finite) network, on accelerators too. The axis is contracted, never
     indexed: a stack that is sharded over it is reduced, not gathered.
 
     Args:

@@ -123,7 +123,7 @@ def test_text_is_escaped():
 def test_suite_without_a_part(suite, part):
     metrics = {name: value for name, value in suite.items() if name != part}
     page = _page(metrics)
-    assert "Digits suite" in page.text
+    assert "handwritten digits" in page.text
     assert ("Provenance" in page.text) == (part != "provenance")
 
 

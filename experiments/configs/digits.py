@@ -66,7 +66,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         # learning rate and weight decay for each of `noise_rates`.
         config.tuned = ml_collections.ConfigDict()
         config.tuned.standard = _tuned((0.3, 3.0), (3e-3, 1e-2))
-        config.tuned.layerwise_line = _tuned((0.3, 1.0), (1e-4, 3e-3))
+        config.tuned.layerwise_line = _tuned((1.0, 1.0), (0.0, 3e-3))
     else:
         # Seeds that the demo does not report.
         config.seeds = tuple(range(100, 104))
