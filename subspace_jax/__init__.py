@@ -11,7 +11,15 @@ Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.
 
 __version__ = "0.1.0"
 
-from subspace_jax import averaging, metrics
+from subspace_jax import (
+    averaging,
+    calibration,
+    corruptions,
+    detection,
+    landscape,
+    metrics,
+    schedules,
+)
 from subspace_jax.diversity import cosine_penalty, distances, is_kernel, squared_cosines
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import Recalibration, for_each, recalibrate
@@ -25,12 +33,16 @@ __all__ = [
     "TrainState",
     "averaging",
     "bezier",
+    "calibration",
+    "corruptions",
     "cosine_penalty",
+    "detection",
     "distances",
     "ensemble",
     "for_each",
     "gram",
     "is_kernel",
+    "landscape",
     "layerwise",
     "line",
     "make_train_step",
@@ -39,6 +51,7 @@ __all__ = [
     "parent",
     "predict",
     "recalibrate",
+    "schedules",
     "simplex",
     "squared_cosines",
     "stack",

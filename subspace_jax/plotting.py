@@ -1,4 +1,4 @@
-"""Pictures of a subspace: accuracy along a path, calibration, comparison of methods.
+"""Pictures of a subspace: accuracy along a path, calibration, loss landscape, comparisons.
 
 Every function takes arrays and one `matplotlib.axes.Axes`, draws into those axes, and returns them:
 `(arrays, Axes) -> Axes`. None of them touches `matplotlib.pyplot`, the global state or a file, so
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from subspace_jax.metrics import Reliability
@@ -202,6 +204,102 @@ def reliability_diagram(
     strip.set(xlim=(0, 1), ylim=(0, 1.05 * weight.max()), xticks=[], yticks=[])
     strip.spines[["top", "right", "left"]].set_visible(False)
     return _plain(ax)
+
+
+def contour(
+    x: ArrayLike,
+    y: ArrayLike,
+    values: ArrayLike,
+    ax: Axes,
+    *,
+    endpoints_xy: ArrayLike,
+    label: str,
+    names: Sequence[str] = (r"$\theta_0$", r"$\theta_1$", r"$\theta_2$"),
+) -> Axes:
+    """Draws a quantity over the plane through three networks, with the triangle of the three.
+
+    The colour bar is a child of the axes, at their right, and as high as they are: `ax.collections[0]`
+    is what it describes. Where a value is not finite the plane is left grey. A few huge values take
+    all colours: clip them, or draw the logarithm.
+
+    Args:
+      x: abscissae of the grid, `[R, C]`, in units of weight distance.
+      y: ordinates of the grid, `[R, C]`, in units of weight distance.
+      values: the quantity at each point, `[R, C]`, in its own unit.
+      ax: the axes to draw into.
+      endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`.
+      label: what the values are, beside the colour bar.
+      names: of the three networks, written at their corners.
+
+    Returns:
+      `ax`, of equal scale in both directions.
+
+    Raises:
+      ValueError: if the grid and the values differ in shape, there are not three endpoints or
+        names, or no value is finite.
+
+    >>> from matplotlib.figure import Figure
+    >>> x, y = np.meshgrid(np.linspace(-1, 5, 7), np.linspace(-1, 3, 5))
+    >>> corners = [[0, 0], [4, 0], [0, 2]]
+    >>> ax = contour(x, y, x**2 + y, Figure().subplots(), endpoints_xy=corners, label="Loss")
+    >>> len(ax.texts), ax.child_axes[0].get_ylabel()
+    (3, 'Loss')
+    """
+    x, y, values = (np.asarray(array, dtype=float) for array in (x, y, values))
+    corners = np.asarray(endpoints_xy, dtype=float)
+    if values.ndim != 2 or not x.shape == y.shape == values.shape:
+        raise ValueError(
+            f"x, y and values have shapes {x.shape}, {y.shape} and {values.shape}; "
+            "give three arrays of one shape (rows, columns)."
+        )
+    if corners.shape != (3, 2) or len(names) != 3:
+        raise ValueError(
+            f"endpoints_xy has shape {corners.shape} and names has {len(names)} entries; "
+            "give the (3, 2) coordinates of three networks and 3 names."
+        )
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError(
+            f"0 of the {values.size} values are finite; draw a plane on which some are."
+        )
+    low, high = values[finite].min(), values[finite].max()
+    if low == high:  # a flat plane has one colour
+        low, high = low - 0.5, high + 0.5
+    levels = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high)
+    filled = ax.contourf(x, y, np.ma.masked_where(~finite, values), levels=levels, cmap="viridis")
+    ax.set_facecolor("0.8")
+
+    outline = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
+    ax.plot(
+        *corners[[0, 1, 2, 0]].T,
+        color="white",
+        linewidth=1.4,
+        marker="o",
+        markersize=6,
+        path_effects=outline,
+        zorder=3,
+    )
+    for name, corner, above in zip(
+        names, corners, corners[:, 1] > corners[:, 1].mean(), strict=True
+    ):
+        ax.annotate(
+            name,
+            corner,
+            xytext=(0, 7 if above else -7),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            color="white",
+            path_effects=outline,
+            zorder=4,
+        )
+    ax.set_aspect("equal")
+    ax.set(xlabel="Weight distance", ylabel="Weight distance")
+    for axis in (ax.xaxis, ax.yaxis):  # the same steps on both
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    bar = ax.inset_axes((1.04, 0, 0.05, 1))
+    ax.figure.colorbar(filled, cax=bar, label=label)
+    return ax
 
 
 def dots(

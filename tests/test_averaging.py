@@ -8,10 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from stacks import device, normal
+from hypothesis import given
+from hypothesis import strategies as st
+from stacks import arbitrary, device, normal, stacks
 
 from subspace_jax import line
-from subspace_jax.averaging import average_of, ema
+from subspace_jax.averaging import (
+    EmaState,
+    SwagState,
+    SwaState,
+    average_of,
+    ema,
+    swa,
+    swag,
+    swag_sample,
+)
 
 CHAINS = {
     "momentum": (lambda: optax.sgd(0.1, momentum=0.9), 0.5),
@@ -23,6 +34,11 @@ CHAINS = {
     ),
     "adam": (lambda: optax.adam(0.1), 0.99),
 }
+every_average = pytest.mark.parametrize(
+    "link",
+    [lambda: ema(0.5), lambda: swa(1, 1), lambda: swag(1, 1, rank=2)],
+    ids=["ema", "swa", "swag"],
+)
 
 
 def make_endpoints(seed):
@@ -43,6 +59,33 @@ def trajectory(optimizer, params, num_steps=5):
     for seed in range(num_steps):
         steps.append(step(*steps[-1], jnp.float32(seed)))
     return zip(*steps, strict=True)
+
+
+def visit(link, networks):
+    """The state of a link after training has walked through the networks `[T, ...]`, jitted."""
+
+    def step(carry, network):
+        params, state = carry
+        updates = jax.tree.map(jnp.subtract, network, params)
+        _, state = link.update(updates, state, params)
+        return (network, state), None
+
+    @jax.jit
+    def walk(networks):
+        first = jax.tree.map(lambda x: x[0], networks)
+        rest = jax.tree.map(lambda x: x[1:], networks)
+        return jax.lax.scan(step, (first, link.init(first)), rest)[0][1]
+
+    return walk(networks)
+
+
+def flat(tree, leading=0):
+    """All leaves side by side, float64: `[..., P]`."""
+    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    return np.concatenate([x.reshape(*x.shape[:leading], -1) for x in leaves], axis=leading)
+
+
+# Exponential
 
 
 @pytest.mark.parametrize(("make", "decay"), CHAINS.values(), ids=CHAINS)
@@ -72,15 +115,12 @@ def test_ema_of_the_endpoints_has_the_ema_of_the_midpoints_as_its_midpoint():
     chex.assert_trees_all_close(midpoint, average, rtol=1e-5, atol=1e-6)
 
 
-def test_ema_keeps_dtypes():
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_endpoints(0))
-    optimizer = optax.chain(optax.sgd(0.1), ema(0.5))
-    _, state = optimizer.update(params, optimizer.init(params), params)
-    chex.assert_trees_all_equal_dtypes(average_of(state), params)
+# All of them
 
 
-def test_state_and_parameters_may_be_donated_together():
-    optimizer = optax.chain(optax.sgd(0.1), ema(0.5))
+@every_average
+def test_state_and_parameters_may_be_donated_together(link):
+    optimizer = optax.chain(optax.sgd(0.1), link())
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, opt_state):
@@ -100,16 +140,164 @@ def test_average_of_finds_no_average_where_there_is_none():
     without = optax.chain(optax.ema(0.9), optax.adam(0.1))
     assert average_of(without.init(params)) is None
     assert average_of(without.init(params), default=params) is params
-    state = optax.chain(without, ema(0.5)).init(params)
+
+
+@every_average
+def test_average_of_finds_every_kind_of_average(link):
+    params = make_endpoints(0)
+    chex.assert_trees_all_equal(average_of(link().init(params)), params)
+    state = optax.chain(optax.adam(0.1), link()).init(params)
     chex.assert_trees_all_equal(average_of(state, default="none"), params)
 
 
-def test_average_of_takes_the_state_of_ema_alone():
+@every_average
+def test_update_needs_the_parameters(link, request):
+    name = request.node.callspec.id
+    message = f"{name} needs the parameters; pass them to optimizer.update"
+    with pytest.raises(ValueError, match=message):
+        link().update(np.ones(2), link().init(jnp.ones(2)))
+
+
+@every_average
+def test_updates_pass_through_and_dtypes_stay(link):
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_endpoints(0))
+    updates, state = link().update(params, link().init(params), params)
+    chex.assert_trees_all_equal(updates, params)
+    chex.assert_trees_all_equal_dtypes(average_of(state), params)
+    chex.assert_trees_all_equal_dtypes(state, link().init(params))
+
+
+def test_averages_compose_and_the_first_counts():
+    optimizer = optax.chain(
+        optax.sgd(0.1, momentum=0.9), ema(0.5), swa(1, 2), swag(1, 2, rank=2), ema(0.9)
+    )
     params = make_endpoints(0)
-    chex.assert_trees_all_equal(average_of(ema(0.5).init(params)), params)
+    networks, states = trajectory(optimizer, params)
+    without, _ = trajectory(optax.sgd(0.1, momentum=0.9), params)
+    chex.assert_trees_all_close(networks, without, rtol=1e-6)
+    _, *averages = states[-1]
+    assert [type(state) for state in averages] == [EmaState, SwaState, SwagState, EmaState]
+    chex.assert_trees_all_equal(average_of(states[-1]), averages[0].ema)
+    mean = jax.tree.map(lambda *x: sum(x) / 3, *networks[1::2])
+    chex.assert_trees_all_close(average_of(averages[1:]), mean, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(average_of(averages[2:]), average_of(averages[1:]))
 
 
-def test_ema_refuses_an_update_without_parameters():
-    optimizer = ema(0.5)
-    with pytest.raises(ValueError, match="ema needs the parameters; pass them to optimizer.update"):
-        optimizer.update(np.ones(2), optimizer.init(jnp.ones(2)))
+# Stochastic weight averaging
+
+
+@pytest.mark.parametrize("link", [swa, functools.partial(swag, rank=2)], ids=["swa", "swag"])
+@arbitrary
+@given(networks=stacks(6), start=st.integers(0, 7), every=st.integers(1, 3))
+def test_swa_is_the_plain_mean_of_the_visited_networks(link, networks, start, every):
+    visited = list(range(start, 6, every))
+    state = visit(link(start, every), device(networks))
+    assert int(state.step) == 5
+    assert int(state.count) == len(visited)
+    mean = jax.tree.map(lambda x: x[visited or [5]].mean(axis=0, dtype=np.float64), networks)
+    chex.assert_trees_all_close(average_of(state), mean, rtol=1e-5, atol=1e-5)
+
+
+def test_swa_is_the_current_network_before_the_first_visit():
+    networks, states = trajectory(optax.chain(optax.sgd(0.1), swa(3, 1)), make_endpoints(0))
+    for params, state in zip(networks[:4], states[:4], strict=True):
+        chex.assert_trees_all_equal(average_of(state), params)
+    assert [int(state[1].count) for state in states] == [0, 0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("make", [make for make, _ in CHAINS.values()], ids=CHAINS)
+def test_swa_of_the_endpoints_has_the_swa_of_the_midpoints_as_its_midpoint(make):
+    endpoints, states = trajectory(optax.chain(make(), swa(2, 1)), make_endpoints(0))
+    midpoints = [line().midpoint(e) for e in endpoints[2:]]
+    mean = jax.tree.map(lambda *x: sum(x) / len(x), *midpoints)
+    midpoint = line().midpoint(average_of(states[-1]))
+    chex.assert_trees_all_close(midpoint, mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("link", [swa, functools.partial(swag, rank=2)], ids=["swa", "swag"])
+def test_steps_out_of_range_are_refused(link):
+    with pytest.raises(ValueError, match="start_step=-1 and every=1; use start_step >= 0"):
+        link(-1, 1)
+    with pytest.raises(ValueError, match="start_step=0 and every=0; use .* every >= 1"):
+        link(0, 0)
+
+
+# SWAG
+
+
+@pytest.mark.parametrize(("start", "every", "rank"), [(0, 1, 3), (1, 2, 2), (3, 4, 5)])
+def test_swag_holds_the_moments_of_a_loop_by_hand(start, every, rank):
+    networks = device({"kernel": normal(0, 12, 2, 3), "bias": normal(1, 12, 2)})
+    state = visit(swag(start, every, rank), networks)
+    visited = flat(networks, leading=1)[start::every]
+    deviations = np.zeros((rank, visited.shape[1]))
+    for i in range(len(visited)):
+        deviations[i % rank] = visited[i] - visited[: i + 1].mean(axis=0)
+    np.testing.assert_allclose(flat(state.mean), visited.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(flat(state.variance), visited.var(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(flat(state.deviations, leading=1), deviations, rtol=1e-4, atol=1e-6)
+
+
+def sample_many(state, num=20_000, **kwargs):
+    keys = jax.random.split(jax.random.key(0), num)
+    return flat(jax.vmap(lambda key: swag_sample(state, key, **kwargs))(keys), leading=1)
+
+
+@pytest.mark.parametrize(("num_networks", "rank"), [(9, 4), (3, 6)], ids=["full", "part-filled"])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_samples_have_the_covariance_of_equation_1(num_networks, rank, scale):
+    networks = {"kernel": normal(0, num_networks, 2, 2), "bias": 3 * normal(1, num_networks, 2)}
+    state = visit(swag(0, 1, rank), device(networks))
+    columns = flat(state.deviations, leading=1)
+    held = min(num_networks, rank)
+    expected = scale * (np.diag(flat(state.variance)) + columns.T @ columns / (held - 1))
+    samples = sample_many(state, scale=scale)
+    spread = np.sqrt(np.diag(expected))
+    np.testing.assert_allclose(
+        np.cov(samples.T) / np.outer(spread, spread), expected / np.outer(spread, spread), atol=0.04
+    )
+    assert np.all(np.abs(samples.mean(axis=0) - flat(state.mean)) < 0.04 * spread)
+
+
+def test_swag_recovers_a_known_gaussian():
+    mean, factor = np.array([1.0, -2.0, 0.5]), np.array([[1, 0, 0], [0.8, 0.5, 0], [-1, 0.3, 2.0]])
+    draws = (mean + normal(0, 4000, 3) @ factor.T).astype(np.float32)
+    state = visit(swag(0, 1, rank=2000), jnp.asarray(draws))
+    covariance = factor @ factor.T
+    np.testing.assert_allclose(state.mean, mean, atol=0.1)
+    np.testing.assert_allclose(state.variance, np.diag(covariance), rtol=0.1)
+    expected = 0.5 * (np.diag(np.diag(covariance)) + covariance)
+    np.testing.assert_allclose(np.cov(sample_many(state, 5000).T), expected, atol=0.3)
+
+
+def test_the_variance_of_small_steps_far_from_zero_is_not_lost():
+    networks = 1000 + 0.01 * normal(0, 50, 3)
+    state = visit(swag(0, 1, rank=2), jnp.asarray(networks))
+    np.testing.assert_allclose(state.variance, networks.astype(np.float64).var(axis=0), rtol=0.05)
+
+
+def test_without_spread_a_sample_is_the_average():
+    key = jax.random.key(0)
+    networks = device({"kernel": normal(0, 3, 2, 3), "bias": normal(1, 3)})
+    one_visit = visit(swag(2, 1, rank=2), networks)
+    chex.assert_trees_all_equal(swag_sample(one_visit, key), average_of(one_visit))
+    several = visit(swag(0, 1, rank=2), networks)
+    chex.assert_trees_all_equal(swag_sample(several, key, scale=0.0), average_of(several))
+    chex.assert_trees_all_equal_shapes_and_dtypes(swag_sample(several, key), average_of(several))
+
+
+def test_a_sample_is_found_in_a_chain_and_follows_its_key():
+    params = make_endpoints(0)
+    _, states = trajectory(optax.chain(optax.sgd(0.1, momentum=0.9), swag(0, 1, rank=2)), params)
+    sample = jax.jit(swag_sample)
+    first, again, other = (sample(states[-1], jax.random.key(seed)) for seed in (0, 0, 1))
+    chex.assert_trees_all_equal(first, again)
+    chex.assert_trees_all_equal_shapes(first, params)
+    assert not np.allclose(flat(first), flat(other))
+
+
+def test_swag_says_what_it_needs():
+    with pytest.raises(ValueError, match="rank=1 deviations have no covariance; keep at least 2"):
+        swag(0, 1, rank=1)
+    with pytest.raises(ValueError, match=r"holds no swag; put swag\(...\) last in its chain"):
+        swag_sample(swa(0, 1).init(jnp.ones(2)), jax.random.key(0))

@@ -126,6 +126,68 @@ def test_dots_refuses_other_lengths(ax, name):
         plotting.dots([1.0, 2.0], ax, **arguments)
 
 
+X, Y = np.meshgrid(np.linspace(-1, 5, 13), np.linspace(-2, 4, 11))
+CORNERS = [[0.0, 0.0], [4.0, 0.0], [1.0, 2.0]]
+
+
+def contour(ax, values, **changes):
+    arguments = {"endpoints_xy": CORNERS, "label": "Loss"} | changes
+    return plotting.contour(X, Y, values, ax, **arguments)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_contour_marks_the_triangle(ax, array):
+    assert contour(ax, array(X**2 + Y), endpoints_xy=array(CORNERS)) is ax
+    (triangle,) = ax.get_lines()
+    np.testing.assert_allclose(triangle.get_xydata(), [*CORNERS, CORNERS[0]])
+    assert [text.xy for text in ax.texts] == [tuple(corner) for corner in CORNERS]
+    assert contour(ax, X, names="abc") is ax
+    assert [text.get_text() for text in ax.texts[3:]] == ["a", "b", "c"]
+
+
+def test_contour_has_equal_axes_in_units_of_weight_distance(ax):
+    contour(ax, X)
+    assert ax.get_aspect() == 1
+    assert ax.get_xlabel() == ax.get_ylabel() == "Weight distance"
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 5), (-2, 4))
+    steps = np.concatenate([np.diff(ax.get_xticks()), np.diff(ax.get_yticks())])
+    np.testing.assert_allclose(steps, steps[0])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_contour_has_a_colour_bar_over_all_values(ax, scale):
+    contour(ax, scale * (X**2 + Y))
+    (bar,) = ax.child_axes
+    assert bar.get_ylabel() == "Loss"
+    low, high = bar.get_ylim()
+    assert low <= scale * (X**2 + Y).min() < scale * (X**2 + Y).max() <= high
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e6])
+def test_contour_of_a_flat_plane(ax, value):
+    contour(ax, np.full_like(X, value))
+    low, high = ax.child_axes[0].get_ylim()
+    assert low < value < high
+
+
+def test_contour_leaves_out_what_is_not_finite(ax):
+    values = X**2 + Y
+    values[0, 0], values[3, 4], values[5, 5] = np.nan, np.inf, -np.inf
+    contour(ax, values)
+    assert np.isfinite(ax.child_axes[0].get_ylim()).all()
+
+
+def test_contour_refuses_what_it_cannot_draw(ax):
+    with pytest.raises(ValueError, match=r"\(11, 13\), \(11, 13\) and \(143,\); give three arrays"):
+        contour(ax, X.ravel())
+    with pytest.raises(ValueError, match=r"endpoints_xy has shape \(2, 2\) and names has 3"):
+        contour(ax, X, endpoints_xy=CORNERS[:2])
+    with pytest.raises(ValueError, match="names has 2 entries; give"):
+        contour(ax, X, names="ab")
+    with pytest.raises(ValueError, match="0 of the 143 values are finite; draw"):
+        contour(ax, np.nan * X)
+
+
 def test_library_does_not_import_matplotlib():
     code = "import sys, subspace_jax; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,116 @@
+r"""Which inputs to leave to someone else: out-of-distribution detection and selective prediction.
+
+A score says how much an input looks like the training data: the confidence, minus the entropy, ...
+Scores are compared as float32; a NaN among them makes the result nan. For `risk_coverage` the rules
+of `metrics` hold.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from subspace_jax.metrics import _cumulative, _prepare, _top_label
+
+
+class RiskCoverage(NamedTuple):
+    """The risk-coverage curve, in order of falling confidence.
+
+    Attributes:
+      coverage: `[N]`, share of the weight of the examples so far; never falls, and ends at 1.
+      risk: `[N]`, error rate among the examples at least as confident as this one.
+    """
+
+    coverage: jax.Array
+    risk: jax.Array
+
+
+@jax.jit
+def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
+    r"""Area under the ROC curve for telling `scores_in [N]` from `scores_out [M]`, in [0, 1].
+
+    It is the probability that a random in-distribution score is higher than a random
+    out-of-distribution one, a tie counting half:
+
+        1 / (N M) sum_ij ([in_i > out_j] + 1/2 [in_i = out_j])
+
+    1 tells them apart perfectly, 0.5 is chance; swapping the arguments gives one minus it. See
+    Hendrycks & Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution
+    examples in neural networks", and Hanley & McNeil (1982) for the identity. Empty scores raise
+    ValueError, as do those of another rank than one.
+
+    >>> auroc(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.5, 0.4]))
+    Array(0.917, dtype=float32)
+    """
+    scores_in, scores_out = _scores(scores_in, scores_out)
+    ranked = jnp.sort(scores_out)
+    below, up_to = (jnp.searchsorted(ranked, scores_in, side=side) for side in ("left", "right"))
+    area = jnp.mean((below + up_to) / (2 * len(ranked)))
+    return _nan_if_nan(area, scores_in, scores_out)
+
+
+@partial(jax.jit, static_argnames="tpr")
+def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -> jax.Array:
+    r"""Share of `scores_out [M]` accepted by the threshold that accepts `tpr` of `scores_in [N]`.
+
+    The threshold is the highest at which at least `tpr` of the in-distribution scores are accepted,
+    those that are equal to it included: the `ceil(tpr N)`-th largest of them. The result is in
+    [0, 1], lower is better, and `tpr=0.95` gives FPR95; see Liang, Li & Srikant (2018), "Enhancing
+    the reliability of out-of-distribution image detection in neural networks". A `tpr` outside
+    (0, 1] raises ValueError, as do empty scores and those of another rank than one.
+
+    >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]), tpr=0.6)
+    Array(0., dtype=float32)
+    >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]))
+    Array(0.5, dtype=float32)
+    """
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr={tpr} is not a rate in (0, 1]; the usual one is 0.95.")
+    scores_in, scores_out = _scores(scores_in, scores_out)
+    # Rounded first: 0.07 * 100 is a little above 7.
+    accepted = max(1, math.ceil(round(tpr * len(scores_in), 6)))
+    threshold = jnp.sort(scores_in)[len(scores_in) - accepted]
+    rate = jnp.mean((scores_out >= threshold).astype(jnp.float32))
+    return _nan_if_nan(rate, scores_in, scores_out)
+
+
+@jax.jit
+def risk_coverage(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
+) -> RiskCoverage:
+    r"""Error rate of `probs [N, K]` when only the most confident examples are answered.
+
+    The curve of which `metrics.aurc` is the area: `sum_n (coverage_n - coverage_(n-1)) risk_n`, the
+    mean of the risk where weights are equal. Examples of equal confidence are accepted together, so
+    that all of them have the risk at the end of their tie. Those of weight 0 come last, and repeat
+    the end of the curve. See Geifman & El-Yaniv (2017), "Selective classification for deep neural
+    networks".
+
+    >>> curve = risk_coverage(jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0]))
+    >>> curve.coverage.tolist(), curve.risk.tolist()
+    ([0.5, 1.0], [0.0, 0.5])
+    """
+    labels, weights, probs = _prepare(labels, weights, probs)
+    confidence, correct = _top_label(probs, labels)
+    confidence = jnp.where(weights == 0, -jnp.inf, confidence)
+    weights, mass, errors = _cumulative(confidence, weights, 1 - correct)
+    total = mass[-1]  # nan, and with it both curves, if an example is invalid
+    return RiskCoverage(jnp.cumsum(weights) / total, (errors / total) / (mass / total))
+
+
+def _scores(scores_in: ArrayLike, scores_out: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
+        if jnp.ndim(scores) != 1 or len(scores) == 0:
+            raise ValueError(
+                f"{name} have shape {list(jnp.shape(scores))}; pass one score for each of at least 1 "
+                "example, shape [N]."
+            )
+    return jnp.asarray(scores_in, jnp.float32), jnp.asarray(scores_out, jnp.float32)
+
+
+def _nan_if_nan(value: jax.Array, *scores: jax.Array) -> jax.Array:
+    invalid = jnp.any(jnp.isnan(jnp.concatenate(scores)))
+    return jnp.where(invalid, jnp.nan, value)

@@ -1,0 +1,434 @@
+r"""The loss around networks: planes through three of them, paths, random directions, curvature.
+
+Everything is a mixture of a few networks, so that a picture is a set of mixing weights `[P, n]` and
+one call, which never holds more than one mixed network at a time:
+
+    plane = landscape.plane(endpoints)                            # three networks
+    xy = landscape.grid(plane, 25)                                # [25, 25, 2]
+    losses = landscape.along(loss_fn, endpoints, landscape.grid_weights(plane, xy))
+
+The normalisation statistics of all these points are measured in one pass over the data:
+
+    stats_at = lambda at, batch: landscape.along(stats_fn, *at, batch)
+    stats = recalibrate(stats_at, (endpoints, weights), batches).stats    # leaves [P, ...]
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from subspace_jax import tree
+from subspace_jax.diversity import is_kernel
+from subspace_jax.recalibration import for_each
+from subspace_jax.tree import PyTree
+
+# Of the longest side. Of a thinner triangle float32 inner products do not know the height.
+_THINNEST = 0.01
+
+
+class Plane(NamedTuple):
+    """The plane through three networks, with an isometric coordinate system.
+
+    Attributes:
+      origin: `[3]`, the mixing weights of the point (0, 0), the first network.
+      axes: `[2, 3]`, what one unit along x and along y adds to the mixing weights: two orthonormal
+        directions in the space of networks. Rows sum to zero.
+      coordinates: `[3, 2]`, the xy of the three networks, in units of weight distance.
+    """
+
+    origin: jax.Array
+    axes: jax.Array
+    coordinates: jax.Array
+
+    def weights(self, xy: ArrayLike) -> jax.Array:
+        """The mixing weights of points of the plane.
+
+        Args:
+          xy: `[..., 2]`, in units of weight distance.
+
+        Returns:
+          `[..., 3]`; they sum to one, and are negative outside the triangle. The network at a point
+          is `mix(plane.weights(xy), endpoints)`.
+
+        Example:
+          >>> endpoints = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
+          >>> plane(endpoints).weights([1.0, 1.0])
+          Array([0.25, 0.25, 0.5 ], dtype=float32)
+        """
+        xy = jnp.asarray(xy, self.axes.dtype)
+        shift = jnp.matmul(xy, self.axes, precision=jax.lax.Precision.HIGHEST)
+        return jnp.broadcast_to(self.origin, shift.shape) + shift
+
+
+def plane(endpoints: PyTree) -> Plane:
+    r"""The plane through three networks, from inner products alone.
+
+    .. math:: u = \frac{\theta_1 - \theta_0}{\|\theta_1 - \theta_0\|}, \qquad
+              v \propto (\theta_2 - \theta_0) - \langle \theta_2 - \theta_0, u \rangle u, \quad
+              \|v\| = 1, \qquad \theta(x, y) = \theta_0 + x u + y v
+
+    so that the first network is at (0, 0), the second on the positive x axis and the third above
+    it, and Euclidean distances in the plane are distances between networks, over all leaves. The
+    directions are kept as mixing weights: none of the size of a network is stored.
+
+    Args:
+      endpoints: stack of three networks, leaves `[3, ...]`.
+
+    Returns:
+      The plane, at least float32.
+
+    Raises:
+      ValueError: there are not three networks, their distances are not finite, two of them
+        coincide or all three are collinear: to within a hundredth of the longest distance, below
+        which float32 does not know the plane. Traced values are not checked, only the number.
+
+    Reference:
+      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
+      whose figures are drawn in such planes.
+
+    Example:
+      >>> plane(jnp.array([[1.0, 1.0], [5.0, 1.0], [4.0, 3.0]])).coordinates
+      Array([[0., 0.],
+             [4., 0.],
+             [3., 2.]], dtype=float32)
+    """
+    n = tree.num_stacked(endpoints)
+    if n != 3:
+        raise ValueError(
+            f"A plane goes through 3 networks but the stack holds {n}; "
+            "stack the three to be at the corners."
+        )
+    sides = jnp.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])  # from the first to the others
+    # Inner products of differences: where the networks lie in weight space costs no digits.
+    g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(sides, endpoints))
+    if not isinstance(g, jax.core.Tracer):
+        _check_triangle(np.asarray(g, np.float64))
+    base, side = sides.astype(g.dtype)
+    length = jnp.sqrt(g[0, 0])
+    x = g[0, 1] / length
+    height = jnp.sqrt(g[1, 1] - x**2)
+    u = base / length
+    v = (side - x * u) / height
+    zero = jnp.zeros_like(length)
+    return Plane(
+        origin=jnp.array([1, 0, 0], g.dtype),
+        axes=jnp.stack([u, v]),
+        coordinates=jnp.stack([zero, zero, length, zero, x, height]).reshape(3, 2),
+    )
+
+
+def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
+    """A square grid over the triangle of a plane, with the same spacing in x and y.
+
+    Args:
+      plane: from `plane`.
+      resolution: `R >= 2`, points along each axis.
+      margin: space left on each side, as a share of the longer side of the triangle's bounding box.
+
+    Returns:
+      xy, `[R, R, 2]`, in units of weight distance: the entry `[i, j]` is `(x_j, y_i)`, the order in
+      which contours are drawn.
+
+    Raises:
+      ValueError: `resolution` is below 2, or `margin` is negative and would cut the triangle.
+
+    Example:
+      >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
+      >>> xy[0, :, 0], xy[:, 0, 1]
+      (Array([-1.,  2.,  5.], dtype=float32), Array([-2.,  1.,  4.], dtype=float32))
+    """
+    if resolution < 2:
+        raise ValueError(f"A grid of resolution {resolution} covers no area; use at least 2.")
+    if margin < 0:
+        raise ValueError(f"A margin of {margin} cuts the triangle; use at least 0.")
+    low, high = plane.coordinates.min(0), plane.coordinates.max(0)
+    center, half = (low + high) / 2, (high - low).max() * (0.5 + margin)
+    x, y = jnp.linspace(center - half, center + half, resolution, axis=1)
+    return jnp.stack(jnp.meshgrid(x, y), axis=-1)
+
+
+def grid_weights(plane: Plane, xy: jax.Array) -> jax.Array:
+    """The mixing weights of all points of a grid, in the order of its rows.
+
+    Args:
+      plane: from `plane`.
+      xy: `[R, R, 2]`, from `grid`.
+
+    Returns:
+      `[R * R, 3]`, for `along`; what that returns is a picture again after `.reshape(R, R)`.
+
+    Example:
+      >>> corner = plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]]))
+      >>> grid_weights(corner, grid(corner, 5)).shape
+      (25, 3)
+    """
+    return plane.weights(xy).reshape(-1, 3)
+
+
+def along(
+    fn: Callable,
+    endpoints: PyTree,
+    weights: jax.Array,
+    *args: Any,
+    at_once: int | None = None,
+) -> Any:
+    r"""Maps a function over many mixtures of networks, in one compiled program.
+
+    .. math:: p \mapsto f\Big(\sum_i w_{pi} \theta_i, \ldots\Big)
+
+    Mixtures are made when their turn comes, so memory holds `at_once` of them (one when it is
+    `None`), however many points there are.
+
+    Args:
+      fn: pure `(network, *args) -> tree`. Pass the same function object again and it is not
+        compiled again; data that `fn` closes over becomes a part of the program, so pass it in
+        `args`.
+      endpoints: stack with leaves `[n, ...]`.
+      weights: mixing weights `[P, n]`, of a path, a grid, or any other set of points.
+      *args: passed on; the same at all points.
+      at_once: as in `for_each`, how many networks run vectorised together.
+
+    Returns:
+      What `fn` returns, with leaves `[P, ...]`.
+
+    Raises:
+      ValueError: the weights are not `[P, n]`.
+
+    Example:
+      >>> alphas = jnp.linspace(0, 1, 5)
+      >>> weights = jnp.stack([1 - alphas, alphas], axis=1)
+      >>> along(lambda w, x: (w - x) ** 2, jnp.array([0.0, 4.0]), weights, jnp.float32(2))
+      Array([4., 1., 0., 1., 4.], dtype=float32)
+    """
+    n = tree.num_stacked(endpoints)
+    if jnp.ndim(weights) != 2 or weights.shape[1] != n:
+        raise ValueError(
+            f"Mixing weights have shape {list(jnp.shape(weights))} but the stack holds {n} "
+            f"networks; give one row per point, shape [P, {n}]."
+        )
+    return _along(fn, at_once, endpoints, jnp.asarray(weights), args)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _along(fn, at_once, endpoints, weights, args):
+    at_point = lambda w: fn(tree.mix(w, endpoints), *args)
+    return for_each(at_point, at_once=at_once)(weights)
+
+
+def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
+    r"""The highest excess of the loss along a path over the straight line between its ends.
+
+    .. math:: \max_p \; L_p - \big((1 - t_p) L_1 + t_p L_P\big),
+              \qquad t_p = \frac{\alpha_p - \alpha_1}{\alpha_P - \alpha_1}
+
+    With equal losses at the ends this is the linear interpolation instability of Frankle et al.,
+    who subtract the mean of the two ends.
+
+    Args:
+      losses: `[P]`, `P >= 2`, along the path; the ends come first and last. Any quantity of which
+        less is better, in its own unit.
+      alphas: `[P]`, increasing positions on the path.
+
+    Returns:
+      A scalar in the unit of the losses, at least 0 because the ends themselves have no excess.
+      With few points it is a lower bound.
+
+    Raises:
+      ValueError: the two are not vectors of one length of at least 2, or concrete `alphas` do not
+        increase.
+
+    Reference:
+      Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2;
+      relative to the straight line: Entezari et al. 2022, "The Role of Permutation Invariance in
+      Linear Mode Connectivity of Neural Networks", section 2.
+
+    Example:
+      >>> barrier(jnp.array([1.0, 5.0, 2.0]), jnp.array([0.0, 0.5, 1.0]))
+      Array(3.5, dtype=float32)
+    """
+    losses, alphas = jnp.asarray(losses), jnp.asarray(alphas)
+    if losses.shape != alphas.shape or losses.ndim != 1 or losses.size < 2:
+        raise ValueError(
+            f"losses has shape {list(losses.shape)} and alphas {list(alphas.shape)}; "
+            "give vectors of one length of at least 2."
+        )
+    if not isinstance(alphas, jax.core.Tracer):
+        steps = np.diff(np.asarray(alphas, np.float64))
+        if not (steps > 0).all():
+            p = int(np.argmin(steps > 0))
+            raise ValueError(
+                f"alphas goes from {float(alphas[p]):g} to {float(alphas[p + 1]):g} at entry "
+                f"{p + 1}; sort the points so that alphas increases."
+            )
+    dtype = tree.wider_dtype(losses, alphas, jnp.float32)
+    losses, alphas = losses.astype(dtype), alphas.astype(dtype)
+    t = (alphas - alphas[0]) / (alphas[-1] - alphas[0])
+    return (losses - ((1 - t) * losses[0] + t * losses[-1])).max()
+
+
+def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
+    r"""A random direction whose filters are as large as those of a network.
+
+    .. math:: d_{ij} \leftarrow \frac{d_{ij}}{\|d_{ij}\|} \, \|\theta_{ij}\|,
+              \qquad d_{ij} \sim \mathcal{N}(0, I)
+
+    for filter `j` of kernel `i`: all that leads to one output, i.e. one index of the last axis. A
+    rectifier network does not change when a filter is scaled up and the next layer down, so steps
+    of one length mean something only relative to the filter. Biases and the parameters of
+    normalisation layers, which are not kernels (`is_kernel`), do not move, the default of Li et al.
+
+    Args:
+      key: a random key.
+      params: one network, leaves `[...]`.
+
+    Returns:
+      A tree like `params`, in its dtypes.
+
+    Reference:
+      Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4.
+
+    Example:
+      A two-dimensional slice is a mixture of the network and two directions, with weights (1, x, y):
+
+      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+      >>> keys = jax.random.split(jax.random.key(0))
+      >>> directions = [filter_normalized_direction(key, params) for key in keys]
+      >>> x, y = (c.ravel() for c in jnp.meshgrid(jnp.linspace(-1, 1, 5), jnp.linspace(-1, 1, 5)))
+      >>> weights = jnp.stack([jnp.ones_like(x), x, y], axis=1)
+      >>> loss_fn = lambda params: jnp.sum((params["kernel"] - 1) ** 2)
+      >>> losses = along(loss_fn, tree.stack([params, *directions]), weights).reshape(5, 5)
+      >>> losses[2, 2], losses[2, 4]  # at the network, and at the end of the first direction
+      (Array(0., dtype=float32), Array(6., dtype=float32))
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    keys = treedef.unflatten(jax.random.split(key, len(leaves)))
+
+    def direction(path, x, key):
+        if not is_kernel(path, x[None]):
+            return jnp.zeros_like(x)
+        dtype = tree.wider_dtype(x, jnp.float32)
+        noise = jax.random.normal(key, x.shape, dtype)
+        norm = lambda d: jnp.linalg.norm(d.reshape(-1, d.shape[-1]), axis=0)
+        scale = norm(x.astype(dtype)) / norm(noise)
+        return (noise * jnp.broadcast_to(scale, x.shape)).astype(x.dtype)
+
+    return jax.tree.map_with_path(direction, params, keys)
+
+
+def top_hessian_eigenvalue(
+    loss_fn: Callable[[PyTree], jax.Array],
+    params: PyTree,
+    key: jax.Array,
+    *,
+    num_iterations: int,
+) -> jax.Array:
+    r"""The largest eigenvalue of the Hessian of a loss, by Lanczos iteration.
+
+    .. math:: \lambda_{\max} = \max_{v \neq 0} \frac{v^\top H v}{v^\top v},
+              \qquad H = \nabla^2 L(\theta)
+
+    the maximum being taken over the Krylov space of a random vector instead of all `v`. Each
+    iteration is one product `H v` (forward over reverse mode, about the cost of two gradients), and
+    memory holds three vectors of the size of the network beside what that product needs: vectors
+    are not orthogonalised again, which repeats converged eigenvalues and leaves the largest alone.
+
+    Args:
+      loss_fn: `network -> scalar`, twice differentiable, over the data that it closes over.
+      params: one network of floating leaves, `[...]`.
+      key: a random key, for the first vector.
+      num_iterations: `m >= 1`, static. Ten to thirty are enough for a network's outliers; more
+        never lower the result. Of `m` at least the number of parameters it is exact.
+
+    Returns:
+      The largest *algebraic* eigenvalue, a scalar of at least float32: a lower bound, up to
+      rounding, negative only where the loss is concave in all directions. A negative one that is
+      larger in magnitude is not seen: for the smallest eigenvalue negate the loss and the result.
+
+    Raises:
+      ValueError: `num_iterations` is below 1.
+
+    Reference:
+      Lanczos 1950; without reorthogonalisation: Paige 1976, "Error Analysis of the Lanczos
+      Algorithm for Tridiagonalizing a Symmetric Matrix". Of networks: Ghorbani et al. 2019, "An
+      Investigation into Neural Net Optimization via Hessian Eigenvalue Density".
+
+    Example:
+      >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)
+      >>> top_hessian_eigenvalue(loss_fn, jnp.ones(3), jax.random.key(0), num_iterations=3)
+      Array(3.00, dtype=float32)
+    """
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations={num_iterations} finds no eigenvalue; use at least 1.")
+    leaves, treedef = jax.tree.flatten(params)
+    dtype = tree.wider_dtype(jnp.float32, *leaves)
+
+    def product(v):
+        tangent = jax.tree.map(lambda v, x: v.astype(x.dtype), v, params)
+        _, out = jax.jvp(jax.grad(loss_fn), (params,), (tangent,))
+        return jax.tree.map(lambda x: x.astype(dtype), out)
+
+    def step(carry, _):
+        previous, v, beta = carry
+        w = _minus(product(v), beta, previous)
+        alpha = _dot(v, w)
+        w = _minus(w, alpha, v)
+        beta = jnp.sqrt(_dot(w, w))
+        return (v, _over(w, beta), beta), (alpha, beta)
+
+    keys = jax.random.split(key, len(leaves))
+    start = [jax.random.normal(k, x.shape, dtype) for k, x in zip(keys, leaves, strict=True)]
+    start = treedef.unflatten(start)
+    start = _over(start, jnp.sqrt(_dot(start, start)))
+    carry = (jax.tree.map(jnp.zeros_like, start), start, jnp.zeros((), dtype))
+    _, (alphas, betas) = jax.lax.scan(step, carry, length=num_iterations)
+    # Where the Krylov space ended, all that follows is zero and no eigenvalue. The first Rayleigh
+    # quotient may stand there: it is never above the largest.
+    ended = jnp.concatenate([jnp.zeros(1, bool), betas[:-1] == 0])
+    diagonal = jnp.diag(jnp.where(ended, alphas[0], alphas))
+    beside = jnp.diag(betas[:-1], 1)
+    return jnp.linalg.eigvalsh(diagonal + beside + beside.T)[-1]
+
+
+def _check_triangle(g: np.ndarray) -> None:
+    """Refuses a triangle without a plane, given the inner products of its first two sides."""
+    if not np.isfinite(g).all():
+        raise ValueError(
+            f"The squared distances of networks 1 and 2 from network 0 are {g[0, 0]:g} and "
+            f"{g[1, 1]:g}; a plane needs networks of finite weights, so leave out the diverged one."
+        )
+    squared = {(0, 1): g[0, 0], (0, 2): g[1, 1], (1, 2): g[0, 0] + g[1, 1] - 2 * g[0, 1]}
+    distances = {pair: np.sqrt(max(d, 0)) for pair, d in squared.items()}
+    near, longest = min(distances, key=distances.get), max(distances.values())
+    if not distances[near] > _THINNEST * longest:
+        raise ValueError(
+            f"Networks {near[0]} and {near[1]} are {distances[near]:.3g} apart and the farthest "
+            f"two {longest:.3g}: no plane is determined when two of three coincide; "
+            f"choose three that are all more than {_THINNEST * longest:.3g} apart."
+        )
+    height = np.sqrt(max(np.linalg.det(g), 0)) / longest
+    if not height > _THINNEST * longest:
+        raise ValueError(
+            f"The three networks are collinear: their triangle has a longest side of {longest:.3g} "
+            f"and a height of {height:.3g}, not above {_THINNEST * longest:.3g}; choose a third "
+            "network that is not on the line of the other two, as a line's midpoint is."
+        )
+
+
+def _dot(a: PyTree, b: PyTree) -> jax.Array:
+    products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST), a, b)
+    return jax.tree.reduce(operator.add, products)
+
+
+def _minus(a: PyTree, scale: jax.Array, b: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, y: x - scale * y, a, b)
+
+
+def _over(a: PyTree, norm: jax.Array) -> PyTree:
+    """`a / norm`, or zeros where the norm is zero."""
+    return jax.tree.map(lambda x: x / jnp.where(norm > 0, norm, 1), a)

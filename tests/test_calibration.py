@@ -1,0 +1,351 @@
+"""Temperatures against SciPy, and choices of a point against exhaustive search."""
+
+import functools
+
+import chex
+import hypothesis.extra.numpy as npst
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+import scipy.special
+from hypothesis import given
+from stacks import arbitrary, normal
+
+from subspace_jax import bezier, ensemble, layerwise, line, metrics, simplex
+from subspace_jax.calibration import (
+    apply_ensemble_temperature,
+    apply_temperature,
+    choose_point,
+    fit_ensemble_temperature,
+    fit_temperature,
+    optimize_coords,
+)
+
+N, K, M = 40, 4, 3
+MODES = ("per_member", "after_average")
+AVERAGES = ("probability", "logit")
+
+
+def make_batch(seed, *leading, sharpness=3.0):
+    """Logits `[*leading, N, K]` that are too confident, labels and weights 0 to 3."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, K, N)
+    logits = sharpness * (rng.normal(size=(*leading, N, K)) + np.eye(K)[labels])
+    return logits.astype(np.float32), labels, (rng.permutation(N) % 4).astype(np.float32)
+
+
+def nll(logits, labels, weights=None, temperature=1.0):
+    """In float64."""
+    log_probs = scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
+    return np.average(-log_probs[np.arange(len(labels)), labels], weights=weights)
+
+
+def best_temperature(logits, labels, weights=None):
+    result = scipy.optimize.minimize_scalar(
+        lambda log_t: nll(logits, labels, weights, np.exp(log_t)),
+        bounds=(np.log(0.01), np.log(100)),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return np.exp(result.x)
+
+
+# One network
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+@pytest.mark.parametrize("sharpness", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_temperature_is_the_minimum_that_scipy_finds(seed, sharpness, weighted):
+    logits, labels, weights = make_batch(seed, sharpness=sharpness)
+    weights = weights if weighted else None
+    expected = best_temperature(logits, labels, weights)
+    np.testing.assert_allclose(
+        fit_temperature(logits, labels, weights=weights), expected, rtol=1e-4
+    )
+
+
+def test_temperature_of_a_known_distribution():
+    logits = 4 * normal(0, 20_000, K)
+    labels = jax.random.categorical(jax.random.key(0), jnp.asarray(logits) / 2.5)
+    np.testing.assert_allclose(fit_temperature(logits, labels), 2.5, rtol=0.03)
+
+
+@arbitrary
+@given(
+    npst.arrays(np.float32, (8, 3), elements=st.floats(-50, 50, width=32)),
+    npst.arrays(np.int32, 8, elements=st.integers(0, 2)),
+    npst.arrays(np.float32, 8, elements=st.sampled_from([0.0, 1.0, 2.5])),
+)
+def test_temperature_is_finite_and_never_worse_than_none(logits, labels, weights):
+    temperature = float(fit_temperature(logits, labels, weights=weights))
+    assert 0.0099 < temperature < 100.1
+    if weights.any():
+        scaled = nll(logits, labels, weights, temperature)
+        assert scaled <= nll(logits, labels, weights) * (1 + 1e-4) + 1e-5
+
+
+def test_temperature_scales_with_the_logits():
+    logits, labels, _ = make_batch(0)
+    doubled = fit_temperature(2 * logits, labels)
+    np.testing.assert_allclose(doubled, 2 * fit_temperature(logits, labels), rtol=1e-4)
+    shifted = fit_temperature(logits + normal(1, N, 1), labels)
+    np.testing.assert_allclose(shifted, fit_temperature(logits, labels), rtol=1e-4)
+    of_log_probs = fit_temperature(jax.nn.log_softmax(logits), labels)
+    np.testing.assert_allclose(of_log_probs, fit_temperature(logits, labels), rtol=1e-4)
+
+
+def test_weights_count_examples_and_padding_has_no_effect():
+    logits, labels, weights = make_batch(0)
+    repeated = [np.repeat(x, weights.astype(int), axis=0) for x in (logits, labels)]
+    expected = fit_temperature(*repeated)
+    logits[weights == 0], labels[weights == 0] = np.nan, -1
+    np.testing.assert_allclose(
+        fit_temperature(logits, labels, weights=weights), expected, rtol=1e-4
+    )
+
+
+ZEROS = np.zeros(5, int)
+DEGENERATE = {
+    "all right": (0.1 * np.eye(3)[ZEROS], ZEROS, None, 0.01),
+    "all wrong": (np.eye(3)[ZEROS + 1], ZEROS, None, 100),
+    "equal logits": (np.ones((5, 3)), ZEROS, None, 1),
+    "one class": (np.ones((5, 1)), ZEROS, None, 1),
+    "no weight": (np.eye(3)[ZEROS], ZEROS, np.zeros(5), 1),
+    "already certain": (1000 * np.eye(3)[ZEROS], ZEROS, None, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "weights", "expected"), DEGENERATE.values(), ids=DEGENERATE
+)
+def test_degenerate_data_give_a_finite_temperature(logits, labels, weights, expected):
+    temperature = fit_temperature(logits.astype(np.float32), labels, weights=weights)
+    np.testing.assert_allclose(temperature, expected, rtol=1e-5)
+
+
+def test_impossible_classes_have_no_effect():
+    logits, labels, _ = make_batch(0)
+    masked = np.concatenate([logits, np.full((N, 2), -np.inf, np.float32)], axis=1)
+    np.testing.assert_allclose(
+        fit_temperature(masked, labels), fit_temperature(logits, labels), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("spoil", ["nan logit", "label outside", "impossible label"])
+def test_invalid_examples_give_nan(spoil):
+    logits, labels, _ = make_batch(0)
+    if spoil == "label outside":
+        labels[0] = K
+    else:
+        logits[0, labels[0]] = np.nan if spoil == "nan logit" else -np.inf
+    assert np.isnan(fit_temperature(logits, labels))
+
+
+def test_an_empty_validation_split_is_refused():
+    with pytest.raises(ValueError, match="0 validation examples; hold out at least 1 of the train"):
+        fit_temperature(np.ones((0, K)), np.zeros(0, int))
+    for mode in MODES:
+        with pytest.raises(ValueError, match="0 validation examples; hold out at least 1"):
+            fit_ensemble_temperature(np.ones((M, 0, K)), np.zeros(0, int), mode=mode)
+
+
+def test_applying_a_temperature_divides_and_keeps_the_predictions():
+    logits, labels, _ = make_batch(0)
+    scaled = apply_temperature(logits, fit_temperature(logits, labels))
+    np.testing.assert_array_equal(scaled.argmax(axis=1), logits.argmax(axis=1))
+    np.testing.assert_allclose(apply_temperature(logits, 4.0), logits / 4)
+    assert apply_temperature(jnp.asarray(logits, jnp.bfloat16), 4.0).dtype == jnp.float32
+
+
+def test_temperatures_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"shape \[2\] do not fit logits of shape \[3, 40, 4\]"):
+        apply_temperature(np.ones((M, N, K)), np.ones(2))
+    with pytest.raises(ValueError, match="give a scalar, or one per member"):
+        apply_temperature(np.ones((N, K)), np.ones(N))
+
+
+# Ensembles
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_temperatures_of_members_are_those_of_each_alone(average):
+    logits, labels, weights = make_batch(0, M)
+    kwargs = {"average": average, "mode": "per_member"}
+    temperatures = fit_ensemble_temperature(logits, labels, weights=weights, **kwargs)
+    alone = [fit_temperature(member, labels, weights=weights) for member in logits]
+    np.testing.assert_allclose(temperatures, alone, rtol=1e-6)
+    members = logits / np.asarray(alone)[:, None, None]
+    np.testing.assert_allclose(
+        apply_ensemble_temperature(logits, temperatures, **kwargs),
+        ensemble(members, average),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_temperature_after_the_average_is_the_best_for_it(average):
+    logits, labels, weights = make_batch(0, M)
+    kwargs = {"average": average, "mode": "after_average"}
+    temperature = fit_ensemble_temperature(logits, labels, weights=weights, **kwargs)
+    expected = best_temperature(ensemble(logits, average), labels, weights)
+    np.testing.assert_allclose(temperature, expected, rtol=1e-4)
+    log_probs = apply_ensemble_temperature(logits, temperature, **kwargs)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
+    calibrated = metrics.nll(log_probs, labels, weights=weights)
+    assert calibrated < metrics.nll(ensemble(logits, average), labels, weights=weights)
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
+    logits, _, _ = make_batch(0, M)
+    ones = np.ones(M if mode == "per_member" else ())
+    log_probs = apply_ensemble_temperature(logits, ones, average=average, mode=mode)
+    np.testing.assert_allclose(log_probs, ensemble(logits, average), rtol=1e-4, atol=1e-5)
+
+
+def test_both_modes_agree_on_an_ensemble_of_equal_members():
+    logits, labels, _ = make_batch(0)
+    equal = np.stack([logits] * M)
+    for mode in MODES:
+        temperature = fit_ensemble_temperature(equal, labels, mode=mode)
+        np.testing.assert_allclose(temperature, fit_temperature(logits, labels), rtol=1e-4)
+
+
+def test_unknown_modes_and_averages_are_refused():
+    logits, labels, _ = make_batch(0, M)
+    for fit in (fit_ensemble_temperature, apply_ensemble_temperature):
+        with pytest.raises(ValueError, match="mode='members' is unknown; use 'per_member' or"):
+            fit(logits, labels, mode="members")
+    for mode in MODES:
+        with pytest.raises(ValueError, match="average='mean' is unknown"):
+            fit_ensemble_temperature(logits, labels, average="mean", mode=mode)
+
+
+# The point
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_chosen_point_is_the_best_of_a_loop(seed, weighted):
+    logits, labels, weights = make_batch(seed, 5)
+    weights = weights if weighted else None
+    losses = [nll(point, labels, weights) for point in logits]
+    assert int(choose_point(logits, labels, weights=weights)) == np.argmin(losses)
+    accuracies = [np.average(p.argmax(axis=1) == labels, weights=weights) for p in logits]
+    by_accuracy = choose_point(logits, labels, criterion="accuracy", weights=weights)
+    assert int(by_accuracy) == np.argmax(accuracies)
+
+
+@pytest.mark.parametrize("criterion", ["nll", "accuracy"])
+def test_the_first_of_equal_points_is_chosen_and_never_a_diverged_one(criterion):
+    logits, labels, _ = make_batch(0)
+    points = np.stack([logits * np.nan, logits, logits])
+    assert int(choose_point(points, labels, criterion=criterion)) == 1
+    assert int(choose_point(points[:1], labels, criterion=criterion)) == 0
+
+
+def test_points_that_cannot_be_compared_are_refused():
+    logits, labels, _ = make_batch(0, 5)
+    with pytest.raises(ValueError, match="criterion='ece' is unknown; use 'nll' or 'accuracy'"):
+        choose_point(logits, labels, criterion="ece")
+    for shape in [(N, K), (0, N, K), (2, 0, K)]:
+        with pytest.raises(ValueError, match="give .* at least 1 point at at least 1 validation"):
+            choose_point(np.ones(shape), labels)
+
+
+ENDPOINTS = {
+    "a": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(3)},
+    "b": {"kernel": jnp.zeros(3)},
+}
+
+
+def distance_to(target):
+    return lambda coords: jnp.sum((coords - jnp.asarray(target)) ** 2)
+
+
+@pytest.mark.parametrize("subspace", [line(), bezier(2)], ids=["line", "curve"])
+@pytest.mark.parametrize("target", [0.1, 0.5, 0.8])
+def test_gradient_finds_the_best_alpha(subspace, target):
+    coords = optimize_coords(distance_to(np.float32(target)), subspace, ENDPOINTS)
+    chex.assert_shape(coords, ())
+    np.testing.assert_allclose(coords, target, atol=1e-2)
+
+
+def test_gradient_finds_the_best_barycentric_coordinates():
+    target = np.array([0.1, 0.3, 0.6], np.float32)
+    coords = optimize_coords(distance_to(target), simplex(3), ENDPOINTS, num_steps=200)
+    np.testing.assert_allclose(coords, target, atol=1e-2)
+    np.testing.assert_allclose(coords.sum(), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_endpoints", [None, 3], ids=["line", "simplex"])
+def test_gradient_finds_the_best_point_of_every_layer(num_endpoints):
+    targets = {"a": 0.2, "b": 0.7}
+    if num_endpoints:
+        subspace = layerwise(simplex(num_endpoints))
+        targets = {name: np.array([t, 1 - t - 0.1, 0.1], np.float32) for name, t in targets.items()}
+    else:
+        subspace, targets = layerwise(line()), jax.tree.map(np.float32, targets)
+
+    @jax.jit
+    def loss(coords):
+        return sum(distance_to(targets[name])(coords[name]["kernel"]) for name in targets)
+
+    coords = optimize_coords(loss, subspace, ENDPOINTS, num_steps=200)
+    chex.assert_trees_all_equal_structs(coords, ENDPOINTS)
+    chex.assert_trees_all_equal(coords["a"]["bias"], coords["a"]["kernel"])
+    for name, target in targets.items():
+        np.testing.assert_allclose(coords[name]["kernel"], target, atol=1e-2)
+
+
+def test_the_result_is_never_worse_than_the_midpoint():
+    wild = optax.sgd(1e3)
+    subspace, best = simplex(3), np.full(3, 1 / 3, np.float32) + np.float32([0.01, 0, -0.01])
+    coords = optimize_coords(distance_to(best), subspace, ENDPOINTS, optimizer=wild, num_steps=5)
+    assert distance_to(best)(coords) <= distance_to(best)(subspace.center)
+
+
+def test_a_diverged_step_is_not_chosen():
+    loss = lambda alpha: jnp.where(alpha > 0.52, jnp.nan, -alpha)
+    assert 0.5 <= float(optimize_coords(loss, line(), ENDPOINTS)) <= 0.52
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="num_steps=0 finds only the midpoint; take at least 1"):
+        optimize_coords(distance_to(0.5), line(), ENDPOINTS, num_steps=0)
+
+
+def test_a_point_and_its_temperature_can_be_chosen_together():
+    x, endpoints = normal(0, N, 5), jnp.asarray(4 * normal(1, 2, 5, K))
+    truth = x @ np.asarray(line().point(endpoints, 0.3)) / 4
+    labels = np.asarray(jax.random.categorical(jax.random.key(0), truth))
+
+    @jax.jit
+    def calibrated_nll(alpha):
+        logits = x @ line().point(endpoints, alpha)
+        logits = apply_temperature(logits, fit_temperature(logits, labels))
+        return metrics.nll(jax.nn.log_softmax(logits), labels)
+
+    for alpha in (0.2, 0.6):  # at the best temperature, the gradient is that of the whole function
+        step = 1e-2
+        slope = (calibrated_nll(alpha + step) - calibrated_nll(alpha - step)) / (2 * step)
+        np.testing.assert_allclose(jax.grad(calibrated_nll)(alpha), slope, rtol=0.05, atol=2e-3)
+    chosen = calibrated_nll(optimize_coords(calibrated_nll, line(), endpoints))
+    grid = [float(calibrated_nll(alpha)) for alpha in np.linspace(0, 1, 41, dtype=np.float32)]
+    assert chosen <= min(grid) + 1e-4
+
+
+def test_everything_about_temperatures_can_be_jitted():
+    logits, labels, _ = make_batch(0, M)
+    fit = jax.jit(functools.partial(fit_ensemble_temperature, mode="per_member"))
+    np.testing.assert_allclose(
+        fit(logits, labels), fit_ensemble_temperature(logits, labels, mode="per_member"), rtol=1e-6
+    )
+    assert int(jax.jit(choose_point)(logits, labels)) == int(choose_point(logits, labels))

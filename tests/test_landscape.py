@@ -1,0 +1,393 @@
+"""Planes, paths, directions and curvature against geometry and dense linear algebra in float64."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+from stacks import SEEDS, arbitrary, device, normal
+
+from subspace_jax import landscape, line, mix, recalibrate, stack
+
+RIGHT_ANGLE = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
+
+
+def make_endpoints(seed, offset=0.0):
+    """Three networks around a common one, far from the origin or not."""
+    return {
+        "dense": {"kernel": offset + normal(seed, 3, 4, 5), "bias": normal(seed + 1, 3, 5)},
+        "scale": normal(seed + 2, 3),
+    }
+
+
+def vectors(endpoints):
+    """Networks as float64 vectors [n, d]."""
+    leaves = [np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(endpoints)]
+    return np.concatenate(leaves, axis=1).astype(float)
+
+
+def at(plane, xy, endpoints):
+    """The networks at points [P, 2], as vectors [P, d]."""
+    return vectors(jax.vmap(mix, in_axes=(0, None))(plane.weights(xy), endpoints))
+
+
+def pairwise(points):
+    return np.linalg.norm(points[:, None] - points[None, :], axis=-1)
+
+
+@arbitrary
+@given(seed=SEEDS, offset=st.sampled_from([0.0, 30.0]), size=st.sampled_from([0.1, 1.0, 100.0]))
+def test_the_plane_is_isometric(seed, offset, size):
+    endpoints = device(make_endpoints(seed, offset))
+    plane = landscape.plane(endpoints)
+    xy = size * normal(seed, 6, 2)
+    # The networks of the plane are float32: far from the origin their weights are rounded.
+    atol = 3e-6 * np.abs(at(plane, xy, endpoints)).max() * np.sqrt(26)
+    np.testing.assert_allclose(
+        pairwise(at(plane, xy, endpoints)), pairwise(xy.astype(float)), rtol=1e-4, atol=atol
+    )
+
+
+@arbitrary
+@given(seed=SEEDS, offset=st.sampled_from([0.0, 30.0]))
+def test_coordinates_are_those_of_the_three_networks(seed, offset):
+    endpoints = device(make_endpoints(seed, offset))
+    plane = landscape.plane(endpoints)
+    chex.assert_trees_all_close(plane.weights(plane.coordinates), jnp.eye(3), atol=1e-5)
+    np.testing.assert_allclose(
+        pairwise(np.asarray(plane.coordinates)), pairwise(vectors(endpoints)), rtol=1e-5
+    )
+    x, y = plane.coordinates.T
+    assert x[0] == y[0] == y[1] == 0
+    assert x[1] > 0
+    assert y[2] > 0
+
+
+@arbitrary
+@given(seed=SEEDS)
+def test_weights_sum_to_one(seed):
+    plane = landscape.plane(device(make_endpoints(seed)))
+    total = plane.weights(10 * normal(seed, 2, 7, 2)).sum(-1)
+    chex.assert_trees_all_close(total, jnp.ones((2, 7)), atol=1e-5)
+
+
+def test_an_axis_is_one_unit_of_weight_distance():
+    plane = landscape.plane(RIGHT_ANGLE)
+    np.testing.assert_allclose(mix(plane.weights([1.5, -3.0]), RIGHT_ANGLE), [1.5, -3.0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_plane_is_at_least_float32(dtype):
+    endpoints = jax.tree.map(lambda x: jnp.asarray(x, dtype), make_endpoints(0))
+    plane = landscape.plane(endpoints)
+    chex.assert_type(list(plane), jnp.float32)
+    expected = pairwise(vectors(endpoints))
+    np.testing.assert_allclose(pairwise(np.asarray(plane.coordinates)), expected, rtol=5e-3)
+
+
+def test_the_plane_works_under_jit():
+    endpoints = device(make_endpoints(0))
+    compiled = jax.jit(lambda e: landscape.grid(landscape.plane(e), 3))(endpoints)
+    chex.assert_trees_all_close(
+        compiled, landscape.grid(landscape.plane(endpoints), 3), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_another_number_of_networks_has_no_plane():
+    with pytest.raises(ValueError, match="3 networks but the stack holds 2; stack the three"):
+        landscape.plane(jnp.ones((2, 4)))
+
+
+def test_collinear_networks_have_no_plane():
+    endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (100,)))
+    with_midpoint = stack([*endpoints, line().midpoint(endpoints)])
+    with pytest.raises(ValueError, match=r"collinear.* longest side of 1\d.* height of .*; choose"):
+        landscape.plane(with_midpoint)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
+def test_coincident_networks_have_no_plane(pair):
+    networks = [jnp.zeros(2)] * 3
+    (apart,) = {0, 1, 2} - set(pair)
+    networks[apart] = jnp.array([3.0, 4.0])
+    message = f"Networks {pair[0]} and {pair[1]} are 0 apart and the farthest two 5: .*; choose"
+    with pytest.raises(ValueError, match=message):
+        landscape.plane(stack(networks))
+
+
+def test_one_network_thrice_has_no_plane():
+    with pytest.raises(ValueError, match="are 0 apart and the farthest two 0"):
+        landscape.plane(jnp.ones((3, 4)))
+
+
+def test_diverged_networks_have_no_plane():
+    with pytest.raises(ValueError, match="are nan and .*finite"):
+        landscape.plane(RIGHT_ANGLE.at[1, 0].set(jnp.nan))
+
+
+@arbitrary
+@given(seed=SEEDS, resolution=st.integers(2, 6), margin=st.floats(0, 1))
+def test_a_grid_is_square_and_covers_the_triangle(seed, resolution, margin):
+    plane = landscape.plane(device(make_endpoints(seed)))
+    xy = np.asarray(landscape.grid(plane, resolution, margin))
+    assert xy.shape == (resolution, resolution, 2)
+    spans = np.diff(xy[0, :, 0]), np.diff(xy[:, 0, 1])
+    np.testing.assert_allclose(np.concatenate(spans), spans[0][0], rtol=1e-4)
+    assert np.ptp(xy[:, :, 0], axis=0).max() == np.ptp(xy[:, :, 1], axis=1).max() == 0
+    corners = np.asarray(plane.coordinates)
+    room = margin * np.ptp(corners, axis=0).max() - 1e-4
+    assert (corners - room >= xy[0, 0]).all()
+    assert (corners + room <= xy[-1, -1]).all()
+
+
+def test_grid_weights_are_in_the_order_of_the_rows():
+    plane = landscape.plane(RIGHT_ANGLE)
+    xy = landscape.grid(plane, 4)
+    points = landscape.along(lambda w: w, RIGHT_ANGLE, landscape.grid_weights(plane, xy))
+    chex.assert_trees_all_close(points.reshape(4, 4, 2), xy, atol=1e-5)
+
+
+def test_grids_that_cover_nothing_are_refused():
+    plane = landscape.plane(RIGHT_ANGLE)
+    with pytest.raises(ValueError, match="resolution 1 covers no area; use at least 2"):
+        landscape.grid(plane, 1)
+    with pytest.raises(ValueError, match=r"margin of -0.1 cuts the triangle"):
+        landscape.grid(plane, 5, -0.1)
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2, 7])
+def test_along_maps_over_mixtures(at_once):
+    endpoints, weights, x = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3)), jnp.ones(4)
+
+    def fn(params, x):
+        return {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
+
+    expected = [fn(mix(w, endpoints), x) for w in weights]
+    actual = landscape.along(fn, endpoints, weights, x, at_once=at_once)
+    chex.assert_trees_all_close(actual, stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_along_is_compiled_once_for_a_function():
+    traces = []
+
+    def fn(params, x):
+        traces.append(1)
+        return jnp.sum(params * x)
+
+    for x in (1.0, 2.0):
+        landscape.along(fn, RIGHT_ANGLE, jnp.eye(3), jnp.float32(x))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(("at_once", "networks"), [(None, 1), (4, 4)])
+def test_along_holds_few_networks_at_a_time(at_once, networks):
+    endpoints = jax.ShapeDtypeStruct((3, 250, 1000), jnp.float32)
+    weights = jax.ShapeDtypeStruct((64, 3), jnp.float32)
+
+    def losses(endpoints, weights):
+        return landscape.along(lambda w: jnp.sum(w**2), endpoints, weights, at_once=at_once)
+
+    memory = jax.jit(losses).lower(endpoints, weights).compile().memory_analysis()
+    one = 4 * 250 * 1000
+    assert memory.temp_size_in_bytes < 2.5 * networks * one
+
+
+def test_along_refuses_other_weights():
+    with pytest.raises(ValueError, match=r"shape \[5, 2\] but the stack holds 3 networks; give"):
+        landscape.along(jnp.sum, RIGHT_ANGLE, jnp.ones((5, 2)))
+    with pytest.raises(ValueError, match=r"shape \[3\] but the stack holds 3"):
+        landscape.along(jnp.sum, RIGHT_ANGLE, jnp.ones(3))
+
+
+def test_statistics_of_a_grid_are_recalibrated_in_one_pass():
+    endpoints = jnp.asarray(normal(0, 3, 4, 2))
+    weights = jnp.asarray(normal(1, 5, 3))
+    batches = [jnp.asarray(normal(2 + b, 6 + b, 4)) for b in range(3)]
+
+    def stats_fn(kernel, x):
+        out = x @ kernel
+        return {"mean": out.mean(0), "var": out.var(0)}
+
+    stats_at = lambda where, batch: landscape.along(stats_fn, *where, batch)
+    pooled = recalibrate(stats_at, (endpoints, weights), batches).stats
+    everything = jnp.concatenate(batches)
+    expected = [stats_fn(mix(w, endpoints), everything) for w in weights]
+    chex.assert_trees_all_close(pooled, stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@arbitrary
+@given(seed=SEEDS, slope=st.floats(-5, 5, width=32), height=st.floats(0, 9, width=32))
+def test_a_tilt_of_the_loss_does_not_change_its_barrier(seed, slope, height):
+    alphas = np.sort(np.random.default_rng(seed).uniform(size=9))
+    t = (alphas - alphas[0]) / (alphas[-1] - alphas[0])
+    losses = 2 + slope * alphas + height * t * (1 - t)
+    expected = height * (t * (1 - t)).max()
+    actual = landscape.barrier(losses.astype(np.float32), alphas.astype(np.float32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_valley_has_no_barrier():
+    assert landscape.barrier([3.0, 1.0, 2.0], [0.0, 0.5, 1.0]) == 0
+
+
+def test_a_barrier_that_diverges_is_seen():
+    assert np.isposinf(landscape.barrier([3.0, np.inf, 2.0], [0.0, 0.5, 1.0]))
+    assert np.isnan(landscape.barrier([3.0, np.nan, 2.0], [0.0, 0.5, 1.0]))
+
+
+def test_barrier_works_under_jit_and_strict_promotion():
+    losses = jnp.array([1, 5, 2], jnp.bfloat16)
+    assert jax.jit(landscape.barrier)(losses, jnp.array([0.0, 0.5, 1.0])) == 3.5
+
+
+def test_barrier_refuses_what_is_no_path():
+    with pytest.raises(ValueError, match=r"losses has shape \[3\] and alphas \[2\]; give vectors"):
+        landscape.barrier(jnp.ones(3), jnp.ones(2))
+    with pytest.raises(ValueError, match="length of at least 2"):
+        landscape.barrier(jnp.ones(1), jnp.ones(1))
+    with pytest.raises(ValueError, match="from 0.5 to 0.25 at entry 2; sort the points"):
+        landscape.barrier(jnp.ones(3), jnp.array([0.0, 0.5, 0.25]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_filters_of_a_direction_are_as_large_as_the_network(dtype):
+    network = {
+        "conv": {"kernel": normal(0, 3, 3, 2, 4), "bias": normal(1, 4)},
+        "norm": {"scale": 1 + normal(2, 4)},
+        "dense": {"kernel": normal(3, 5, 3), "temperature": normal(4)},
+    }
+    network["conv"]["kernel"][..., 1] = 0  # a dead filter stays dead
+    network = jax.tree.map(lambda x: jnp.asarray(x, dtype), network)
+    direction = landscape.filter_normalized_direction(jax.random.key(0), network)
+    chex.assert_trees_all_equal_shapes_and_dtypes(direction, network)
+    for layer in ("conv", "dense"):
+        kernels = (np.asarray(p[layer]["kernel"], float) for p in (direction, network))
+        norms = [np.linalg.norm(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels]
+        np.testing.assert_allclose(*norms, rtol=1e-2 if dtype == jnp.bfloat16 else 1e-5)
+    rest = [direction["conv"]["bias"], direction["norm"], direction["dense"]["temperature"]]
+    chex.assert_trees_all_equal(rest, jax.tree.map(jnp.zeros_like, rest))
+
+
+def test_directions_are_gaussian_and_independent():
+    network = [jnp.ones((2000, 2))] * 2
+    keys = jax.random.split(jax.random.key(0))
+    (a, b), (c, _) = (landscape.filter_normalized_direction(key, network) for key in keys)
+    assert abs(np.mean(np.asarray(a) ** 4) - 3) < 0.4  # the kurtosis of a Gaussian
+    for other in (b, c):
+        assert abs(jnp.mean(a * other)) < 0.1
+
+
+def symmetric(eigenvalues, seed=0):
+    basis, _ = np.linalg.qr(normal(seed, len(eigenvalues), len(eigenvalues)))
+    return (basis * np.asarray(eigenvalues, np.float32)) @ basis.T
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def top_of_quadratic(matrix, num_iterations, seed=0):
+    """Of a loss whose Hessian is the matrix, on a tree of two leaves."""
+
+    def loss_fn(params):
+        w = jnp.concatenate([params["a"].ravel(), params["b"]])
+        return 0.5 * w @ matrix @ w
+
+    n = len(matrix)
+    params = {"a": jnp.ones((1, n // 2)), "b": jnp.ones(n - n // 2)}
+    return top(loss_fn, params, num_iterations, seed)
+
+
+def top(loss_fn, params, num_iterations, seed=0):
+    return landscape.top_hessian_eigenvalue(
+        loss_fn, params, jax.random.key(seed), num_iterations=num_iterations
+    )
+
+
+@arbitrary
+@given(seed=SEEDS, shift=st.sampled_from([-20.0, 0.0, 20.0]))
+def test_the_top_eigenvalue_of_a_quadratic(seed, shift):
+    eigenvalues = shift + 5 * normal(seed, 6)
+    actual = top_of_quadratic(symmetric(eigenvalues, seed), 20, seed)
+    np.testing.assert_allclose(actual, eigenvalues.max(), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "expected"),
+    [
+        ([3.0, 1.0, -9.0, 0.0], 3.0),  # a larger magnitude below zero
+        ([-1.0, -2.0, -5.0, -9.0], -1.0),  # concave
+        ([2.0, 2.0, 2.0, 2.0], 2.0),  # the Krylov space ends at once
+        ([-2.0, -2.0, -2.0, -2.0], -2.0),
+        ([0.0, 0.0, 0.0, 0.0], 0.0),
+    ],
+)
+@pytest.mark.parametrize("num_iterations", [4, 5, 30])
+@pytest.mark.parametrize("make", [np.diag, symmetric], ids=["diagonal", "rotated"])
+def test_the_top_eigenvalue_is_the_largest_algebraic(eigenvalues, expected, num_iterations, make):
+    matrix = make(eigenvalues).astype(np.float32)
+    np.testing.assert_allclose(top_of_quadratic(matrix, num_iterations), expected, atol=1e-4)
+
+
+def mlp():
+    params = {
+        "hidden": {"kernel": normal(0, 4, 6), "bias": normal(1, 6)},
+        "out": {"kernel": normal(2, 6, 3)},
+    }
+    x, labels = jnp.asarray(normal(3, 32, 4)), np.arange(32) % 3
+
+    def loss_fn(params):
+        bias = jnp.broadcast_to(params["hidden"]["bias"], (32, 6))
+        logits = jnp.tanh(x @ params["hidden"]["kernel"] + bias) @ params["out"]["kernel"]
+        return -jax.nn.log_softmax(logits)[np.arange(32), labels].mean()
+
+    return loss_fn, device(params)
+
+
+def dense_eigenvalues(loss_fn, params):
+    flat, unravel = ravel_pytree(params)
+    hessian = jax.hessian(lambda flat: loss_fn(unravel(flat)))(flat)
+    return np.linalg.eigvalsh(np.asarray(hessian, float))
+
+
+def test_the_top_eigenvalue_of_a_network():
+    loss_fn, params = mlp()
+    eigenvalues = dense_eigenvalues(loss_fn, params)
+    assert eigenvalues[0] < 0 < eigenvalues[-1]
+    np.testing.assert_allclose(top(loss_fn, params, 30), eigenvalues[-1], rtol=1e-3)
+    np.testing.assert_allclose(-top(lambda p: -loss_fn(p), params, 40), eigenvalues[0], rtol=1e-2)
+
+
+def test_more_iterations_never_lower_the_eigenvalue():
+    loss_fn, params = mlp()
+    found = [float(top(loss_fn, params, m)) for m in (1, 3, 12)]
+    assert (np.diff(found) > -1e-4).all()
+    assert found[-1] <= dense_eigenvalues(loss_fn, params)[-1] * (1 + 1e-4)
+
+
+def test_the_eigenvalue_of_bfloat16_networks_is_float32():
+    loss_fn, params = mlp()
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    in_float32 = lambda p: loss_fn(jax.tree.map(lambda x: x.astype(jnp.float32), p))
+    actual = top(in_float32, low, 20)
+    chex.assert_type(actual, jnp.float32)
+    np.testing.assert_allclose(actual, top(loss_fn, params, 20), rtol=3e-2)
+
+
+def test_the_eigenvalue_along_a_path_is_compiled():
+    loss_fn, params = mlp()
+    endpoints = stack([params, jax.tree.map(lambda x: 0.5 * x, params)])
+    alphas = jnp.array([0.0, 0.4, 1.0])
+    weights = jnp.stack([1 - alphas, alphas], axis=1)
+    actual = landscape.along(lambda p: top(loss_fn, p, 10), endpoints, weights)
+    of_one = jax.jit(lambda p: top(loss_fn, p, 10))
+    expected = [of_one(mix(w, endpoints)) for w in weights]
+    np.testing.assert_allclose(actual, expected, rtol=1e-3)
+
+
+def test_no_iterations_find_no_eigenvalue():
+    loss_fn, params = mlp()
+    with pytest.raises(ValueError, match="num_iterations=0 finds no eigenvalue; use at least 1"):
+        top(loss_fn, params, 0)
