@@ -158,7 +158,7 @@ def _holm(comparisons: list[Comparison]) -> list[Comparison]:
 
 
 def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """What holds and what does not, a sentence for every method, setting and noise."""
+    """What is significant, a sentence for every method, setting and noise; the rest is named."""
     sentences = []
     for (setting, noise, method), group in itertools.groupby(comparisons, key=lambda c: c[:3]):
         group = list(group)
@@ -171,13 +171,21 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
             sentences.append(f"{where}, the {name}'s midpoint: too few seeds to test anything.")
             continue
         said = "; ".join(
-            f"against {_NAMES[rival]} {', '.join(map(_phrase, phrases))}"
-            for rival, phrases in itertools.groupby(group, key=lambda c: c.rival)
+            f"against {_NAMES[rival]} {_phrases(list(compared))}"
+            for rival, compared in itertools.groupby(group, key=lambda c: c.rival)
         )
         least = min(c.num_seeds for c in group)
         seeds = "1 seed" if least == 1 else f"{least} seeds"
         sentences.append(f"{where}, the {name}'s midpoint: {said} ({seeds}).")
     return sentences
+
+
+def _phrases(comparisons: Sequence[Comparison]) -> str:
+    """What is significant with its amount, then the metrics in which nothing is."""
+    significant = [c for c in comparisons if c.p_value is not None and c.p_value < SIGNIFICANCE]
+    others = [_SAID[c.metric][0] for c in comparisons if c not in significant]
+    rest = [f"no significant difference in {' and '.join(others)}"] if others else []
+    return ", ".join([*map(_phrase, significant), *rest])
 
 
 def _phrase(comparison: Comparison) -> str:
@@ -187,15 +195,8 @@ def _phrase(comparison: Comparison) -> str:
     amount = f"{quantity.scale * comparison.difference:+.{quantity.decimals}f}"
     if comparison.stderr is not None:
         amount += f" ± {quantity.scale * comparison.stderr:.{quantity.decimals}f}"
-    if comparison.p_value is None:
-        word = "too few seeds to test"
-    elif comparison.p_value >= SIGNIFICANCE:
-        word = "no significant difference in"
-    elif (comparison.difference > 0) == (comparison.metric == "accuracy"):
-        word = "better in"
-    else:
-        word = "worse in"
-    return f"{word} {name} ({amount}{unit})"
+    better = (comparison.difference > 0) == (comparison.metric == "accuracy")
+    return f"{'better' if better else 'worse'} in {name} ({amount}{unit})"
 
 
 def markdown(metrics: dict) -> str:
