@@ -135,7 +135,9 @@ def test_the_sweep_and_the_demo_have_different_seeds():
     assert all(len(set(s)) == len(s) >= 3 for s in seeds)
 
 
-def test_grids_rise_and_are_positive():
-    for values in digits.get_config("tune").grid.values():
+def test_grids_rise_and_learning_rates_are_positive():
+    grid = digits.get_config("tune").grid
+    for values in grid.values():
         assert list(values) == sorted(set(values))
-        assert all(0 < value < math.inf for value in values)
+        assert 0 <= values[0] < values[-1] < math.inf
+    assert grid.learning_rate[0] > 0

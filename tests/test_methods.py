@@ -42,7 +42,7 @@ def test_a_kind_has_its_subspace(kind):
 
 
 @pytest.mark.parametrize("kind", OPEN)
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [3, 4])
 def test_a_kind_has_the_endpoints_that_are_asked_for(kind, n):
     subspace = make_method(tiny.config(kind, subspace__num_endpoints=n))[0].subspace
     expected = {
@@ -53,12 +53,6 @@ def test_a_kind_has_the_endpoints_that_are_asked_for(kind, n):
     }
     assert subspace is expected[kind]
     assert subspace.num_endpoints == (1 if kind == "standard_matched" else n)
-
-
-def test_a_curve_of_two_endpoints_is_the_line():
-    curve = make_method(tiny.config("curve", subspace__num_endpoints=2))[0].subspace
-    for alpha in jnp.linspace(0, 1, 5):
-        chex.assert_trees_all_equal(curve.weights(alpha), ss.line().weights(alpha))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -251,7 +245,11 @@ def test_unknown_kinds_are_refused(kind):
         ("line", {"subspace__num_endpoints": 3}, "num_endpoints is 3 but line has 2; .* simplex"),
         ("layerwise_line", {"subspace__num_endpoints": 1}, "is 1 but layerwise_line has 2"),
         ("standard", {"subspace__num_endpoints": 2}, "is 2 but standard has 1"),
-        ("curve", {"subspace__num_endpoints": 1}, "is 1 but a curve has at least 2"),
+        (
+            "curve",
+            {"subspace__num_endpoints": 2},
+            "is 2 but a curve has at least 3; use the kind line",
+        ),
         ("line", {"subspace__num_samples": 0}, "num_samples is 0, which does not divide .* of 6"),
         ("line", {"subspace__num_samples": 4}, "num_samples is 4, which does not divide .* of 6"),
         ("line", {"subspace__penalty_pairs": "some"}, "is 'some'; use 'random' or 'all'"),
