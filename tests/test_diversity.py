@@ -206,3 +206,8 @@ def test_endpoints_without_a_kernel_are_refused(function):
 def test_one_endpoint_has_no_pair(key):
     with pytest.raises(ValueError, match="between pairs but there is 1 endpoint; .* at least 2"):
         cosine_penalty(jnp.ones((1, 2, 3)), key)
+
+
+def test_distances_have_finite_gradients_where_they_are_zero():
+    gradient = jax.grad(lambda e: distances(e).sum())(jnp.ones((2, 3, 4)))
+    assert bool(jnp.isfinite(gradient).all())

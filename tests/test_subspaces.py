@@ -403,3 +403,11 @@ def test_kernel_and_bias_of_an_nnx_module_share_a_draw():
     coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
     first, second, third, fourth = jax.tree.leaves(coords)
     assert first == second != third == fourth
+
+
+def test_layerwise_on_a_flat_tree_of_several_kernels_is_refused():
+    flat = {"a": jnp.zeros((2, 3, 4)), "b": jnp.zeros((2, 4, 5))}
+    with pytest.raises(ValueError, match="All 2 kernels are in 1 layer"):
+        layerwise(line()).sample_coords(jax.random.key(0), flat)
+    nested = {name: {"kernel": leaf} for name, leaf in flat.items()}
+    assert len(jax.tree.leaves(layerwise(line()).sample_coords(jax.random.key(0), nested))) == 2
