@@ -5,8 +5,10 @@ the data came from (TFDS or an .npz file) nor on the NumPy version: everything r
 from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep.
 """
 
+import functools
 import importlib.util
 import os
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,13 +20,17 @@ from experiments.errors import UserError
 TFDS_NAMES = ("cifar10", "cifar100")
 NAMES = ("digits", *TFDS_NAMES)
 NOISE_MODES = ("uniform_wrong", "uniform_any")
+FILE_MODE = "file"
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 DIGITS_TEST_SIZE = 500  # of 1,797, chosen once and for all by
 DIGITS_TEST_SEED = 0
 DIGITS_SCALE = 255 / 16  # scikit-learn's pixels are 0, 1, ..., 16
 
-SPLIT_STREAM, NOISE_STREAM = 0, 1  # equal seeds must not make equal choices
+# Equal seeds must not make equal choices; outside.py has more streams.
+SPLIT_STREAM, NOISE_STREAM, SIZE_STREAM = range(3)
+
+_ONE_AT_A_TIME = threading.Lock()  # runs that are threads wait for the first one's data
 
 
 class Split(NamedTuple):
@@ -50,9 +56,11 @@ def load(
     *,
     validation_size: int,
     split_seed: int = 0,
+    train_size: int = 0,
     noise_rate: float = 0.0,
     noise_mode: str = "uniform_wrong",
     noise_seed: int = 0,
+    noise_file: str = "",
 ) -> Dataset:
     """Loads a data set, holds out validation images, then corrupts training labels alone.
 
@@ -60,19 +68,29 @@ def load(
       name: `digits`, `cifar10` or `cifar100`; any name if `data_dir` is an .npz file.
       data_dir: An .npz file (see `load_arrays`) or a TFDS data folder; empty for TFDS's default.
       validation_size: How many training images become `validation`.
-      split_seed: Chooses them; see `hold_out`.
-      noise_rate: Fraction of the remaining training labels that are redrawn, in [0, 1).
-      noise_mode: See `corrupt_labels`.
+      split_seed: Chooses them, and those of `train_size`; see `hold_out`.
+      train_size: How many of the remaining training images are kept, 0 for all; fewer of them are a
+        part of more of them.
+      noise_rate: Fraction of the kept training labels that are redrawn, in [0, 1).
+      noise_mode: See `corrupt_labels`, or `file` to take the labels of `noise_file`.
       noise_seed: Chooses labels and new values; see `corrupt_labels`.
+      noise_file: In the mode `file`, labels of the whole training set; see `read_labels`.
 
     Raises:
       UserError: If an argument or the data are unfit.
     """
-    _check_noise(noise_rate, noise_mode)  # before anything is downloaded or decoded
+    _check_noise_options(noise_rate, noise_mode, noise_file)  # before anything is decoded
     train, test, num_classes = load_arrays(name, data_dir)
-    train, validation = hold_out(train, validation_size, split_seed)
-    labels = corrupt_labels(train.labels, num_classes, noise_rate, noise_mode, noise_seed)
-    return Dataset(name, train._replace(labels=labels), validation, test, num_classes)
+    given = train.labels
+    if noise_mode == FILE_MODE:
+        given = read_labels(noise_file, train.labels, num_classes)
+    rest, validation = hold_out(train, validation_size, split_seed)
+    given, _ = hold_out(Split(given, given), validation_size, split_seed)
+    rest = _keep(rest._replace(labels=given.labels), train_size, split_seed)
+    if noise_mode != FILE_MODE:
+        labels = corrupt_labels(rest.labels, num_classes, noise_rate, noise_mode, noise_seed)
+        rest = rest._replace(labels=labels)
+    return Dataset(name, rest, validation, test, num_classes)
 
 
 def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
@@ -85,10 +103,27 @@ def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
 
     CIFAR that TFDS has not prepared in `data_dir` yet is downloaded and prepared first.
 
+    What was loaded stays in memory for the next call and can't be written to.
+
     Raises:
       UserError: If the name is unknown, or the data cannot be had or are unfit.
     """
     data_dir = os.path.expanduser(data_dir)
+    with _ONE_AT_A_TIME:
+        return _load_arrays(name, data_dir, _stamp(data_dir))
+
+
+def _stamp(data_dir: str) -> Any:
+    """Changes when a name stands for other data than before."""
+    if os.path.isfile(data_dir):
+        status = os.stat(data_dir)
+        return status.st_mtime_ns, status.st_size
+    return os.environ.get("TFDS_DATA_DIR")
+
+
+@functools.lru_cache(maxsize=4)
+def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, int]:
+    del stamp
     if data_dir.endswith(".npz"):
         source, arrays = data_dir, _read_npz(data_dir)
     elif name == "digits":
@@ -97,10 +132,13 @@ def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
         source, arrays = name, _read_tfds(name, data_dir)
     else:
         raise UserError(
-            f"unknown data set {name!r}: choose one of {', '.join(NAMES)}, or set data_dir to an "
-            ".npz file"
+            f"config.dataset is {name!r} but the data sets are {', '.join(NAMES)}; choose one of "
+            "them, or set config.data_dir to an .npz file."
         )
-    return _checked(arrays, source)
+    train, test, num_classes = _checked(arrays, source)
+    for array in (*train, *test):
+        array.setflags(write=False)
+    return train, test, num_classes
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
@@ -114,15 +152,29 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     count = len(split.labels)
     if not 0 <= size < count:
         raise UserError(
-            f"validation_size must be at least 0 and less than the {count} training images, "
-            f"got {size}"
+            f"config.validation_size is {size} but there are {count} training images; hold out 0 "
+            f"to {count - 1}."
         )
     held_out = np.zeros(count, bool)
-    held_out[_permutation(_random_bits(seed, SPLIT_STREAM), count)[:size]] = True
+    held_out[permutation(random_bits(seed, SPLIT_STREAM), count)[:size]] = True
     return (
         Split(split.images[~held_out], split.labels[~held_out]),
         Split(split.images[held_out], split.labels[held_out]),
     )
+
+
+def _keep(split: Split, size: int, seed: int) -> Split:
+    """The first `size` of a permutation, in the order of `split`; 0 for all."""
+    count = len(split.labels)
+    if not 0 <= size <= count:
+        raise UserError(
+            f"config.train_size is {size} but {count} training images are not held out; choose 1 to "
+            f"{count}, or 0 for all."
+        )
+    if size in (0, count):
+        return split
+    chosen = np.sort(permutation(random_bits(seed, SIZE_STREAM), count)[:size])
+    return Split(split.images[chosen], split.labels[chosen])
 
 
 def corrupt_labels(
@@ -144,16 +196,19 @@ def corrupt_labels(
     Raises:
       UserError: If rate, mode or seed is out of its range, or no other class exists.
     """
-    _check_noise(rate, mode)
-    bits = _random_bits(seed, NOISE_STREAM)
-    chosen = _permutation(bits, len(labels))[: round(rate * len(labels))]
+    _check_noise(rate, mode, NOISE_MODES)
+    bits = random_bits(seed, NOISE_STREAM)
+    chosen = permutation(bits, len(labels))[: round(rate * len(labels))]
     draws = bits.random_raw(len(chosen))
     if mode == "uniform_any":
         redrawn = draws % num_classes
     elif num_classes > 1:
         redrawn = (labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes
     elif len(chosen):
-        raise UserError(f"uniform_wrong needs 2 or more classes, got {num_classes}: set rate to 0")
+        raise UserError(
+            "config.label_noise.mode is 'uniform_wrong' but there is 1 class, so that no label is "
+            "wrong; set config.label_noise.rate to 0."
+        )
     else:
         redrawn = draws
     noisy = labels.copy()
@@ -161,20 +216,108 @@ def corrupt_labels(
     return noisy
 
 
-def _check_noise(rate: float, mode: str) -> None:
+def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
+    """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022).
+
+    Args:
+      path: `FILE.npy` with integers [N] in the canonical order (see `load_arrays`), or
+        `FILE.npz:KEY` with one such array of several; where that file has `clean_label`, it must
+        be equal to `clean`.
+      clean: The labels of the training set, [N].
+      num_classes: K.
+
+    Returns:
+      The labels, int32 [N] in [0, K).
+
+    Raises:
+      UserError: If they can't be read or are not labels of this training set.
+    """
+    labels, published = _read_label_file(path)
+    setting = f"config.label_noise.file is {path!r}"
+    if labels.dtype.kind not in "iu" or labels.shape != clean.shape:
+        raise UserError(
+            f"{setting} and holds {labels.dtype} {list(labels.shape)} but the training set has "
+            f"{len(clean)} labels; give one integer for each, in the order of the original files."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"{setting} and holds labels {low} to {high} but the training set has classes 0 to "
+            f"{num_classes - 1}; give the file that belongs to it."
+        )
+    if published is not None and not np.array_equal(published, clean):
+        raise UserError(
+            f"{setting} but its clean_label differs from the labels of the training set; give the "
+            "file that belongs to it, in the order of the original files."
+        )
+    return labels.astype(np.int32)
+
+
+def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The labels of a file, and its `clean_label` if it has that."""
+    setting = f"config.label_noise.file is {path!r}"
+    file, dot, key = path.partition(".npz")
+    file, key = os.path.expanduser(file + dot), key.removeprefix(":")
+    if not dot and not file.endswith(".npy"):
+        raise UserError(
+            f"{setting} but only FILE.npy and FILE.npz:KEY are read; convert a FILE.pt by `python -c "
+            "\"import numpy, torch; numpy.savez('FILE.npz', **torch.load('FILE.pt', "
+            'weights_only=False))"` and name FILE.npz:worse_label.'
+        )
+    if not os.path.isfile(file):
+        raise UserError(f"{setting} but there is no such file; give FILE.npy or FILE.npz:KEY.")
+    try:
+        with open(file, "rb") as stream:
+            content = np.load(stream)
+            if not dot:
+                return np.asarray(content), None
+            found = list(content)
+            arrays = {name: content[name] for name in (key, "clean_label") if name in found}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{setting} but that can't be read as plain arrays; write it anew with numpy.save or "
+            "numpy.savez."
+        ) from error
+    if key not in arrays:
+        raise UserError(
+            f"{setting} but the file has the keys {', '.join(found)}; choose one: FILE.npz:KEY."
+        )
+    return arrays[key], arrays.get("clean_label")
+
+
+def _check_noise_options(rate: float, mode: str, file: str) -> None:
+    _check_noise(rate, mode, (*NOISE_MODES, FILE_MODE))
+    if mode == FILE_MODE and rate:
+        raise UserError(
+            f"config.label_noise.rate is {rate} but config.label_noise.mode is 'file', which takes "
+            "the labels as they are; set config.label_noise.rate to 0."
+        )
+    if (mode == FILE_MODE) != bool(file):
+        raise UserError(
+            f"config.label_noise.mode is {mode!r} but config.label_noise.file is {file!r}; use the "
+            "mode 'file' with a file, and another one without."
+        )
+
+
+def _check_noise(rate: float, mode: str, modes: tuple[str, ...]) -> None:
     if not 0 <= rate < 1:
-        raise UserError(f"the label noise rate must be at least 0 and less than 1, got {rate}")
-    if mode not in NOISE_MODES:
-        raise UserError(f"unknown label noise mode {mode!r}: choose {' or '.join(NOISE_MODES)}")
+        raise UserError(f"config.label_noise.rate is {rate}; choose at least 0 and less than 1.")
+    if mode not in modes:
+        raise UserError(f"config.label_noise.mode is {mode!r}; choose one of {', '.join(modes)}.")
 
 
-def _random_bits(seed: int, stream: int) -> np.random.Philox:
+def random_bits(seed: int, stream: int) -> np.random.Philox:
+    """A generator whose `random_raw` is the same with every version of NumPy.
+
+    Raises:
+      UserError: If seed is negative.
+    """
     if seed < 0:
-        raise UserError(f"a seed of the data must be 0 or more, got {seed}")
+        raise UserError(f"A seed of the data is {seed}; use 0 or more.")
     return np.random.Philox([seed, stream])
 
 
-def _permutation(bits: np.random.Philox, count: int) -> np.ndarray:
+def permutation(bits: np.random.Philox, count: int) -> np.ndarray:
     """A uniform permutation of range(count): the order of `count` 64-bit draws."""
     return np.argsort(bits.random_raw(count), kind="stable")
 
@@ -185,31 +328,31 @@ def _checked(arrays: dict[str, np.ndarray], source: str) -> tuple[Split, Split, 
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise UserError(
-                f"{part}_images of {source} must be a non-empty uint8 array of shape "
-                f"[N, H, W, C], got {images.dtype} {list(images.shape)}"
+                f"{part}_images of {source} is {images.dtype} {list(images.shape)} but images are "
+                "uint8 [N, H, W, C] with N of 1 or more; convert it."
             )
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise UserError(
-                f"{part}_labels of {source} must be integers of shape [{len(images)}], one for "
-                f"each image, got {labels.dtype} {list(labels.shape)}"
+                f"{part}_labels of {source} is {labels.dtype} {list(labels.shape)} but there are "
+                f"{len(images)} images; give integers of shape [{len(images)}]."
             )
     train_shape, test_shape = (list(arrays[f"{p}_images"].shape[1:]) for p in ("train", "test"))
     if train_shape != test_shape:
         raise UserError(
-            f"the images of {source} must have one shape, got {train_shape} for training and "
-            f"{test_shape} for testing"
+            f"train_images of {source} have shape {train_shape} but test_images {test_shape}; give "
+            "them one shape."
         )
     num_classes = arrays.get("num_classes", np.asarray(int(arrays["train_labels"].max()) + 1))
     if num_classes.dtype.kind not in "iu" or num_classes.ndim or num_classes < 1:
         raise UserError(
-            f"num_classes of {source} must be one integer of 1 or more, got {num_classes.tolist()}"
+            f"num_classes of {source} is {num_classes.tolist()}; store one integer of 1 or more."
         )
     for part in ("train", "test"):
         low, high = (int(bound(arrays[f"{part}_labels"])) for bound in (np.min, np.max))
         if low < 0 or high >= num_classes:
             raise UserError(
-                f"{part}_labels of {source} must be at least 0 and less than the {num_classes} "
-                f"classes, got {low} to {high}: mend the labels or store num_classes"
+                f"{part}_labels of {source} are {low} to {high} but there are {num_classes} "
+                "classes, the first being 0; mend the labels or store num_classes."
             )
     train, test = (
         Split(arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int32))
@@ -220,20 +363,22 @@ def _checked(arrays: dict[str, np.ndarray], source: str) -> tuple[Split, Split, 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
-        raise UserError(f"there is no file {path}: set data_dir to an .npz file or a folder")
+        raise UserError(
+            f"config.data_dir is {path} but there is no such file; give an .npz file or a folder."
+        )
     try:
         with open(path, "rb") as stream, np.load(stream) as file:
             found = list(file)
             arrays = {key: file[key] for key in (*NPZ_KEYS, "num_classes") if key in found}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read as an .npz file of plain arrays: write it anew with numpy.savez"
+            f"{path} can't be read as an .npz file of plain arrays; write it anew with numpy.savez."
         ) from error
     missing = [key for key in NPZ_KEYS if key not in found]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing)}: it needs {', '.join(NPZ_KEYS)} and has "
-            f"{', '.join(found) or 'nothing'}"
+            f"{path} has {', '.join(found) or 'nothing'} but lacks {', '.join(missing)}; write it "
+            f"with {', '.join(NPZ_KEYS)}."
         )
     return arrays
 
@@ -242,7 +387,9 @@ def _digits() -> dict[str, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise UserError("digits needs scikit-learn: pip install scikit-learn") from error
+        raise UserError(
+            "config.dataset is 'digits' but scikit-learn is not installed; pip install scikit-learn."
+        ) from error
     digits = load_digits()
     images = np.rint(digits.images[..., None] * DIGITS_SCALE).astype(np.uint8)
     everything = Split(images, digits.target.astype(np.int32))
@@ -251,21 +398,54 @@ def _digits() -> dict[str, np.ndarray]:
 
 
 def _read_tfds(name: str, data_dir: str) -> dict[str, np.ndarray]:
-    try:
-        from experiments import prepare  # imports TFDS, which an accelerator machine may lack
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name} needs {error.name}, which is not installed: install the experiments' "
-            "requirements or set data_dir to an .npz file"
-        ) from error
+    prepare = import_prepare(name)
     prepare.prepare(name, data_dir)
     builder = prepare.stock_builder(name, data_dir)
     arrays = {"num_classes": np.asarray(builder.info.features["label"].num_classes)}
     for part in ("train", "test"):
-        count = builder.info.splits[part].num_examples
-        images, labels = _in_order_of_id(_records(builder, part), count, f"decoding {name} {part}")
+        images, labels = read_part(builder, part)
         arrays |= {f"{part}_images": images, f"{part}_labels": labels}
     return arrays
+
+
+def import_prepare(name: str) -> Any:
+    """The module `experiments.prepare`, which needs TFDS; an accelerator machine may lack that.
+
+    Raises:
+      UserError: If it can't be imported, saying that `name` needs it.
+    """
+    try:
+        from experiments import prepare
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{name} is read with {error.name}, which is not installed; pip install "
+            "'subspace_jax[experiments]', or give an .npz file."
+        ) from error
+    return prepare
+
+
+def read_part(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, C] and labels [N] of one split of a prepared TFDS builder.
+
+    They are in the order of the number in their id (`b'train_00042'`), since TFDS stores them
+    shuffled; without ids they are in the order in which they are stored.
+
+    Raises:
+      UserError: If the files need TensorFlow and it is not installed.
+    """
+    from tqdm import tqdm
+
+    count, title = builder.info.splits[part].num_examples, f"decoding {builder.name} {part}"
+    records = tqdm(
+        _records(builder, part), desc=title, total=count, unit=" images", delay=1, leave=False
+    )
+    numbers, images, labels = [], [], []
+    for record in records:
+        numbers.append(int(record["id"].split(b"_")[-1]) if "id" in record else len(numbers))
+        images.append(record["image"])
+        labels.append(record["label"])
+    order = np.argsort(numbers)
+    return np.stack(images)[order], np.asarray(labels)[order]
 
 
 def _records(builder: Any, part: str) -> Iterable[dict[str, Any]]:
@@ -275,9 +455,9 @@ def _records(builder: Any, part: str) -> Iterable[dict[str, Any]]:
         return _in_batches(builder.as_data_source(split=part))
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"{builder.data_dir} holds {file_format.value} files, which need TensorFlow: "
-            f"pip install tensorflow, or run `python -m experiments.prepare {builder.name} "
-            "--data_dir DIR` with another folder DIR and set data_dir to it"
+            f"{builder.data_dir} holds {file_format.value} files but TensorFlow, which reads them, is "
+            "not installed; pip install tensorflow, or for cifar10 and cifar100 run `python -m "
+            "experiments.prepare NAME --data_dir DIR` with another folder DIR and give that."
         )
     import tensorflow as tf
 
@@ -289,18 +469,3 @@ def _in_batches(source: Any, size: int = 1024) -> Iterator[dict[str, Any]]:
     """The items of a random-access source, read `size` at a time: twice as fast as one by one."""
     for start in range(0, len(source), size):
         yield from source.__getitems__(range(start, min(start + size, len(source))))
-
-
-def _in_order_of_id(
-    records: Iterable[dict[str, Any]], count: int, title: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels by the number in the id (`b'train_00042'`): TFDS stores them shuffled."""
-    from tqdm import tqdm
-
-    numbers, images, labels = [], [], []
-    for record in tqdm(records, desc=title, total=count, unit=" images", delay=1, leave=False):
-        numbers.append(int(record["id"].split(b"_")[-1]))
-        images.append(record["image"])
-        labels.append(record["label"])
-    order = np.argsort(numbers)
-    return np.stack(images)[order], np.asarray(labels)[order]

@@ -4,6 +4,10 @@ Every module is called as `module.apply({"params": p, "batch_stats": s}, images,
 normalised images `[B, H, W, C]` and returns logits `[B, K]` in float32. Batch norm has momentum 0:
 in training mode the updated `batch_stats` are the moments of the batch alone, which is what
 `subspace_jax.recalibrate` pools. No running average is kept, since no point of a subspace could use it.
+
+With a `dropout` rate above 0, activations are dropped in training mode, which needs
+`rngs={"dropout": key}`. The argument `dropout=` of a call separates the two: recalibration calls with
+`train=True, dropout=False`, Monte-Carlo dropout with `train=False, dropout=True`.
 """
 
 import functools
@@ -27,38 +31,50 @@ def batch_norm(train: bool, name: str | None = None) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
 
 
+def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Array:
+    """Drops single activations if `dropout`, where None means `train`; no key for a rate of 0."""
+    return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
+
+
 class ConvNet(nn.Module):
     """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
 
     Attributes:
       num_classes: `K`.
       widths: channels of the stages; every stage but the first halves the resolution.
+      dropout: rate of dropout at the end of every stage.
     """
 
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
         for i, width in enumerate(self.widths):
             x = Conv(width, (3, 3), strides=1 if i == 0 else 2)(x)
             x = nn.relu(batch_norm(train)(x))
+            x = drop(x, self.dropout, train, dropout)
         x = x.mean((1, 2))
         return nn.Dense(self.num_classes, kernel_init=kaiming_normal)(x)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution."""
+    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution.
+
+    Dropout comes after the second batch norm, before the shortcut is added.
+    """
 
     width: int
     stride: int
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
         y = Conv(self.width, (3, 3), strides=self.stride, padding=1)(x)
         y = nn.relu(batch_norm(train)(y))
         y = Conv(self.width, (3, 3), padding=1)(y)
-        y = batch_norm(train)(y)
+        y = drop(batch_norm(train)(y), self.dropout, train, dropout)
         if x.shape != y.shape:
             x = Conv(self.width, (1, 1), strides=self.stride, name="shortcut")(x)
             x = batch_norm(train, name="shortcut_norm")(x)
@@ -75,20 +91,23 @@ class CifarResNet(nn.Module):
       num_classes: `K`.
       depth: number of layers with weights, `6 n + 2`; 20 is the article's cResNet20.
       width: channels of the first stage; 16 in the article.
+      dropout: rate of dropout in every block.
     """
 
     num_classes: int
     depth: int = 20
     width: int = 16
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
         x = Conv(self.width, (3, 3), padding=1)(x)
         x = nn.relu(batch_norm(train)(x))
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = BasicBlock(self.width * 2**stage, stride)(x, train)
+                width = self.width * 2**stage
+                x = BasicBlock(width, stride, self.dropout)(x, train, dropout)
         x = x.mean((1, 2), keepdims=True)
         return Conv(self.num_classes, (1, 1), name="classifier")(x)[:, 0, 0].astype(jnp.float32)
 
@@ -97,11 +116,14 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
     """The network that `config.model` names.
 
     Raises:
-      UserError: an unknown name, or a depth that the network can't have.
+      UserError: an unknown name, or a depth or a rate of dropout that the network can't have.
     """
+    dropout = config.get("dropout", 0.0)
+    if not 0 <= dropout < 1:
+        raise UserError(f"config.model.dropout is {dropout}; use at least 0 and less than 1.")
     if config.name == "conv_net":
         _check_widths(config.widths)
-        return ConvNet(num_classes, widths=tuple(config.widths))
+        return ConvNet(num_classes, widths=tuple(config.widths), dropout=dropout)
     if config.name == "cifar_resnet":
         _check_widths([config.width])
         if config.depth < 8 or config.depth % 6 != 2:
@@ -109,7 +131,7 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
                 f"config.model.depth is {config.depth} but a CIFAR ResNet has 6 n + 2 layers; "
                 "use 8, 14, 20, 32, 44, 56 or 110."
             )
-        return CifarResNet(num_classes, depth=config.depth, width=config.width)
+        return CifarResNet(num_classes, depth=config.depth, width=config.width, dropout=dropout)
     raise UserError(f"config.model.name is {config.name!r}; choose one of conv_net, cifar_resnet.")
 
 

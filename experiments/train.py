@@ -18,17 +18,31 @@ import numpy as np
 import optax
 
 import subspace_jax as ss
-from experiments import models
+from experiments import models, weights
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, NORMALIZATIONS, normalize
-from experiments.methods import Hyperparameters, Method, make_method, num_averaged_inits
+from experiments.methods import Hyperparameters, Length, Method, make_method, num_averaged_inits
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
 _ACCELERATOR_STEPS_PER_CALL = 500
 
-# The streams of randomness that a run's seed is split into.
+# The streams of randomness that a run's seed is split into; evaluate.py has more.
 _INIT, _ORDER, _STEPS = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network and what happens to its images; hashable, the static argument of evaluation.
+
+    Attributes:
+      network: a Linen module of `experiments.models`.
+      normalization, augmentation: names in `experiments.images`.
+    """
+
+    network: nn.Module
+    normalization: str
+    augmentation: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +50,22 @@ class Program:
     """All that decides what is compiled; hashable, a static argument.
 
     Attributes:
-      network: a Linen module of `experiments.models`.
-      normalization, augmentation: names in `experiments.images`.
+      model: what is trained.
       method: how it is trained.
-      num_epochs, warmup_epochs, steps_per_epoch: the schedule of the learning rate.
+      length: how long, which decides the schedule of the learning rate.
     """
 
-    network: nn.Module
-    normalization: str
-    augmentation: str
+    model: Model
     method: Method
-    num_epochs: int
-    warmup_epochs: int
-    steps_per_epoch: int
+    length: Length
 
     @property
     def num_steps(self) -> int:
-        return self.num_epochs * self.steps_per_epoch
+        return self.length.num_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.length.steps_per_epoch
 
 
 class Run(NamedTuple):
@@ -66,6 +79,7 @@ class Run(NamedTuple):
     num_averaged_inits: int
     batch_size: int
     steps_per_call: int
+    given: ss.tree.PyTree | None  # stack of the networks of `method.frozen`, trained before
 
 
 def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
@@ -77,26 +91,69 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
     _check(config, data)
     method, hyper = make_method(config)
     steps_per_epoch = len(data.train.labels) // config.batch_size
-    program = Program(
+    model = Model(
         network=models.make_network(config.model, data.num_classes),
         normalization=config.normalization,
         augmentation=config.augmentation,
-        method=method,
-        num_epochs=config.num_epochs,
+    )
+    length = Length(
+        num_epochs=config.num_epochs if method.trains else 0,
         warmup_epochs=config.optimizer.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
+    images = jnp.asarray(data.train.images)
     steps_per_call = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
-    return Run(
-        program=program,
+    run = Run(
+        program=Program(model, method, length),
         hyper=hyper,
-        images=jnp.asarray(data.train.images),
+        images=images,
         labels=jnp.asarray(data.train.labels),
         seed=config.seed,
         num_averaged_inits=num_averaged_inits(config),
         batch_size=config.batch_size,
         steps_per_call=min(steps_per_call, steps_per_epoch),
+        given=_load_given(config, model, images),
     )
+    _check_plan(run)
+    return run
+
+
+def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
+    """The stack of networks that a run starts from, or `None` if it starts from none."""
+    sub = config.subspace
+    wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
+    if not wanted:
+        return None
+    if not sub.weights:
+        raise UserError(
+            f"config.subspace.weights is empty but {config.recipe} starts from {wanted} trained "
+            "networks; name the weights.npz files of finished runs, or use experiments.reproduce."
+        )
+    like = jax.eval_shape(functools.partial(_init_params, model), jax.random.key(0), images[:1])
+    stack = weights.concatenate([weights.load(path, like) for path in sub.weights])
+    found = ss.tree.num_stacked(stack)
+    if found != wanted:
+        raise UserError(
+            f"config.subspace.weights holds {found} networks but {config.recipe} starts from "
+            f"{wanted}; name as many."
+        )
+    return stack
+
+
+def _check_plan(run: Run) -> None:
+    """Refuses a schedule that does not fit into the training."""
+    program = run.program
+    if not program.method.trains:
+        return
+    try:
+        plan = program.method.plan(program.length, run.hyper)
+    except ValueError as error:  # the library's sentence has both values
+        raise UserError(f"{error} (config.num_epochs, config.schedule)") from error
+    if plan.start_step < 1:
+        raise UserError(
+            f"config.schedule.num_models is {program.method.num_models} but there are "
+            f"{program.num_steps} steps; visit fewer networks or train for longer."
+        )
 
 
 def _check(config, data) -> None:
@@ -107,7 +164,11 @@ def _check(config, data) -> None:
             f"config.batch_size is {config.batch_size} but the training split has {size} examples; "
             f"choose a batch size from 1 to {size}."
         )
-    if config.num_epochs < 1 or not 0 <= opt.warmup_epochs < config.num_epochs:
+    if (
+        config.kind != "independent"
+        and config.num_epochs < 1
+        or not 0 <= opt.warmup_epochs < config.num_epochs
+    ):
         raise UserError(
             f"config.num_epochs is {config.num_epochs} and config.optimizer.warmup_epochs is "
             f"{opt.warmup_epochs}; train at least 1 epoch more than the warm-up."
@@ -128,77 +189,89 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def schedule(program: Program) -> optax.Schedule:
-    """`step -> factor`: linear warm-up, then a cosine, both constant within an epoch."""
-
-    def factor(step):
-        epoch = step // program.steps_per_epoch
-        warmup, rest = program.warmup_epochs, program.num_epochs - program.warmup_epochs
-        rising = (epoch + 1) / max(warmup, 1)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * ((epoch - warmup) / rest)))
-        return jnp.where(epoch < warmup, rising, cosine)
-
-    return factor
-
-
 def learning_rate(run: Run, step: int) -> float:
     """The learning rate of a step."""
-    return float(run.hyper.learning_rate * schedule(run.program)(jnp.int32(step)))
+    plan = run.program.method.plan(run.program.length, run.hyper)
+    return float(run.hyper.learning_rate * plan.factor(jnp.int32(step)))
 
 
 def init_state(run: Run) -> ss.TrainState:
-    """The state before the first step, a function of the run's seed."""
+    """The state before the first step: of the run's seed, and of the networks that are given."""
+    if run.given is not None:
+        endpoints = _around(run.given, run.program.method)
+        optimizer = run.program.method.optimizer(run.hyper, run.program.length)
+        return ss.TrainState.create(endpoints, optimizer)
     key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
     init = _compiled_init(run.program, run.num_averaged_inits)
     return init(key, run.hyper, run.images[:1])
 
 
+def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
+    """Given networks at their places, and their mean at all others."""
+    count = ss.tree.num_stacked(given)
+    if not method.frozen:
+        return given
+    rows = np.full((method.subspace.num_endpoints, count), 1 / count, np.float32)
+    rows[list(method.frozen)] = np.eye(count, dtype=np.float32)
+    return jax.vmap(ss.mix, in_axes=(0, None))(jnp.asarray(rows), given)
+
+
+def _init_params(model: Model, key, images) -> ss.tree.PyTree:
+    return model.network.init(key, normalize(images, model.normalization), train=False)["params"]
+
+
 @functools.cache
 def _compiled_init(program: Program, num_averaged: int):
-    def init_fn(key, images):
-        variables = program.network.init(key, normalize(images, program.normalization), train=True)
-        return variables["params"]
-
     def init(key, hyper, images):
-        method, one = program.method, functools.partial(init_fn, images=images)
+        method = program.method
+        one = functools.partial(_init_params, program.model, images=images)
         if num_averaged > 1:  # one network that starts at the midpoint of others
             spanning = ss.simplex(num_averaged)
             endpoints = ss.stack([spanning.midpoint(spanning.init(key, one))])
         else:
             endpoints = method.subspace.init(key, one)
-        return ss.TrainState.create(endpoints, method.optimizer(hyper, schedule(program)))
+        return ss.TrainState.create(endpoints, method.optimizer(hyper, program.length))
 
     # It runs once, and at full optimisation it compiles for seconds on a CPU.
     options = {"xla_backend_optimization_level": 0} if on_cpu() else {}
     return jax.jit(init, compiler_options=options)
 
 
-def initial_stats(program: Program, images: jax.Array) -> ss.tree.PyTree:
+def initial_stats(model: Model, images: jax.Array) -> ss.tree.PyTree:
     """The shapes of a network's batch-norm statistics, filled with zeros (`{}` without batch norm)."""
-    image = normalize(images[:1], program.normalization)
-    init = functools.partial(program.network.init, train=True)
+    image = normalize(images[:1], model.normalization)
+    init = functools.partial(model.network.init, train=False)
     variables = jax.eval_shape(init, jax.random.key(0), image)
     return jax.tree.map(jnp.zeros_like, dict(variables.get("batch_stats", {})))
 
 
-def training_logits(program: Program, params, images: jax.Array) -> tuple[jax.Array, dict]:
-    """Logits in training mode, and the moments of this batch at every batch norm."""
-    logits, updated = program.network.apply(
-        {"params": params, "batch_stats": initial_stats(program, images)},
-        normalize(images, program.normalization),
+def training_logits(
+    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, dict]:
+    """Logits in training mode, and the moments of this batch at every batch norm.
+
+    Units are dropped only with a key.
+    """
+    logits, updated = model.network.apply(
+        {"params": params, "batch_stats": initial_stats(model, images)},
+        normalize(images, model.normalization),
         train=True,
+        dropout=dropout_key is not None,
         mutable="batch_stats",
+        rngs={} if dropout_key is None else {"dropout": dropout_key},
     )
     return logits, dict(updated.get("batch_stats", {}))
 
 
 def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn:
     """Cross-entropy (with label smoothing) and accuracy of a batch of augmented images."""
+    model = program.model
 
     def loss_fn(params, key, batch):
         images, labels = batch
-        images = AUGMENTATIONS[program.augmentation](key, images)
-        logits, _ = training_logits(program, params, images)
+        images = AUGMENTATIONS[model.augmentation](key, images)
+        dropout_key = jax.random.fold_in(key, 1) if model.network.dropout > 0 else None
+        logits, _ = training_logits(model, params, images, dropout_key)
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, hyper.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
@@ -227,7 +300,7 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
     step = ss.make_train_step(
         program.method.subspace,
         make_loss_fn(program, hyper),
-        program.method.optimizer(hyper, schedule(program)),
+        program.method.optimizer(hyper, program.length),
         penalty=program.method.penalty(hyper),
         num_samples=program.method.num_samples,
     )
@@ -367,7 +440,7 @@ def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainSt
     order_key, step_key = (jax.random.fold_in(root, stream) for stream in (_ORDER, _STEPS))
     size, unroll = len(run.labels), on_cpu()
     first = int(state.step)
-    for epoch in range(first // program.steps_per_epoch, program.num_epochs):
+    for epoch in range(first // program.steps_per_epoch, program.length.num_epochs):
         order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
         done = max(first - epoch * program.steps_per_epoch, 0)
         for start in range(done, program.steps_per_epoch, per_call):
@@ -384,3 +457,21 @@ def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainSt
             history.append(metrics)
             yield state
     history.flush()
+
+
+def step_memory(run: Run, state: ss.TrainState) -> int | None:
+    """Bytes that a training call needs at once: its arguments, results and temporaries.
+
+    The call must have been made before: it is not compiled again.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, run.hyper))
+    indices = jax.ShapeDtypeStruct((run.steps_per_call, run.batch_size), jnp.int32)
+    key = jax.random.key(run.seed)
+    compiled = train_call.lower(
+        *shapes, key, run.images, run.labels, indices, program=run.program, unroll=on_cpu()
+    ).compile()
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    shared = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return shared + found.temp_size_in_bytes

@@ -4,6 +4,7 @@ None of this may see test data. Hold out a part of the training set, choose on i
 metrics of the chosen temperature or point on the test set.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -24,6 +25,9 @@ Mode = Literal["per_member", "after_average"]
 
 LARGEST_LOG_TEMPERATURE = math.log(100)
 NUM_BISECTIONS = 30
+
+_ADAM = optax.adam(0.1)
+_LEAST_COORD = 0.01  # where a search starts: at the border of a subspace its gradient would vanish
 
 
 @jax.jit
@@ -245,14 +249,16 @@ def optimize_coords(
     *,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 100,
+    start: ArrayLike | None = None,
 ) -> Coords:
     r"""The point of a subspace at which a loss on validation data is lowest, by gradient descent.
 
     .. math:: c = \mathrm{sigmoid}(u) \text{ on a line or curve}, \qquad
-              c = \mathrm{softmax}(u) \text{ in a simplex}, \qquad u_0 = 0
+              c = \mathrm{softmax}(u) \text{ in a simplex}
 
-    so that the search starts at the midpoint and stays inside the subspace. The lowest loss of all
-    steps counts: the result is never worse than the midpoint on the data it was chosen on.
+    so that the search stays inside the subspace. The lowest loss of all steps counts: the result is
+    never worse than the start on the data it was chosen on. It may be a local minimum; the best
+    point of a grid, by `choose_point`, is a good start.
 
     Args:
       nll_fn: `coords -> scalar`, differentiable, the validation NLL at `subspace.point(endpoints,
@@ -262,12 +268,14 @@ def optimize_coords(
       endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
       optimizer: of `u`; by default Adam with learning rate 0.1.
       num_steps: how many steps it takes, at least 1.
+      start: one point, for all layers; by default the midpoint. No coordinate starts closer to the
+        border than 0.01.
 
     Returns:
       Coordinates as `Subspace.sample_coords` returns them.
 
     Raises:
-      ValueError: `num_steps` is below 1.
+      ValueError: `num_steps` is below 1, or `start` has another shape than a point.
 
     Example:
       >>> from subspace_jax.subspaces import line
@@ -276,30 +284,39 @@ def optimize_coords(
       0.2
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} finds only the midpoint; take at least 1 step.")
-    optimizer = optimizer or optax.adam(0.1)
+        raise ValueError(f"num_steps={num_steps} finds only the start; take at least 1 step.")
+    start = jnp.asarray(subspace.center if start is None else start, jnp.float32)
+    if start.shape != subspace.center.shape:
+        raise ValueError(
+            f"start has shape {list(start.shape)} but a point of this subspace has shape "
+            f"{list(subspace.center.shape)}; give the coordinates of one point."
+        )
+    optimizer = optimizer or _ADAM
     num_layers, spread = _layers(subspace, endpoints)
-    squash = jax.nn.softmax if subspace.center.ndim else jax.nn.sigmoid
+    start = jnp.maximum(start, _LEAST_COORD)
+    if subspace.center.ndim:
+        squash, u = jax.nn.softmax, jnp.log(start)
+    else:
+        squash, u = jax.nn.sigmoid, jax.scipy.special.logit(jnp.minimum(start, 1 - _LEAST_COORD))
     to_coords = lambda u: spread(squash(u))
     loss_and_gradient = jax.value_and_grad(lambda u: nll_fn(to_coords(u)))
 
-    @jax.jit
-    def descend(gradient, state, u):
-        with jax.numpy_dtype_promotion(
-            "standard"
-        ):  # Optax multiplies its integer counts and floats
-            updates, state = optimizer.update(gradient, state, u)
-        return optax.apply_updates(u, updates), state
-
-    u = jnp.zeros((num_layers, *subspace.center.shape))
+    u = jnp.broadcast_to(u, (num_layers, *u.shape))
     state, best, lowest = optimizer.init(u), u, jnp.inf
     for step in range(num_steps + 1):
         loss, gradient = loss_and_gradient(u)
         better = loss < lowest
         best, lowest = jnp.where(better, u, best), jnp.where(better, loss, lowest)
         if step < num_steps:
-            u, state = descend(gradient, state, u)
+            u, state = _descend(optimizer, gradient, state, u)
     return to_coords(best)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(optimizer, gradient, state, u):
+    with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its integer counts and floats
+        updates, state = optimizer.update(gradient, state, u)
+    return optax.apply_updates(u, updates), state
 
 
 def _layers(subspace: Subspace, endpoints: PyTree):

@@ -312,13 +312,39 @@ def test_the_result_is_never_worse_than_the_midpoint():
     assert distance_to(best)(coords) <= distance_to(best)(subspace.center)
 
 
+def test_a_start_leads_to_its_own_minimum():
+    # Two minima, 0.14 and 0.86, of which the second is lower.
+    loss = lambda alpha: ((alpha - 0.5) ** 2 - 0.13) ** 2 - 0.001 * alpha
+    found = [float(optimize_coords(loss, line(), ENDPOINTS, start=a)) for a in (0.0, 0.2, 0.8, 1.0)]
+    np.testing.assert_allclose(found, [0.14, 0.14, 0.86, 0.86], atol=0.02)
+
+
+def test_the_start_counts_and_is_moved_off_the_border():
+    away = optax.sgd(0.0)
+    coords = optimize_coords(distance_to(0.3), line(), ENDPOINTS, optimizer=away, start=0.3)
+    np.testing.assert_allclose(coords, 0.3, rtol=1e-6)
+    corner = np.array([1, 0, 0], np.float32)
+    loss = lambda coords: distance_to(corner)(coords["b"]["kernel"])
+    coords = optimize_coords(
+        loss, layerwise(simplex(3)), ENDPOINTS, optimizer=away, start=corner, num_steps=2
+    )
+    expected = np.array([1, 0.01, 0.01], np.float32) / np.float32(1.02)
+    for leaf in jax.tree.leaves(coords):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5)
+
+
+def test_a_start_that_is_no_point_is_refused():
+    with pytest.raises(ValueError, match=r"start has shape \[3\] but .* has shape \[\]; give the"):
+        optimize_coords(distance_to(0.5), line(), ENDPOINTS, start=np.ones(3, np.float32))
+
+
 def test_a_diverged_step_is_not_chosen():
     loss = lambda alpha: jnp.where(alpha > 0.52, jnp.nan, -alpha)
     assert 0.5 <= float(optimize_coords(loss, line(), ENDPOINTS)) <= 0.52
 
 
 def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="num_steps=0 finds only the midpoint; take at least 1"):
+    with pytest.raises(ValueError, match="num_steps=0 finds only the start; take at least 1"):
         optimize_coords(distance_to(0.5), line(), ENDPOINTS, num_steps=0)
 
 

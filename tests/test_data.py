@@ -86,14 +86,17 @@ def test_hold_out_is_the_one_it_always_was():
 @pytest.mark.parametrize("size", [-1, 6, 7])
 def test_hold_out_refuses_sizes(size):
     split = data.Split(np.zeros((6, 1, 1, 1), np.uint8), np.zeros(6, np.int32))
-    with pytest.raises(UserError, match=f"validation_size .* 6 training images, got {size}"):
+    with pytest.raises(
+        UserError,
+        match=f"validation_size is {size} but there are 6 training images; hold out 0 to 5",
+    ):
         data.hold_out(split, size, 0)
 
 
 def test_negative_seeds_are_refused(npz):
-    with pytest.raises(UserError, match="seed of the data must be 0 or more, got -1"):
+    with pytest.raises(UserError, match="seed of the data is -1; use 0 or more"):
         data.load("mine", npz(), validation_size=0, split_seed=-1)
-    with pytest.raises(UserError, match="seed of the data must be 0 or more, got -2"):
+    with pytest.raises(UserError, match="seed of the data is -2; use 0 or more"):
         data.load("mine", npz(), validation_size=0, noise_seed=-2)
 
 
@@ -182,18 +185,23 @@ def test_noise_is_the_one_it_always_was():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
 def test_noise_refuses_rates_before_it_loads(rate):
-    with pytest.raises(UserError, match=f"rate must be at least 0 and less than 1, got {rate}"):
+    with pytest.raises(UserError, match=f"rate is {rate}; choose at least 0 and less than 1"):
         data.load("cifar10", "/nonexistent", validation_size=0, noise_rate=rate)
 
 
 def test_noise_refuses_modes_before_it_loads():
-    with pytest.raises(UserError, match="mode 'pairs': choose uniform_wrong or uniform_any"):
+    with pytest.raises(
+        UserError, match="mode is 'pairs'; choose one of uniform_wrong, uniform_any, file"
+    ):
         data.load("cifar10", "/nonexistent", validation_size=0, noise_mode="pairs")
 
 
 def test_one_class_has_no_wrong_label():
     labels = np.zeros(4, np.int32)
-    with pytest.raises(UserError, match="needs 2 or more classes, got 1"):
+    with pytest.raises(
+        UserError,
+        match="mode is 'uniform_wrong' but there is 1 class, .* set config.label_noise.rate",
+    ):
         data.corrupt_labels(labels, 1, 0.5, "uniform_wrong", 0)
     np.testing.assert_array_equal(data.corrupt_labels(labels, 1, 0.0, "uniform_wrong", 0), labels)
 
@@ -205,6 +213,140 @@ def test_noise_reaches_training_labels_alone(npz):
     assert (clean.train.labels != noisy.train.labels).sum() == 12
     assert_equal(clean.train.images, noisy.train.images)
     assert_equal(clean[2:], noisy[2:])
+
+
+# Fewer training images
+
+
+def keep(path, size, **options):
+    return data.load("mine", path, validation_size=10, train_size=size, **options).train
+
+
+def test_fewer_training_images_are_a_part_of_more(npz):
+    path = npz(**arrays(num_train=40))
+    few, more, everything = (keep(path, size) for size in (5, 20, 30))
+    assert [len(split.labels) for split in (few, more, everything)] == [5, 20, 30]
+    pixels = [{image.tobytes() for image in split.images} for split in (few, more, everything)]
+    assert pixels[0] < pixels[1] < pixels[2]
+    assert_equal(everything, keep(path, 0))
+    assert_equal(everything, data.load("mine", path, validation_size=10).train)
+    assert (keep(path, 20, split_seed=1).images != more.images).any()
+    # The labels stay with their images.
+    labels = {image.tobytes(): label for image, label in zip(*everything, strict=True)}
+    assert [labels[image.tobytes()] for image in few.images] == few.labels.tolist()
+
+
+def test_noise_is_exact_on_fewer_images(npz):
+    path = npz(**arrays(num_train=40))
+    noisy = keep(path, 20, noise_rate=0.25)
+    assert (noisy.labels != keep(path, 20).labels).sum() == 5
+
+
+@pytest.mark.parametrize("size", [-1, 31])
+def test_train_sizes_are_refused(npz, size):
+    path = npz(**arrays(num_train=40))
+    with pytest.raises(UserError, match=f"train_size is {size} but 30 .* choose 1 to 30, or 0"):
+        keep(path, size)
+
+
+# Labels of a file
+
+
+def load_human(path, file, validation_size=10, **options):
+    options = {"noise_mode": "file", "noise_file": str(file)} | options
+    return data.load("mine", path, validation_size=validation_size, **options)
+
+
+@pytest.fixture
+def human(npz, tmp_path):
+    """A data set of 40 training images, and a function that writes labels for it."""
+    path = npz(**arrays(num_train=40, num_test=10))
+    clean = arrays(num_train=40)["train_labels"]
+
+    def write(name, **arrays_of_file):
+        if name.endswith(".npy"):
+            np.save(tmp_path / name, arrays_of_file["labels"])
+        else:
+            np.savez(tmp_path / name, **arrays_of_file)
+        return str(tmp_path / name)
+
+    return path, clean, write
+
+
+def test_labels_of_a_file_reach_the_training_split_alone(human):
+    path, clean, write = human
+    labels = (clean + (np.arange(40) % 4 == 0)) % 3
+    plain = data.load("mine", path, validation_size=10)
+    files = (
+        write("labels.npy", labels=labels),
+        write("CIFAR-10_human.npz", worse_label=labels, clean_label=clean) + ":worse_label",
+    )
+    for file in files:
+        noisy = load_human(path, file)
+        assert_equal(noisy[2:], plain[2:])
+        assert_equal(noisy.train.images, plain.train.images)
+        # The images are numbered by their first pixels.
+        order = [int(image.flat[0]) // 16 for image in plain.train.images[:16]]
+        assert noisy.train.labels[:16].tolist() == labels[order].tolist()
+        assert noisy.train.labels.dtype == np.int32
+    few = load_human(path, files[0], train_size=12).train
+    known = {image.tobytes(): label for image, label in zip(*noisy.train, strict=True)}
+    assert [known[image.tobytes()] for image in few.images] == few.labels.tolist()
+    assert (load_human(path, files[0], 0).train.labels == labels).all()
+
+
+def test_the_number_of_wrong_labels_is_what_it_is(human):
+    path, clean, write = human
+    noisy = load_human(path, write("clean.npy", labels=clean), 0)
+    assert (noisy.train.labels == clean).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "a.npy",
+            lambda y: {"labels": y[:39]},
+            r"holds int64 \[39\] but .* has 40 labels; give one",
+        ),
+        ("a.npy", lambda y: {"labels": y / 2}, r"holds float64 \[40\] but"),
+        ("a.npy", lambda y: {"labels": y + 1}, "holds labels 1 to 3 but .* classes 0 to 2; give"),
+        ("a.npy", lambda y: {"labels": y - 1}, "holds labels -1 to 1 but .* classes 0 to 2; give"),
+        ("a.npz:b", lambda y: {"b": y, "clean_label": y[::-1]}, "its clean_label differs from"),
+        ("a.npz:b", lambda y: {"b": y, "clean_label": y[:9]}, "its clean_label differs from"),
+        ("a.npz:b", lambda y: {"c": y, "d": y}, "has the keys c, d; choose one: FILE.npz:KEY"),
+        ("a.npz", lambda y: {"c": y, "d": y}, "has the keys c, d; choose one: FILE.npz:KEY"),
+        ("a.npz:b", lambda y: {"b": np.array([{}] * 40)}, "can't be read as plain arrays; write"),
+    ],
+)
+def test_unfit_label_files_are_refused(human, name, change, message):
+    path, clean, write = human
+    file, colon, key = name.partition(":")
+    with pytest.raises(UserError, match=f"^config.label_noise.file is '.*{name}'.*{message}"):
+        load_human(path, write(file, **change(clean)) + colon + key)
+
+
+def test_absent_and_foreign_label_files_are_refused(human, tmp_path):
+    path, _, _ = human
+    with pytest.raises(UserError, match="but there is no such file; give FILE.npy or"):
+        load_human(path, tmp_path / "none.npy")
+    with pytest.raises(
+        UserError, match="convert a FILE.pt by `python -c .*torch.load.*worse_label"
+    ):
+        load_human(path, tmp_path / "CIFAR-10_human.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise_rate": 0.2}, "rate is 0.2 but config.label_noise.mode is 'file'.*rate to 0"),
+        ({"noise_file": ""}, "mode is 'file' but config.label_noise.file is ''; use"),
+        ({"noise_mode": "uniform_any"}, "mode is 'uniform_any' but .*file is 'labels.npy'; use"),
+    ],
+)
+def test_files_and_modes_belong_together(options, message):
+    with pytest.raises(UserError, match=message):
+        load_human("/nonexistent.npz", "labels.npy", **options)
 
 
 # Digits
@@ -250,6 +392,22 @@ def test_an_npz_file_is_taken_as_it_is(npz):
         assert split.labels.dtype == np.int32
 
 
+def test_arrays_are_loaded_once_and_cannot_be_written_to(npz):
+    path = npz()
+    first, again = data.load_arrays("mine", path), data.load_arrays("mine", path)
+    assert all(first[i][j] is again[i][j] for i in range(2) for j in range(2))
+    for array in (*first[0], *first[1]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_a_file_that_changed_is_loaded_anew(npz):
+    assert data.load_arrays("mine", npz())[2] == 3
+    path = npz(num_classes=7)
+    os.utime(path, ns=(1, 1))
+    assert data.load_arrays("mine", path)[2] == 7
+
+
 def test_num_classes_may_be_stored(npz):
     assert data.load("mine", npz(num_classes=7), validation_size=0).num_classes == 7
 
@@ -263,12 +421,17 @@ def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
+    data._load_arrays.cache_clear()
     assert data.load("cifar10", path, validation_size=1).name == "cifar10"
-    with pytest.raises(UserError, match="digits needs scikit-learn: pip install"):
+    with pytest.raises(
+        UserError, match="dataset is 'digits' but scikit-learn is not installed; pip install"
+    ):
         data.load("digits", validation_size=0)
     monkeypatch.delitem(importlib.sys.modules, "experiments.prepare")
     monkeypatch.delattr("experiments.prepare")
-    with pytest.raises(UserError, match="cifar10 needs tensorflow_datasets, .* .npz file"):
+    with pytest.raises(
+        UserError, match="cifar10 is read with tensorflow_datasets, which .* .npz file"
+    ):
         data.load("cifar10", validation_size=0)
 
 
@@ -278,25 +441,25 @@ IMAGES = arrays()["train_images"]
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"train_images": IMAGES / 255}, r"train_images of .*npz must be .*got float64 \[6, 4"),
-        ({"test_images": IMAGES[:3, ..., 0]}, r"test_images .*got uint8 \[3, 4, 4\]$"),
-        ({"train_images": IMAGES[:0]}, r"train_images .*non-empty .*got uint8 \[0, 4, 4, 1\]$"),
-        ({"test_images": IMAGES[:3, :2]}, r"one shape, got \[4, 4, 1\] for .* \[2, 4, 1\] for"),
-        ({"train_labels": np.zeros(6)}, r"train_labels .*integers of shape \[6\].*float64 \[6\]"),
-        ({"train_labels": np.zeros(6, bool)}, r"train_labels .*integers .* got bool"),
-        ({"test_labels": np.zeros(4, int)}, r"test_labels .*shape \[3\].*got int64 \[4\]"),
-        ({"test_labels": np.zeros((3, 1), int)}, r"test_labels .*shape \[3\].*got int64 \[3, 1\]"),
-        ({"test_labels": np.array([0, 3, 1])}, "test_labels .*less than the 3 .*got 0 to 3"),
-        ({"train_labels": np.arange(-1, 5)}, "train_labels .*less than the 5 .*got -1 to 4"),
-        ({"num_classes": 2}, "train_labels .*less than the 2 classes, got 0 to 2"),
-        ({"num_classes": 2.5}, "num_classes .*one integer of 1 or more, got 2.5"),
-        ({"num_classes": np.array([3])}, r"num_classes .*one integer of 1 or more, got \[3\]"),
-        ({"num_classes": -3}, "num_classes .*one integer of 1 or more, got -3"),
+        ({"train_images": IMAGES / 255}, r"train_images of .*npz is float64 \[6, 4.* but .* uint8"),
+        ({"test_images": IMAGES[:3, ..., 0]}, r"test_images .* is uint8 \[3, 4, 4\] but"),
+        ({"train_images": IMAGES[:0]}, r"train_images .* is uint8 \[0, 4, 4, 1\] but .* 1 or more"),
+        ({"test_images": IMAGES[:3, :2]}, r"shape \[4, 4, 1\] but test_images \[2, 4, 1\]; .* one"),
+        ({"train_labels": np.zeros(6)}, r"train_labels .* is float64 \[6\] but .*integers of"),
+        ({"train_labels": np.zeros(6, bool)}, r"train_labels .* is bool \[6\] but .*integers"),
+        ({"test_labels": np.zeros(4, int)}, r"test_labels .* is int64 \[4\] but .* 3 images; "),
+        ({"test_labels": np.zeros((3, 1), int)}, r"test_labels .*int64 \[3, 1\] but .*shape \[3\]"),
+        ({"test_labels": np.array([0, 3, 1])}, "test_labels .* are 0 to 3 but there are 3 classes"),
+        ({"train_labels": np.arange(-1, 5)}, "train_labels .* are -1 to 4 but there are 5 classes"),
+        ({"num_classes": 2}, "train_labels .* are 0 to 2 but there are 2 classes"),
+        ({"num_classes": 2.5}, "num_classes .* is 2.5; store one integer of 1 or more"),
+        ({"num_classes": np.array([3])}, r"num_classes .* is \[3\]; store one integer"),
+        ({"num_classes": -3}, "num_classes .* is -3; store one integer of 1 or more"),
         (
             {"test_images": None, "train_labels": None, "other": 1},
-            "lacks train_labels, test_images: it needs train_images, .* and has .*, other$",
+            "has .*, other but lacks train_labels, test_images; write it with train_images, .*",
         ),
-        ({"train_labels": np.array([{}] * 6)}, "cannot be read as an .npz file of plain arrays"),
+        ({"train_labels": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
     ],
 )
 def test_unfit_npz_arrays_are_refused(npz, replaced, message):
@@ -326,18 +489,23 @@ def one_array(path):
 def test_files_that_are_no_npz_are_refused(write, tmp_path):
     path = tmp_path / "broken.npz"
     write(path)
-    with pytest.raises(UserError, match=f"^{path} cannot be read as an .npz file"):
+    with pytest.raises(UserError, match=f"^{path} can't be read as an .npz file"):
         data.load("mine", str(path), validation_size=0)
 
 
 def test_an_absent_npz_is_refused(tmp_path):
     path = tmp_path / "none.npz"
-    with pytest.raises(UserError, match=f"^there is no file {path}"):
+    with pytest.raises(
+        UserError, match=f"^config.data_dir is {path} but there is no such file; give"
+    ):
         data.load("mine", str(path), validation_size=0)
 
 
 def test_unknown_names_are_refused(tmp_path):
-    with pytest.raises(UserError, match="'mnist': choose one of digits, cifar10, cifar100, or"):
+    with pytest.raises(
+        UserError,
+        match="dataset is 'mnist' but the data sets are digits, cifar10, cifar100; choose",
+    ):
         data.load("mnist", str(tmp_path), validation_size=0)
 
 
@@ -396,7 +564,9 @@ def test_tfrecord_without_tensorflow_is_refused(tmp_path, monkeypatch):
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=f"^{folder} holds tfrecord files, which need TensorFlow"):
+    with pytest.raises(
+        UserError, match=f"^{folder} holds tfrecord files but TensorFlow, which reads"
+    ):
         data.load("cifar10", str(tmp_path), validation_size=0)
 
 

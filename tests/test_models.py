@@ -1,8 +1,11 @@
 """Networks: sizes, initialisation, and what batch norm returns."""
 
+import dataclasses
 import functools
 
 import chex
+import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,3 +201,106 @@ def test_unknown_networks_are_refused():
         UserError, match=r"^config\.model\.name is 'vgg'; .* conv_net, cifar_resnet"
     ):
         make_network(ConfigDict({"name": "vgg"}), num_classes=10)
+
+
+DROPPING = {
+    name: dataclasses.replace(network, dropout=0.5, parent=None)
+    for name, network in NETWORKS.items()
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def dropping(request):
+    """A network, the same with dropout, and variables of the first."""
+    network = NETWORKS[request.param]
+    variables = initialised(network)
+    _, updated = network.apply(variables, BATCH, train=True, mutable="batch_stats")
+    return network, DROPPING[request.param], {"params": variables["params"], **updated}
+
+
+def test_dropout_changes_no_parameter(dropping):
+    network, with_dropout, _ = dropping
+    chex.assert_trees_all_equal(initialised(network), initialised(with_dropout))
+
+
+def test_a_rate_of_0_leaves_the_program_as_it_is(dropping):
+    network, _, variables = dropping
+
+    def program(**options):
+        call = functools.partial(network.apply, mutable="batch_stats", **options)
+        return str(jax.make_jaxpr(call)(variables, BATCH))
+
+    for train in (False, True):
+        assert program(train=train, dropout=not train) == program(train=train)
+    assert "random" not in program(train=True)
+
+
+def test_dropout_acts_in_training_mode_unless_told_otherwise(dropping):
+    network, with_dropout, variables = dropping
+    rngs = {"dropout": jax.random.key(2)}
+    for train in (False, True):
+        expected = network.apply(variables, BATCH, train=train, mutable="batch_stats")
+        for dropout in (None, False, True):
+            drops = train if dropout is None else dropout
+            output = with_dropout.apply(
+                variables,
+                BATCH,
+                train=train,
+                dropout=dropout,
+                rngs=rngs if drops else {},
+                mutable="batch_stats",
+            )
+            if drops:
+                assert (output[0] != expected[0]).any()
+            else:
+                chex.assert_trees_all_equal(output, expected)
+
+
+def test_dropout_needs_a_key(dropping):
+    _, with_dropout, variables = dropping
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        with_dropout.apply(variables, BATCH, train=False, dropout=True)
+
+
+def test_masks_differ_between_keys_and_agree_for_one(dropping):
+    _, with_dropout, variables = dropping
+
+    def logits(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return with_dropout.apply(variables, BATCH, train=False, dropout=True, rngs=rngs)
+
+    chex.assert_trees_all_equal(logits(0), logits(0))
+    assert (logits(0) != logits(1)).any()
+
+
+def test_dropout_comes_before_the_addition_of_a_block():
+    block = DROPPING["cifar_resnet"]
+    variables = initialised(block)
+    _, captured = block.apply(
+        variables,
+        BATCH,
+        train=True,
+        rngs={"dropout": jax.random.key(2)},
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=True,
+    )
+    outputs = {path[:-2]: leaf for path, leaf in by_path(captured["intermediates"]).items()}
+    dropped = outputs["BasicBlock_0", "Dropout_0"]
+    normed = outputs["BasicBlock_0", "BatchNorm_1"]
+    assert 0.4 < float((dropped == 0).mean()) < 0.6
+    chex.assert_trees_all_close(dropped, jnp.where(dropped == 0, 0, 2 * normed))
+    # The first block's shortcut is its input: the output of the network's first batch norm.
+    addend = nn.relu(outputs["BatchNorm_0",])
+    chex.assert_trees_all_close(outputs["BasicBlock_0",], nn.relu(addend + dropped), rtol=1e-6)
+
+
+def test_the_rate_of_dropout_comes_from_the_config():
+    config = ConfigDict({"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25})
+    assert make_network(config, 3) == CifarResNet(3, 8, 4, dropout=0.25)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2, float("nan")])
+def test_rates_of_dropout_out_of_range_are_refused(rate):
+    config = ConfigDict({"name": "conv_net", "widths": [4], "dropout": rate})
+    with pytest.raises(UserError, match=rf"^config\.model\.dropout is {rate}; use at least 0"):
+        make_network(config, num_classes=10)

@@ -1,16 +1,81 @@
+import itertools
+
 import pytest
 
-from experiments.styles import METHODS, SUBSPACES, deployed, style_of, style_of_run
+from experiments import styles
+from experiments.recipes import PRODUCTS, RECIPES
+from experiments.styles import METHODS, SUBSPACES, deployed, order_of, style_of, style_of_run
+from subspace_jax.plotting import OKABE_ITO
+
+every_product = pytest.mark.parametrize("product", PRODUCTS)
 
 
 def test_methods_differ_in_color_or_marker():
     assert len({(style.color, style.marker) for style in METHODS.values()}) == len(METHODS)
     assert len({style.label for style in METHODS.values()}) == len(METHODS)
-    assert set(METHODS) >= SUBSPACES
 
 
-def test_unknown_method_keeps_its_name():
-    assert style_of("new").label == "new"
+@every_product
+def test_every_product_has_a_style(product):
+    style = style_of(product)
+    assert style.label[0].isupper()
+    assert style.color in {*OKABE_ITO.values(), "#7F7F7F"}
+    assert order_of(product) < order_of("new")
+
+
+def test_no_two_products_have_one_label_or_one_place_in_the_order():
+    assert len({style_of(product).label for product in PRODUCTS}) == len(PRODUCTS)
+    assert len({order_of(product) for product in PRODUCTS}) == len(PRODUCTS)
+
+
+def test_subspaces_are_recipes_or_short_for_one():
+    assert SUBSPACES - {"simplex", "layerwise_simplex"} <= RECIPES.keys()
+    trained = {name for name, values in RECIPES.items() if values.get("kind") in SUBSPACES}
+    assert trained <= SUBSPACES
+
+
+@pytest.mark.parametrize("product", sorted(SUBSPACES - {"curve_finding"}))
+def test_subspaces_are_solid(product):
+    assert style_of(product).linestyle == "-"
+    others = {METHODS[name].color for name in ("standard", "ema", "dropout", "ensemble")}
+    assert style_of(product).color not in others
+
+
+@pytest.mark.parametrize(
+    ("product", "label"),
+    [
+        ("standard_matched", "Standard (matched)"),
+        ("standard_matched_3", "Standard (matched to 3)"),
+        ("swa_constant_5", "SWA (constant lr, 5)"),
+        ("swa_cyclic", "SWA (cyclic lr)"),
+        ("simplex_4", "Simplex (4)"),
+        ("layerwise_simplex_12", "Layerwise simplex (12)"),
+        ("layerwise_line_ema", "Layerwise line + EMA"),
+        ("early_stopping", "Optimal early stopping (oracle)"),
+        ("ensemble", "Two independent networks"),
+        ("new", "new"),
+        ("new_3", "new_3"),
+        ("_3", "_3"),
+        ("", ""),
+    ],
+)
+def test_labels(product, label):
+    assert style_of(product).label == label
+
+
+@pytest.mark.parametrize("base", ["simplex", "swa_constant", "standard_matched"])
+def test_numbers_keep_the_look_and_stand_in_order(base):
+    names = [base, *(f"{base}_{m}" for m in (2, 3, 10))]
+    assert len({style_of(name)[1:] for name in names}) == 1
+    places = [order_of(name) for name in names]
+    assert places == sorted(set(places))
+    after = list(METHODS)[list(METHODS).index(base) + 1]
+    assert places[-1] < order_of(after)
+
+
+def test_the_order_is_that_of_the_methods():
+    for before, after in itertools.pairwise(METHODS):
+        assert order_of(before) < order_of(after)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +83,33 @@ def test_unknown_method_keeps_its_name():
     [
         ({}, "Standard"),
         ({"kind": "curve"}, "Curve"),
-        ({"kind": "simplex", "subspace": {"num_endpoints": 5}}, "5-simplex"),
+        ({"kind": "simplex"}, "Simplex (3)"),
+        ({"kind": "simplex", "subspace": {"num_endpoints": 5}}, "Simplex (5)"),
+        (
+            {"kind": "simplex", "recipe": "simplex_3", "subspace": {"num_endpoints": 5}},
+            "Simplex (5)",
+        ),
+        ({"kind": "standard", "recipe": "swa_cyclic_4"}, "SWA (cyclic lr, 4)"),
+        ({"kind": "layerwise_line", "recipe": ""}, "Layerwise line"),
     ],
 )
-def test_style_of_run_is_that_of_its_kind(config, label):
+def test_style_of_run_is_that_of_its_recipe(config, label):
     assert style_of_run(config).label == label
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "scale"),
+    [
+        ("accuracy", "Accuracy [%]", 100),
+        ("scaled.ece", "Scaled ECE [%]", 100),
+        ("corruptions.snow.3.accuracy", "Accuracy [%], snow 3", 100),
+        ("ood.noise.auroc", "auroc, noise", 1),
+        ("aurc", "aurc", 1),
+    ],
+)
+def test_quantities_are_found_by_their_path(metric, label, scale):
+    found = styles.quantity_of(metric)
+    assert (found.label, found.scale) == (label, scale)
 
 
 def test_deployed_is_the_midpoint_or_the_only_point():
