@@ -112,11 +112,94 @@ class CifarResNet(nn.Module):
         return Conv(self.num_classes, (1, 1), name="classifier")(x)[:, 0, 0].astype(jnp.float32)
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is that of the 3x3 convolution.
+
+    Dropout comes after the last batch norm, before the shortcut is added.
+
+    Attributes:
+      width: a quarter of the channels of the output.
+      inner: channels between the convolutions; `width` in a ResNet, more in a WideResNet.
+      stride: of the 3x3 convolution and the shortcut.
+      dropout: rate.
+    """
+
+    width: int
+    inner: int
+    stride: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        y = nn.relu(batch_norm(train)(Conv(self.inner, (1, 1))(x)))
+        y = Conv(self.inner, (3, 3), strides=self.stride, padding=1)(y)
+        y = nn.relu(batch_norm(train)(y))
+        y = batch_norm(train)(Conv(4 * self.width, (1, 1))(y))
+        y = drop(y, self.dropout, train, dropout)
+        if x.shape != y.shape:
+            x = Conv(4 * self.width, (1, 1), strides=self.stride, name="shortcut")(x)
+            x = batch_norm(train, name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class ImageNetResNet(nn.Module):
+    """The ImageNet residual network of He et al. 2016, with the article's classifier.
+
+    The widths of the stages are `width`, `2 width`, `4 width`, ...; every stage but the first halves
+    the resolution. The classifier is a 1x1 convolution without bias.
+
+    Attributes:
+      num_classes: `K`.
+      blocks: blocks of every stage.
+      widening: channels inside bottleneck blocks, as a multiple of their width; 0 for basic blocks.
+      stem: `imagenet`, a 7x7 convolution with stride 2 and a max-pool with stride 2; or `small`, a 3x3
+        convolution with stride 1, which the article uses for Tiny-ImageNet.
+      width: channels of the stem.
+      dropout: rate of dropout in every block.
+    """
+
+    num_classes: int
+    blocks: Sequence[int] = (2, 2, 2, 2)
+    widening: int = 0
+    stem: str = "imagenet"
+    width: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        if self.stem == "small":
+            x = nn.relu(batch_norm(train)(Conv(self.width, (3, 3), padding=1)(x)))
+        else:
+            x = nn.relu(batch_norm(train)(Conv(self.width, (7, 7), strides=2, padding=3)(x)))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.blocks):
+            width = self.width * 2**stage
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                if self.widening:
+                    module = Bottleneck(width, self.widening * width, stride, self.dropout)
+                else:
+                    module = BasicBlock(width, stride, self.dropout)
+                x = module(x, train, dropout)
+        x = x.mean((1, 2), keepdims=True)
+        return Conv(self.num_classes, (1, 1), name="classifier")(x)[:, 0, 0].astype(jnp.float32)
+
+
+# Blocks of the stages, and widening, by name.
+IMAGENET_RESNETS = {
+    "resnet18": ((2, 2, 2, 2), 0),
+    "resnet50": ((3, 4, 6, 3), 1),
+    "wide_resnet50_2": ((3, 4, 6, 3), 2),
+}
+STEMS = ("imagenet", "small")
+NAMES = ("conv_net", "cifar_resnet", *IMAGENET_RESNETS)
+
+
 def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
     """The network that `config.model` names.
 
     Raises:
-      UserError: an unknown name, or a depth or a rate of dropout that the network can't have.
+      UserError: an unknown name, or a depth, stem or rate of dropout that the network can't have.
     """
     dropout = config.get("dropout", 0.0)
     if not 0 <= dropout < 1:
@@ -132,7 +215,14 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
                 "use 8, 14, 20, 32, 44, 56 or 110."
             )
         return CifarResNet(num_classes, depth=config.depth, width=config.width, dropout=dropout)
-    raise UserError(f"config.model.name is {config.name!r}; choose one of conv_net, cifar_resnet.")
+    if config.name in IMAGENET_RESNETS:
+        if config.stem not in STEMS:
+            raise UserError(f"config.model.stem is {config.stem!r}; choose {' or '.join(STEMS)}.")
+        width = config.get("width", 64)
+        _check_widths([width])
+        blocks, widening = IMAGENET_RESNETS[config.name]
+        return ImageNetResNet(num_classes, blocks, widening, config.stem, width, dropout)
+    raise UserError(f"config.model.name is {config.name!r}; choose one of {', '.join(NAMES)}.")
 
 
 def _check_widths(widths: Sequence[int]) -> None:

@@ -19,12 +19,27 @@ from subspace_jax import (
     landscape,
     metrics,
     schedules,
+    sharpness,
 )
-from subspace_jax.diversity import cosine_penalty, distances, is_kernel, squared_cosines
+from subspace_jax.diversity import (
+    cosine_penalty,
+    distances,
+    is_kernel,
+    log_volume,
+    squared_cosines,
+)
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import Recalibration, for_each, recalibrate
-from subspace_jax.subspaces import Subspace, bezier, layerwise, line, parent, simplex
-from subspace_jax.training import TrainState, make_train_step
+from subspace_jax.subspaces import (
+    Subspace,
+    bezier,
+    layerwise,
+    line,
+    parent,
+    simplex,
+    simplicial_complex,
+)
+from subspace_jax.training import TrainState, freeze, make_train_step
 from subspace_jax.tree import gram, mix, stack
 
 __all__ = [
@@ -40,11 +55,13 @@ __all__ = [
     "distances",
     "ensemble",
     "for_each",
+    "freeze",
     "gram",
     "is_kernel",
     "landscape",
     "layerwise",
     "line",
+    "log_volume",
     "make_train_step",
     "metrics",
     "mix",
@@ -52,7 +69,9 @@ __all__ = [
     "predict",
     "recalibrate",
     "schedules",
+    "sharpness",
     "simplex",
+    "simplicial_complex",
     "squared_cosines",
     "stack",
 ]

@@ -5,11 +5,14 @@ optimizer's state, so that it is checkpointed, resumed and sharded with it, and 
 and for the endpoints of a subspace alike.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from subspace_jax.tree import PyTree, wider_dtype
 
@@ -50,6 +53,21 @@ class SwagState(NamedTuple):
     mean: PyTree
     variance: PyTree
     deviations: PyTree
+
+
+class SnapshotsState(NamedTuple):
+    """The networks visited so far.
+
+    Attributes:
+      step: scalar int32, how many updates there were.
+      count: scalar int32, how many networks were visited; more than `num_models` are not kept.
+      networks: leaves `[num_models, ...]`, in the order of the visits; the initial parameters where
+        none was made yet.
+    """
+
+    step: jax.Array
+    count: jax.Array
+    networks: PyTree
 
 
 def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
@@ -256,6 +274,128 @@ def swag_sample(
     keys = jax.random.split(diagonal_key, len(means))
     leaves = map(draw, keys, means, jax.tree.leaves(state.variance), deviations)
     return treedef.unflatten(leaves)
+
+
+def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTransformation:
+    r"""Keeps the networks visited at some steps, of which `swa` keeps the mean.
+
+    Their predictions are averaged by a snapshot ensemble or fast geometric ensembling, their weights
+    by a soup (`greedy_soup`): they are the corners of a simplex, which `mix` mixes. Put it last in
+    the chain; read them with `snapshots_of(opt_state)`.
+
+    Args:
+      start_step, every: which networks are visited, as in `swa`.
+      num_models: how many are kept, at least 1; visits after that are left out.
+
+    Returns:
+      A transformation that passes updates through.
+
+    Raises:
+      ValueError: `start_step` is negative, or `every` or `num_models` below 1.
+
+    Reference:
+      Huang et al. 2017, "Snapshot Ensembles: Train 1, Get M for Free"; Garipov et al. 2018, "Loss
+      Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
+
+    Example:
+      >>> optimizer = optax.chain(optax.sgd(1.0), snapshots(start_step=0, every=1, num_models=2))
+      >>> params = jnp.array([4.0])
+      >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
+      >>> snapshots_of(state)[:, 0]
+      Array([4., 2.], dtype=float32)
+    """
+    _check_steps("snapshots", start_step, every)
+    if num_models < 1:
+        raise ValueError(f"snapshots got num_models={num_models}; keep at least 1 network.")
+
+    def init(params):
+        count = jnp.asarray(start_step == 0, jnp.int32)
+        networks = jax.tree.map(lambda x: jnp.stack([x] * num_models), params)
+        return SnapshotsState(jnp.zeros((), jnp.int32), count, networks)
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        new = _updated("snapshots", params, updates)
+        step = state.step + 1
+        due = (step >= start_step) & ((step - start_step) % every == 0)
+        due &= state.count < num_models
+        slot = jnp.minimum(state.count, num_models - 1)
+
+        def put(networks, x):
+            return networks.at[slot].set(jnp.where(due, x, networks[slot]))
+
+        networks = jax.tree.map(put, state.networks, new)
+        return updates, SnapshotsState(step, state.count + due.astype(jnp.int32), networks)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def snapshots_of(opt_state: optax.OptState) -> PyTree:
+    """The networks that `snapshots` kept, a stack with leaves `[num_models, ...]`.
+
+    Raises:
+      ValueError: there is no `snapshots` in the state.
+
+    Example:
+      >>> snapshots_of(snapshots(1, 1, num_models=3).init(jnp.array([4.0]))).shape
+      (3, 1)
+    """
+    state = next(_nodes(opt_state, SnapshotsState), None)
+    if state is None:
+        raise ValueError(
+            "The optimizer's state holds no snapshots; put snapshots(...) last in its chain."
+        )
+    return state.networks
+
+
+def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> np.ndarray:
+    r"""Mixing weights of the uniform soup of those networks that do not harm it.
+
+    Networks are tried from the best to the worst by their own scores, and each stays in the soup if
+    the mean of the chosen ones scores no less with it than without. The soup is never worse than the
+    best network, on the data that score; those must be validation data.
+
+    Args:
+      score_fn: `mixing weights [M] -> score`, higher being better, of the network
+        `mix(weights, networks)`, its batch-norm statistics measured anew.
+      scores: `[M]`, of the networks themselves.
+
+    Returns:
+      `[M]` float32, equal weights on the chosen networks and 0 elsewhere.
+
+    Raises:
+      ValueError: there is no network.
+
+    Reference:
+      Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves
+      accuracy without increasing inference time", Algorithm 1.
+
+    Example:
+      >>> networks = np.array([0.0, 1.0, 4.0])  # and the best would be at 0.6
+      >>> score_fn = lambda weights: -abs(float(weights @ networks) - 0.6)
+      >>> greedy_soup(score_fn, [-0.6, -0.4, -3.4])
+      array([0.5, 0.5, 0. ], dtype=float32)
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 1 or not scores.size:
+        raise ValueError(
+            f"scores has shape {scores.shape}; give one for each of 1 or more networks."
+        )
+    order = np.argsort(-scores, kind="stable")
+    chosen, best = [order[0]], scores[order[0]]
+    weights = _uniform(chosen, scores.size)
+    for network in order[1:]:
+        tried = _uniform([*chosen, network], scores.size)
+        score = score_fn(tried)
+        if score >= best:
+            chosen, best, weights = [*chosen, network], score, tried
+    return weights
+
+
+def _uniform(chosen: list, count: int) -> np.ndarray:
+    weights = np.zeros(count, np.float32)
+    weights[chosen] = 1 / len(chosen)
+    return weights
 
 
 def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:

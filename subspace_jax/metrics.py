@@ -314,6 +314,34 @@ def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = Non
     return _mean(errors / jnp.where(mass == 0, 1, mass), weights)
 
 
+def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) -> jax.Array:
+    r"""Mean corruption error of error rates `errors [C, S]`, by corruption and severity.
+
+        mCE = 1 / C sum_c (sum_s E[c, s]) / (sum_s B[c, s])
+
+    relative to the errors `baseline [C, S]` of a stated model (Hendrycks & Dietterich 2019,
+    "Benchmarking neural network robustness to common corruptions and perturbations", where it is
+    AlexNet), or the plain mean of the errors without one. Name which when you report it. In
+    [0, 1] without a baseline. Other shapes than two equal ones of rank two raise ValueError.
+
+    >>> mean_corruption_error(jnp.array([[0.1, 0.3], [0.2, 0.2]]))
+    Array(0.2, dtype=float32)
+    >>> mean_corruption_error(jnp.array([[0.1, 0.3]]), jnp.array([[0.2, 0.6]]))
+    Array(0.5, dtype=float32)
+    """
+    shape = jnp.shape(errors)
+    if len(shape) != 2 or 0 in shape or (baseline is not None and jnp.shape(baseline) != shape):
+        raise ValueError(
+            f"errors has shape {list(shape)} and the baseline "
+            f"{None if baseline is None else list(jnp.shape(baseline))}; give both one row per "
+            "corruption and one column per severity."
+        )
+    errors = jnp.asarray(errors, jnp.float32)
+    if baseline is None:
+        return errors.mean()
+    return (errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()
+
+
 def _prepare(labels: jax.Array | None, weights: jax.Array | None, *predictions: jax.Array) -> tuple:
     """int32 labels, float32 weights and float32 predictions, by the rules of the module."""
     shape = predictions[0].shape

@@ -1,4 +1,4 @@
-"""Learning rates of stochastic weight averaging, as Optax schedules that are constant in an epoch."""
+"""Learning rates of methods that take several networks from one run, as Optax schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +142,167 @@ def swa_cyclic_schedule(
         first = _cosine((epoch - warmup_epochs) / (start - warmup_epochs)) * base_lr
         cycles = _cosine((epoch - start) % cycle / cycle) * swa_lr
         return _warm_up(epoch, warmup_epochs, base_lr, jnp.where(epoch < start, first, cycles))
+
+    return schedule
+
+
+def snapshot_cycles(num_epochs: int, num_models: int) -> tuple[int, int]:
+    r"""When a snapshot ensemble takes its networks: at the ends of equal cycles.
+
+    .. math:: c = \lfloor E / M \rfloor, \qquad s = E - (M - 1) c
+
+    Args:
+      num_epochs: `E`, at least `M`.
+      num_models: `M >= 1`.
+
+    Returns:
+      `(s, c)`: for `snapshots`, `start_step` and `every` in epochs. The first cycle has what the
+      division leaves over.
+
+    Raises:
+      ValueError: there is no model, or fewer epochs than models.
+
+    Example:
+      >>> snapshot_cycles(160, 5), snapshot_cycles(30, 4)
+      ((32, 32), (9, 7))
+    """
+    if not 1 <= num_models <= num_epochs:
+        raise ValueError(
+            f"{num_epochs} epochs have no room for {num_models} cycles; use 1 to {num_epochs}."
+        )
+    cycle = num_epochs // num_models
+    return num_epochs - (num_models - 1) * cycle, cycle
+
+
+def snapshot_schedule(
+    base_lr: jax.typing.ArrayLike,
+    num_models: int,
+    *,
+    num_epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: int = 0,
+) -> optax.Schedule:
+    r"""`M` cosines from the same learning rate to nearly zero, each ending in a network to keep.
+
+    .. math:: \eta(e) = \tfrac12 \Big(1 + \cos \frac{\pi (e - e_0)}{c}\Big) \eta_\text{base}
+
+    from the start :math:`e_0` of a cycle of `c` epochs, with `(s, c) = snapshot_cycles(E, M)`; the
+    first cycle has `s` epochs, of which the warm-up takes some.
+
+    Args:
+      base_lr: at the start of each cycle.
+      num_models: `M >= 1`; 1 is an ordinary cosine.
+      num_epochs, steps_per_epoch, warmup_epochs: as in `swa_cyclic_schedule`.
+
+    Returns:
+      `step -> learning rate`.
+
+    Raises:
+      ValueError: as `snapshot_cycles`, or the warm-up does not fit into the first cycle.
+
+    Reference:
+      Huang et al. 2017, "Snapshot Ensembles: Train 1, Get M for Free", Eq. 2.
+
+    Example:
+      >>> schedule = snapshot_schedule(0.1, 2, num_epochs=4, steps_per_epoch=10)
+      >>> [round(float(schedule(10 * epoch)), 4) for epoch in range(4)]
+      [0.1, 0.05, 0.1, 0.05]
+    """
+    start, cycle = snapshot_cycles(num_epochs, num_models)
+    _check(num_epochs, steps_per_epoch, warmup_epochs, start)
+
+    def schedule(step):
+        epoch = _epoch(step, num_epochs, steps_per_epoch)
+        first = _cosine((epoch - warmup_epochs) / (start - warmup_epochs))
+        later = _cosine((epoch - start) % cycle / cycle)
+        return _warm_up(
+            epoch, warmup_epochs, base_lr, jnp.where(epoch < start, first, later) * base_lr
+        )
+
+    return schedule
+
+
+def fge_cycles(num_epochs: int, steps_per_epoch: int, num_models: int) -> tuple[int, int]:
+    r"""When fast geometric ensembling takes its networks: in the middle of equal, short cycles.
+
+    .. math:: c = 2 \Big\lfloor \frac{T - \lfloor 0.75 T \rfloor}{2 M} \Big\rfloor, \qquad
+              s = T - M c + c / 2
+
+    for `T` steps of training; the learning rate is lowest in the middle of a cycle.
+
+    Args:
+      num_epochs, steps_per_epoch: `T` is their product.
+      num_models: `M >= 1`.
+
+    Returns:
+      `(s, c)`: for `snapshots`, `start_step` and `every` in steps.
+
+    Raises:
+      ValueError: there is no model, or no room for their cycles in the last quarter of training.
+
+    Example:
+      >>> fge_cycles(40, 10, 5)
+      (310, 20)
+    """
+    steps = num_epochs * steps_per_epoch
+    cycle = 2 * ((steps - (3 * steps) // 4) // (2 * num_models)) if num_models >= 1 else 0
+    if cycle < 2:
+        raise ValueError(
+            f"The last quarter of {steps} steps has no room for {num_models} cycles of 2 steps or "
+            "more; train for longer or keep between 1 and fewer networks."
+        )
+    return steps - num_models * cycle + cycle // 2, cycle
+
+
+def fge_schedule(
+    base_lr: jax.typing.ArrayLike,
+    high_lr: jax.typing.ArrayLike,
+    low_lr: jax.typing.ArrayLike,
+    num_models: int,
+    *,
+    num_epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: int = 0,
+) -> optax.Schedule:
+    r"""A cosine as of ordinary training for about 75 %, then triangles from high to low and back.
+
+    .. math:: \eta(t) = (1 - r) \eta_\text{high} + r \, \eta_\text{low}, \qquad
+              r = 1 - \Big| \frac{2 \, ((t - t_0) \bmod c)}{c} - 1 \Big|, \quad t \ge t_0
+
+    where `t` counts steps, `(s, c) = fge_cycles(...)` and :math:`t_0 = s - c / 2`. The first part
+    is the beginning of a cosine over all epochs, constant within an epoch.
+
+    Args:
+      base_lr: at the start of the cosine.
+      high_lr, low_lr: at the ends and in the middle of a cycle.
+      num_models: `M >= 1`, how many cycles.
+      num_epochs, steps_per_epoch, warmup_epochs: as in `swa_cyclic_schedule`.
+
+    Returns:
+      `step -> learning rate`.
+
+    Raises:
+      ValueError: as `fge_cycles`, or the warm-up takes the first part.
+
+    Reference:
+      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", Eq. 3.
+
+    Example:
+      >>> schedule = fge_schedule(1.0, 0.4, 0.2, 5, num_epochs=40, steps_per_epoch=10)
+      >>> [round(float(schedule(step)), 2) for step in (0, 200, 300, 305, 310, 315, 320)]
+      [1.0, 0.5, 0.4, 0.3, 0.2, 0.3, 0.4]
+    """
+    middle, cycle = fge_cycles(num_epochs, steps_per_epoch, num_models)
+    start = middle - cycle // 2
+    _check(num_epochs, steps_per_epoch, warmup_epochs, start / steps_per_epoch)
+
+    def schedule(step):
+        epoch = _epoch(step, num_epochs, steps_per_epoch)
+        falling = _cosine((epoch - warmup_epochs) / (num_epochs - warmup_epochs)) * base_lr
+        low = 1 - jnp.abs(2 * ((jnp.asarray(step) - start) % cycle) / cycle - 1)
+        triangle = (1 - low) * high_lr + low * low_lr
+        first = _warm_up(epoch, warmup_epochs, base_lr, falling)
+        return jnp.where(jnp.asarray(step) < start, first, triangle)
 
     return schedule
 

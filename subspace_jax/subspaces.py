@@ -299,6 +299,57 @@ def simplex(num_endpoints: int) -> Subspace:
     return Subspace(num_endpoints, draw, lambda coords: coords, center)
 
 
+@_one_object
+def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
+    r"""Simplexes that share vertices: a random point lies on one of them.
+
+    .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = 0 \text{ for } i \notin S,
+              \quad S \text{ uniform among the simplexes, } w_S \text{ uniform on it}
+
+    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2. Vertices that were trained
+    before are kept with `freeze`.
+
+    Args:
+      simplexes: the vertices of each, numbers from 0 to n - 1; a tuple of tuples.
+
+    Returns:
+      A subspace whose coordinates are the `n` mixing weights. Its center is the mean of all vertices,
+      which may lie outside of the complex: predict with an ensemble of random points.
+
+    Raises:
+      ValueError: there is no simplex, one has no vertex or one twice, or a number is left out.
+
+    Reference:
+      Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
+
+    Example:
+      >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
+      >>> weights.shape, int((weights == 0).sum())
+      ((3,), 1)
+    """
+    vertices = sorted({vertex for simplex in simplexes for vertex in simplex})
+    n = len(vertices)
+    if vertices != list(range(n)) or not all(simplexes) or not n:
+        raise ValueError(
+            f"The simplexes {simplexes} have the vertices {vertices}; give at least one simplex of at "
+            "least one vertex, and name each of 0, 1, ... in some."
+        )
+    if any(len(set(simplex)) < len(simplex) for simplex in simplexes):
+        raise ValueError(f"The simplexes {simplexes} name a vertex twice in one; name it once.")
+    members = np.zeros((len(simplexes), n), np.float32)
+    for row, simplex in zip(members, simplexes, strict=True):
+        row[list(simplex)] = 1
+
+    def draw(key):
+        choice_key, point_key = jax.random.split(key)
+        chosen = jax.random.randint(choice_key, (), 0, len(simplexes))
+        draws = jax.random.exponential(point_key, (n,)) * jnp.asarray(members)[chosen]
+        return draws / draws.sum()
+
+    center = np.full(n, 1 / n, np.float32)
+    return Subspace(n, draw, lambda coords: coords, center)
+
+
 def parent(path: tuple) -> tuple:
     """The layer that owns a parameter: its path without the last name.
 

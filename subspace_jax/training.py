@@ -4,7 +4,7 @@ A subspace needs one new line in a training loop, `params = subspace.sample(key,
 nothing else of this module: it is the step that the experiments use, for those who have no loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from subspace_jax.subspaces import Subspace
-from subspace_jax.tree import PyTree
+from subspace_jax.tree import PyTree, num_stacked
 
 LossFn = Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 Penalty = Callable[[PyTree, jax.Array], jax.Array]
@@ -66,7 +66,9 @@ def make_train_step(
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
         metrics is a dictionary of scalars, averaged over the chunks; the names `loss` and
         `penalty` are taken.
-      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint.
+      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that
+        wants the gradient at other points, as `sharpness.sam`, gets it as `grad_fn=`: that of the
+        same objective, with the same batch and the same random numbers.
       penalty: `(endpoints, key) -> scalar`, added to the loss, for example
         `lambda endpoints, key: beta * cosine_penalty(endpoints, key)`.
       num_samples: `S`, into how many chunks a batch is split, each at its own point (appendix B of
@@ -108,14 +110,61 @@ def make_train_step(
         cost = jnp.zeros_like(loss) if penalty is None else penalty(endpoints, penalty_key)
         return loss + cost, metrics | {"loss": loss, "penalty": cost}
 
+    update = optax.with_extra_args_support(optimizer).update
+
     def train_step(state, key, batch):
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        grads, metrics = jax.grad(objective, has_aux=True)(state.endpoints, keys, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.endpoints)
+        gradient = jax.grad(objective, has_aux=True)
+        grads, metrics = gradient(state.endpoints, keys, batch)
+        updates, opt_state = update(
+            grads,
+            state.opt_state,
+            state.endpoints,
+            grad_fn=lambda endpoints, _: gradient(endpoints, keys, batch)[0],
+        )
         endpoints = optax.apply_updates(state.endpoints, updates)
         return TrainState(state.step + 1, endpoints, opt_state), metrics
 
     return train_step
+
+
+def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
+    """Keeps some endpoints of a stack as they are, bit for bit, and lets the others train.
+
+    Put it after all that makes updates, weight decay too; averages come behind it.
+
+    Args:
+      frozen: which endpoints, numbers of the leading axis.
+
+    Returns:
+      A transformation that sets their updates to zero.
+
+    Raises:
+      ValueError: when it is applied to a stack that has no such endpoint.
+
+    Example:
+      >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
+      >>> endpoints = jnp.array([[1.0], [1.0]])
+      >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
+      [[0.0], [-1.0]]
+    """
+
+    def update(updates, state, params=None):
+        del params
+        n = num_stacked(updates)
+        if any(not 0 <= i < n for i in frozen):
+            raise ValueError(
+                f"Endpoints {tuple(frozen)} are to be frozen but the stack has {n}; "
+                f"use numbers from 0 to {n - 1}."
+            )
+        moves = jnp.array([i not in frozen for i in range(n)])
+
+        def hold(x):
+            return jnp.where(moves.reshape(n, *(1,) * (x.ndim - 1)), x, jnp.zeros_like(x))
+
+        return jax.tree.map(hold, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _chunks(batch, num_chunks):

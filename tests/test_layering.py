@@ -29,6 +29,7 @@ INTERNAL = {
     "training": {"tree", "subspaces"},
     "plotting": {"metrics"},
     "schedules": set(),
+    "sharpness": set(),
     "landscape": {"tree", "diversity", "recalibration"},
     "calibration": {"tree", "metrics", "prediction", "subspaces"},
     "detection": {"metrics"},
@@ -56,7 +57,7 @@ STANDARD_LIBRARY = {
 }
 THIRD_PARTY = {"jax", "numpy"}
 MORE_THIRD_PARTY = {
-    **dict.fromkeys(("training", "averaging", "calibration", "schedules"), {"optax"}),
+    **dict.fromkeys(("training", "averaging", "calibration", "schedules", "sharpness"), {"optax"}),
     "plotting": {"matplotlib"},
 }
 FORBIDDEN_NAMES = {

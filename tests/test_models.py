@@ -13,13 +13,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments.errors import UserError
-from experiments.models import CifarResNet, ConvNet, make_network
+from experiments.models import IMAGENET_RESNETS, CifarResNet, ConvNet, ImageNetResNet, make_network
 
 NETWORKS = {
     "conv_net": ConvNet(num_classes=3, widths=(4, 8)),
     "cifar_resnet": CifarResNet(num_classes=3, depth=8, width=4),
+    "wide_resnet": ImageNetResNet(num_classes=3, blocks=(1, 1), widening=2, width=2),
 }
 BATCH = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
+FAST = {"xla_backend_optimization_level": 0}  # to compile
 
 
 def by_path(tree):
@@ -32,20 +34,40 @@ def by_path(tree):
 
 
 def shapes(network, channels=3):
-    images = jnp.zeros((1, 8, 8, channels))
-    variables = jax.eval_shape(lambda key: network.init(key, images, train=True), jax.random.key(0))
+    images = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
+    init = functools.partial(network.init, train=True)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
     return by_path(variables["params"])
 
 
 @functools.cache
 def compiled_init(network):
-    fast = {"xla_backend_optimization_level": 0}  # to compile
     init = functools.partial(network.init, train=True)
-    return functools.partial(jax.jit(init, compiler_options=fast), x=BATCH[:1])
+    return functools.partial(jax.jit(init, compiler_options=FAST), x=BATCH[:1])
 
 
 def initialised(network, seed=0):
     return compiled_init(network)(jax.random.key(seed))
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+def _captured(network, variables):
+    return network.apply(
+        variables,
+        BATCH,
+        train=True,
+        rngs={"dropout": jax.random.key(2)},
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=True,
+    )[1]
+
+
+def captured(network, variables):
+    """The outputs of all modules in training mode, by path, and the updated `batch_stats`."""
+    updated = _captured(network, variables)
+    # A module's outputs are a tuple with one entry a call, under the name `__call__`.
+    outputs = {path[:-2]: leaf for path, leaf in by_path(updated["intermediates"]).items()}
+    return outputs, updated["batch_stats"]
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -85,6 +107,65 @@ def test_depth_counts_the_layers_with_weights(depth):
     kernels = [path for path in leaves if path[-1] == "kernel" and "shortcut" not in path]
     assert len(kernels) == depth
     assert sum("shortcut" in path for path in leaves) == 2
+
+
+# Published, for the ImageNet stem and a dense classifier with bias for 1,000 classes (torchvision).
+PUBLISHED = {"resnet18": 11_689_512, "resnet50": 25_557_032, "wide_resnet50_2": 68_883_240}
+
+
+@pytest.mark.parametrize("num_classes", [1000, 200])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_imagenet_resnets_have_the_published_numbers_of_parameters(name, num_classes):
+    features = 512 if name == "resnet18" else 2048
+    for stem, kernel in {"imagenet": 7, "small": 3}.items():
+        leaves = shapes(make_network(ConfigDict({"name": name, "stem": stem}), num_classes))
+        without_bias = PUBLISHED[name] - 1000
+        classifier = (1000 - num_classes) * features
+        convolution = (7 * 7 - kernel * kernel) * 3 * 64
+        count = sum(leaf.size for leaf in leaves.values())
+        assert count == without_bias - classifier - convolution
+
+
+@pytest.mark.parametrize("name", IMAGENET_RESNETS)
+def test_imagenet_resnets_have_as_many_layers_as_their_name_says(name):
+    leaves = shapes(make_network(ConfigDict({"name": name, "stem": "imagenet"}), 10))
+    kernels = [path for path in leaves if path[-1] == "kernel" and "shortcut" not in path]
+    assert len(kernels) == (18 if name == "resnet18" else 50)
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "resolutions"),
+    [("imagenet", 224, [56, 28, 14, 7]), ("small", 64, [64, 32, 16, 8])],
+)
+@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2"])
+def test_stages_halve_the_resolution_and_double_the_channels(name, stem, size, resolutions):
+    network = make_network(ConfigDict({"name": name, "stem": stem}), 200)
+    call = functools.partial(
+        network.init_with_output, train=True, capture_intermediates=True, mutable=True
+    )
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    logits, variables = jax.eval_shape(call, jax.random.key(0), images)
+    chex.assert_shape(logits, (2, 200))
+    outputs = by_path(variables["intermediates"])
+    names = ("BasicBlock", "Bottleneck")
+    blocks = [
+        x.shape for path, x in outputs.items() if len(path) == 3 and path[0].startswith(names)
+    ]
+    widths = 64 * 2 ** np.arange(4) * (1 if name == "resnet18" else 4)
+    assert set(blocks) == {(2, r, r, w) for r, w in zip(resolutions, widths, strict=True)}
+
+
+def test_the_imagenet_stem_pools_the_maximum_of_3x3():
+    network = NETWORKS["wide_resnet"]
+    variables = initialised(network)
+    outputs, _ = captured(network, variables)
+    x = np.pad(nn.relu(outputs["BatchNorm_0",]), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2]
+    pooled = windows.max((-2, -1))
+    kernel = variables["params"]["Bottleneck_0"]["Conv_0"]["kernel"][0, 0]
+    chex.assert_trees_all_close(
+        outputs["Bottleneck_0", "Conv_0"], pooled @ kernel, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("widths", [(4,), (4, 8), (2, 4, 6)])
@@ -149,17 +230,9 @@ def test_logits_are_float32_of_shape_b_k(small):
 def test_training_mode_returns_the_moments_of_the_batch_alone(small):
     network, variables = small
     before = jax.tree.map(lambda x: x + 7, variables["batch_stats"])
-    _, updated = network.apply(
-        {"params": variables["params"], "batch_stats": before},
-        BATCH,
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=True,
-    )
-    # A module's outputs are a tuple with one entry a call, under the name `__call__`.
-    outputs = {path[:-2]: leaf for path, leaf in by_path(updated["intermediates"]).items()}
-    convolutions = {"BatchNorm_0": "Conv_0", "BatchNorm_1": "Conv_1", "shortcut_norm": "shortcut"}
-    stats = by_path(updated["batch_stats"])
+    outputs, updated = captured(network, {**variables, "batch_stats": before})
+    convolutions = {f"BatchNorm_{i}": f"Conv_{i}" for i in range(3)} | {"shortcut_norm": "shortcut"}
+    stats = by_path(updated)
     assert len(stats) == 2 * sum(path[-1] == "scale" for path in by_path(variables["params"]))
     for (*owner, norm, moment), value in stats.items():
         normed = outputs[*owner, convolutions[norm]]
@@ -181,6 +254,8 @@ def test_evaluation_mode_uses_the_given_moments(small):
     [
         ({"name": "conv_net", "widths": [4, 8]}, NETWORKS["conv_net"]),
         ({"name": "cifar_resnet", "depth": 8, "width": 4}, NETWORKS["cifar_resnet"]),
+        ({"name": "resnet18", "stem": "small"}, ImageNetResNet(3, stem="small")),
+        ({"name": "resnet50", "stem": "imagenet"}, ImageNetResNet(3, (3, 4, 6, 3), widening=1)),
     ],
 )
 def test_a_config_names_a_network(config, network):
@@ -198,7 +273,7 @@ def test_depths_that_do_not_exist_are_refused(depth):
 
 def test_unknown_networks_are_refused():
     with pytest.raises(
-        UserError, match=r"^config\.model\.name is 'vgg'; .* conv_net, cifar_resnet"
+        UserError, match=r"^config\.model\.name is 'vgg'; .* conv_net, cifar_resnet, resnet18"
     ):
         make_network(ConfigDict({"name": "vgg"}), num_classes=10)
 
@@ -211,49 +286,47 @@ DROPPING = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def dropping(request):
-    """A network, the same with dropout, and variables of the first."""
+    """A network, the same with dropout, and variables of both."""
     network = NETWORKS[request.param]
-    variables = initialised(network)
-    _, updated = network.apply(variables, BATCH, train=True, mutable="batch_stats")
-    return network, DROPPING[request.param], {"params": variables["params"], **updated}
+    return network, DROPPING[request.param], initialised(network)
+
+
+def program(network, variables, **options):
+    """What a call of `network` computes, as text."""
+
+    def call(variables, key):
+        rngs = {"dropout": key}
+        return network.apply(variables, BATCH, rngs=rngs, mutable="batch_stats", **options)
+
+    return str(jax.make_jaxpr(call)(variables, jax.random.key(2)))
 
 
 def test_dropout_changes_no_parameter(dropping):
-    network, with_dropout, _ = dropping
-    chex.assert_trees_all_equal(initialised(network), initialised(with_dropout))
+    inits = [
+        str(jax.make_jaxpr(functools.partial(network.init, train=False))(jax.random.key(0), BATCH))
+        for network in dropping[:2]
+    ]
+    assert inits[0] == inits[1]
 
 
 def test_a_rate_of_0_leaves_the_program_as_it_is(dropping):
     network, _, variables = dropping
-
-    def program(**options):
-        call = functools.partial(network.apply, mutable="batch_stats", **options)
-        return str(jax.make_jaxpr(call)(variables, BATCH))
-
     for train in (False, True):
-        assert program(train=train, dropout=not train) == program(train=train)
-    assert "random" not in program(train=True)
+        plain = program(network, variables, train=train)
+        assert program(network, variables, train=train, dropout=not train) == plain
+        assert "random" not in plain
 
 
 def test_dropout_acts_in_training_mode_unless_told_otherwise(dropping):
     network, with_dropout, variables = dropping
-    rngs = {"dropout": jax.random.key(2)}
     for train in (False, True):
-        expected = network.apply(variables, BATCH, train=train, mutable="batch_stats")
+        plain = program(network, variables, train=train)
         for dropout in (None, False, True):
-            drops = train if dropout is None else dropout
-            output = with_dropout.apply(
-                variables,
-                BATCH,
-                train=train,
-                dropout=dropout,
-                rngs=rngs if drops else {},
-                mutable="batch_stats",
-            )
-            if drops:
-                assert (output[0] != expected[0]).any()
+            found = program(with_dropout, variables, train=train, dropout=dropout)
+            if train if dropout is None else dropout:
+                assert "random_bits" in found
             else:
-                chex.assert_trees_all_equal(output, expected)
+                assert found == plain
 
 
 def test_dropout_needs_a_key(dropping):
@@ -265,38 +338,44 @@ def test_dropout_needs_a_key(dropping):
 def test_masks_differ_between_keys_and_agree_for_one(dropping):
     _, with_dropout, variables = dropping
 
-    def logits(seed):
-        rngs = {"dropout": jax.random.key(seed)}
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def logits(key):
+        rngs = {"dropout": key}
         return with_dropout.apply(variables, BATCH, train=False, dropout=True, rngs=rngs)
 
-    chex.assert_trees_all_equal(logits(0), logits(0))
-    assert (logits(0) != logits(1)).any()
+    first, again, other = (logits(jax.random.key(seed)) for seed in (0, 0, 1))
+    chex.assert_trees_all_equal(first, again)
+    assert (first != other).any()
 
 
-def test_dropout_comes_before_the_addition_of_a_block():
-    block = DROPPING["cifar_resnet"]
-    variables = initialised(block)
-    _, captured = block.apply(
-        variables,
-        BATCH,
-        train=True,
-        rngs={"dropout": jax.random.key(2)},
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=True,
-    )
-    outputs = {path[:-2]: leaf for path, leaf in by_path(captured["intermediates"]).items()}
-    dropped = outputs["BasicBlock_0", "Dropout_0"]
-    normed = outputs["BasicBlock_0", "BatchNorm_1"]
-    assert 0.4 < float((dropped == 0).mean()) < 0.6
+@pytest.mark.parametrize(
+    ("name", "block", "norm"),
+    [
+        ("cifar_resnet", "BasicBlock_1", "BatchNorm_1"),
+        ("wide_resnet", "Bottleneck_1", "BatchNorm_2"),
+    ],
+)
+def test_dropout_comes_before_the_addition_of_a_block(name, block, norm):
+    network = DROPPING[name]
+    outputs, _ = captured(network, initialised(NETWORKS[name]))
+    dropped, normed = outputs[block, "Dropout_0"], outputs[block, norm]
+    assert 0.3 < float((dropped == 0).mean()) < 0.7
     chex.assert_trees_all_close(dropped, jnp.where(dropped == 0, 0, 2 * normed))
-    # The first block's shortcut is its input: the output of the network's first batch norm.
-    addend = nn.relu(outputs["BatchNorm_0",])
-    chex.assert_trees_all_close(outputs["BasicBlock_0",], nn.relu(addend + dropped), rtol=1e-6)
+    expected = nn.relu(outputs[block, "shortcut_norm"] + dropped)
+    chex.assert_trees_all_close(outputs[block,], expected, rtol=1e-6)
 
 
 def test_the_rate_of_dropout_comes_from_the_config():
     config = ConfigDict({"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25})
     assert make_network(config, 3) == CifarResNet(3, 8, 4, dropout=0.25)
+
+
+def test_unknown_stems_are_refused():
+    config = ConfigDict({"name": "resnet18", "stem": "large"})
+    with pytest.raises(
+        UserError, match=r"^config\.model\.stem is 'large'; .* imagenet or small\.$"
+    ):
+        make_network(config, num_classes=10)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 2, float("nan")])
