@@ -15,10 +15,10 @@ import optax
 from jax.typing import ArrayLike
 
 from subspace_jax import metrics
-from subspace_jax.metrics import _prepare
 from subspace_jax.prediction import ensemble
 from subspace_jax.subspaces import Coords, Subspace
 from subspace_jax.tree import PyTree, wider_dtype
+from subspace_jax.weighted import prepare
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
@@ -73,7 +73,7 @@ def fit_temperature(
         raise ValueError(
             "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
         )
-    labels, weights, logits = _prepare(labels, weights, jax.lax.stop_gradient(logits))
+    labels, weights, logits = prepare(labels, weights, jax.lax.stop_gradient(logits))
     margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
 
     def slope(log_temperature):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.metrics import _cumulative, _prepare, _top_label
+from subspace_jax.weighted import cumulative, prepare, top_label
 
 
 class RiskCoverage(NamedTuple):
@@ -93,10 +93,10 @@ def risk_coverage(
     >>> curve.coverage.tolist(), curve.risk.tolist()
     ([0.5, 1.0], [0.0, 0.5])
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
-    confidence, correct = _top_label(probs, labels)
+    labels, weights, probs = prepare(labels, weights, probs)
+    confidence, correct = top_label(probs, labels)
     confidence = jnp.where(weights == 0, -jnp.inf, confidence)
-    weights, mass, errors = _cumulative(confidence, weights, 1 - correct)
+    weights, mass, errors = cumulative(confidence, weights, 1 - correct)
     total = mass[-1]  # nan, and with it both curves, if an example is invalid
     return RiskCoverage(jnp.cumsum(weights) / total, (errors / total) / (mass / total))
 

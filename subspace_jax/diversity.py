@@ -170,15 +170,16 @@ def log_volume(
       vertices: which endpoints span the simplex, at least two; all by default.
 
     Returns:
-      A scalar; of two networks the logarithm of their distance. Weights below about 1e-6 of the
-      squared distances are added to G, so that flat simplexes have finite gradients.
+      A scalar; of two networks the logarithm of their distance. A millionth of its mean diagonal is
+      added to that of G, and 1e-30, so that flat simplexes and single points have finite volumes
+      and gradients (of a point, 0).
 
     Raises:
       ValueError: there are fewer than two vertices, or no leaf is selected.
 
     Reference:
       Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling",
-      Eq. 2 and 3 (by the Cayley-Menger determinant, which is the same).
+      where it is the Cayley-Menger determinant, which is the same.
 
     Example:
       >>> corners = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # a triangle of area 6
@@ -197,5 +198,5 @@ def log_volume(
     if not selected:
         raise ValueError("No leaf of the endpoints is selected; let `select` name at least one.")
     g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(jnp.asarray(edges), selected))
-    g += 1e-6 * jnp.trace(g) / k * jnp.eye(k, dtype=g.dtype)
+    g += (1e-6 * jnp.trace(g) / k + 1e-30) * jnp.eye(k, dtype=g.dtype)
     return 0.5 * jnp.linalg.slogdet(g)[1] - math.lgamma(k + 1)

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from subspace_jax.weighted import cumulative, mean, predicted, prepare, top_label
+
 
 class Reliability(NamedTuple):
     """Reliability diagram: bin b holds the confidences in `(edges[b], edges[b + 1]]`.
@@ -67,8 +69,8 @@ def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None =
     >>> accuracy(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]))
     Array(0.5, dtype=float32)
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
-    return _mean(_top_label(probs, labels)[1], weights)
+    labels, weights, probs = prepare(labels, weights, probs)
+    return mean(top_label(probs, labels)[1], weights)
 
 
 @jax.jit
@@ -81,8 +83,8 @@ def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = 
     >>> nll(np.array([[-0.25, -1.51], [-1.75, -0.19]]), np.array([0, 0]))
     Array(1., dtype=float32)
     """
-    labels, weights, log_probs = _prepare(labels, weights, log_probs)
-    return _mean(-jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0], weights)
+    labels, weights, log_probs = prepare(labels, weights, log_probs)
+    return mean(-jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0], weights)
 
 
 @jax.jit
@@ -95,8 +97,8 @@ def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = No
     >>> brier(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]))
     Array(1.25, dtype=float32)
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
-    return _mean(jnp.sum((probs - _one_hot(labels, probs.shape[1])) ** 2, axis=1), weights)
+    labels, weights, probs = prepare(labels, weights, probs)
+    return mean(jnp.sum((probs - _one_hot(labels, probs.shape[1])) ** 2, axis=1), weights)
 
 
 @jax.jit
@@ -123,9 +125,9 @@ def brier_decomposition(
     >>> [float(term) for term in brier_decomposition(probs, labels)]
     [0.125, 0.5, 0.5, 0.0]
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
+    labels, weights, probs = prepare(labels, weights, probs)
     num_classes = probs.shape[1]
-    targets, bins = _one_hot(labels, num_classes), _predicted(probs)
+    targets, bins = _one_hot(labels, num_classes), predicted(probs)
     forecast, mass = _group_means(probs, bins, weights, num_classes)
     observed, _ = _group_means(targets, bins, weights, num_classes)
     share = (mass / jnp.sum(weights))[:, None]
@@ -135,7 +137,7 @@ def brier_decomposition(
         reliability=jnp.sum(share * (forecast - observed) ** 2),
         resolution=jnp.sum(share * (observed - overall[None]) ** 2),
         uncertainty=jnp.sum(overall * (1 - overall)),
-        within_bin=_mean(
+        within_bin=mean(
             jnp.sum(forecast_rest**2 - 2 * forecast_rest * target_rest, axis=1), weights
         ),
     )
@@ -157,8 +159,8 @@ def reliability(
     >>> [array.tolist() for array in diagram]
     [[0.5, 0.75], [1.0, 1.0], [0.5, 0.5], [0.0, 0.5, 1.0]]
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
-    confidence, correct = _top_label(probs, labels)
+    labels, weights, probs = prepare(labels, weights, probs)
+    confidence, correct = top_label(probs, labels)
     means, mass = _group_means(
         jnp.stack([confidence, correct], axis=1), _bin(confidence, num_bins), weights, num_bins
     )
@@ -213,9 +215,9 @@ def adaptive_ece(
     >>> adaptive_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=1)
     Array(0.375, dtype=float32)
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
-    confidence, correct = _top_label(probs, labels)
-    _, mass, excess = _cumulative(confidence, weights, correct - confidence)
+    labels, weights, probs = prepare(labels, weights, probs)
+    confidence, correct = top_label(probs, labels)
+    _, mass, excess = cumulative(confidence, weights, correct - confidence)
     mass, excess = jnp.pad(mass, (1, 0)), jnp.pad(excess, (1, 0))
     at_cuts = jnp.interp(mass[-1] * _edges(num_bins), mass, excess)
     return jnp.sum(jnp.abs(jnp.diff(at_cuts))) / mass[-1]
@@ -234,7 +236,7 @@ def classwise_ece(
     >>> classwise_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.375, dtype=float32)
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
+    labels, weights, probs = prepare(labels, weights, probs)
     excess = (probs - _one_hot(labels, probs.shape[1])) * weights[:, None]
 
     def error(column: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -258,8 +260,8 @@ def entropy(
     0.3466
     """
     del labels
-    _, weights, probs = _prepare(None, weights, probs)
-    return _mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
+    _, weights, probs = prepare(None, weights, probs)
+    return mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
 
 
 @jax.jit
@@ -274,8 +276,8 @@ def disagreement(
     >>> disagreement(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.6, 0.4], [0.7, 0.3]]))
     Array(0.5, dtype=float32)
     """
-    _, weights, probs_a, probs_b = _prepare(None, weights, probs_a, probs_b)
-    return _mean((_predicted(probs_a) != _predicted(probs_b)).astype(jnp.float32), weights)
+    _, weights, probs_a, probs_b = prepare(None, weights, probs_a, probs_b)
+    return mean((predicted(probs_a) != predicted(probs_b)).astype(jnp.float32), weights)
 
 
 @jax.jit
@@ -290,8 +292,8 @@ def total_variation(
     >>> total_variation(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]]))
     Array(0.5, dtype=float32)
     """
-    _, weights, probs_a, probs_b = _prepare(None, weights, probs_a, probs_b)
-    return _mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=1), weights)
+    _, weights, probs_a, probs_b = prepare(None, weights, probs_a, probs_b)
+    return mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=1), weights)
 
 
 @jax.jit
@@ -308,10 +310,10 @@ def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = Non
     >>> aurc(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
     Array(0.25, dtype=float32)
     """
-    labels, weights, probs = _prepare(labels, weights, probs)
-    confidence, correct = _top_label(probs, labels)
-    weights, mass, errors = _cumulative(confidence, weights, 1 - correct)
-    return _mean(errors / jnp.where(mass == 0, 1, mass), weights)
+    labels, weights, probs = prepare(labels, weights, probs)
+    confidence, correct = top_label(probs, labels)
+    weights, mass, errors = cumulative(confidence, weights, 1 - correct)
+    return mean(errors / jnp.where(mass == 0, 1, mass), weights)
 
 
 def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) -> jax.Array:
@@ -342,61 +344,8 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
     return (errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()
 
 
-def _prepare(labels: jax.Array | None, weights: jax.Array | None, *predictions: jax.Array) -> tuple:
-    """int32 labels, float32 weights and float32 predictions, by the rules of the module."""
-    shape = predictions[0].shape
-    if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(
-            f"predictions have shape {shape} instead of [N, K] with K >= 1: "
-            "pass one row of K values for each of the N examples."
-        )
-    if predictions[-1].shape != shape:
-        raise ValueError(
-            f"the two predictions have different shapes, {shape} and {predictions[-1].shape}: "
-            "pass predictions of the same classes for the same examples."
-        )
-    for name, per_example in (("labels", labels), ("weights", weights)):
-        if per_example is not None and per_example.shape != shape[:1]:
-            raise ValueError(
-                f"{name} have shape {per_example.shape} but predictions have shape {shape}: "
-                f"pass {name} of shape {shape[:1]}, one for each example."
-            )
-    if weights is None:
-        weights = jnp.ones(shape[0], jnp.float32)
-    weights = jnp.asarray(weights, jnp.float32)
-    padding = weights == 0
-    # Any finite value would do instead of the padding; that of 1 has a finite logarithm.
-    predictions = [
-        jnp.where(padding[:, None], 1, jnp.asarray(array, jnp.float32)) for array in predictions
-    ]
-    invalid = jnp.any(jnp.isnan(jnp.concatenate(predictions, axis=1)), axis=1)
-    if labels is not None:
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(
-                f"labels have dtype {labels.dtype} instead of an integer one such as int32: "
-                "pass class indices."
-            )
-        labels = jnp.where(padding, 0, jnp.asarray(labels, jnp.int32))
-        outside = (labels < 0) | (labels >= shape[1])
-        labels, invalid = jnp.where(outside, 0, labels), invalid | outside
-    return labels, jnp.where(invalid, jnp.nan, weights), *predictions
-
-
-def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    return jnp.sum(values * weights) / jnp.sum(weights)
-
-
 def _one_hot(classes: jax.Array, num_classes: int) -> jax.Array:
     return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
-
-
-def _predicted(probs: jax.Array) -> jax.Array:
-    return jax.lax.argmax(probs, 1, jnp.int32)
-
-
-def _top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Confidence and correctness `[N]`, both float32."""
-    return jnp.max(probs, axis=1), (_predicted(probs) == labels).astype(jnp.float32)
 
 
 def _edges(num_bins: int) -> jax.Array:
@@ -429,13 +378,3 @@ def _group_means(
 def _gaps(diagram: Reliability) -> jax.Array:
     """Calibration error `[B]` of each bin, 0 for an empty one."""
     return jnp.where(diagram.weight == 0, 0, jnp.abs(diagram.accuracy - diagram.confidence))
-
-
-def _cumulative(
-    confidence: jax.Array, weights: jax.Array, values: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weights by falling confidence, and cumulative weights and weighted values to ties' ends."""
-    order = jnp.argsort(-confidence)
-    ranked, weights = -confidence[order], weights[order]
-    end = jnp.searchsorted(ranked, ranked, side="right") - 1
-    return weights, jnp.cumsum(weights)[end], jnp.cumsum(weights * values[order])[end]

@@ -285,7 +285,8 @@ def fge_schedule(
       ValueError: as `fge_cycles`, or the warm-up takes the first part.
 
     Reference:
-      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", Eq. 3.
+      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
+      section 5.
 
     Example:
       >>> schedule = fge_schedule(1.0, 0.4, 0.2, 5, num_epochs=40, steps_per_epoch=10)

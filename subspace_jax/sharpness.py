@@ -6,6 +6,8 @@ import optax
 import optax.contrib
 from jax.typing import ArrayLike
 
+from subspace_jax.tree import wider_dtype
+
 _ETA = 0.01  # of ASAM: what weights of zero move by
 
 
@@ -34,7 +36,7 @@ def sam(
     Reference:
       Foret et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization",
       Eq. 2 and 3; Kwon et al. 2021, "ASAM: Adaptive Sharpness-Aware Minimization for
-      Scale-Invariant Learning of Deep Neural Networks", Eq. 8.
+      Scale-Invariant Learning of Deep Neural Networks", Algorithm 1.
 
     Example:
       >>> loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * w**2)
@@ -52,8 +54,9 @@ def _ascent(rho: ArrayLike, adaptive: bool) -> optax.GradientTransformation:
 
     def update(grads, state, params=None):
         scaled = jax.tree.map(_times_size, params, grads) if adaptive else grads
-        norm = optax.tree.norm(scaled)
-        factor = jnp.where(norm > 0, rho / jnp.where(norm > 0, norm, 1), 0)
+        wide = jax.tree.map(lambda x: x.astype(wider_dtype(x, jnp.float32)), scaled)
+        norm = optax.tree.norm(wide)
+        factor = jnp.where(norm > 0, jnp.asarray(rho, norm.dtype) / jnp.where(norm > 0, norm, 1), 0)
         step = jax.tree.map(_times_size, params, scaled) if adaptive else scaled
         return jax.tree.map(lambda x: -factor.astype(x.dtype) * x, step), state
 

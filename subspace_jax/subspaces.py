@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from subspace_jax import tree
 from subspace_jax.tree import PyTree
@@ -292,8 +293,7 @@ def simplex(num_endpoints: int) -> Subspace:
         raise ValueError(f"A simplex of {num_endpoints} endpoints is empty; use at least 1.")
 
     def draw(key):
-        draws = jax.random.exponential(key, (num_endpoints,))
-        return draws / draws.sum()
+        return _normalised(jax.random.exponential(key, (num_endpoints,)))
 
     center = np.full(num_endpoints, 1 / num_endpoints, np.float32)
     return Subspace(num_endpoints, draw, lambda coords: coords, center)
@@ -343,11 +343,16 @@ def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
     def draw(key):
         choice_key, point_key = jax.random.split(key)
         chosen = jax.random.randint(choice_key, (), 0, len(simplexes))
-        draws = jax.random.exponential(point_key, (n,)) * jnp.asarray(members)[chosen]
-        return draws / draws.sum()
+        return _normalised(jax.random.exponential(point_key, (n,)), jnp.asarray(members)[chosen])
 
     center = np.full(n, 1 / n, np.float32)
     return Subspace(n, draw, lambda coords: coords, center)
+
+
+def _normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
+    """Barycentric coordinates; an exponential draw may be 0, and a single one is then not 0 / 0."""
+    draws = jnp.maximum(draws, jnp.finfo(draws.dtype).tiny) * members
+    return draws / draws.sum()
 
 
 def parent(path: tuple) -> tuple:

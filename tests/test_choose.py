@@ -13,7 +13,7 @@ import tiny
 from stacks import normal
 
 import subspace_jax as ss
-from experiments import choose, evaluate, train
+from experiments import choose, evaluate, predict, train
 from experiments.data import Split
 from experiments.errors import UserError
 
@@ -120,9 +120,9 @@ def test_the_gradient_finds_what_a_fine_grid_finds(name, joint_temperature):
     nll = functools.partial(expected_nll, subspace, joint_temperature=joint_temperature)
     start = min(grid_of(subspace, 4), key=nll)
     joint = {"joint_temperature": joint_temperature}
-    coords = by_gradient(subspace, start=start, num_steps=100, **joint)
+    coords = by_gradient(subspace, start=start, num_steps=50, **joint)
     chex.assert_shape(coords, subspace.center.shape)
-    assert nll(coords) <= min(map(nll, grid_of(subspace, 20))) + 2e-3
+    assert nll(coords) <= min(map(nll, grid_of(subspace, 10))) + 2e-3
     assert nll(by_gradient(subspace, **joint)) <= nll(subspace.center) + 1e-5
 
 
@@ -136,6 +136,23 @@ def test_layers_choose_for_themselves(name):
     assert expected_nll(subspace, coords) < expected_nll(subspace, start)
     first, second = jax.tree.leaves(coords)
     assert not np.allclose(first, second, atol=1e-2)
+
+
+def test_the_statistics_move_with_the_point():
+    # Along the line the first layer grows, which batch norm undoes, and the second one shrinks, which
+    # makes right predictions less sure. Statistics that stayed would see the network grow.
+    one = ss.line().point(endpoints_of(2), 0.25)
+    other = {
+        "first": {"kernel": 3 * one["first"]["kernel"]},
+        "second": {"kernel": 0.8 * one["second"]["kernel"]},
+    }
+    growing = ss.stack([one, other])
+    images = VALIDATION.images
+    logits = logits_fn((one, stats_fn(one, BATCHES[0])), images)
+    right = Split(images, np.asarray(jax.lax.argmax(logits, 1, jnp.int32)))
+    settings = {"layerwise": False, "joint_temperature": False, "num_steps": 30}
+    args = ss.line(), growing, stats_fn, logits_fn, BATCHES[:1], right
+    assert choose.by_gradient(*args, **settings) < 0.2
 
 
 @pytest.mark.parametrize("layerwise", [False, True], ids=["global", "layerwise"])
@@ -243,13 +260,6 @@ def test_an_empty_validation_split_is_refused(name):
 # The test set chooses nothing
 
 
-POISONS = {
-    "permuted labels": lambda split: Split(split.images, np.roll(split.labels, 1)),
-    "invalid labels": lambda split: Split(split.images, np.full_like(split.labels, -1)),
-    "other images": lambda split: Split(255 - split.images, split.labels),
-}
-
-
 @pytest.mark.parametrize("spoil", ["nan", "permuted"])
 def test_temperatures_do_not_change_with_the_test_predictions(spoil):
     logits, labels = 3 * normal(0, 2, N, K), VALIDATION.labels
@@ -268,31 +278,28 @@ def test_temperatures_do_not_change_with_the_test_predictions(spoil):
     )
 
 
-@functools.cache
-def evaluated(poison):
-    """The places of an untrained line by name, with the choices of each."""
-    run = tiny.run("line")
-    config = tiny.config("line", evaluation__choose_steps=3)
-    settings = evaluate.make_settings(config, run)
-    test = tiny.dataset().test
-    splits = {
-        "test": POISONS[poison](test) if poison else test,
-        "validation": tiny.dataset(1).test,
-    }
+def evaluated(test):
+    """The places of an untrained line."""
+    changes = {"model__widths": (4,), "evaluation__choose_steps": 2, "evaluation__num_points": 3}
+    run = tiny.run("line", **changes)
+    settings = predict.make_settings(tiny.config("line", **changes), run)
+    splits = {"test": test, "validation": tiny.dataset(1).test}
     return evaluate.evaluate(run, train.init_state(run).endpoints, splits, settings)["places"]
 
 
 def choices(places):
     """All that validation data decide, and how the choice does on them."""
-    keys = ("coords", "weights", "temperature", "validation")
+    keys = ("coords", "temperature", "validation")
     found = {name: {key: place.get(key) for key in keys} for name, place in places.items()}
     of_ensemble = places["ensemble"]["temperatures"]
     return found | {mode: of_ensemble[mode]["temperature"] for mode in MODES}
 
 
-@pytest.mark.parametrize("poison", POISONS)
-def test_no_choice_of_an_evaluation_changes_with_the_test_set(poison):
-    plain, poisoned = evaluated(None), evaluated(poison)
+def test_no_choice_of_an_evaluation_changes_with_the_test_set():
+    test = tiny.dataset().test
+    plain = evaluated(test)
+    poisoned = evaluated(Split(255 - test.images, np.roll(test.labels, 1)))
     assert {"chosen point", "gradient point", "layerwise point"} <= plain.keys()
     assert choices(poisoned) == choices(plain)
-    assert poisoned["chosen point"]["scaled"] != plain["chosen point"]["scaled"]
+    for name in plain.keys() - {"endpoints"}:
+        assert poisoned[name]["scaled"] != plain[name]["scaled"]

@@ -12,9 +12,9 @@ import ml_collections
 from experiments.configs.base import base_config
 
 
-def get_config(kind: str = "line") -> ml_collections.ConfigDict:
-    """The config of one kind."""
-    config = base_config(kind)
+def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
+    """The config of one recipe."""
+    config = base_config(recipe)
     config.dataset = "cifar10"
     config.validation_size = 5000
     # As in the article, which normalises CIFAR-10 with the moments of ImageNet; or "cifar".

@@ -1,0 +1,229 @@
+"""Tiny-ImageNet as it is published, a folder of JPEG files, as NumPy arrays.
+
+    train/<class>/images/*.JPEG      the training set
+    val/images/*.JPEG                the test set: the labels of the published test split are secret
+    val/val_annotations.txt          a file name and its class in the first two columns
+
+Classes are the folders of `train` by name, so that a part of the data set with fewer classes can be
+read too. The images are decoded once and kept in an .npz file, which is itself a data set that
+`experiments.data.load_arrays` takes.
+"""
+
+import collections
+import concurrent.futures
+import hashlib
+import io
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from experiments import files
+from experiments.errors import UserError
+
+SIZE = 64  # pixels on a side
+CACHE = "decoded.npz"
+CACHE_VERSION = 1  # changes with what is decoded from the same files
+ANNOTATIONS = "val/val_annotations.txt"
+CHUNK = 128  # images that a thread decodes at a time
+
+
+class Listing(NamedTuple):
+    """Files relative to the data folder, by class then name; and their labels, int32 [N]."""
+
+    paths: list[str]
+    labels: np.ndarray
+
+
+def classes(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the classes (WordNet ids) in the order of their labels.
+
+    Raises:
+      UserError: `data_dir` does not have the layout of Tiny-ImageNet.
+    """
+    root = Path(data_dir).expanduser()
+    for name in ("train", "val/images", ANNOTATIONS):
+        if not (os.path.isfile if name == ANNOTATIONS else os.path.isdir)(root / name):
+            raise UserError(
+                f"config.data_dir is {str(data_dir)!r}, which has no {name}; set it to the unpacked "
+                "Tiny-ImageNet, a folder with train and val."
+            )
+    found = tuple(sorted(entry.name for entry in os.scandir(root / "train") if _is_class(entry)))
+    if not found:
+        raise UserError(f"{root / 'train'} has no folders; unpack Tiny-ImageNet anew.")
+    return found
+
+
+def read(data_dir: str | os.PathLike[str], cache_dir: str = "") -> dict[str, np.ndarray]:
+    """The arrays of Tiny-ImageNet, from the cache if it fits the files.
+
+    Training images are ordered by class, then file name; test images as in the annotations.
+    Greyscale files become three equal channels.
+
+    Args:
+      data_dir: the unpacked data set.
+      cache_dir: where the decoded images are kept; empty for `data_dir`. Reading also works
+        where nothing can be written.
+
+    Returns:
+      `train_images` and `test_images`, uint8 `[N, 64, 64, 3]`; `train_labels` and `test_labels`,
+      int32 `[N]`; and `num_classes`.
+
+    Raises:
+      UserError: the folder has another layout, a class has no images in one of the parts, or a
+        file can't be decoded.
+    """
+    root = Path(data_dir).expanduser()
+    names = classes(data_dir)
+    train, test = _training_files(root, names), _test_files(root, names)
+    fingerprint = _fingerprint(root, train, test)
+    cache = Path(cache_dir or root).expanduser() / CACHE
+    arrays = _read_cache(cache, fingerprint)
+    if arrays is None:
+        arrays = {
+            "train_images": _decode(root, train.paths, "decoding train"),
+            "train_labels": train.labels,
+            "test_images": _decode(root, test.paths, "decoding val"),
+            "test_labels": test.labels,
+            "num_classes": np.asarray(len(names)),
+        }
+        _write_cache(cache, fingerprint, arrays)
+    return arrays
+
+
+def _is_class(entry: os.DirEntry) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((".jpeg", ".jpg")) and not name.startswith(".")
+
+
+def _training_files(root: Path, names: tuple[str, ...]) -> Listing:
+    paths, labels = [], []
+    for label, name in enumerate(names):
+        folder = root / "train" / name / "images"
+        found = sorted(filter(_is_image, os.listdir(folder))) if folder.is_dir() else []
+        if not found:
+            raise UserError(f"{folder} has no JPEG files; unpack Tiny-ImageNet anew.")
+        paths += [f"train/{name}/images/{file}" for file in found]
+        labels += [label] * len(found)
+    return Listing(paths, np.asarray(labels, np.int32))
+
+
+def _test_files(root: Path, names: tuple[str, ...]) -> Listing:
+    label_of = {name: label for label, name in enumerate(names)}
+    lines = (root / ANNOTATIONS).read_text("utf-8", errors="replace").splitlines()
+    paths, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        columns = line.split("\t")
+        if len(columns) < 2:
+            raise UserError(
+                f"Line {number} of {root / ANNOTATIONS} is {line[:80]!r} but needs a file name and a "
+                "class between tabs; unpack Tiny-ImageNet anew."
+            )
+        file, name = columns[:2]
+        if name not in label_of:
+            raise UserError(
+                f"{root / ANNOTATIONS} names the class {name!r} for {file}, but train has no such "
+                "folder; keep the same classes in both."
+            )
+        paths.append(f"val/images/{file}")
+        labels.append(label_of[name])
+    _check_test_files(root, names, paths, labels)
+    return Listing(paths, np.asarray(labels, np.int32))
+
+
+def _check_test_files(
+    root: Path, names: tuple[str, ...], paths: list[str], labels: list[int]
+) -> None:
+    """Every class has images, and the files and their annotations are the same ones."""
+    counts = collections.Counter(labels)
+    for label, name in enumerate(names):
+        if not counts[label]:
+            raise UserError(
+                f"{root / ANNOTATIONS} has no image of the class {name!r}, which train has; keep the "
+                "same classes in both."
+            )
+    found = [f"val/images/{file}" for file in os.listdir(root / "val/images") if _is_image(file)]
+    surplus = collections.Counter(found)
+    surplus.subtract(paths)
+    odd = sorted(path for path, count in surplus.items() if count)
+    if odd:
+        raise UserError(
+            f"{root / 'val/images'} has {len(found)} images but {ANNOTATIONS} has {len(paths)} lines "
+            f"(see {odd[0]}); unpack Tiny-ImageNet anew."
+        )
+
+
+def _fingerprint(root: Path, *parts: Listing) -> str:
+    """Changes with the files, their sizes and their labels."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {SIZE}\n".encode())
+    for part in parts:
+        for path, label in zip(part.paths, part.labels.tolist(), strict=True):
+            digest.update(f"{path}\t{os.stat(root / path).st_size}\t{label}\n".encode())
+    return digest.hexdigest()
+
+
+def _decode(root: Path, paths: list[str], title: str) -> np.ndarray:
+    """Images, uint8 `[N, 64, 64, 3]`; JPEG decoding leaves Python's lock, so threads share the work."""
+    images = np.empty((len(paths), SIZE, SIZE, 3), np.uint8)
+
+    def decode(start):
+        chunk = paths[start : start + CHUNK]
+        for i, path in enumerate(chunk, start):
+            images[i] = _image(root / path)
+        return len(chunk)
+
+    threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    bar = tqdm(desc=title, total=len(paths), unit=" images", delay=1, leave=False)
+    with threads, bar:
+        for count in threads.map(decode, range(0, len(paths), CHUNK)):
+            bar.update(count)
+    return images
+
+
+def _image(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} can't be decoded ({error}); unpack Tiny-ImageNet anew.") from error
+    if pixels.shape != (SIZE, SIZE, 3):
+        height, width, _ = pixels.shape
+        raise UserError(
+            f"{path} has {height} x {width} pixels but images of Tiny-ImageNet have {SIZE} x {SIZE}; "
+            "resize it."
+        )
+    return pixels
+
+
+def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """The arrays, or None if there are none, of other files, or damaged: zip has checksums."""
+    if not path.exists():
+        return None
+    try:
+        with open(path, "rb") as stream, np.load(stream) as file:
+            if str(file["fingerprint"]) != fingerprint:
+                return None
+            return {key: file[key] for key in file if key != "fingerprint"}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def _write_cache(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, fingerprint=np.asarray(fingerprint), **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, buffer.getbuffer())
+    except OSError as error:
+        print(
+            f"{path} can't be written ({error.strerror}); the images are decoded anew next time.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,242 @@
+"""Tiny-ImageNet's folders: order, labels, the cache, and what is refused."""
+
+import shutil
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import data, folders
+from experiments.errors import UserError
+
+NAMES = ("n01", "n02", "n10")
+TRAIN = {  # class -> file -> grey value
+    "n10": {"n10_0.JPEG": 200, "n10_1.JPEG": 210},
+    "n01": {"n01_1.JPEG": 20, "n01_0.JPEG": 10, "n01_10.JPEG": 30},
+    "n02": {"n02_0.JPEG": 100},
+}
+VAL = {"val_3.JPEG": ("n10", 205), "val_1.JPEG": ("n01", 15), "val_2.JPEG": ("n02", 105)}
+ANNOTATIONS = "val/val_annotations.txt"
+
+
+def save(path, value, mode="RGB", size=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    color = value if mode == "L" else (value, value // 2, 0)
+    Image.new(mode, (size, size), color).save(path, "JPEG", quality=100, subsampling=0)
+
+
+def make(root):
+    for name, images in TRAIN.items():
+        for file, value in images.items():
+            save(root / "train" / name / "images" / file, value)
+        (root / "train" / name / f"{name}_boxes.txt").write_text("")
+    for file, (_, value) in VAL.items():
+        save(root / "val/images" / file, value)
+    lines = [f"{file}\t{name}\t0\t1\t52\t48\n" for file, (name, _) in VAL.items()]
+    (root / ANNOTATIONS).write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("template")
+    make(root)
+    return root
+
+
+@pytest.fixture
+def root(template, tmp_path):
+    """A data folder of one's own."""
+    return shutil.copytree(template, tmp_path / "tiny")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The paths that have been decoded, as a growing list."""
+    paths = []
+    original = folders._image
+    monkeypatch.setattr(folders, "_image", lambda path: paths.append(path) or original(path))
+    return paths
+
+
+def test_classes_are_the_folders_by_name(root):
+    (root / "train/notes.txt").write_text("not a class")
+    (root / "train/.hidden").mkdir()
+    assert folders.classes(root) == NAMES
+    assert folders.classes(str(root)) == NAMES
+
+
+def test_training_images_come_by_class_then_file_and_test_images_as_annotated(root):
+    arrays = folders.read(root)
+    np.testing.assert_array_equal(arrays["train_labels"], [0, 0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(arrays["test_labels"], [2, 0, 1])
+    for part, values in (("train", [10, 20, 30, 100, 200, 210]), ("test", [205, 15, 105])):
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        chex.assert_shape(images, (len(values), 64, 64, 3))
+        chex.assert_type([images, labels], [np.uint8, np.int32])
+        color = np.stack([values, np.asarray(values) // 2, np.zeros(len(values))], axis=-1)
+        assert np.abs(images - color[:, None, None]).max() <= 2  # JPEG is not exact
+    assert arrays["num_classes"] == 3
+
+
+def test_the_arrays_are_a_data_set(root):
+    folders.read(root)
+    train, test, num_classes = data.load_arrays("any", str(root / folders.CACHE))
+    arrays = folders.read(root)
+    chex.assert_trees_all_equal(train, data.Split(arrays["train_images"], arrays["train_labels"]))
+    chex.assert_trees_all_equal(test, data.Split(arrays["test_images"], arrays["test_labels"]))
+    assert num_classes == 3
+
+
+def test_greyscale_becomes_three_equal_channels(root):
+    save(root / "train/n01/images/n01_0.JPEG", 77, mode="L")
+    image = folders.read(root)["train_images"][0]
+    chex.assert_trees_all_equal(image, np.full((64, 64, 3), 77, np.uint8))
+
+
+def test_threads_keep_the_order(root, monkeypatch, decoded):
+    expected = folders.read(root)
+    (root / folders.CACHE).unlink()
+    monkeypatch.setattr(folders, "CHUNK", 1)
+    chex.assert_trees_all_equal(folders.read(root), expected)
+    assert len(decoded) == 2 * 9
+    assert len(set(decoded)) == 9
+
+
+@pytest.mark.parametrize("cache_dir", ["", "elsewhere/deeper"])
+def test_images_are_decoded_once(root, tmp_path, decoded, cache_dir):
+    cache_dir = str(tmp_path / cache_dir) if cache_dir else ""
+    first = folders.read(root, cache_dir)
+    again = folders.read(root, cache_dir)
+    assert len(decoded) == 9
+    chex.assert_trees_all_equal(first, again)
+    assert [str(path.parent) for path in tmp_path.rglob("*.npz")] == [cache_dir or str(root)]
+    assert not list(tmp_path.rglob(".decoded*"))
+
+
+def _flip_a_bit(cache):
+    content = bytearray(cache.read_bytes())
+    content[content.index(b"train_images") + 1000] ^= 1  # in an array, where numpy sees no fault
+    cache.write_bytes(content)
+
+
+DAMAGES = {
+    "empty": lambda cache: cache.write_bytes(b""),
+    "text": lambda cache: cache.write_text("not an archive"),
+    "truncated": lambda cache: cache.write_bytes(cache.read_bytes()[:-100]),
+    "a bit": _flip_a_bit,
+    "no fingerprint": lambda cache: np.savez(cache, train_images=np.zeros(3)),
+    "another array": lambda cache: np.save(cache.open("wb"), np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_made_anew(root, decoded, damage):
+    expected = folders.read(root)
+    damage(root / folders.CACHE)
+    chex.assert_trees_all_equal(folders.read(root), expected)
+    folders.read(root)
+    assert len(decoded) == 2 * 9
+
+
+def _relabel(root):
+    text = (root / ANNOTATIONS).read_text()
+    (root / ANNOTATIONS).write_text(
+        text.replace("n10", "n0x").replace("n02", "n10").replace("n0x", "n02")
+    )
+
+
+CHANGES = {
+    "a file more": lambda root: save(root / "train/n02/images/n02_9.JPEG", 110),
+    "a file less": lambda root: (root / "train/n01/images/n01_10.JPEG").unlink(),
+    "another size": lambda root: Image.effect_noise((64, 64), 9).save(
+        root / "train/n01/images/n01_0.JPEG"
+    ),
+    "other labels": _relabel,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_cache_of_other_files_is_made_anew(root, tmp_path, change):
+    folders.read(root)
+    change(root)
+    outdated_or_not = folders.read(root)
+    chex.assert_trees_all_equal(outdated_or_not, folders.read(root, str(tmp_path / "fresh")))
+
+
+def test_reading_works_where_no_cache_can_be_written(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    expected = folders.read(root)
+    chex.assert_trees_all_equal(folders.read(root, str(tmp_path / "file")), expected)
+    assert "can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["train", "val/images", ANNOTATIONS])
+def test_another_layout_is_refused(root, lost):
+    (root / lost).rename(root / "lost")
+    for call in (folders.classes, folders.read):
+        with pytest.raises(
+            UserError, match=rf"^config\.data_dir is '.*tiny', which has no {lost};"
+        ):
+            call(root)
+
+
+def test_a_training_set_without_classes_is_refused(root):
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()
+    with pytest.raises(UserError, match=r"train has no folders; unpack"):
+        folders.classes(root)
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_an_empty_class_is_refused(root, whole_folder):
+    images = root / "train/n02/images"
+    shutil.rmtree(images) if whole_folder else (images / "n02_0.JPEG").unlink()
+    with pytest.raises(UserError, match=r"n02/images has no JPEG files; unpack"):
+        folders.read(root)
+
+
+def test_classes_must_agree_between_the_parts(root):
+    (root / "train/n02").rename(root / "train/n03")
+    with pytest.raises(UserError, match=r"names the class 'n02' for val_2\.JPEG, but train has no"):
+        folders.read(root)
+    (root / "train/n03").rename(root / "train/n02")
+    save(root / "train/n04/images/n04_0.JPEG", 50)
+    with pytest.raises(UserError, match=r"no image of the class 'n04', which train has; keep"):
+        folders.read(root)
+
+
+def test_images_and_annotations_must_agree(root):
+    original = (root / ANNOTATIONS).read_text()
+    for extra, odd in (("val_9.JPEG\tn01\t0\n", "val_9"), ("val_1.JPEG\tn01\t0\n", "val_1")):
+        (root / ANNOTATIONS).write_text(original + extra)
+        with pytest.raises(UserError, match=rf"has 3 images but .* 4 lines \(see .*{odd}\.JPEG\)"):
+            folders.read(root)
+    (root / ANNOTATIONS).write_text(original)
+    save(root / "val/images/val_7.JPEG", 50)
+    with pytest.raises(UserError, match=r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)"):
+        folders.read(root)
+
+
+@pytest.mark.parametrize("line", ["val_1.JPEG n01", ""])
+def test_lines_without_columns_are_refused(root, line):
+    with (root / ANNOTATIONS).open("a") as stream:
+        stream.write(f"{line}\n")
+    with pytest.raises(UserError, match=rf"^Line 4 of .* is '{line}' but needs a file name and a"):
+        folders.read(root)
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated"])
+@pytest.mark.parametrize("file", ["train/n01/images/n01_1.JPEG", "val/images/val_2.JPEG"])
+def test_files_that_cannot_be_decoded_are_named(root, file, damage):
+    content = (root / file).read_bytes()
+    (root / file).write_bytes(content[: len(content) // 2] if damage == "truncated" else b"text")
+    with pytest.raises(UserError, match=rf"{file} can't be decoded \(.*\); unpack"):
+        folders.read(root)
+    assert not (root / folders.CACHE).exists()
+
+
+def test_images_of_another_resolution_are_named(root):
+    save(root / "val/images/val_1.JPEG", 15, size=32)
+    with pytest.raises(UserError, match=r"val_1\.JPEG has 32 x 32 pixels but .* have 64 x 64;"):
+        folders.read(root)

@@ -1,0 +1,186 @@
+"""Sharpness-aware steps against closed forms on a quadratic."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from stacks import device, normal
+
+from subspace_jax import TrainState, line, make_train_step
+from subspace_jax.averaging import average_of, ema
+from subspace_jax.sharpness import sam
+
+LR, RHO, ETA = 0.1, 0.3, 0.01
+FACTOR = normal(0, 5, 5)
+MATRIX = FACTOR @ FACTOR.T / 5
+PARAMS = {"a": normal(1, 2), "b": normal(2, 3)}
+kinds = pytest.mark.parametrize("adaptive", [False, True], ids=["sam", "asam"])
+
+
+def loss(params):
+    """1/2 w^T A w, of all leaves side by side."""
+    w = jnp.concatenate(jax.tree.leaves(params))
+    return 0.5 * jnp.vdot(w, jnp.asarray(MATRIX) @ w)
+
+
+def step(optimizer, params, state, function=loss):
+    gradient = jax.grad(function)
+    grads = gradient(params)
+    updates, state = optimizer.update(grads, state, params, grad_fn=lambda p, i: gradient(p))
+    return optax.apply_updates(params, updates), state
+
+
+def perturbed(w, gradient, rho, adaptive):
+    """The worst point nearby, float64."""
+    size = np.abs(w) + ETA if adaptive else np.ones_like(w)
+    return w + rho * size**2 * gradient / np.linalg.norm(size * gradient)
+
+
+def flat(params):
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(params)])
+
+
+@kinds
+def test_a_step_is_along_the_gradient_at_the_worst_point_nearby(adaptive):
+    optimizer = sam(optax.sgd(LR), RHO, adaptive=adaptive)
+    params = device(PARAMS)
+    after, _ = step(optimizer, params, optimizer.init(params))
+    w, a = flat(PARAMS), MATRIX.astype(np.float64)
+    expected = w - LR * a @ perturbed(w, a @ w, RHO, adaptive)
+    np.testing.assert_allclose(flat(after), expected, rtol=1e-5, atol=1e-6)
+
+
+@kinds
+def test_the_perturbation_has_the_length_of_its_radius(adaptive):
+    seen = []
+    grad_fn = lambda params, i: seen.append(params) or params
+    optimizer, params = sam(optax.sgd(LR), RHO, adaptive=adaptive), device(PARAMS)
+    grads = jax.grad(loss)(params)
+    optimizer.update(grads, optimizer.init(params), params, grad_fn=grad_fn)
+    (worst,) = seen
+    difference = flat(worst) - flat(PARAMS)
+    size = np.abs(flat(PARAMS)) + ETA if adaptive else 1
+    np.testing.assert_allclose(np.linalg.norm(difference / size), RHO, rtol=1e-4)
+    assert loss(worst) > loss(params)
+
+
+def test_asam_does_not_depend_on_the_scale_of_weights():
+    """Large weights, so that the 0.01 hardly counts: f(w / s) at s w is perturbed by s as much."""
+    params, scale = jnp.array([2.0, -3.0, 4.0]), jnp.array([1.0, 10.0, 100.0])
+    optimizer = sam(optax.sgd(1.0), 0.1, adaptive=True)
+
+    def perturbation(function, w):
+        # The second "gradient" is the difference that it sees.
+        updates, _ = optimizer.update(
+            jax.grad(function)(w), optimizer.init(w), w, grad_fn=lambda worst, i: worst - w
+        )
+        return -updates
+
+    function = lambda w: jnp.sum(jnp.cos(w))
+    scaled = perturbation(lambda w: function(w / scale), params * scale)
+    np.testing.assert_allclose(scaled, scale * perturbation(function, params), rtol=0.02)
+
+
+@kinds
+@pytest.mark.parametrize("make", [lambda: optax.sgd(0.1, momentum=0.9), lambda: optax.adam(0.1)])
+def test_a_radius_of_zero_is_the_optimizer_itself(make, adaptive):
+    around, plain = sam(make(), 0.0, adaptive=adaptive), make()
+    params = other = device(PARAMS)
+    state, other_state = around.init(params), plain.init(other)
+    for _ in range(3):
+        with jax.numpy_dtype_promotion("standard"):  # of the integer counts in Adam
+            params, state = step(around, params, state)
+            updates, other_state = plain.update(jax.grad(loss)(other), other_state, other)
+        other = optax.apply_updates(other, updates)
+    chex.assert_trees_all_equal(params, other)
+
+
+@kinds
+def test_where_the_gradient_is_zero_nothing_moves(adaptive):
+    optimizer = sam(optax.sgd(LR), RHO, adaptive=adaptive)
+    params = jax.tree.map(jnp.zeros_like, device(PARAMS))
+    after, state = step(optimizer, params, optimizer.init(params))
+    chex.assert_trees_all_equal(after, params)
+    chex.assert_tree_all_finite(state)
+
+
+def test_the_radius_may_be_traced():
+    params = device(PARAMS)
+
+    @jax.jit
+    def move(rho):
+        optimizer = sam(optax.sgd(LR), rho)
+        return step(optimizer, params, optimizer.init(params))[0]
+
+    for rho in (0.0, RHO):
+        optimizer = sam(optax.sgd(LR), rho)
+        expected, _ = step(optimizer, params, optimizer.init(params))
+        chex.assert_trees_all_close(move(jnp.float32(rho)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_low_precision_stays_so():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), device(PARAMS))
+    optimizer = sam(optax.sgd(LR), jnp.float32(RHO), adaptive=True)
+    function = lambda p: loss(jax.tree.map(lambda x: x.astype(jnp.float32), p))
+    after, _ = step(optimizer, params, optimizer.init(params), function)
+    chex.assert_trees_all_equal_dtypes(after, params)
+
+
+@kinds
+def test_weight_decay_inside_acts_on_the_weights_and_not_on_the_perturbation(adaptive):
+    decay = 0.2
+    inner = optax.chain(optax.add_decayed_weights(decay), optax.sgd(LR))
+    optimizer = optax.chain(sam(inner, RHO, adaptive=adaptive), ema(0.5))
+    params = device(PARAMS)
+    after, state = step(optimizer, params, optimizer.init(params))
+    w, a = flat(PARAMS), MATRIX.astype(np.float64)
+    expected = w - LR * (a @ perturbed(w, a @ w, RHO, adaptive) + decay * w)
+    np.testing.assert_allclose(flat(after), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(flat(average_of(state)), (w + expected) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_step_takes_both_gradients_at_one_point_of_one_batch():
+    """With the point, the batch and the random numbers of the step, from where the first one leads."""
+
+    def loss_fn(params, key, batch):
+        slope = batch[0] + jax.random.normal(key, (2,))
+        return loss(params) + jnp.vdot(slope, params["a"]), {}
+
+    penalty = lambda endpoints, key: jax.random.uniform(key) * jnp.sum(endpoints["b"] ** 2)
+    batch, key = jnp.asarray(normal(5, 2, 2)), jax.random.key(0)
+
+    def move(optimizer, endpoints):
+        train_step = make_train_step(line(), loss_fn, optimizer, penalty=penalty, num_samples=2)
+        state, metrics = train_step(TrainState.create(endpoints, optimizer), key, batch)
+        return jax.tree.map(jnp.subtract, state.endpoints, endpoints), metrics
+
+    endpoints = device({"a": normal(3, 2, 2), "b": normal(4, 2, 3)})
+    ascent, metrics = move(optax.sgd(-1.0), endpoints)
+    norm = optax.tree.norm(ascent)
+    worst = jax.tree.map(lambda x, g: x + RHO * g / norm, endpoints, ascent)
+    expected, _ = move(optax.sgd(LR), worst)
+    actual, sam_metrics = move(sam(optax.sgd(LR), RHO), endpoints)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(sam_metrics, metrics, rtol=1e-6)
+
+
+def test_only_sam_pays_for_a_second_gradient():
+    def num_products(optimizer):
+        loss_fn = lambda params, key, batch: (jnp.mean((batch @ params) ** 2), {})
+        train_step = make_train_step(line(), loss_fn, optimizer)
+        state = TrainState.create(jnp.zeros((2, 4, 3)), optimizer)
+        program = jax.make_jaxpr(train_step)(state, jax.random.key(0), jnp.ones((5, 4)))
+        return str(program).count("dot_general")
+
+    once = num_products(optax.sgd(LR))
+    assert num_products(optax.chain(optax.sgd(LR, momentum=0.9), ema(0.5))) == once
+    assert num_products(sam(optax.sgd(LR), RHO)) == 2 * once
+
+
+def test_without_the_gradient_function_the_update_says_so():
+    params = device(PARAMS)
+    optimizer = sam(optax.sgd(LR), RHO)
+    with pytest.raises(ValueError, match="grad_fn must be provided"):
+        optimizer.update(params, optimizer.init(params), params)
