@@ -20,27 +20,29 @@ def run(
     description: str,
     default_config: str,
     default_workdir: str | None = None,
+    define: Callable[[flags.FlagValues], None] = lambda values: None,
 ) -> int:
     """Runs a command.
 
     Args:
-      main: takes the options `config` (locked), `workdir` and `overwrite`.
+      main: takes the options `config` (locked), `workdir`, `overwrite` and those of `define`.
       argv: without the program's name; `sys.argv[1:]` by default.
       description: the first part of the help text.
       default_config: file of the config, with the kind after a colon.
       default_workdir: `None` if one must be given.
+      define: defines more flags.
 
     Returns:
       The exit code: 0, or 2 after a sentence on standard error if the user can mend the failure.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = _parse(argv, description, default_config, default_workdir)
+        options = _parse(argv, description, default_config, default_workdir, define)
         if options is None:
             return 0
         main(options)
     except UserError as error:
-        return _fail(error)
+        return fail(error)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
@@ -48,18 +50,21 @@ def run(
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror}{place}; mend that and run the same command again.")
+        return fail(f"{error.strerror}{place}; mend that and run the same command again.")
     return 0
 
 
-def _fail(error) -> int:
+def fail(error: object) -> int:
+    """Prints a mistake as one sentence on standard error; returns the exit code 2."""
     sentence = " ".join(str(error).split())
     print(f"error: {sentence}", file=sys.stderr)
     return 2
 
 
-def _parse(argv, description, default_config, default_workdir) -> SimpleNamespace | None:
+def _parse(argv, description, default_config, default_workdir, define) -> SimpleNamespace | None:
     values = flags.FlagValues()
+    define(values)
+    more = list(values)
     flags.DEFINE_string(
         "workdir", default_workdir, "Folder for the results; made if needed.", flag_values=values
     )
@@ -96,7 +101,8 @@ def _parse(argv, description, default_config, default_workdir) -> SimpleNamespac
         raise UserError(
             "--workdir is not given; name a folder for the results: --workdir runs/line."
         )
-    return SimpleNamespace(config=config, workdir=values.workdir, overwrite=values.overwrite)
+    own = {name: values[name].value for name in ("workdir", "overwrite", *more)}
+    return SimpleNamespace(config=config, **own)
 
 
 def _unknown_key(error) -> str:

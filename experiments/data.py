@@ -18,7 +18,7 @@ import numpy as np
 from experiments.errors import UserError
 
 TFDS_NAMES = ("cifar10", "cifar100")
-NAMES = ("digits", *TFDS_NAMES)
+NAMES = ("digits", *TFDS_NAMES, "tiny_imagenet")
 NOISE_MODES = ("uniform_wrong", "uniform_any")
 FILE_MODE = "file"
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -130,6 +130,10 @@ def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, in
         source, arrays = name, _digits()
     elif name in TFDS_NAMES:
         source, arrays = name, _read_tfds(name, data_dir)
+    elif name == "tiny_imagenet":
+        from experiments import folders  # imports Pillow
+
+        source, arrays = data_dir, folders.read(data_dir)
     else:
         raise UserError(
             f"config.dataset is {name!r} but the data sets are {', '.join(NAMES)}; choose one of "

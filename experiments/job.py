@@ -1,5 +1,6 @@
 """One training run from config to report: resumable at any moment, evaluated at the end."""
 
+import functools
 import json
 import statistics
 import time
@@ -10,7 +11,22 @@ from types import SimpleNamespace
 import tensorboardX
 import tqdm
 
-from experiments import data, evaluate, figures, files, report, styles, train, workdir
+from experiments import (
+    corrupted,
+    data,
+    evaluate,
+    figures,
+    files,
+    outside,
+    places,
+    predict,
+    recipes,
+    report,
+    styles,
+    train,
+    weights,
+    workdir,
+)
 from experiments.checkpoint import Checkpoints
 from experiments.cli import Stop
 from experiments.methods import make_method
@@ -44,11 +60,14 @@ def main(options: SimpleNamespace, module: str) -> None:
         return
     dataset = load_data(config)
     run = train.make_run(config, dataset)
-    settings = evaluate.make_settings(config, run)
+    settings = predict.make_settings(config, run)
+    shifted = shifted_images(config, dataset)
     workdir.prepare(folder, config, options.overwrite)
     with Stop() as stop:
         try:
-            metrics = _train_and_evaluate(config, dataset, run, settings, folder, stop, module)
+            metrics = _train_and_evaluate(
+                config, dataset, run, settings, shifted, folder, stop, module
+            )
             metrics["provenance"] |= finished_now() | {"wall_seconds": time.perf_counter() - begin}
         except Interrupted as interruption:
             print(interruption)
@@ -68,21 +87,69 @@ def load_data(config) -> data.Dataset:
         config.data_dir,
         validation_size=config.validation_size,
         split_seed=config.split_seed,
+        train_size=config.train_size,
         noise_rate=noise.rate,
         noise_mode=noise.mode,
         noise_seed=noise.seed,
+        noise_file=noise.file,
     )
 
 
-def _train_and_evaluate(config, dataset, run, settings, folder, stop, module) -> dict:
+def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
+    """The corrupted and the foreign images that a config asks for, made when they are needed.
+
+    Raises:
+      UserError: a corruption or severity that does not exist.
+    """
+    evaluation = config.evaluation
+    corrupted.check_names(evaluation.corruptions, evaluation.severities)
+    where = (config.dataset, config.data_dir)
+    return places.Shifted(
+        {
+            name: {
+                severity: functools.partial(
+                    _corrupted, *where, evaluation.corruption_source, name, severity
+                )
+                for severity in evaluation.severities
+            }
+            for name in evaluation.corruptions
+        },
+        {name: functools.partial(_outside, *where, name) for name in evaluation.outside},
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _corrupted(dataset, data_dir, source, name, severity) -> data.Split:
+    """Runs of a suite share them."""
+    _, test, num_classes = data.load_arrays(dataset, data_dir)
+    found = corrupted.load_corrupted(source, name, severity, test, num_classes, dataset=dataset)
+    return found.split
+
+
+@functools.lru_cache(maxsize=4)
+def _outside(dataset, data_dir, name):
+    _, test, _ = data.load_arrays(dataset, data_dir)
+    return outside.load_outside(name, test, data_dir)
+
+
+def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:
     record = provenance(module) | {"seed": config.seed}
     state, history, start = _train(config, run, folder, stop)
     splits = {"test": dataset.test}
     if len(dataset.validation.labels):
         splits["validation"] = dataset.validation
     begin = time.perf_counter()
-    endpoints = run.program.method.trained(state)
-    results = evaluate.evaluate(run, endpoints, splits, settings, _watched(folder, stop))
+    stack = run.program.method.trained(state)
+    weights.save(folder / workdir.WEIGHTS, stack)
+    results = evaluate.evaluate(
+        run,
+        stack,
+        splits,
+        settings,
+        _watched(folder, stop),
+        shifted,
+        recipes.places_of(config.recipe),
+    )
     seconds = [epoch["seconds"] for epoch in history.epochs]
     speeds = [epoch["images_per_second"] for epoch in history.epochs]
     record |= {
@@ -152,7 +219,7 @@ def _stopped_sentence(folder, step, run) -> str:
     )
 
 
-def _watched(folder, stop) -> evaluate.Wrap:
+def _watched(folder, stop) -> predict.Wrap:
     """Shows progress over batches of the evaluation, and stops it when a signal comes."""
 
     def wrap(batches: Iterable, what: str) -> Iterator:

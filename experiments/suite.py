@@ -1,48 +1,103 @@
-"""Many runs of small networks in one process: threads share the compiled programs and both cores."""
+"""Many runs in one process: threads share the compiled programs and the cores.
+
+Each run leaves a record and its weights in files of its own, so that a suite that was interrupted
+goes on where it stopped, and records that were made on another machine count as well.
+"""
 
 import concurrent.futures
+import hashlib
+import json
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import ml_collections
+import numpy as np
 import tqdm
 
-from experiments import data, evaluate, job, train
+import subspace_jax as ss
+from experiments import evaluate, files, job, predict, recipes, train, weights, workdir
+from experiments.checkpoint import Checkpoints
+from experiments.errors import UserError
+from experiments.methods import make_method
 
 Advance = Callable[[float], None]
-_TRAINING = 0.8  # about the share of a run's time that is training; the rest is evaluation
+_TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
+# What changes no result of a run: where things are, and how often they are saved.
+_IRRELEVANT = ("data_dir", "checkpoint_seconds")
+# What is kept of every point and ensemble along a path.
+_KEPT = (
+    *("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece"),
+    *("disagreement", "total_variation"),
+)
+
+
+class Interrupted(Exception):
+    """A signal came; what was done is saved."""
 
 
 class Entry(NamedTuple):
-    """One run of a suite: what it is called in the results, and its config."""
+    """One run of a suite.
+
+    Attributes:
+      method: its recipe.
+      setting: "article", "tuning", "tuned", or "partner" of a run that others start from.
+      label_noise, seed: of the run.
+      config: all of it; the weights that it starts from are filled in when they are there.
+      values: what a sweep or the tuning chose, by name in the config.
+      needs: ids of the entries whose networks it starts from.
+    """
 
     method: str
     setting: str
     label_noise: float
     seed: int
     config: ml_collections.ConfigDict
+    values: dict[str, float] = {}
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The name of its files."""
+        varied = "".join(f",{name}={value:g}" for name, value in self.values.items())
+        noise = f"noise{round(100 * self.label_noise)}"
+        return f"{self.setting}/{self.method}{varied}/{noise}/seed{self.seed}"
+
+
+class Outcome(NamedTuple):
+    """What became of the entries: records and reasons of failure, both by id."""
+
+    records: dict[str, dict]
+    failures: dict[str, str]
 
 
 def run_all(
     entries: Sequence[Entry],
     run_one: Callable[[Entry, Advance], dict],
     num_threads: int,
-) -> list[dict]:
-    """Runs every entry, with progress and time left; the results are in the order of the entries.
+) -> Outcome:
+    """Runs every entry after those that it needs, with progress and time left.
+
+    A run that fails for a reason that the user can mend, such as divergence, is reported with the
+    others done; so are those that need it.
 
     Args:
       entries: what to run. Programs are compiled when they are first met, each once.
-      run_one: `(entry, advance) -> result`; as it goes it calls `advance(share)` with the share of its
+      run_one: `(entry, advance) -> record`; as it goes it calls `advance(share)` with the share of its
         work that is newly done, and lets pass whatever that raises.
       num_threads: how many run at once; 0 for one per CPU core.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C was pressed; runs that have begun are given up.
+      Interrupted: a signal came; runs that have begun were saved.
+      KeyboardInterrupt: a second one came.
     """
     stop, lock = threading.Event(), threading.Lock()
+    outcome = Outcome({}, {})
     with (
         tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count()) as pool,
@@ -50,19 +105,54 @@ def run_all(
 
         def advance(share):
             if stop.is_set():
-                raise KeyboardInterrupt
+                raise Interrupted
             with lock:
                 bar.update(min(share, bar.total - bar.n))
 
-        futures = [pool.submit(run_one, entry, advance) for entry in entries]
         try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
+            for layer in _layers(entries):
+                _run_layer(layer, run_one, advance, pool, outcome)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        return [future.result() for future in futures]
+    return outcome
+
+
+def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries in groups, each needing only earlier ones."""
+    depths: dict[str, int] = {}
+    by_id = {entry.id: entry for entry in entries}
+
+    def depth(entry):
+        if entry.id not in depths:
+            needed = [by_id[need] for need in entry.needs if need in by_id]
+            depths[entry.id] = 1 + max(map(depth, needed), default=-1)
+        return depths[entry.id]
+
+    for entry in entries:
+        depth(entry)
+    layers: list[list[Entry]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
+    for entry in entries:
+        layers[depths[entry.id]].append(entry)
+    return layers
+
+
+def _run_layer(entries, run_one, advance, pool, outcome: Outcome) -> None:
+    futures = {}
+    for entry in entries:
+        missing = [need for need in entry.needs if need in outcome.failures]
+        if missing:
+            outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
+            advance(1.0)
+        else:
+            futures[pool.submit(run_one, entry, advance)] = entry
+    for future in concurrent.futures.as_completed(futures):
+        entry = futures[future]
+        try:
+            outcome.records[entry.id] = future.result()
+        except UserError as error:
+            outcome.failures[entry.id] = " ".join(str(error).split())
 
 
 def check(entries: Sequence[Entry]) -> None:
@@ -71,32 +161,227 @@ def check(entries: Sequence[Entry]) -> None:
     Raises:
       UserError: a config that training or evaluation can't work with.
     """
-    first = {entry[:3]: entry for entry in reversed(entries)}
+    first = {(*entry[:3], tuple(entry.values)): entry for entry in reversed(entries)}
     for entry in first.values():
-        _prepare(entry)
+        make_method(entry.config)
+        dataset = job.load_data(entry.config)
+        job.shifted_images(entry.config, dataset)
+        if not entry.needs:
+            run = train.make_run(entry.config, dataset)
+            predict.make_settings(entry.config, run)
 
 
-def _prepare(entry: Entry) -> tuple[data.Dataset, train.Run, evaluate.Settings]:
-    dataset = job.load_data(entry.config)
-    run = train.make_run(entry.config, dataset)
-    return dataset, run, evaluate.make_settings(entry.config, run)
+def digest(config: ml_collections.ConfigDict) -> str:
+    """Of all that decides a run's results."""
+    values = {k: v for k, v in config.to_dict().items() if k not in _IRRELEVANT}
+    values["subspace"] = {k: v for k, v in values["subspace"].items() if k != "weights"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def train_and_evaluate(entry: Entry, advance: Advance, split: str) -> dict:
-    """Trains a run and evaluates it on one split: the values of `evaluate.evaluate`.
+def record_path(folder: Path, entry_id: str) -> Path:
+    """The file of a run's record; its weights lie beside it."""
+    return folder / workdir.RUNS / f"{entry_id}.json"
+
+
+def weights_path(folder: Path, entry_id: str) -> Path:
+    """The file of a run's stack of networks."""
+    return folder / workdir.RUNS / f"{entry_id}.npz"
+
+
+def finished(folder: Path, entry: Entry) -> dict | None:
+    """The record of a run that is done, here or on another machine.
 
     Raises:
-      NonFiniteLoss: training diverged.
+      UserError: it is that of another config.
     """
-    dataset, run, settings = _prepare(entry)
-    state, history = train.init_state(run), train.History(run)
-    seen = 0
-    for latest in train.fit(run, state, history):
-        state = latest
-        advance(_TRAINING * (history.num_steps - seen) / run.program.num_steps)
-        seen = history.num_steps
-    train.check_finite(run, state)
-    endpoints = run.program.method.trained(state)
-    results = evaluate.evaluate(run, endpoints, {split: getattr(dataset, split)}, settings)
-    advance(1 - _TRAINING * seen / run.program.num_steps)
-    return results
+    path = record_path(folder, entry.id)
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    if record["config_sha256"] != digest(entry.config):
+        raise UserError(
+            f"{path} is the record of a run of another config ({record['config_sha256'][:12]} there, "
+            f"{digest(entry.config)[:12]} here); move it away or choose another --workdir."
+        )
+    return record
+
+
+def run_entry(
+    entry: Entry, advance: Advance, *, folder: Path, requested: Callable[[], bool]
+) -> dict:
+    """Trains and evaluates one run, and writes its record; one that is done is only read.
+
+    Args:
+      entry: what to run; what it needs is done.
+      advance: see `run_all`.
+      folder: of the suite.
+      requested: whether a signal came, so that the run is to be saved and given up.
+
+    Raises:
+      UserError: training diverged, or data are missing.
+      Interrupted: a signal came.
+    """
+    if record := finished(folder, entry):
+        advance(1.0)
+        return record
+    begin = time.perf_counter()
+    config = entry.config.copy_and_resolve_references()
+    config.subspace.weights = tuple(str(weights_path(folder, need)) for need in entry.needs)
+    dataset = job.load_data(config)
+    run = train.make_run(config, dataset)
+    settings = predict.make_settings(config, run)
+    path = record_path(folder, entry.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    watch = _Watch(run, settings, dataset.test, config, path.with_suffix(""), advance, requested)
+    state = watch.train()
+    trained = time.perf_counter()
+    stack = run.program.method.trained(state, jax.random.key(entry.seed))
+    splits = {"test": dataset.test, "validation": dataset.validation}
+    if entry.setting == "tuning":  # what is chosen is chosen without the test split
+        splits = {"validation": dataset.validation}
+    if not len(dataset.validation.labels):
+        splits.pop("validation")
+    shifted = job.shifted_images(config, dataset)
+    places = recipes.places_of(entry.method)
+    results = evaluate.evaluate(run, stack, splits, settings, shifted=shifted, robust=places)
+    if watch.oracle:
+        results["places"]["early stopping"] = watch.best_of_all()
+    memory = train.step_memory(run, state) if watch.ran else None
+    own = run.program.num_steps * run.batch_size
+    record = {
+        "id": entry.id,
+        "method": entry.method,
+        "setting": entry.setting,
+        "label_noise": entry.label_noise,
+        "seed": entry.seed,
+        "values": entry.values,
+        "places": results["places"],
+        "points": [_kept(point) for point in results["points"]],
+        "ensembles": [_kept(ensemble) for ensemble in results["ensembles"]],
+        "geometry": results["geometry"],
+        "recalibration": results["recalibration"],
+        "cost": {
+            "gradient_passes": own * run.program.method.gradients_per_step
+            + sum(_cost_of(folder, need) for need in entry.needs),
+            "training_images": own,
+            "step_memory_bytes": memory,
+            "training_seconds": trained - begin,
+            "evaluation_seconds": time.perf_counter() - trained,
+        },
+        "wall_seconds": time.perf_counter() - begin,
+    }
+    record = rounded(record) | {"config_sha256": digest(entry.config)}
+    if entry.setting != "tuning":
+        weights.save(weights_path(folder, entry.id), stack)
+    files.write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
+    watch.clean()
+    return record
+
+
+def _cost_of(folder: Path, need: str) -> float:
+    return json.loads(record_path(folder, need).read_text())["cost"]["gradient_passes"]
+
+
+class _Watch:
+    """The training of one run of a suite: its checkpoints, its progress, the oracle's looks."""
+
+    def __init__(self, run, settings, test, config, folder, advance, requested):
+        self._run, self._settings, self._test, self._config = run, settings, test, config
+        self._folder, self._advance, self._requested = folder, advance, requested
+        self._checkpoints: Checkpoints | None = None
+        self._seen = 0
+        self.oracle: list[dict] = []
+        self.ran = False
+
+    def train(self) -> ss.TrainState:
+        """The state after the last step, from the last checkpoint on if there is one."""
+        run, seconds = self._run, self._config.checkpoint_seconds
+        state, history = train.init_state(run), train.History(run)
+        if (self._folder / workdir.CHECKPOINTS).exists():
+            state, history = self._restored(state, history)
+        last, epoch = time.monotonic(), int(state.step) // run.program.steps_per_epoch
+        for latest in train.fit(run, state, history):
+            state, self.ran = latest, True
+            now = int(history.num_dispatched) // run.program.steps_per_epoch
+            if now > epoch:
+                epoch = now
+                self._look(epoch, state)
+            stopping = self._requested()
+            if stopping or time.monotonic() - last >= seconds:
+                self._save(state, history)
+                last = time.monotonic()
+            if stopping:
+                raise Interrupted
+            self._report(history.num_steps)
+        train.check_finite(run, state)
+        self._report(run.program.num_steps)
+        return state
+
+    def _report(self, num_steps: int) -> None:
+        total = self._run.program.num_steps
+        if total:
+            self._advance(_TRAINING * (num_steps - self._seen) / total)
+        self._seen = num_steps
+
+    def _look(self, epoch: int, state: ss.TrainState) -> None:
+        """One look at the test split, for optimal early stopping."""
+        every = self._config.evaluation.oracle_epochs
+        if not every or epoch % every:
+            return
+        method = self._run.program.method
+        middle = method.subspace.midpoint(method.trained(state))
+        params = jax.tree.map(lambda x: x[None], middle)
+        splits = {"test": self._test}
+        logits, _, _ = predict.predict_networks(self._run, params, splits, self._settings)
+        accuracy = (np.asarray(logits["test"][0]).argmax(-1) == self._test.labels).mean()
+        self.oracle.append({"epoch": epoch, "accuracy": float(accuracy)})
+
+    def best_of_all(self) -> dict:
+        """The place of optimal early stopping: an oracle, chosen on the test split itself."""
+        best = max(self.oracle, key=lambda look: look["accuracy"])
+        return {"inference_passes": 1, "oracle": True, **best, "looks": self.oracle}
+
+    def _open(self) -> Checkpoints:
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(self._folder / workdir.CHECKPOINTS)
+        return self._checkpoints
+
+    def _restored(self, state, history):
+        if restored := self._open().restore(state):
+            state, record = restored
+            history.restore(record["history"])
+            self.oracle = record["oracle"]
+        return state, history
+
+    def _save(self, state, history) -> None:
+        train.check_finite(self._run, state)
+        record = {"history": history.to_json(), "oracle": self.oracle}
+        self._open().save(int(state.step), state, record)
+        if self._requested():
+            self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+            self._checkpoints = None
+
+    def clean(self) -> None:
+        """Deletes the checkpoints of a run that is done."""
+        self.close()
+        workdir.delete(self._folder)
+
+
+def _kept(entry: dict) -> dict:
+    return {name: entry[name] for name in _KEPT if name in entry}
+
+
+def rounded(value):
+    """Floats with six significant digits, which is more than float32 metrics hold."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: rounded(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

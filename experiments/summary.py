@@ -1,213 +1,506 @@
-"""From the runs of a suite to its table and its sentences.
+"""From the records of a suite's runs to its table, and what is left of each gain under control.
 
     python -m experiments.summary results/digits/metrics.json
 
-prints the table of the networks to deploy and the sentences as Markdown, for the README.
+prints the table of what predicts and the sentences as Markdown, for the README.
 """
 
 import itertools
 import json
+import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import scipy.stats
 
-from experiments import report, styles
+from experiments import styles
+from experiments.recipes import LARGEST, PRODUCTS, product_of
 
-METRICS = ("accuracy", "nll", "ece")
 SIGNIFICANCE = 0.05
-# What is compared: (setting, method) -> rivals and the metrics in which they are compared.
-_LINE = dict.fromkeys(("standard", "standard_matched"), METRICS)
-_LINE |= dict.fromkeys(("ema", "ends"), ("accuracy",))
-_MORE = dict.fromkeys(("standard", "ema"), ("accuracy",))  # the control is matched to two endpoints
-RIVALS = {
-    ("article", "line"): _LINE,
-    ("article", "layerwise_line"): _LINE,
-    ("article", "curve"): _MORE,
-    ("article", "simplex"): _MORE,
-    ("tuned", "layerwise_line"): {"standard": METRICS},
+MIN_SEEDS = 3  # fewer are not tested
+# What is reported. Runs of "tuning" chose the values of "tuned"; others start from those of "partner".
+SETTINGS = ("article", "tuned")
+
+# A subspace, and ordinary training whose steps are those of its midpoint. Each of a curve's three points
+# has mean weight 1/3, so that its midpoint moves at a third of the learning rate.
+MATCHED = {
+    "line": "standard_matched",
+    "layerwise_line": "standard_matched",
+    "curve": "standard_matched_3",
+    **{
+        f"{kind}_{m}": f"standard_matched_{m}"
+        for kind in ("simplex", "layerwise_simplex")
+        for m in range(3, LARGEST + 1)
+    },
 }
-# How rivals and metrics are said.
-_NAMES = {
-    "standard": "standard training",
-    "standard_matched": "its matched control",
-    "ema": "the EMA of standard training",
-    "ends": "its own ends",
-}
-_SAID = {"accuracy": ("accuracy", " points"), "nll": ("NLL", ""), "ece": ("ECE", " points")}
+
+# Of a subspace these places have rows too.
+_FURTHER_PLACES = ("endpoints", "ensemble")
+# In a place, but no result on test images.
+_NO_RESULTS = ("inference_passes", "num_bins", "reliability", "risk_coverage", "validation")
+_NO_RESULTS += ("coords", "weights")
+
+Record = Mapping[str, Any]
+Key = tuple[str, float, str]  # setting, label noise, recipe
+BySeed = dict[int, Record]
 
 
-def table(runs: Sequence[dict]) -> list[dict]:
-    """Mean and standard error over seeds, a row for every place of every method.
+# Which runs count
 
-    Places are the midpoint, the endpoints (their mean within a run) and the ensemble of the
-    endpoints (probabilities averaged).
+
+def choose_values(runs: Sequence[Record], by: str = "nll") -> dict[Key, Record]:
+    """What each sweep chose: the values with the best validation metrics of the midpoint.
+
+    Nothing but `places.midpoint.validation` is read of the results, and that only where there is a
+    choice. Means over seeds are compared. Values that lack a seed of the sweep, since its run diverged
+    or failed, never win.
 
     Args:
-      runs: entries with `setting`, `label_noise`, `method`, `seed`, `points`, `ensembles`.
+      runs: records of runs; those of a sweep differ in `values`.
+      by: "nll" or "accuracy"; the other one decides between equals.
 
     Returns:
-      Rows with `setting`, `label_noise`, `method`, `place`, `num_seeds` and, for every metric,
-      `{"mean", "stderr"}` (`None` for the standard error of one seed).
+      `values` by `(setting, label_noise, recipe)`, without the sweeps in which nothing can win.
     """
-    groups: dict[tuple, list[dict[str, dict]]] = {}
+    sweeps: dict[Key, dict[str, list[Record]]] = {}
     for run in runs:
-        key = (run["setting"], run["label_noise"], run["method"])
-        groups.setdefault(key, []).append(_places(run))
-    return [
-        {"setting": setting, "label_noise": noise, "method": method, "place": place}
-        | {"num_seeds": len(seeds)}
-        | {name: _mean([seed[place][name] for seed in seeds]) for name in METRICS}
-        for (setting, noise, method), seeds in groups.items()
-        for place in seeds[0]
-    ]
+        sweeps.setdefault(_key(run), {}).setdefault(_values_of(run), []).append(run)
+    chosen = {}
+    for key, cells in sorted(sweeps.items()):
+        best = next(iter(cells))
+        if len(cells) > 1:
+            seeds = {run["seed"] for group in cells.values() for run in group}
+            losses = {cell: _losses(group, seeds, by) for cell, group in sorted(cells.items())}
+            best = min(losses, key=losses.__getitem__)
+            if losses[best][0] == math.inf:
+                continue
+        chosen[key] = cells[best][0]["values"]
+    return chosen
 
 
-def _places(run: dict) -> dict[str, dict]:
-    points = run["points"]
-    places = {"midpoint": next(p for p in points if p["name"] == "midpoint")}
-    ends = [p for p in points if p["name"].startswith("endpoint")]
-    if ends:
-        places["endpoints"] = {m: statistics.fmean(p[m] for p in ends) for m in METRICS}
-        places["ensemble"] = next(e for e in run["ensembles"] if e["average"] == "probability")
-    return places
+def _key(run: Record) -> Key:
+    return run["setting"], run["label_noise"], run["method"]
 
 
-def _mean(values: Sequence[float]) -> dict:
-    stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "stderr": stderr}
+def _values_of(run: Record) -> str:
+    return json.dumps(run["values"], sort_keys=True)
 
 
-class Comparison(NamedTuple):
-    """The midpoint of one method against a rival in one metric, paired by seed.
+def _losses(runs: Sequence[Record], seeds: set[int], by: str) -> tuple[float, float]:
+    """Mean losses on validation data, the deciding one first; infinite where a seed has none."""
+    midpoints = [run["places"]["midpoint"] for run in runs if run.get("places")]
+    found = [metrics for midpoint in midpoints if (metrics := midpoint.get("validation"))]
+    means = {}
+    for name, sign in (("nll", 1.0), ("accuracy", -1.0)):
+        numbers = [sign * metrics[name] for metrics in found if metrics[name] is not None]
+        means[name] = statistics.fmean(numbers) if len(numbers) == len(seeds) else math.inf
+    return means.pop(by), *means.values()
+
+
+def chosen_runs(
+    runs: Sequence[Record], chosen: Mapping[Key, Record] | None = None
+) -> dict[Key, BySeed]:
+    """The runs that count, by `(setting, label_noise, recipe)` and seed, both in order.
+
+    Args:
+      runs: records of runs; those that diverged have no places and are left out.
+      chosen: what `choose_values` returns; made here if it is not given.
+    """
+    chosen = choose_values(runs) if chosen is None else chosen
+    found: dict[Key, BySeed] = {}
+    for run in sorted(runs, key=lambda run: (_key(run), run["seed"])):
+        key = _key(run)
+        if run.get("places") and key in chosen and run["values"] == chosen[key]:
+            found.setdefault(key, {})[run["seed"]] = run
+    return found
+
+
+def column(seeds: BySeed, place: str, metric: str) -> dict[int, float | None]:
+    """One metric, by its dotted path within a place, of the seeds that have it.
+
+    Example:
+      >>> column({3: {"places": {"midpoint": {"scaled": {"ece": 0.01}}}}}, "midpoint", "scaled.ece")
+      {3: 0.01}
+    """
+    found = {seed: dict(_metrics(run["places"].get(place, {}))) for seed, run in seeds.items()}
+    return {seed: metrics[metric] for seed, metrics in found.items() if metric in metrics}
+
+
+def _metrics(place: Record, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """All numbers of a place that are results, by their dotted paths."""
+    for name, value in place.items():
+        if not prefix and name in _NO_RESULTS:
+            continue
+        if isinstance(value, Mapping):
+            yield from _metrics(value, f"{prefix}{name}.")
+        elif value is None or isinstance(value, int | float):
+            yield f"{prefix}{name}", value
+
+
+# Tests
+
+
+class Effect(NamedTuple):
+    """A difference that is paired by seed.
 
     Attributes:
-      setting, label_noise, method: what is compared; its midpoint.
-      rival: another method's name, whose midpoint it is compared with, or "ends" for its own.
-      metric: one of `METRICS`.
-      difference, stderr: mean over seeds of ours minus theirs, and its standard error.
+      difference, stderr: mean over seeds of ours minus theirs, and its standard error; `None` where
+        a value is not finite, and for the standard error of one seed.
       num_seeds: how many seeds both have.
-      p_value: of a paired t-test, corrected by Holm's method for all comparisons made together;
-        `None` with fewer than 3 seeds.
+      p_value: of a two-sided paired t-test; `None` where nothing can be tested.
     """
 
-    setting: str
-    label_noise: float
-    method: str
-    rival: str
-    metric: str
-    difference: float
+    difference: float | None
     stderr: float | None
     num_seeds: int
     p_value: float | None
 
-
-def compare(runs: Sequence[dict]) -> list[Comparison]:
-    """Every comparison of `RIVALS` for which there are runs, in its order."""
-    seeds: dict[tuple, dict[int, dict]] = {}
-    for run in runs:
-        key = (run["setting"], run["label_noise"], run["method"])
-        seeds.setdefault(key, {})[run["seed"]] = _places(run)
-    noises = sorted({run["label_noise"] for run in runs})
-    found = [
-        _comparison(seeds, setting, noise, method, rival, metric)
-        for (setting, method), rivals in RIVALS.items()
-        for noise in noises
-        for rival, metrics in rivals.items()
-        for metric in metrics
-        if _common(seeds, setting, noise, method, rival)
-    ]
-    return _holm(found)
+    @property
+    def is_significant(self) -> bool:
+        """Whether the p-value is below `SIGNIFICANCE`."""
+        return self.p_value is not None and self.p_value < SIGNIFICANCE
 
 
-def _common(seeds, setting, noise, method, rival) -> list[tuple[dict, dict]]:
-    """Our midpoint and what it is compared with, for every seed that both have."""
-    ours = seeds.get((setting, noise, method), {})
-    if rival == "ends":
-        return [(places["midpoint"], places["endpoints"]) for places in ours.values()]
-    theirs = seeds.get((setting, noise, rival), {})
-    both = sorted(ours.keys() & theirs.keys())
-    return [(ours[seed]["midpoint"], theirs[seed]["midpoint"]) for seed in both]
+def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> Effect:
+    """The difference of two columns over the seeds that both have.
+
+    Example:
+      >>> paired({0: 2.0, 1: 3.0, 2: 4.0}, {2: 1.0, 1: 1.0, 0: 1.0, 3: 9.0})
+      Effect(difference=2.0, stderr=0.577, num_seeds=3, p_value=0.074)
+    """
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    n, numbers = len(pairs), [value for pair in pairs for value in pair]
+    if not n or None in numbers or not all(map(math.isfinite, numbers)):
+        return Effect(None, None, n, None)
+    differences = [ours - theirs for ours, theirs in pairs]
+    mean = statistics.fmean(differences)
+    stderr = statistics.stdev(differences) / n**0.5 if n > 1 else None
+    if n < MIN_SEEDS:
+        return Effect(mean, stderr, n, None)
+    rounding = 1e-14 * max(map(abs, numbers))
+    if stderr <= rounding:
+        return Effect(mean, stderr, n, 1.0 if abs(mean) <= rounding else 0.0)
+    return Effect(mean, stderr, n, float(2 * scipy.stats.t.sf(abs(mean / stderr), n - 1)))
 
 
-def _comparison(seeds, setting, noise, method, rival, metric) -> Comparison:
-    pairs = _common(seeds, setting, noise, method, rival)
-    values = [ours[metric] - theirs[metric] for ours, theirs in pairs]
-    mean, n = statistics.fmean(values), len(values)
-    stderr = statistics.stdev(values) / n**0.5 if n > 1 else None
-    if n < 3:
-        p_value = None
-    elif stderr == 0:
-        p_value = 1.0 if mean == 0 else 0.0
-    else:
-        p_value = float(scipy.stats.ttest_1samp(values, 0).pvalue)
-    return Comparison(setting, noise, method, rival, metric, mean, stderr, n, p_value)
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone; `None` was not tested.
+
+    Example:
+      >>> holm([0.5, None, 0.25])
+      [0.5, None, 0.5]
+    """
+    tested = sorted((p_value, i) for i, p_value in enumerate(p_values) if p_value is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p_value, i) in enumerate(tested):
+        largest = max(largest, min(1.0, p_value * (len(tested) - rank)))
+        corrected[i] = largest
+    return corrected
 
 
-def _holm(comparisons: list[Comparison]) -> list[Comparison]:
-    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone."""
-    tested = sorted((c for c in comparisons if c.p_value is not None), key=lambda c: c.p_value)
-    corrected, largest = {}, 0.0
-    for i, comparison in enumerate(tested):
-        largest = max(largest, min(1.0, comparison.p_value * (len(tested) - i)))
-        corrected[comparison[:5]] = largest
-    return [c._replace(p_value=corrected.get(c[:5])) for c in comparisons]
+# Table
 
 
-def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """What is significant, a sentence for every method, setting and noise; the rest is named."""
-    sentences = []
-    for (setting, noise, method), group in itertools.groupby(comparisons, key=lambda c: c[:3]):
-        group = list(group)
-        where = f"With {100 * noise:.0f} % wrong labels" if noise else "With clean labels"
-        if setting == "tuned":
-            where += " and learning rate and weight decay tuned for each"
-        label = styles.style_of(method).label
-        name = label if label.isupper() else label.lower()
-        if all(c.p_value is None for c in group):
-            sentences.append(f"{where}, the {name}'s midpoint: too few seeds to test anything.")
+def table(
+    runs: Sequence[Record],
+    products: Iterable[str] = tuple(PRODUCTS),
+    chosen: Mapping[Key, Record] | None = None,
+) -> list[dict]:
+    """Means and standard errors over seeds: a row for every product, and for the ends of subspaces.
+
+    Args:
+      runs: records of runs; of a sweep, only what it chose counts.
+      products: names of `recipes.PRODUCTS`; of several names for one thing the first is used.
+      chosen: what `choose_values` returns; made here if it is not given.
+
+    Returns:
+      Rows with `setting`, `label_noise`, `method` (the product, or the recipe of a further place),
+      `place`, `num_seeds`, `values`, `training_cost` (gradient passes over those of standard training;
+      `None` where either is unknown), `inference_passes` and, for every metric of all seeds,
+      `{"mean", "stderr"}`: `None` where a value is not finite, and for the standard error of one seed.
+    """
+    names: dict[tuple[str, str], str] = {}
+    for product in products:
+        names.setdefault(product_of(product), product)
+    trained = {recipe for recipe, _ in names} & styles.SUBSPACES
+    for recipe, place in itertools.product(trained, _FURTHER_PLACES):
+        names.setdefault((recipe, place), recipe)
+    found = chosen_runs(runs, chosen)
+    standard = next((cost for key in found if (cost := _cost(found, key, "standard"))), None)
+    rows = []
+    for (key, seeds), ((recipe, place), product) in itertools.product(found.items(), names.items()):
+        setting, noise, owner = key
+        places = [run["places"][place] for run in seeds.values() if place in run["places"]]
+        if owner != recipe or setting not in SETTINGS or not places:
             continue
-        said = "; ".join(
-            f"against {_NAMES[rival]} {_phrases(list(compared))}"
-            for rival, compared in itertools.groupby(group, key=lambda c: c.rival)
+        cost = _cost(found, key, recipe)
+        rows.append(
+            {"setting": setting, "label_noise": noise, "method": product, "place": place}
+            | {"num_seeds": len(places), "values": next(iter(seeds.values()))["values"]}
+            | {"training_cost": cost / standard if cost and standard else None}
+            | {"inference_passes": places[0].get("inference_passes", 1)}
+            | _means(places)
         )
-        least = min(c.num_seeds for c in group)
-        seeds = "1 seed" if least == 1 else f"{least} seeds"
-        sentences.append(f"{where}, the {name}'s midpoint: {said} ({seeds}).")
-    return sentences
+    return sorted(rows, key=_rank)
 
 
-def _phrases(comparisons: Sequence[Comparison]) -> str:
-    """What is significant with its amount, then the metrics in which nothing is."""
-    significant = [c for c in comparisons if c.p_value is not None and c.p_value < SIGNIFICANCE]
-    others = [_SAID[c.metric][0] for c in comparisons if c not in significant]
-    rest = [f"no significant difference in {' and '.join(others)}"] if others else []
-    return ", ".join([*map(_phrase, significant), *rest])
+def _cost(found: Mapping[Key, BySeed], key: Key, recipe: str) -> float | None:
+    """Mean gradient passes of a recipe's runs; `None` of another recipe, or if they are unknown."""
+    passes = [run.get("cost", {}).get("gradient_passes") for run in found[key].values()]
+    return None if key[2] != recipe or None in passes else statistics.fmean(passes)
 
 
-def _phrase(comparison: Comparison) -> str:
-    """`better in accuracy (+6.18 ± 0.42 points)`."""
-    quantity = styles.QUANTITIES[comparison.metric]
-    name, unit = _SAID[comparison.metric]
-    amount = f"{quantity.scale * comparison.difference:+.{quantity.decimals}f}"
-    if comparison.stderr is not None:
-        amount += f" ± {quantity.scale * comparison.stderr:.{quantity.decimals}f}"
-    better = (comparison.difference > 0) == (comparison.metric == "accuracy")
-    return f"{'better' if better else 'worse'} in {name} ({amount}{unit})"
+def _rank(row: Record) -> tuple:
+    place = _FURTHER_PLACES.index(row["place"]) + 1 if row["place"] in _FURTHER_PLACES else 0
+    setting = SETTINGS.index(row["setting"])
+    return setting, row["label_noise"], styles.order_of(row["method"]), row["method"], place
 
 
-def markdown(metrics: dict) -> str:
-    """The README's part of the results: the networks to deploy, and what holds."""
-    deployed = [row for row in metrics["table"] if row["place"] == "midpoint"]
+def _means(places: Sequence[Record]) -> dict[str, dict]:
+    columns = [dict(_metrics(place)) for place in places]
+    common = [name for name in columns[0] if all(name in metrics for metrics in columns)]
+    return {name: _mean([metrics[name] for metrics in columns]) for name in common}
+
+
+def _mean(values: Sequence[float | None]) -> dict:
+    if None in values:
+        return {"mean": None, "stderr": None}
+    stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "stderr": stderr}
+
+
+# What is left of a gain
+
+
+def survival(
+    runs: Sequence[Record], chosen: Mapping[Key, Record] | None = None
+) -> list[dict[str, Any]]:
+    """How much every subspace's midpoint gains: untuned, over its control, and tuned against tuned.
+
+    A gain is positive where the midpoint is the better one. The p-values are corrected by Holm's
+    method for all tests made here.
+
+    Args:
+      runs: records of runs.
+      chosen: what `choose_values` returns; made here if it is not given.
+
+    Returns:
+      An entry for every subspace, label noise and metric of `styles.METRICS` with `method`,
+      `label_noise`, `metric`; `untuned`, `matched` and `tuned`, each `{"gain", "stderr", "num_seeds",
+      "p_value"}`, or `None` without runs; `share`, the tuned gain over the untuned one as `{"mean",
+      "stderr"}`, or `None` if the untuned one is not a significant gain; and `sentence`.
+    """
+    found = chosen_runs(runs, chosen)
+    noises = sorted({noise for _, noise, _ in found})
+    entries, sides = [], []
+    for method, noise, metric in itertools.product(MATCHED, noises, styles.METRICS):
+        rivals = {
+            "untuned": ("article", "standard"),
+            "matched": ("article", MATCHED[method]),
+            "tuned": ("tuned", "standard"),
+        }
+        compared = {
+            name: [
+                _gains(found.get((setting, noise, recipe), {}), metric)
+                for recipe in (method, rival)
+            ]
+            for name, (setting, rival) in rivals.items()
+        }
+        if any(ours.keys() & theirs.keys() for ours, theirs in compared.values()):
+            entries.append({"method": method, "label_noise": noise, "metric": metric})
+            sides.append(compared)
+    effects = [{name: paired(*both) for name, both in compared.items()} for compared in sides]
+    p_values = iter(holm([e.p_value for group in effects for e in group.values()]))
+    for entry, compared, group in zip(entries, sides, effects, strict=True):
+        group = {name: e._replace(p_value=next(p_values)) for name, e in group.items()}
+        entry |= {name: _gain(e) for name, e in group.items()}
+        entry["share"] = _share(compared, group)
+        entry["sentence"] = _survival_sentence(entry, group)
+    return entries
+
+
+def _gains(seeds: BySeed, metric: str) -> dict[int, float | None]:
+    """The midpoint's metric, with the sign that makes more better."""
+    sign = 1 if metric == "accuracy" else -1
+    values = column(seeds, "midpoint", metric)
+    return {seed: None if value is None else sign * value for seed, value in values.items()}
+
+
+def _gain(found: Effect) -> dict | None:
+    values = found._asdict()
+    return {"gain": values.pop("difference")} | values if found.num_seeds else None
+
+
+def _share(compared: Record, effects: Mapping[str, Effect]) -> dict | None:
+    """The ratio of the mean gains and, to first order, its standard error over common seeds."""
+    untuned, tuned = effects["untuned"], effects["tuned"]
+    if not untuned.is_significant or untuned.difference <= 0 or tuned.difference is None:
+        return None
+    ratio = tuned.difference / untuned.difference
+
+    def by_seed(name):
+        ours, theirs = compared[name]
+        return {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
+
+    before, after = by_seed("untuned"), by_seed("tuned")
+    rest = [after[seed] - ratio * before[seed] for seed in sorted(before.keys() & after.keys())]
+    stderr = None
+    if len(rest) > 1:
+        stderr = statistics.stdev(rest) / len(rest) ** 0.5 / untuned.difference
+    return {"mean": ratio, "stderr": stderr}
+
+
+_RIVALS = {
+    "untuned": "standard training by the article's recipe",
+    "matched": "its matched control",
+    "tuned": "standard training with both tuned",
+}
+
+
+def _survival_sentence(entry: Record, effects: Mapping[str, Effect]) -> str:
+    """`Line, clean labels, accuracy: better by 2.78 ± 0.55 points than ...`"""
+    metric = entry["metric"]
+    said = "; ".join(
+        f"{_better(metric, e)} than {_RIVALS[name]}" for name, e in effects.items() if e.num_seeds
+    )
+    label = styles.style_of(entry["method"]).label
+    start = f"{label}, {labels_said(entry['label_noise'])}, {metric_said(metric)}: {said}"
+    untuned, tuned = effects["untuned"], effects["tuned"]
+    if not tuned.num_seeds:
+        return f"{start}."
+    if share := entry["share"]:
+        start += f"; {percent(share['mean'], share['stderr'])} of the gain survives tuning"
+    elif untuned.num_seeds:
+        start += "; no significant untuned gain that could survive tuning"
+    if tuned.is_significant and tuned.difference > 0:
+        return f"{start}."
+    few = "; there are too few seeds to test it" if tuned.num_seeds < MIN_SEEDS else ""
+    shown = (
+        "not better" if tuned.difference is None or tuned.difference <= 0 else "not shown better"
+    )
+    return f"{start}. The tuned midpoint is {shown} than tuned standard training{few}."
+
+
+def _better(metric: str, found: Effect) -> str:
+    if found.difference is None:
+        return "not comparable (a value is not finite)"
+    stderr = found.stderr
+    word = "better" if found.difference >= 0 else "worse"
+    if found.num_seeds < MIN_SEEDS:
+        note = " (too few seeds to test)"
+    else:
+        note = "" if found.is_significant else " (not significant)"
+    return f"{word} by {amount(metric, abs(found.difference), stderr, sign='')}{note}"
+
+
+# How numbers are said
+
+
+def labels_said(noise: float) -> str:
+    """`clean labels` or `20 % wrong labels`."""
+    return f"{100 * noise:.0f} % wrong labels" if noise else "clean labels"
+
+
+def metric_said(metric: str) -> str:
+    """A metric in the middle of a sentence.
+
+    Example:
+      >>> metric_said("corruptions.snow.3.accuracy"), metric_said("scaled.nll")
+      ('accuracy under snow of severity 3', 'scaled NLL')
+    """
+    *parents, name = metric.split(".")
+    name = name if name in ("accuracy", "brier") else name.upper()
+    if parents[:1] == ["corruptions"]:
+        return f"{name} under {parents[1].replace('_', ' ')} of severity {parents[2]}"
+    return " ".join([*parents, name])
+
+
+def amount(metric: str, value: float | None, stderr: float | None = None, sign: str = "+") -> str:
+    """A difference in the unit of its metric.
+
+    Example:
+      >>> amount("accuracy", 0.0278, 0.0055), amount("nll", -0.1)
+      ('+2.78 ± 0.55 points', '-0.100 nats')
+    """
+    if value is None:
+        return "not finite"
+    _, scale, decimals = styles.quantity_of(metric)
+    unit = " points" if scale == 100 else " nats" if metric.endswith("nll") else ""
+    return f"{_spread(scale * value, stderr and scale * stderr, decimals, sign)}{unit}"
+
+
+def percent(value: float, stderr: float | None) -> str:
+    """A share.
+
+    Example:
+      >>> percent(0.25, 0.1), percent(0.25, None)
+      ('25 ± 10 %', '25 %')
+    """
+    return f"{_spread(100 * value, stderr and 100 * stderr, 0, '')} %"
+
+
+def _spread(value: float, stderr: float | None, decimals: int, sign: str = "") -> str:
+    mean = f"{value:{sign}.{decimals}f}"
+    return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"
+
+
+def markdown(metrics: Record) -> str:
+    """The README's part of the results: what predicts, by what its training costs; what holds.
+
+    Under a heading for every training budget, rows are sorted by setting, label noise and what a
+    prediction costs.
+    """
+    rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
+    budgets: dict[float, list[Record]] = {}
+    for row in rows:
+        cost = row.get("training_cost")
+        budgets.setdefault(math.inf if cost is None else round(cost, 1), []).append(row)
+    parts = []
+    for budget, group in sorted(budgets.items()):
+        heading = f"{budget:g} x that of standard training" if math.isfinite(budget) else "unknown"
+        parts.append(f"#### Training budget: {heading}\n\n{_markdown_table(group)}")
     sentences = "\n".join(f"- {sentence}" for sentence in metrics["verdict"])
-    return f"{report.markdown_table(deployed)}\n\n{sentences}"
+    return "\n\n".join(filter(None, [*parts, sentences]))
+
+
+def _markdown_table(rows: Sequence[Record]) -> str:
+    header = ["Setting", "Noise", "Method", "Place", "Passes"]
+    rule = [":--"] * 4 + ["--:"] * (2 + len(styles.METRICS))
+    header += [styles.QUANTITIES[name].label for name in styles.METRICS] + ["Seeds"]
+
+    def rank(row):
+        return *_rank(row)[:2], row.get("inference_passes", 1), *_rank(row)[2:]
+
+    cells = [
+        [row["setting"], f"{100 * row['label_noise']:.0f} %", styles.style_of(row["method"]).label]
+        + [_place_said(row), str(row.get("inference_passes", 1))]
+        + [_cell(row, name) for name in styles.METRICS]
+        + [str(row["num_seeds"])]
+        for row in sorted(rows, key=rank)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *cells])
+
+
+def _place_said(row: Record) -> str:
+    subspace = row["method"] in styles.SUBSPACES
+    return "network" if row["place"] == "midpoint" and not subspace else row["place"]
+
+
+def _cell(row: Record, metric: str) -> str:
+    mean = row.get(metric, {}).get("mean")
+    if mean is None:
+        return "not finite" if metric in row else ""
+    _, scale, decimals = styles.QUANTITIES[metric]
+    stderr = row[metric]["stderr"]
+    return _spread(scale * mean, stderr and scale * stderr, decimals)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the rows of deployed networks and the sentences of a metrics.json as Markdown."""
+    """Prints the rows of what predicts and the sentences of a metrics.json as Markdown."""
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 1 or not Path(argv[0]).is_file():
         print("usage: python -m experiments.summary METRICS_JSON", file=sys.stderr)

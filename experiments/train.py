@@ -348,6 +348,12 @@ class History:
         """How many steps it has read, all but those of the last call."""
         return self._step
 
+    @property
+    def num_dispatched(self) -> int:
+        """How many steps were taken, those of the last call included."""
+        pending = 0 if self._pending is None else len(self._pending["loss"])
+        return self._step + pending
+
     def to_json(self) -> dict:
         """A copy of all of it, for a checkpoint that is written while training goes on."""
         self.flush()

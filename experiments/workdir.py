@@ -12,9 +12,13 @@ from experiments.errors import UserError
 
 CONFIG, METRICS, HISTORY, REPORT = "config.json", "metrics.json", "history.jsonl", "report.html"
 CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
+WEIGHTS, RUNS, TABLE = "weights.npz", "runs", "table.md"
 DAMAGED = "damaged_checkpoint_"
 # All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
-_OURS = (CONFIG, METRICS, HISTORY, REPORT, CHECKPOINTS, TENSORBOARD, FIGURES)
+_OURS = (
+    *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE),
+    *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
+)
 # Where things are, how often they are saved and how many run at once changes no result.
 _IRRELEVANT = ("config.data_dir", "config.checkpoint_seconds", "config.num_threads")
 
@@ -52,7 +56,7 @@ def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
     """Makes the folder and writes the config into it; deletes an earlier run if asked to."""
     if overwrite:
         for entry in _ours(path):
-            _delete(entry)
+            delete(entry)
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
         files.write_json(path / CONFIG, config.to_dict())
@@ -91,7 +95,8 @@ def _ours(path: Path) -> list[Path]:
     return entries + sorted(path.glob(f"{DAMAGED}*"))
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Deletes a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

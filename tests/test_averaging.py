@@ -12,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import arbitrary, device, normal, stacks
 
-from subspace_jax import line
+from subspace_jax import line, mix
 from subspace_jax.averaging import (
     EmaState,
+    SnapshotsState,
     SwagState,
     SwaState,
     average_of,
     ema,
+    greedy_soup,
+    snapshots,
+    snapshots_of,
     swa,
     swag,
     swag_sample,
@@ -34,11 +38,19 @@ CHAINS = {
     ),
     "adam": (lambda: optax.adam(0.1), 0.99),
 }
-every_average = pytest.mark.parametrize(
-    "link",
-    [lambda: ema(0.5), lambda: swa(1, 1), lambda: swag(1, 1, rank=2)],
-    ids=["ema", "swa", "swag"],
-)
+AVERAGES = {
+    "ema": lambda: ema(0.5),
+    "swa": lambda: swa(1, 1),
+    "swag": lambda: swag(1, 1, rank=2),
+}
+LINKS = AVERAGES | {"snapshots": lambda: snapshots(1, 1, num_models=2)}
+every_average = pytest.mark.parametrize("link", AVERAGES.values(), ids=AVERAGES)
+every_link = pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+VISITS = {
+    "swa": swa,
+    "swag": functools.partial(swag, rank=2),
+    "snapshots": functools.partial(snapshots, num_models=2),
+}
 
 
 def make_endpoints(seed):
@@ -118,7 +130,7 @@ def test_ema_of_the_endpoints_has_the_ema_of_the_midpoints_as_its_midpoint():
 # All of them
 
 
-@every_average
+@every_link
 def test_state_and_parameters_may_be_donated_together(link):
     optimizer = optax.chain(optax.sgd(0.1), link())
 
@@ -131,7 +143,7 @@ def test_state_and_parameters_may_be_donated_together(link):
     opt_state = optimizer.init(params)
     for _ in range(2):
         params, opt_state = step(params, opt_state)
-    chex.assert_tree_all_finite(average_of(opt_state))
+    chex.assert_tree_all_finite(opt_state)
 
 
 def test_average_of_finds_no_average_where_there_is_none():
@@ -150,7 +162,7 @@ def test_average_of_finds_every_kind_of_average(link):
     chex.assert_trees_all_equal(average_of(state, default="none"), params)
 
 
-@every_average
+@every_link
 def test_update_needs_the_parameters(link, request):
     name = request.node.callspec.id
     message = f"{name} needs the parameters; pass them to optimizer.update"
@@ -158,12 +170,13 @@ def test_update_needs_the_parameters(link, request):
         link().update(np.ones(2), link().init(jnp.ones(2)))
 
 
-@every_average
+@every_link
 def test_updates_pass_through_and_dtypes_stay(link):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_endpoints(0))
     updates, state = link().update(params, link().init(params), params)
     chex.assert_trees_all_equal(updates, params)
-    chex.assert_trees_all_equal_dtypes(average_of(state), params)
+    kept = snapshots_of(state) if isinstance(state, SnapshotsState) else average_of(state)
+    chex.assert_trees_all_equal_dtypes(kept, params)
     chex.assert_trees_all_equal_dtypes(state, link().init(params))
 
 
@@ -214,7 +227,7 @@ def test_swa_of_the_endpoints_has_the_swa_of_the_midpoints_as_its_midpoint(make)
     chex.assert_trees_all_close(midpoint, mean, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("link", [swa, functools.partial(swag, rank=2)], ids=["swa", "swag"])
+@pytest.mark.parametrize("link", VISITS.values(), ids=VISITS)
 def test_steps_out_of_range_are_refused(link):
     with pytest.raises(ValueError, match="start_step=-1 and every=1; use start_step >= 0"):
         link(-1, 1)
@@ -301,3 +314,99 @@ def test_swag_says_what_it_needs():
         swag(0, 1, rank=1)
     with pytest.raises(ValueError, match=r"holds no swag; put swag\(...\) last in its chain"):
         swag_sample(swa(0, 1).init(jnp.ones(2)), jax.random.key(0))
+
+
+# Snapshots
+
+
+@arbitrary
+@given(
+    networks=stacks(6),
+    start=st.integers(0, 7),
+    every=st.integers(1, 3),
+    num_models=st.sampled_from([1, 3]),
+)
+def test_snapshots_are_the_first_visited_networks(networks, start, every, num_models):
+    visited = list(range(start, 6, every))[:num_models]
+    state = visit(snapshots(start, every, num_models), device(networks))
+    assert int(state.step) == 5
+    assert int(state.count) == len(visited)
+    slots = visited + [0] * (num_models - len(visited))  # what is empty holds the first network
+    expected = jax.tree.map(lambda x: x[np.array(slots)], networks)
+    chex.assert_trees_all_close(snapshots_of(state), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "every", "num_models"), [(0, 1, 6), (1, 2, 3), (5, 1, 1)])
+def test_the_mean_of_all_snapshots_is_swa(start, every, num_models):
+    links = swa(start, every), snapshots(start, every, num_models)
+    _, states = trajectory(optax.chain(optax.sgd(0.1), *links), make_endpoints(0))
+    weights = jnp.full(num_models, 1 / num_models)
+    chex.assert_trees_all_close(
+        mix(weights, snapshots_of(states[-1])), average_of(states[-1]), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_snapshots_are_found_in_a_chain_and_are_no_average():
+    params = make_endpoints(0)
+    networks, states = trajectory(
+        optax.chain(optax.adam(0.1), snapshots(1, 2, num_models=3)), params
+    )
+    expected = jax.tree.map(lambda *x: np.stack(x), *networks[1::2])
+    chex.assert_trees_all_close(snapshots_of(states[-1]), expected, rtol=1e-6)
+    assert average_of(states[-1]) is None
+    with pytest.raises(ValueError, match=r"holds no snapshots; put snapshots\(...\) last in its"):
+        snapshots_of(swa(0, 1).init(params))
+    with pytest.raises(ValueError, match="num_models=0; keep at least 1 network"):
+        snapshots(0, 1, num_models=0)
+
+
+# Soups
+
+
+def soup_on_a_line(networks, optimum):
+    """Networks are numbers, and their score says how close to the optimum they are."""
+    tried = []
+
+    def score_fn(weights):
+        tried.append(weights)
+        return -abs(float(weights @ networks) - optimum)
+
+    weights = greedy_soup(score_fn, [-abs(network - optimum) for network in networks])
+    return weights, tried
+
+
+def hand_soup(networks, optimum):
+    distance = lambda chosen: abs(np.mean(networks[chosen], dtype=np.float32) - optimum)
+    order = sorted(range(len(networks)), key=lambda i: distance([i]))
+    chosen = order[:1]
+    for i in order[1:]:
+        if distance([*chosen, i]) <= distance(chosen) + 1e-6:
+            chosen.append(i)
+    return [1 / len(chosen) if i in chosen else 0 for i in range(len(networks))]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_greedy_soup_is_that_of_a_loop_by_hand(seed):
+    networks, optimum = normal(seed, 6), 0.1
+    weights, tried = soup_on_a_line(networks, optimum)
+    np.testing.assert_allclose(weights, hand_soup(networks, optimum), rtol=1e-6)
+    assert weights.dtype == np.float32
+    assert len(tried) == 5  # once for each network but the best
+    np.testing.assert_allclose([w.sum() for w in tried], 1, rtol=1e-6)
+    assert abs(weights @ networks - optimum) <= min(abs(networks - optimum)) + 1e-6
+
+
+def test_a_soup_takes_what_does_no_harm_and_leaves_what_does():
+    equal = greedy_soup(lambda weights: 0.5, [0.5, 0.5, 0.5])
+    np.testing.assert_allclose(equal, [1 / 3] * 3, rtol=1e-6)
+    worse = greedy_soup(lambda weights: 0.4, [0.3, 0.5, 0.2])
+    np.testing.assert_array_equal(worse, [0, 1, 0])
+    diverged = greedy_soup(lambda weights: np.nan, [np.nan, 0.5, 0.2])
+    np.testing.assert_array_equal(diverged, [0, 1, 0])
+    np.testing.assert_array_equal(greedy_soup(None, [0.3]), [1])
+
+
+@pytest.mark.parametrize("scores", [[], 0.5, [[0.5]]])
+def test_a_soup_of_nothing_is_refused(scores):
+    with pytest.raises(ValueError, match="scores has shape .*; give one for each of 1 or more"):
+        greedy_soup(lambda weights: 0.0, scores)

@@ -1,4 +1,4 @@
-"""Schedules of stochastic weight averaging against the article's numbers and loops by hand."""
+"""Learning rates against the articles' numbers and loops by hand, and when networks are taken."""
 
 import chex
 import jax
@@ -10,15 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import arbitrary
 
-from subspace_jax.averaging import swa
-from subspace_jax.schedules import swa_constant_schedule, swa_cycles, swa_cyclic_schedule
+from subspace_jax.averaging import snapshots, swa
+from subspace_jax.schedules import (
+    fge_cycles,
+    fge_schedule,
+    snapshot_cycles,
+    snapshot_schedule,
+    swa_constant_schedule,
+    swa_cycles,
+    swa_cyclic_schedule,
+)
 
 STEPS = 3  # per epoch
 SCHEDULES = {
     "constant": lambda **kwargs: swa_constant_schedule(0.1, 0.05, **kwargs),
     "cyclic": lambda **kwargs: swa_cyclic_schedule(0.1, 0.05, 3, **kwargs),
+    "snapshot": lambda **kwargs: snapshot_schedule(0.1, 2, **kwargs),
+    "fge": lambda **kwargs: fge_schedule(0.1, 0.05, 0.01, 2, **kwargs),
 }
+BY_EPOCH = {name: make for name, make in SCHEDULES.items() if name != "fge"}
 every_schedule = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+every_schedule_by_epoch = pytest.mark.parametrize("make", BY_EPOCH.values(), ids=BY_EPOCH)
 
 
 def per_epoch(schedule, num_epochs):
@@ -71,7 +83,7 @@ def test_cyclic_schedule_of_one_model_is_a_cosine():
     np.testing.assert_allclose(per_epoch(schedule, 20), expected, rtol=1e-5)
 
 
-@every_schedule
+@every_schedule_by_epoch
 def test_schedules_are_constant_in_an_epoch_and_after_the_last(make):
     schedule = make(num_epochs=20, steps_per_epoch=STEPS, warmup_epochs=2)
     values = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(25 * STEPS))).reshape(25, STEPS)
@@ -81,20 +93,23 @@ def test_schedules_are_constant_in_an_epoch_and_after_the_last(make):
     assert float(schedule(0)) == values[0, 0]
 
 
-@every_schedule
-def test_base_learning_rates_may_be_traced(make):
-    del make
+def test_learning_rates_may_be_traced():
     kwargs = {"num_epochs": 20, "steps_per_epoch": STEPS}
 
     @jax.jit
-    def lr(base_lr, swa_lr, step):
-        constant = swa_constant_schedule(base_lr, swa_lr, **kwargs)(step)
-        return constant, swa_cyclic_schedule(base_lr, swa_lr, 3, **kwargs)(step)
+    def lr(base_lr, high_lr, low_lr, step):
+        schedules = (
+            swa_constant_schedule(base_lr, high_lr, **kwargs),
+            swa_cyclic_schedule(base_lr, high_lr, 3, **kwargs),
+            snapshot_schedule(base_lr, 2, **kwargs),
+            fge_schedule(base_lr, high_lr, low_lr, 2, **kwargs),
+        )
+        return [schedule(step) for schedule in schedules]
 
     for step in (0, 33, 59):
         expected = [make(**kwargs)(step) for make in SCHEDULES.values()]
-        actual = lr(jnp.float32(0.1), jnp.float32(0.05), jnp.int32(step))
-        chex.assert_trees_all_close(list(actual), expected, rtol=1e-5)
+        actual = lr(*map(jnp.float32, (0.1, 0.05, 0.01)), jnp.int32(step))
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5)
 
 
 @arbitrary
@@ -139,11 +154,113 @@ def test_numbers_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="steps are no training; use at least 1 of both"):
         make(num_epochs=8, steps_per_epoch=0)
     with pytest.raises(ValueError, match="A warm-up of 6 epochs does not fit before epoch"):
-        make(num_epochs=8, steps_per_epoch=1, warmup_epochs=6)
+        make(num_epochs=8, steps_per_epoch=2, warmup_epochs=6)
     with pytest.raises(ValueError, match="A warm-up of -1 epochs"):
-        make(num_epochs=8, steps_per_epoch=1, warmup_epochs=-1)
+        make(num_epochs=8, steps_per_epoch=2, warmup_epochs=-1)
 
 
 def test_an_average_of_nothing_is_refused():
     with pytest.raises(ValueError, match="num_models=0 leaves nothing to average"):
         swa_cycles(160, 0)
+
+
+# Snapshot ensembles
+
+
+@pytest.mark.parametrize(("num_epochs", "num_models", "warmup"), [(8, 2, 0), (12, 3, 2), (5, 1, 1)])
+def test_snapshot_schedule_by_hand(num_epochs, num_models, warmup):
+    """Equal cycles: Eq. 2 of the paper, stepped by epoch; the warm-up is part of the first one."""
+    schedule = snapshot_schedule(
+        0.1, num_models, num_epochs=num_epochs, steps_per_epoch=STEPS, warmup_epochs=warmup
+    )
+    cycle, expected = num_epochs // num_models, []
+    for epoch in range(num_epochs):
+        progress = (epoch % cycle) / cycle
+        if epoch < cycle:
+            progress = (epoch - warmup) / (cycle - warmup)
+        rising = 0.1 * (epoch + 1) / max(warmup, 1)
+        cosine = 0.1 / 2 * (np.cos(np.pi * progress) + 1)
+        expected.append(rising if epoch < warmup else cosine)
+    np.testing.assert_allclose(per_epoch(schedule, num_epochs), expected, rtol=1e-5)
+
+
+@arbitrary
+@given(st.integers(1, 400), st.integers(0, 9))
+def test_snapshots_are_at_the_ends_of_equal_cycles(num_epochs, num_models):
+    if not 1 <= num_models <= num_epochs:
+        with pytest.raises(ValueError, match=f"{num_epochs} epochs have no room for {num_models} "):
+            snapshot_cycles(num_epochs, num_models)
+        return
+    start, cycle = snapshot_cycles(num_epochs, num_models)
+    assert start + (num_models - 1) * cycle == num_epochs
+    assert cycle <= start < cycle + num_models
+
+
+def taken(schedule, start, every, num_models, num_steps):
+    """After how many steps a network was taken, by the link itself."""
+    link = snapshots(start, every, num_models)
+
+    def step(state, i):
+        _, state = link.update(jnp.float32(1), state, i.astype(jnp.float32))
+        return state, schedule(i)
+
+    state, rates = jax.lax.scan(step, link.init(jnp.float32(-1)), jnp.arange(num_steps))
+    return np.asarray(state.networks).astype(int), np.asarray(rates)
+
+
+def test_snapshots_follow_the_steps_of_the_lowest_rate():
+    schedule = snapshot_schedule(0.1, 3, num_epochs=10, steps_per_epoch=STEPS)
+    start, cycle = snapshot_cycles(10, 3)
+    steps, rates = taken(schedule, start * STEPS, cycle * STEPS, 3, 10 * STEPS)
+    np.testing.assert_array_equal(steps, np.array([4, 7, 10]) * STEPS)
+    for first, last in zip((0, *steps[:-1]), steps, strict=True):
+        np.testing.assert_allclose(rates[first], 0.1, rtol=1e-6)
+        assert rates[last - 1] == rates[first:last].min() > 0
+
+
+# Fast geometric ensembling
+
+
+def test_fge_schedule_by_hand():
+    num_epochs, num_models, per_epoch_steps = 16, 2, 6
+    kwargs = {"num_epochs": num_epochs, "steps_per_epoch": per_epoch_steps, "warmup_epochs": 2}
+    schedule = fge_schedule(0.1, 0.05, 0.01, num_models, **kwargs)
+    expected = []
+    for step in range(num_epochs * per_epoch_steps):
+        epoch, cycle = step // per_epoch_steps, 12  # the last quarter is 24 steps
+        if epoch < 2:
+            rate = 0.1 * (epoch + 1) / 2
+        elif step < 72:
+            rate = 0.1 / 2 * (1 + np.cos(np.pi * (epoch - 2) / 14))
+        else:
+            t = (step - 72) % cycle / cycle
+            high = 1 - 2 * t if t <= 1 / 2 else 2 * t - 1
+            rate = high * 0.05 + (1 - high) * 0.01
+        expected.append(rate)
+    rates = jax.vmap(schedule)(jnp.arange(num_epochs * per_epoch_steps))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+@arbitrary
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(-1, 9))
+def test_fge_cycles_are_equal_and_end_with_training(num_epochs, steps_per_epoch, num_models):
+    steps = num_epochs * steps_per_epoch
+    if num_models < 1 or steps - (3 * steps) // 4 < 2 * num_models:
+        with pytest.raises(ValueError, match=f"last quarter of {steps} steps has no room"):
+            fge_cycles(num_epochs, steps_per_epoch, num_models)
+        return
+    start, cycle = fge_cycles(num_epochs, steps_per_epoch, num_models)
+    assert cycle % 2 == 0
+    assert start - cycle // 2 + num_models * cycle == steps
+    assert 0.75 * steps - 1 < start - cycle // 2 < 0.75 * steps + 2 * num_models
+
+
+def test_fge_takes_the_networks_where_the_rate_is_lowest():
+    num_epochs, num_models = 12, 3
+    schedule = fge_schedule(0.1, 0.05, 0.01, num_models, num_epochs=num_epochs, steps_per_epoch=8)
+    start, cycle = fge_cycles(num_epochs, 8, num_models)
+    steps, rates = taken(schedule, start, cycle, num_models, num_epochs * 8)
+    np.testing.assert_array_equal(steps, [76, 84, 92])
+    np.testing.assert_allclose(rates[steps], 0.01, rtol=1e-6)
+    np.testing.assert_allclose(rates[steps - cycle // 2], 0.05, rtol=1e-6)
+    assert rates[72:].min() == rates[steps].min()

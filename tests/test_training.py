@@ -18,12 +18,13 @@ from subspace_jax import (
     TrainState,
     bezier,
     cosine_penalty,
+    freeze,
     layerwise,
     line,
     make_train_step,
     simplex,
 )
-from subspace_jax.averaging import ema
+from subspace_jax.averaging import average_of, ema
 
 BATCH = 6
 
@@ -265,3 +266,33 @@ def test_batches_that_can_not_be_split_evenly_are_refused():
     message = "batch of 6 examples can't be split into 4 equal chunks; .* divisor"
     with pytest.raises(ValueError, match=message):
         step(state, jax.random.key(0), make_batch(0))
+
+
+@pytest.mark.parametrize("frozen", [(), (1,), (0, 2), (0, 1, 2)])
+def test_frozen_endpoints_stay_and_the_others_train_as_before(frozen):
+    inner = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
+    optimizer = optax.chain(inner, freeze(frozen), ema(0.5))
+    start = make_endpoints(0, 3)
+
+    def train(optimizer, num_steps):
+        step = jax.jit(make_train_step(simplex(3), make_loss_fn(), optimizer))
+        state = TrainState.create(start, optimizer)
+        for seed in range(num_steps):
+            state, _ = step(state, jax.random.key(0), make_batch(seed))
+        return state
+
+    state = train(optimizer, 3)
+    pick = lambda endpoints, chosen: jax.tree.map(lambda x: x[jnp.array(chosen, int)], endpoints)
+    moving = [i for i in range(3) if i not in frozen]
+    for endpoints in (state.endpoints, average_of(state.opt_state)):
+        chex.assert_trees_all_equal(pick(endpoints, frozen), pick(start, frozen))
+        assert all(np.all(endpoints["bias"][i] != start["bias"][i]) for i in moving)
+    once = train(optimizer, 1).endpoints, train(inner, 1).endpoints
+    chex.assert_trees_all_close(*(pick(e, moving) for e in once), rtol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [(2,), (-1,), (0, 5)])
+def test_endpoints_that_do_not_exist_can_not_be_frozen(frozen):
+    link, endpoints = freeze(frozen), make_network(0, 2)
+    with pytest.raises(ValueError, match="frozen but the stack has 2; use numbers from 0 to 1"):
+        link.update(endpoints, link.init(endpoints))

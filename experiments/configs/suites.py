@@ -1,0 +1,169 @@
+"""Suites: which methods are trained how often on what, for `python -m experiments.reproduce`.
+
+digits         scikit-learn's digits, a small convolutional network; the scale is `digits`
+cifar10-small  a ResNet-8 of width 8 on 10,000 images of CIFAR-10, for two CPU cores
+cifar10-full   the article's cResNet20, 160 epochs
+"""
+
+import ml_collections
+
+from experiments.configs import cifar10, digits
+from experiments.errors import UserError
+from experiments.recipes import LARGEST, PRODUCTS
+
+# What the article's figures compare.
+_FIRST = (
+    "standard",
+    "standard_matched",
+    "early_stopping",
+    "ema",
+    "swa_constant",
+    "swa_cyclic",
+    "dropout",
+    "label_smoothing",
+    "line",
+    "layerwise_line",
+    "curve",
+)
+# Settings of a run that its recipe, seed and noise decide, and not `config.run`.
+OF_RECIPE = ("recipe", "kind", "seed", "subspace", "schedule", "average", "sharpness")
+
+
+def get_config(name: str = "digits") -> ml_collections.ConfigDict:
+    """The suite of a name, with its scale after a hyphen where it has several."""
+    makers = {"digits": _digits, "cifar10-small": _cifar10_small, "cifar10-full": _cifar10_full}
+    if name not in makers:
+        raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(makers)}.")
+    config = makers[name]()
+    config.suite, _, scale = name.partition("-")
+    config.scale = scale or name
+    return config
+
+
+def run_config(suite: str, recipe: str) -> ml_collections.ConfigDict:
+    """One run of a suite before `config.run` and `config.recipes` change it."""
+    return {"digits": digits, "cifar10": cifar10}[suite].get_config(recipe)
+
+
+def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict({"suite": "", "scale": ""})
+    config.seeds = (0, 1, 2)
+    # Shares of training labels that are replaced by wrong ones; the mode is in `run`.
+    config.noise_rates = (0.0, 0.2)
+    # 0: one per CPU core.
+    config.num_threads = 0
+    config.products = _FIRST
+    # Every run's values, but for what the recipe, seed and noise decide.
+    config.run = run
+    with config.run.unlocked():
+        for name in OF_RECIPE:
+            del config.run[name]
+        del config.run.label_noise["rate"], config.run.label_noise["seed"]
+        del config.run["label_smoothing"], config.run.model["dropout"]
+    # Values of single recipes, by their names in the config with `__` for the dot.
+    config.recipes = ml_collections.ConfigDict()
+    # Values of which the best on validation data is shown: recipe -> name and values.
+    config.sweeps = ml_collections.ConfigDict()
+    # Learning rate and weight decay of these recipes are chosen on validation data, with seeds of
+    # their own.
+    config.tuning = ml_collections.ConfigDict(
+        {"recipes": (), "seeds": (100,), "learning_rate": (0.1,), "weight_decay": (1e-4,)}
+    )
+    # Seeds whose 3-simplex, line and curve are drawn as landscapes; points along each axis.
+    config.landscape = ml_collections.ConfigDict(
+        {"seeds": (0,), "resolution": 21, "hessian_images": 500, "hessian_iterations": 20}
+    )
+    return config
+
+
+def _digits() -> ml_collections.ConfigDict:
+    run = digits.get_config("standard")
+    run.evaluation.corruptions = ("snow",)
+    run.evaluation.outside = ("noise", "shuffled")
+    config = _suite(run)
+    config.seeds = tuple(range(8))
+    config.products = tuple(PRODUCTS)
+    config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 1})
+    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.997})
+    config.recipes.layerwise_line_ema = ml_collections.ConfigDict({"average__decay": 0.997})
+    config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.1, 0.2))
+    config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.1, 0.2))
+    config.tuning.recipes = (
+        "standard",
+        "ema",
+        "sam",
+        "label_smoothing",
+        "line",
+        "layerwise_line",
+        "layerwise_line_ema",
+    )
+    config.tuning.seeds = (100, 101)
+    config.tuning.learning_rate = (0.1, 0.3, 1.0, 3.0)
+    config.tuning.weight_decay = (0.0, 1e-3, 3e-3, 1e-2)
+    config.landscape.seeds = (0, 1, 2, 3)
+    return config
+
+
+def _cifar10_small() -> ml_collections.ConfigDict:
+    run = cifar10.get_config("standard")
+    run.num_epochs = 30
+    run.model.depth, run.model.width = 8, 8
+    run.train_size = 10_000
+    run.evaluation.num_points = 11
+    run.evaluation.recalibration_examples = 5_000
+    run.evaluation.corruptions = ("snow",)
+    config = _suite(run)
+    config.products = (*_FIRST, "line_ensemble", "layerwise_line_ensemble")
+    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.998})
+    config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 2})
+    config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.15))
+    config.landscape.seeds = ()
+    return config
+
+
+def _cifar10_full() -> ml_collections.ConfigDict:
+    run = cifar10.get_config("standard")
+    run.evaluation.corruptions = ("snow",)
+    config = _suite(run)
+    config.products = tuple(PRODUCTS)
+    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.9995})
+    config.recipes.layerwise_line_ema = ml_collections.ConfigDict({"average__decay": 0.9995})
+    config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 4})
+    config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.1, 0.2))
+    config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.1, 0.2))
+    config.tuning.recipes = ("standard", "ema", "line", "layerwise_line")
+    config.tuning.learning_rate = (0.05, 0.1, 0.2, 0.4)
+    config.tuning.weight_decay = (1e-4, 3e-4, 1e-3)
+    return config
+
+
+def _sweep(name: str, values: tuple) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict({"name": name, "values": values})
+
+
+# figure -> (its products, whether it shows clean labels, whether it shows wrong ones).
+_SIMPLEXES = tuple(
+    f"{kind}_{m}" for kind in ("simplex", "layerwise_simplex") for m in range(3, LARGEST + 1)
+)
+_PATHS = ("standard", "standard_matched", "ema", "line", "layerwise_line", "curve")
+FIGURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
+    "fig1": (("standard", "line", "curve", "simplex_3"), True, False),
+    "fig2": (("simplex_3",), True, False),
+    "fig3": ((*_PATHS, "ensemble"), True, False),
+    "fig4": (
+        (
+            *("standard", "line", "layerwise_line", "standard_matched"),
+            *_SIMPLEXES,
+            *(f"standard_matched_{m}" for m in range(3, LARGEST + 1)),
+            *(f"swa_{kind}_{m}" for kind in ("constant", "cyclic") for m in range(2, LARGEST + 1)),
+        ),
+        True,
+        False,
+    ),
+    "fig5": ((*_FIRST, "line_label_smoothing"), True, True),
+    "fig6": (_FIRST, True, False),
+    "fig7": (_FIRST, False, True),
+    "rivals": (tuple(PRODUCTS), True, True),
+    "tuned": (("standard", "standard_matched", "ema", "line", "layerwise_line"), True, True),
+    "curvature": (_PATHS, True, False),
+}

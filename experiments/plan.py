@@ -1,0 +1,147 @@
+"""From a suite's config to its runs: which recipes its figures need, at which noise, from what."""
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from experiments.configs.suites import FIGURES, run_config
+from experiments.errors import UserError
+from experiments.methods import make_method
+from experiments.recipes import NEEDS, PRODUCTS, check_recipe, product_of
+from experiments.suite import Entry
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a suite that can't be planned.
+
+    Raises:
+      UserError: values that are missing, unknown, or given twice.
+    """
+    for name in ("seeds", "noise_rates", "products"):
+        values = config[name]
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"config.{name} is {values}; give at least one value, each once.")
+    if config.num_threads < 0:
+        raise UserError(f"config.num_threads is {config.num_threads}; use 0 for one per CPU core.")
+    unknown = [name for name in config.products if name not in PRODUCTS]
+    if unknown:
+        raise UserError(f"config.products has {unknown[0]!r}; choose among {', '.join(PRODUCTS)}.")
+    shared = set(config.seeds) & set(config.tuning.seeds)
+    if config.tuning.recipes and shared:
+        raise UserError(
+            f"config.tuning.seeds and config.seeds share {sorted(shared)}; tune with other seeds than "
+            "those that are reported."
+        )
+
+
+def figures_of(only: str) -> tuple[str, ...]:
+    """The figures of `--only`, names with commas between; all of them if it is empty.
+
+    Raises:
+      UserError: a figure that does not exist.
+    """
+    names = tuple(filter(None, only.split(","))) or tuple(FIGURES)
+    for name in names:
+        if name not in FIGURES:
+            raise UserError(f"--only is {name!r}; choose among {', '.join(FIGURES)}.")
+    return names
+
+
+def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
+    """All runs with the article's recipe that some figures need, and those that they start from."""
+    wanted: dict[str, Entry] = {}
+    for recipe, noise in _recipes(config, figures):
+        for seed in config.seeds:
+            for values in _sweep_of(config, recipe):
+                _add(wanted, config, recipe, "article", noise, seed, values)
+    return list(wanted.values())
+
+
+def tuning_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
+    """Every tuned recipe with every learning rate and weight decay, on validation data."""
+    tuning = config.tuning
+    if "tuned" not in figures:
+        return []
+    return [
+        entry(config, recipe, "tuning", noise, seed, _step(rate, decay))
+        for seed in tuning.seeds
+        for noise in config.noise_rates
+        for recipe in tuning.recipes
+        for rate in tuning.learning_rate
+        for decay in tuning.weight_decay
+    ]
+
+
+def tuned_entries(config: ConfigDict, chosen: dict[tuple, dict]) -> list[Entry]:
+    """Every tuned recipe with the values that the tuning chose, by (setting, noise, recipe)."""
+    return [
+        entry(config, recipe, "tuned", noise, seed, values)
+        for seed in config.seeds
+        for (setting, noise, recipe), values in chosen.items()
+        if setting == "tuning"
+    ]
+
+
+def _step(learning_rate: float, weight_decay: float) -> dict[str, float]:
+    return {"optimizer.learning_rate": learning_rate, "optimizer.weight_decay": weight_decay}
+
+
+def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, float]]:
+    """Recipes and noise rates, each pair once, in the order of the products."""
+    pairs = {}
+    for product in config.products:
+        for figure in figures:
+            products, clean, noisy = FIGURES[figure]
+            if product in products:
+                recipe = product_of(product)[0]
+                for noise in config.noise_rates:
+                    if noisy if noise else clean:
+                        pairs[recipe, noise] = None
+    return list(pairs)
+
+
+def _sweep_of(config: ConfigDict, recipe: str) -> list[dict]:
+    if recipe not in config.sweeps:
+        return [{}]
+    sweep = config.sweeps[recipe]
+    return [{sweep.name: value} for value in sweep["values"]]
+
+
+def _add(wanted, config, recipe, setting, noise, seed, values) -> str:
+    """Adds an entry and, before it, those that it needs; returns its id."""
+    needs = []
+    for need in NEEDS.get(recipe, ()):
+        own = need.seed == 0 and need.recipe in PRODUCTS
+        kind = "article" if own else "partner"
+        needs.append(_add(wanted, config, need.recipe, kind, noise, seed + need.seed, {}))
+    made = entry(config, recipe, setting, noise, seed, values, tuple(needs))
+    wanted.setdefault(made.id, made)
+    return made.id
+
+
+def entry(
+    config: ConfigDict,
+    recipe: str,
+    setting: str,
+    noise: float,
+    seed: int,
+    values: dict,
+    needs: tuple[str, ...] = (),
+) -> Entry:
+    """One run of a suite, with the config that it is run with.
+
+    Raises:
+      UserError: values that its method can't have.
+    """
+    recipe = check_recipe(recipe)
+    run = run_config(config.suite, recipe)
+    with run.unlocked():
+        run.update(config.run.to_dict())
+        changes = config.recipes.get(recipe, ConfigDict()).to_dict()
+        changes = {name.replace("__", "."): value for name, value in changes.items()}
+        run.update_from_flattened_dict(changes | values)
+    run.seed = seed
+    run.label_noise.rate = noise
+    run.label_noise.seed = seed
+    make_method(run)
+    return Entry(recipe, setting, noise, seed, run, values, needs)

@@ -1,0 +1,225 @@
+"""Every figure of the article, and every rival, by one command: `python -m experiments.reproduce`."""
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import (
+    claims,
+    cli,
+    figures,
+    files,
+    plan,
+    report,
+    suite,
+    suite_figures,
+    summary,
+    workdir,
+)
+from experiments.cli import Stop
+from experiments.configs.suites import FIGURES
+from experiments.errors import UserError
+from experiments.provenance import finished_now, provenance
+from experiments.suite import Entry, Outcome
+
+# suite -> its scales, the first by default.
+SUITES = {"digits": ("digits",), "cifar10": ("small", "full")}
+
+DESCRIPTION = f"""Trains what the article's figures compare, with every rival, and draws and tests it.
+
+    python -m experiments.reproduce SUITE [--scale SCALE] [--only FIGURES] [--check] [--workdir W]
+
+SUITE is one of {", ".join(SUITES)}; cifar10 has the scales small (two CPU cores, two hours) and full
+(the article's protocol). FIGURES are names with commas between: {", ".join(FIGURES)}.
+The same command goes on where it was interrupted, and skips what is done; records of runs that were
+made on another machine may be copied into WORKDIR/runs. --check prints every claim with its test."""
+
+# Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
+_CURVES = ("reliability", "risk_coverage")
+_WITH_CURVES = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
+_METRICS = (
+    *("inference_passes", "accuracy", "nll", "brier", "ece", "num_bins", "validation"),
+    *("temperature", "scaled", "temperatures", "corruptions", "adapted_corruptions", "ood"),
+    *("coords", "weights", "oracle", "epoch"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 1 if some run failed."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    failed = []
+    try:
+        name, scale, rest = _suite_and_scale(argv)
+    except UserError as error:
+        return cli.fail(error)
+    code = cli.run(
+        functools.partial(run, failed=failed),
+        argv=rest,
+        description=DESCRIPTION,
+        default_config=f"{Path(__file__).parent / 'configs' / 'suites.py'}:{scale}",
+        default_workdir=f"runs/{scale}",
+        define=_define,
+    )
+    del name
+    return code or bool(failed)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("only", "", "Figures to make, with commas between.", flag_values=values)
+    flags.DEFINE_bool("check", False, "Print every claim with its test.", flag_values=values)
+
+
+def _suite_and_scale(argv: list[str]) -> tuple[str, str, list[str]]:
+    """The suite, the name of its config, and the other arguments."""
+    names = [argument for argument in argv[:1] if not argument.startswith("-")]
+    rest = argv[len(names) :]
+    name = names[0] if names else "digits"
+    if name not in SUITES:
+        raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(SUITES)}.")
+    scale = SUITES[name][0]
+    for i, argument in enumerate(rest):
+        if argument == "--scale" or argument.startswith("--scale="):
+            value = argument.partition("=")[2] if "=" in argument else "".join(rest[i + 1 : i + 2])
+            rest = rest[:i] + rest[i + (1 if "=" in argument else 2) :]
+            if value not in SUITES[name]:
+                raise UserError(
+                    f"--scale is {value!r} but {name} has {', '.join(SUITES[name])}; choose one."
+                )
+            scale = value
+            break
+    return name, scale if len(SUITES[name]) == 1 else f"{name}-{scale}", rest
+
+
+def run(options: SimpleNamespace, failed: list[str]) -> None:
+    """Makes the figures that are asked for; names of failed runs are appended to `failed`.
+
+    Raises:
+      UserError: a config, data or workdir that it can't have.
+    """
+    config = options.config
+    plan.check(config)
+    chosen_figures = plan.figures_of(options.only)
+    folder = workdir.check(options.workdir, config, options.overwrite)
+    entries = plan.article_entries(config, chosen_figures)
+    tuning = plan.tuning_entries(config, chosen_figures)
+    if not entries:
+        raise UserError(
+            f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
+            "add products to config.products."
+        )
+    suite.check([*entries, *tuning])
+    for entry in [] if options.overwrite else [*entries, *tuning]:
+        suite.finished(folder, entry)
+    workdir.prepare(folder, config, options.overwrite)
+    record = provenance("experiments.reproduce") | {"seeds": list(config.seeds)}
+    begin = time.perf_counter()
+    with Stop() as stop:
+        try:
+            outcome = _train(config, folder, [*entries, *tuning], stop)
+        except suite.Interrupted:
+            print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
+            return
+    runs = list(outcome.records.values())
+    record |= finished_now() | _seconds(runs, time.perf_counter() - begin)
+    metrics = results(config, runs, outcome.failures, record)
+    _publish(folder, metrics, chosen_figures)
+    failed.extend(outcome.failures)
+    _show(metrics, folder, options.check)
+
+
+def _train(config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop) -> Outcome:
+    """All runs; those with tuned values when it is known which these are."""
+    run_one = functools.partial(suite.run_entry, folder=folder, requested=lambda: stop.requested)
+    first = suite.run_all(entries, run_one, config.num_threads)
+    tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
+    tuned = [entry for entry in tuned if any(e.setting == "tuning" for e in entries)]
+    if not tuned:
+        return first
+    second = suite.run_all(tuned, run_one, config.num_threads)
+    return Outcome(first.records | second.records, first.failures | second.failures)
+
+
+def _seconds(runs: list[dict], wall: float) -> dict:
+    return {
+        "wall_seconds": round(wall, 1),
+        "num_runs": len(runs),
+        "seconds_of_all_runs": round(sum(r["wall_seconds"] for r in runs), 1),
+    }
+
+
+def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
+    """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    chosen = summary.choose_values(runs)
+    verdicts = claims.check([*claims.ARTICLE, *claims.CONTROLS, *claims.TUNED], runs, chosen)
+    survival = summary.survival(runs, chosen)
+    return {
+        "config": json.loads(config.to_json_best_effort()),
+        "provenance": record,
+        "counts": claims.counts_said(verdicts),
+        "verdict": claims.sentences(verdicts),
+        "survival": [entry["sentence"] for entry in survival],
+        "table": suite.rounded(summary.table(runs, config.products, chosen)),
+        "claims": suite.rounded(claims.to_json(verdicts)),
+        "chosen": [
+            {"setting": setting, "label_noise": noise, "method": method, "values": values}
+            for (setting, noise, method), values in chosen.items()
+            if values
+        ],
+        "gains": suite.rounded(
+            [{k: v for k, v in entry.items() if k != "sentence"} for entry in survival]
+        ),
+        "failed": [{"id": name, "error": error} for name, error in failures.items()],
+        "runs": [_kept(run) for run in runs],
+    }
+
+
+def _kept(run: dict) -> dict:
+    """A run's record without what no figure or table shows."""
+    if run["setting"] == "tuning":
+        places = {
+            name: {"validation": place["validation"]}
+            for name, place in run["places"].items()
+            if name == "midpoint"
+        }
+        names = ("id", "method", "setting", "label_noise", "seed", "values", "cost")
+        return {name: run[name] for name in names} | {"places": places}
+    names = _METRICS + (_CURVES if run["method"] in _WITH_CURVES else ())
+    places = {
+        place: {name: value[name] for name in names if name in value}
+        for place, value in run["places"].items()
+    }
+    return {k: v for k, v in run.items() if k != "config_sha256"} | {"places": places}
+
+
+def _publish(folder: Path, metrics: dict, names: tuple[str, ...]) -> None:
+    drawn = suite_figures.draw(metrics, names)
+    target = folder / workdir.FIGURES
+    target.mkdir(exist_ok=True)
+    pictures = {}
+    for name, (figure, data) in drawn.items():
+        pictures[name] = figures.png(figure)
+        files.write_atomically(target / f"{name}.pdf", figures.pdf(figure))
+        files.write_json(target / f"{name}.json", data)
+    files.write_atomically(folder / workdir.TABLE, summary.markdown(metrics) + "\n")
+    workdir.publish(folder, metrics, pictures, report.page(metrics, pictures))
+
+
+def _show(metrics: dict, folder: Path, check: bool) -> None:
+    rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
+    print(report.text_table(rows), end="\n\n")
+    if check:
+        print(claims.table_text(claims.from_json(metrics["claims"])), end="\n\n")
+    print("\n".join([*metrics["verdict"], *metrics["survival"], metrics["counts"]]))
+    for failure in metrics["failed"]:
+        print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
+    print(f"Report: {(folder / workdir.REPORT).absolute()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
