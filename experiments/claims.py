@@ -51,9 +51,10 @@ class Claim(NamedTuple):
         if self.setting != "article":
             where.append(f"with both {self.setting}")
         start = f"{' and '.join(where)}, {_said(self.ours)}".removeprefix(", ")
-        says = f"has {self.better} {summary.metric_said(self.metric)}"
-        if self.metric == "accuracy" and self.better == "higher":
-            says = "is more accurate"
+        is_one = self.ours[1] in ("midpoint", "ensemble")
+        says = f"{'has' if is_one else 'have'} {self.better} {summary.metric_said(self.metric)}"
+        if (self.metric, self.better) == ("accuracy", "higher"):
+            says = f"{'is' if is_one else 'are'} more accurate"
         return f"{start[0].upper()}{start[1:]} {says} than {_said(self.theirs, self.ours)}."
 
 
@@ -283,8 +284,9 @@ def _said(side: tuple[str, str], other: tuple[str, str] | None = None) -> str:
     if place == "midpoint" and recipe.startswith("standard_matched"):
         return "its matched control"
     if side in _PRODUCTS:
-        return _lower(styles.style_of(_PRODUCTS[side]).label)
-    return f"the {place} of {name}"
+        name = _lower(styles.style_of(_PRODUCTS[side]).label)
+        return f"the {name}" if name.startswith("ensemble of") else name
+    return f"the {place} of {'the ' if recipe in styles.SUBSPACES else ''}{name}"
 
 
 _SAID = {
@@ -315,7 +317,9 @@ def table_text(verdicts: Sequence[Verdict]) -> str:
             ).rstrip()
             for row in cells
         ]
-        lines = [*rows, "", *lines]
+        sources = {verdict.claim.source: verdict.claim.text for verdict in run}
+        notes = [f"Expected of {text!r}: {source}." for source, text in sources.items() if source]
+        lines = [*rows, "", *notes, *lines]
     return "\n".join(lines)
 
 
@@ -341,7 +345,8 @@ def counts_said(verdicts: Sequence[Verdict]) -> str:
     counts = collections.Counter(verdict.outcome for verdict in verdicts)
     missing = counts.pop(NOT_RUN, 0)
     said = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]]
-    result = f"{counts.total()} claims: {', '.join(said)}." if said else "No claim has runs."
+    total = f"{counts.total()} claim{'s' * (counts.total() != 1)}"
+    result = f"{total}: {', '.join(said)}." if said else "No claim has runs."
     return f"{result} Without runs: {missing}." if missing else result
 
 

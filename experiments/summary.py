@@ -67,7 +67,7 @@ def choose_values(runs: Sequence[Record], by: str = "nll") -> dict[Key, Record]:
     """
     sweeps: dict[Key, dict[str, list[Record]]] = {}
     for run in runs:
-        sweeps.setdefault(_key(run), {}).setdefault(_values_of(run), []).append(run)
+        sweeps.setdefault(_key(run), {}).setdefault(_frozen(run["values"]), []).append(run)
     chosen = {}
     for key, cells in sorted(sweeps.items()):
         best = next(iter(cells))
@@ -85,8 +85,9 @@ def _key(run: Record) -> Key:
     return run["setting"], run["label_noise"], run["method"]
 
 
-def _values_of(run: Record) -> str:
-    return json.dumps(run["values"], sort_keys=True)
+def _frozen(values: Record) -> str:
+    """The same of tuples and of the lists that JSON makes of them."""
+    return json.dumps(values, sort_keys=True)
 
 
 def _losses(runs: Sequence[Record], seeds: set[int], by: str) -> tuple[float, float]:
@@ -113,7 +114,8 @@ def chosen_runs(
     found: dict[Key, BySeed] = {}
     for run in sorted(runs, key=lambda run: (_key(run), run["seed"])):
         key = _key(run)
-        if run.get("places") and key in chosen and run["values"] == chosen[key]:
+        is_chosen = key in chosen and _frozen(run["values"]) == _frozen(chosen[key])
+        if is_chosen and run.get("places"):
             found.setdefault(key, {})[run["seed"]] = run
     return found
 

@@ -249,7 +249,7 @@ def fge_cycles(num_epochs: int, steps_per_epoch: int, num_models: int) -> tuple[
     if cycle < 2:
         raise ValueError(
             f"The last quarter of {steps} steps has no room for {num_models} cycles of 2 steps or "
-            "more; train for longer or keep between 1 and fewer networks."
+            "more; train for longer or keep fewer networks, at least 1."
         )
     return steps - num_models * cycle + cycle // 2, cycle
 
@@ -270,7 +270,8 @@ def fge_schedule(
               r = 1 - \Big| \frac{2 \, ((t - t_0) \bmod c)}{c} - 1 \Big|, \quad t \ge t_0
 
     where `t` counts steps, `(s, c) = fge_cycles(...)` and :math:`t_0 = s - c / 2`. The first part
-    is the beginning of a cosine over all epochs, constant within an epoch.
+    is the beginning of a cosine over all epochs, constant within an epoch. After the last step the
+    triangles go on.
 
     Args:
       base_lr: at the start of the cosine.

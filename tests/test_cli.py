@@ -7,10 +7,11 @@ from pathlib import Path
 
 import ml_collections
 import pytest
+from absl import flags
 
 from experiments import cli
 from experiments.cli import Stop, config_differences
-from experiments.configs import cifar10, digits
+from experiments.configs import cifar10, suites
 from experiments.errors import UserError
 
 CONFIGS = Path(cli.__file__).parent / "configs"
@@ -21,7 +22,7 @@ CIFAR10 = f"{CONFIGS / 'cifar10.py'}:line"
 def command(capsys):
     """Runs a command; returns its exit code, the options that it got, and what it printed."""
 
-    def run(*argv, default_workdir="runs/x", main=None):
+    def run(*argv, default_workdir="runs/x", main=None, **more):
         options = []
         code = cli.run(
             main or options.append,
@@ -29,6 +30,7 @@ def command(capsys):
             description="Trains something.",
             default_config=CIFAR10,
             default_workdir=default_workdir,
+            **more,
         )
         assert len(options) == (code == 0)
         return code, *options, *capsys.readouterr()
@@ -52,7 +54,7 @@ def other_value(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value[1:], value[0], value[0])
+        return (*value[1:], value[0], value[0]) if value else (1,)
     return f"{value}x" if isinstance(value, str) else value + 1
 
 
@@ -81,8 +83,8 @@ def test_the_config_is_locked(command):
     ("file", "expected"),
     [
         ("cifar10.py:curve", cifar10.get_config("curve")),
-        ("digits.py:demo", digits.get_config("demo")),
-        ("digits.py:tune", digits.get_config("tune")),
+        ("suites.py:digits", suites.get_config("digits")),
+        ("suites.py:cifar10-full", suites.get_config("cifar10-full")),
     ],
 )
 def test_every_value_can_be_overridden(command, file, expected):
@@ -92,6 +94,17 @@ def test_every_value_can_be_overridden(command, file, expected):
     assert flat(options.config) == changed
     _, options, *_ = command(f"--config={CONFIGS / file}")
     assert flat(options.config) == flat(expected)
+
+
+def test_a_command_can_have_flags_of_its_own(command):
+    def define(values):
+        flags.DEFINE_string("only", "all", "Which.", flag_values=values)
+
+    _, options, *_ = command("--only=some", define=define)
+    assert vars(options).keys() == {"config", "workdir", "overwrite", "only"}
+    assert options.only == "some"
+    _, options, *_ = command(define=define)
+    assert options.only == "all"
 
 
 def test_a_later_command_forgets_an_earlier_one(command):
@@ -137,8 +150,8 @@ MISTAKES = {
     "--config.optimizer=1": "flag --config.optimizer=1: ",
     "--overwrite=maybe": "flag --overwrite=maybe: .*boolean",
     # files and kinds
-    f"--config={CONFIGS}/cifar10.py:lines": "Unknown kind 'lines'; choose one of standard, .*line,",
-    f"--config={CONFIGS}/digits.py:lines": "Unknown variant 'lines'; choose one of demo, tune",
+    f"--config={CONFIGS}/cifar10.py:lines": "Unknown method 'lines'; choose one of standard, .*line,",
+    f"--config={CONFIGS}/suites.py:lines": "Unknown suite 'lines'; choose one of digits, cifar10-",
     f"--config={CONFIGS}/missing.py:line": r"can't be loaded: .*missing\.py.*; give --config FILE",
     f"--config={CONFIGS}:line": "The config can't be loaded: .*Is a directory",
     "--config=": "The config can't be loaded: .*empty",
@@ -249,7 +262,7 @@ def test_handlers_are_restored(error):
 
 
 def test_a_config_does_not_differ_from_what_json_makes_of_it():
-    config = digits.get_config("demo")
+    config = suites.get_config("digits")
     assert config_differences(config.to_dict(), config, ()) == []
     as_lists = ml_collections.ConfigDict({"a": {"b": (1, 2)}, "c": (0.1,)}, convert_dict=True)
     assert config_differences({"a": {"b": [1, 2]}, "c": [0.1]}, as_lists, ()) == []

@@ -1,4 +1,4 @@
-"""The cosine penalty and distances against plain float64 loops over pairs."""
+"""The cosine penalty, distances and volumes against plain float64 loops."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import cosine_penalty, distances, is_kernel, squared_cosines
+from subspace_jax import cosine_penalty, distances, is_kernel, log_volume, squared_cosines
 from subspace_jax.diversity import kernel_gram
 
 FUNCTIONS = [kernel_gram, squared_cosines, cosine_penalty, distances]
@@ -211,3 +211,91 @@ def test_one_endpoint_has_no_pair(key):
 def test_distances_have_finite_gradients_where_they_are_zero():
     gradient = jax.grad(lambda e: distances(e).sum())(jnp.ones((2, 3, 4)))
     assert bool(jnp.isfinite(gradient).all())
+
+
+# Volumes
+
+
+def cayley_menger(points):
+    """The volume from the distances alone, float64."""
+    n = len(points)
+    squared = ((points[:, None] - points[None]) ** 2).sum(-1)
+    bordered = np.block([[squared, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    k = n - 1
+    factor = (-1) ** (k + 1) * 2**k * math.factorial(k) ** 2
+    return math.sqrt(np.linalg.det(bordered) / factor)
+
+
+def every_leaf(endpoints):
+    leaves = [np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(endpoints)]
+    return np.concatenate(leaves, axis=1).astype(float)
+
+
+@arbitrary
+@given(seed=SEEDS, n=st.integers(2, 5))
+def test_volumes_are_those_of_cayley_and_menger(seed, n):
+    endpoints = make_endpoints(seed, n)
+    for select, points in [
+        ({}, every_leaf(endpoints)),
+        ({"select": is_kernel}, kernels(endpoints)),
+    ]:
+        volume = log_volume(device(endpoints), **select)
+        np.testing.assert_allclose(volume, math.log(cayley_menger(points)), atol=1e-4)
+
+
+@pytest.mark.parametrize("vertices", [(0, 1), (3, 1), (2, 0, 3), (0, 1, 2, 3)])
+def test_a_face_has_the_volume_of_its_vertices(vertices):
+    endpoints = device(make_endpoints(0, 4))
+    face = jax.tree.map(lambda x: x[jnp.array(vertices)], endpoints)
+    volume = log_volume(endpoints, vertices=vertices)
+    np.testing.assert_allclose(volume, log_volume(face), rtol=1e-5)
+    gradient = jax.grad(lambda e: log_volume(e, vertices=vertices))(endpoints)
+    moved = [bool(np.any(every_leaf(gradient)[i])) for i in range(4)]
+    assert moved == [i in vertices for i in range(4)]
+
+
+def test_of_two_networks_the_volume_is_their_distance():
+    endpoints = device(make_endpoints(0, 2))
+    np.testing.assert_allclose(
+        jnp.exp(log_volume(endpoints, is_kernel)), distances(endpoints)[0, 1], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_volume_scales_with_its_dimension_and_ignores_the_order_and_a_shift(n):
+    endpoints = device(make_endpoints(0, n))
+    volume = log_volume(endpoints)
+    scaled = log_volume(jax.tree.map(lambda x: 3 * x, endpoints))
+    np.testing.assert_allclose(scaled, volume + (n - 1) * math.log(3), rtol=1e-5)
+    turned = jax.tree.map(lambda x: 1 + x[::-1], endpoints)
+    np.testing.assert_allclose(log_volume(turned), volume, rtol=1e-5)
+
+
+def test_ascent_on_the_volume_makes_a_simplex_larger():
+    endpoints = device(make_endpoints(0, 3))
+    gradient = jax.jit(jax.grad(log_volume))(endpoints)
+    larger = jax.tree.map(lambda x, g: x + 0.1 * g, endpoints, gradient)
+    assert log_volume(larger) > log_volume(endpoints)
+    # Volumes do not change when all vertices are moved alike.
+    np.testing.assert_allclose(every_leaf(gradient).sum(0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flat", ["in a line", "at the centroid", "a point"])
+def test_flat_simplexes_have_finite_volumes_and_gradients(flat):
+    a, b = normal(0, 3, 4), normal(1, 3, 4)
+    points = {
+        "in a line": [a, b, 2 * b - a],
+        "at the centroid": [a, b, (a + b) / 2],
+        "a point": [a, a, a],
+    }
+    volume, gradient = jax.value_and_grad(log_volume)(jnp.asarray(np.stack(points[flat])))
+    chex.assert_tree_all_finite((volume, gradient))
+    assert bool(jnp.all(gradient == 0)) == (flat == "a point")
+
+
+def test_volumes_that_are_none_are_refused():
+    endpoints = device(make_endpoints(0, 3))
+    with pytest.raises(ValueError, match="A simplex of 1 vertices has no volume; use at least 2"):
+        log_volume(endpoints, vertices=[1])
+    with pytest.raises(ValueError, match="No leaf of the endpoints is selected"):
+        log_volume(endpoints, lambda path, leaf: False)

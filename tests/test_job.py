@@ -113,10 +113,22 @@ def test_logs_pictures_and_report_are_there(finished):
 
 @pytest.mark.parametrize("kind", ["standard", "standard_matched", "curve", "layerwise_simplex"])
 def test_other_kinds_train_and_report(npz, tmp_path, kind):
-    more = ["--config.num_epochs=2", "--config.ema_decay=0.5", "--config.label_noise.rate=0.2"]
+    more = ["--config.num_epochs=2", "--config.average.name=ema", "--config.label_noise.rate=0.2"]
     assert cifar.main(arguments(npz, tmp_path / kind, *more, kind=kind)) == 0
     points = metrics(tmp_path / kind)["points"]
     assert len(points) == {"curve": 3, "layerwise_simplex": 7}.get(kind, 1)
+
+
+def test_weights_of_finished_runs_are_what_others_start_from(npz, finished, tmp_path, capsys):
+    weights = f"--config.subspace.weights=('{finished / 'weights.npz'}',)"
+    workdir = tmp_path / "curve"
+    assert cifar.main(arguments(npz, workdir, weights, kind="curve_finding")) == 0
+    ends, middle = np.load(finished / "weights.npz"), np.load(workdir / "weights.npz")
+    assert list(ends) == list(middle)
+    for name in ends:
+        np.testing.assert_array_equal(middle[name][[0, 2]], ends[name])
+    assert cifar.main(arguments(npz, tmp_path / "none", kind="curve_finding")) == 2
+    assert "subspace.weights is empty but curve_finding starts from 2" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_as_it_is(npz, finished, capsys):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, Block, arbitrary, device, network, normal, stacks
 
-from subspace_jax import bezier, layerwise, line, parent, simplex, tree
+from subspace_jax import bezier, layerwise, line, parent, simplex, simplicial_complex, tree
 
 SUBSPACES = {
     "line": line(),
@@ -23,6 +23,7 @@ SUBSPACES = {
     "point": simplex(1),
     "segment": simplex(2),
     "simplex": simplex(4),
+    "complex": simplicial_complex(((0, 1, 2), (2, 3))),
 }
 every_subspace = pytest.mark.parametrize("subspace", SUBSPACES.values(), ids=SUBSPACES)
 SOME = {"line": line(), "curve": bezier(2), "simplex": simplex(3)}
@@ -181,12 +182,12 @@ def test_apply_calls_the_function_at_the_point():
 
 
 @every_subspace
-def test_every_endpoint_has_the_same_share_on_average(subspace):
+def test_every_endpoint_has_its_share_on_average(subspace):
+    n = subspace.num_endpoints
+    shares = [1 / 6, 1 / 6, 5 / 12, 1 / 4] if subspace is SUBSPACES["complex"] else [1 / n] * n
     _, weights = draws(subspace)
     stderr = weights.std(0) / math.sqrt(NUM_DRAWS)
-    np.testing.assert_array_less(
-        np.abs(weights.mean(0) - 1 / subspace.num_endpoints), 4 * stderr + 1e-6
-    )
+    np.testing.assert_array_less(np.abs(weights.mean(0) - shares), 4 * stderr + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,53 @@ def test_random_points_of_a_simplex_have_the_second_moments_of_the_uniform_distr
     weights, _ = draws(simplex(n))
     moments = np.einsum("si,sj->ij", weights, weights) / NUM_DRAWS
     np.testing.assert_allclose(moments, (1 + np.eye(n)) / (n * (n + 1)), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "simplexes",
+    [((0, 2), (1, 2)), ((0, 1, 2), (2, 3)), ((3,), (0, 1, 2, 4), (2, 3)), ((0, 1),)],
+    ids=["path", "ragged", "with a point", "single"],
+)
+def test_random_points_of_a_complex_are_uniform_on_simplexes_drawn_alike(simplexes):
+    _, weights = draws(simplicial_complex(simplexes))
+    counts = 0
+    for members in map(list, simplexes):
+        on = np.all(np.delete(weights, members, axis=1) == 0, axis=1)
+        on &= np.all(weights[:, members] > 0, axis=1)
+        counts, k = counts + on.sum(), len(members)
+        p = 1 / len(simplexes)
+        assert abs(on.mean() - p) <= 4 * math.sqrt(p * (1 - p) / NUM_DRAWS)
+        moments = np.einsum("si,sj->ij", *2 * [weights[on][:, members]]) / on.sum()
+        np.testing.assert_allclose(moments, (1 + np.eye(k)) / (k * (k + 1)), atol=0.02)
+    assert counts == NUM_DRAWS
+
+
+def test_a_complex_of_one_simplex_is_the_simplex():
+    whole, endpoints = simplicial_complex(((0, 1, 2),)), small_network(0, 3)
+    coords = draws(simplex(3))[0][0]
+    chex.assert_trees_all_equal(whole.point(endpoints, coords), simplex(3).point(endpoints, coords))
+    chex.assert_trees_all_equal(whole.midpoint(endpoints), simplex(3).midpoint(endpoints))
+
+
+def test_layers_of_a_complex_draw_their_simplexes_independently():
+    subspace = layerwise(simplicial_complex(((0, 2), (1, 2))))
+    keys = jax.random.split(jax.random.key(0), 200)
+    coords = jax.vmap(lambda key: subspace.sample_coords(key, small_network(0, 3)))(keys)
+    first = np.stack([layer["bias"][:, 0] > 0 for layer in coords.values()])
+    assert len(np.unique(first, axis=1).T) == 2**3
+
+
+@pytest.mark.parametrize(
+    "subspace", [simplex(1), simplicial_complex(((0,),))], ids=["simplex", "complex"]
+)
+def test_a_single_vertex_has_weight_one_even_where_its_draw_is_zero(subspace):
+    exponential = functools.partial(jax.random.exponential, shape=(1,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "exponential", lambda key, shape: 0 * exponential(key))
+        assert subspace.draw(jax.random.key(0)) == 1
+    zero = jax.random.key(780_233)  # one key in 8 million
+    assert exponential(zero) == 0
+    assert simplex(1).draw(zero) == 1
 
 
 @some_subspaces
@@ -330,6 +378,7 @@ def test_coordinates_may_be_a_tree_prefix(make):
         line,
         lambda: bezier(3),
         lambda: simplex(3),
+        lambda: simplicial_complex(((0, 2), (1, 2))),
         lambda: layerwise(line()),
         lambda: layerwise(simplex(3), CORNERS.get),
     ],
@@ -346,6 +395,17 @@ def test_equal_calls_return_the_same_object(make):
     [
         (lambda: bezier(0), "degree 0 has no ends; use a degree >= 1"),
         (lambda: simplex(0), "simplex of 0 endpoints is empty; use at least 1"),
+        (
+            lambda: simplicial_complex(()),
+            r"simplexes \(\) have the vertices \[\]; give at least one",
+        ),
+        (lambda: simplicial_complex(((0, 1), ())), "give at least one simplex of at least one"),
+        (
+            lambda: simplicial_complex(((0, 1), (1, 3))),
+            r"vertices \[0, 1, 3\]; .* name each of 0, 1",
+        ),
+        (lambda: simplicial_complex(((-1, 0),)), r"vertices \[-1, 0\]; .* name each of 0, 1"),
+        (lambda: simplicial_complex(((0, 1), (1, 1))), "name a vertex twice in one; name it once"),
     ],
 )
 def test_subspaces_without_points_are_refused(make, message):

@@ -1,6 +1,5 @@
-"""Many runs in one process: their order, their failures, and that threads share nothing else."""
+"""Many runs in one process: order, failures, files, and that threads share nothing else."""
 
-import itertools
 import json
 import threading
 import time
@@ -9,31 +8,37 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import data, evaluate, suite, train
+from experiments import data, suite
 from experiments.errors import UserError
-from experiments.suite import Entry
-from experiments.train import NonFiniteLoss
+from experiments.suite import Entry, Interrupted
 
 
 def entries_of(count):
     return [Entry("line", "article", 0.0, seed, None) for seed in range(count)]
 
 
+def never():
+    return False
+
+
 # Running them all
 
 
 @pytest.mark.parametrize("num_threads", [0, 1, 3, 10])
-def test_results_are_in_the_order_of_the_entries(num_threads):
+def test_every_entry_has_its_record(num_threads):
     def run_one(entry, advance):
         time.sleep(0.002 * (7 - entry.seed))  # the last ends first
         return {"seed": entry.seed}
 
-    results = suite.run_all(entries_of(7), run_one, num_threads)
-    assert results == [{"seed": seed} for seed in range(7)]
+    outcome = suite.run_all(entries_of(7), run_one, num_threads)
+    assert outcome.records == {
+        f"article/line/noise0/seed{seed}": {"seed": seed} for seed in range(7)
+    }
+    assert outcome.failures == {}
 
 
-def test_no_entries_have_no_results():
-    assert suite.run_all([], lambda entry, advance: {}, 2) == []
+def test_no_entries_have_no_records():
+    assert suite.run_all([], lambda entry, advance: {}, 2) == ({}, {})
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -53,25 +58,57 @@ def test_no_more_run_at_once_than_threads(num_threads):
     assert most[0] == num_threads
 
 
-@pytest.mark.parametrize("error", [UserError("too hot"), KeyboardInterrupt("too hot")])
-def test_a_failure_is_passed_on_and_the_rest_is_given_up(error):
+def test_what_an_entry_needs_runs_before_it():
+    done = []
+
+    def run_one(entry, advance):
+        time.sleep(0.01 * (2 - entry.seed))
+        done.append(entry.id)
+        return {}
+
+    entries = entries_of(3)
+    first = entries[0]._replace(needs=(entries[2].id,))
+    second = entries[1]._replace(needs=(first.id,))
+    suite.run_all([first, second, entries[2]], run_one, 3)
+    assert done == [entries[2].id, first.id, second.id]
+
+
+def test_one_failure_is_named_and_the_others_run():
+    entries = entries_of(4)
+    needy = Entry("spro", "article", 0.0, 0, None, needs=(entries[1].id,))
+    needier = Entry("spro", "article", 0.0, 1, None, needs=(needy.id,))
+
+    def run_one(entry, advance):
+        if entry.id == entries[1].id:
+            raise UserError("too\n hot")
+        return {}
+
+    outcome = suite.run_all([*entries, needy, needier], run_one, 2)
+    assert set(outcome.records) == {entries[i].id for i in (0, 2, 3)}
+    assert outcome.failures[entries[1].id] == "too hot"
+    assert f"starts from {entries[1].id}, which failed" in outcome.failures[needy.id]
+    assert f"starts from {needy.id}, which failed" in outcome.failures[needier.id]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, Interrupted])
+def test_what_the_user_cannot_mend_is_passed_on_and_the_rest_is_given_up(error):
     begun, given_up = [], []
 
     def run_one(entry, advance):
         begun.append(entry.seed)
         if entry.seed == 1:
             time.sleep(0.02)
-            raise error
+            raise error("too hot")
         try:
             for _ in range(2000):
                 advance(1 / 2000)
                 time.sleep(0.005)
-        except KeyboardInterrupt:
+        except Interrupted:
             given_up.append(entry.seed)
             raise
         return {}
 
-    with pytest.raises(type(error), match="^too hot$"):
+    with pytest.raises(error, match="^too hot$"):
         suite.run_all(entries_of(20), run_one, num_threads=2)
     assert 0 in given_up
     assert len(begun) <= 4
@@ -111,47 +148,148 @@ def config(npz):
     return tiny.config("line", dataset="tiny", data_dir=npz, validation_size=4)
 
 
-def entry_of(config, **changes):
+def entry_of(config, setting="article", **changes):
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return Entry("line", "article", 0.0, config.seed, config)
+    return Entry("line", setting, 0.0, config.seed, config)
 
 
-@pytest.mark.parametrize("split", ["test", "validation"])
-def test_an_entry_is_trained_and_evaluated_on_one_split(config, split):
+def run_entry(entry, folder, advance=lambda share: None, requested=never):
+    return suite.run_entry(entry, advance, folder=folder, requested=requested)
+
+
+def timeless(record):
+    """A record without what another run of the same need not repeat."""
+    times = ("training_seconds", "evaluation_seconds", "step_memory_bytes")
+    cost = {name: value for name, value in record["cost"].items() if name not in times}
+    return {**record, "wall_seconds": 0, "cost": cost}
+
+
+@pytest.fixture(scope="module")
+def done(config, tmp_path_factory):
+    """The folder of a run with looks at the test split, its record and the shares of its work."""
+    folder, shares = tmp_path_factory.mktemp("done"), []
+    entry = entry_of(config, evaluation__oracle_epochs=1)
+    return folder, entry, run_entry(entry, folder, shares.append), shares
+
+
+def test_a_record_holds_what_tables_and_figures_need(done):
+    folder, entry, record, shares = done
+    assert record == json.loads(suite.record_path(folder, entry.id).read_text())
+    assert sum(shares) == pytest.approx(0.7)  # the pool's bar is filled by the run's end
+    assert record["id"] == "article/line/noise0/seed0"
+    midpoint = record["places"]["midpoint"]
+    assert {"accuracy", "nll", "ece", "validation", "temperature", "scaled"} <= midpoint.keys()
+    assert [point["coords"] for point in record["points"]] == [0, 0.25, 0.5, 0.75, 1]
+    middle = record["points"][2]
+    assert (middle["name"], middle["accuracy"]) == ("midpoint", midpoint["accuracy"])
+    assert record["cost"]["gradient_passes"] == record["cost"]["training_images"] == 2 * 10 * 6
+    assert record["cost"]["step_memory_bytes"] > 0
+    assert suite.weights_path(folder, entry.id).exists()
+    assert [path.name for path in suite.record_path(folder, entry.id).parent.iterdir()] != []
+
+
+def test_the_oracle_is_the_best_look_at_the_test_split(done):
+    oracle = done[2]["places"]["early stopping"]
+    assert [look["epoch"] for look in oracle["looks"]] == [1, 2]
+    assert oracle["accuracy"] == max(look["accuracy"] for look in oracle["looks"])
+    assert oracle["looks"][-1]["accuracy"] == done[2]["places"]["midpoint"]["accuracy"]
+    assert oracle["oracle"] is True
+
+
+def test_a_run_that_is_done_is_read_and_not_trained(done, monkeypatch):
+    folder, entry, record, _ = done
+    monkeypatch.setattr(suite.train, "fit", pytest.fail)
     shares = []
-    results = suite.train_and_evaluate(entry_of(config), shares.append, split)
-    assert sum(shares) == pytest.approx(1)
-
-    dataset = data.load("tiny", config.data_dir, validation_size=4)
-    run = train.make_run(config, dataset)
-    for state in train.fit(run, train.init_state(run), train.History(run)):
-        endpoints = run.program.method.trained(state)
-    settings = evaluate.make_settings(config, run)
-    splits = {split: getattr(dataset, split)}
-    assert results == evaluate.evaluate(run, endpoints, splits, settings)
-    json.dumps(results, allow_nan=False)
+    assert run_entry(entry, folder, shares.append) == record
+    assert shares == [1.0]
 
 
-def test_threads_do_not_change_results(config):
-    entries = [entry_of(config, seed=seed) for seed in range(4)]
+def test_a_record_of_another_config_is_refused(done, config):
+    folder, entry, *_ = done
+    with pytest.raises(UserError, match="is the record of a run of another config"):
+        suite.finished(folder, entry_of(config, batch_size=7))
+    assert suite.finished(folder, entry._replace(seed=5)) is None
+
+
+def test_where_data_lie_is_no_part_of_a_run(config, npz):
+    there = entry_of(config, data_dir="/elsewhere.npz", checkpoint_seconds=1.0)
+    assert suite.digest(there.config) == suite.digest(config)
+    assert suite.digest(entry_of(config, seed=1).config) != suite.digest(config)
+
+
+def test_tuning_never_sees_the_test_split(config, tmp_path, monkeypatch):
+    entry = entry_of(config, "tuning")
+    record = run_entry(entry, tmp_path)
+    assert set(record["places"]["midpoint"]) == {"inference_passes", "validation"}
+    assert not suite.weights_path(tmp_path, entry.id).exists()
+    load = suite.job.load_data
+
+    def poisoned(config):
+        dataset = load(config)
+        images, labels = dataset.test
+        return dataset._replace(test=data.Split(255 - images, (labels + 1) % 3))
+
+    monkeypatch.setattr(suite.job, "load_data", poisoned)
+    again = run_entry(entry, tmp_path / "again")
+    assert again["places"] == record["places"]
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(done, config, tmp_path):
+    _, entry, record, _ = done
+    calls = []
+
+    def requested():
+        calls.append(1)
+        return len(calls) > 13
+
+    with pytest.raises(Interrupted):
+        run_entry(entry, tmp_path, requested=requested)
+    assert suite.finished(tmp_path, entry) is None
+    resumed = run_entry(entry, tmp_path)
+    assert timeless(resumed) == timeless(record)
+    folder = suite.record_path(tmp_path, entry.id).parent
+    assert {path.name for path in folder.iterdir()} == {"seed0.json", "seed0.npz"}
+
+
+def test_threads_do_not_change_results(config, tmp_path):
+    entries = [entry_of(config, seed=seed) for seed in range(3)]
 
     def results(num_threads):
-        def run_one(entry, advance):
-            return suite.train_and_evaluate(entry, advance, "test")
+        folder = tmp_path / str(num_threads)
+        run_one = lambda entry, advance: run_entry(entry, folder, advance)
+        found = suite.run_all(entries, run_one, num_threads).records
+        return {name: timeless(record) for name, record in found.items()}
 
-        return suite.run_all(entries, run_one, num_threads)
-
-    one, three = results(1), results(3)
-    assert one == three
-    for first, second in itertools.combinations(one, 2):
-        assert first["points"] != second["points"]
+    one = results(1)
+    assert one == results(3)
+    accuracies = {str(record["points"]) for record in one.values()}
+    assert len(accuracies) == 3
 
 
-def test_divergence_is_passed_on(config):
+def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path):
+    standard = tiny.config("standard", dataset="tiny", data_dir=config.data_dir, validation_size=4)
+    firsts = [
+        Entry("standard", "article", 0.0, seed, entry_of(standard, seed=seed).config)
+        for seed in (0, 1)
+    ]
+    pair = tiny.config("ensemble", dataset="tiny", data_dir=config.data_dir, validation_size=4)
+    needs = tuple(first.id for first in firsts)
+    both = Entry("ensemble", "article", 0.0, 0, pair, needs=needs)
+    run_one = lambda entry, advance: run_entry(entry, tmp_path, advance)
+    records = suite.run_all([both, *firsts], run_one, 2).records
+    ends = [records[first.id]["places"]["midpoint"] for first in firsts]
+    place = records[both.id]["places"]
+    assert place["ensemble"]["inference_passes"] == 2
+    assert place["endpoints"]["accuracy"] == pytest.approx(np.mean([e["accuracy"] for e in ends]))
+    assert records[both.id]["cost"]["gradient_passes"] == 2 * 120
+
+
+def test_divergence_is_a_failure_that_is_named(config, tmp_path):
     entry = entry_of(config, optimizer__learning_rate=1e25)
-    with pytest.raises(NonFiniteLoss, match="learning rate 1e\\+25"):
-        suite.train_and_evaluate(entry, lambda share: None, "test")
+    run_one = lambda entry, advance: run_entry(entry, tmp_path, advance)
+    outcome = suite.run_all([entry], run_one, 1)
+    assert "learning rate 1e+25" in outcome.failures[entry.id]
 
 
 # Checking them first
@@ -168,7 +306,9 @@ def test_fit_configs_pass(config):
         ({"batch_size": 100}, "batch_size is 100 but the training split has 60"),
         ({"evaluation__num_points": 4}, "num_points is 4"),
         ({"subspace__num_samples": 4}, "num_samples is 4"),
-        ({"validation_size": 64}, "validation_size must be"),
+        ({"validation_size": 64}, "validation_size is 64"),
+        ({"evaluation__corruptions": ("rain",)}, "rain"),
+        ({"evaluation__corruptions": ("snow",), "evaluation__severities": (6,)}, "6"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused(config, changes, sentence):

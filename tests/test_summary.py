@@ -1,291 +1,542 @@
-"""From runs to a table and sentences, on runs whose differences are known."""
+"""From records of runs to a table and sentences, on runs whose differences are known."""
 
 import json
+import math
+import statistics
 
 import numpy as np
 import pytest
 import scipy.stats
-import synthetic_metrics
+from records import place, record, runs_of, shuffled, values
 
-from experiments import summary
+from experiments import recipes, styles, summary
 
-METHODS = ("standard", "standard_matched", "ema", "line", "layerwise_line")
-CLEAN = "With clean labels"
-
-
-def values(mean, count=8, spread=0.002, seed=0):
-    """Numbers whose mean is `mean`, one a seed."""
-    deviations = np.random.default_rng(seed).normal(0, spread, count)
-    return mean + deviations - deviations.mean()
+CLEAN = "clean labels"
 
 
-def runs_of(method, accuracy, *, setting="article", noise=0.0, ends=None, nll=None, ece=None):
-    """One run for each entry of `accuracy`; lines have ends, worse unless said otherwise."""
-    if "line" in method and ends is None:
-        ends = accuracy - values(0.05, len(accuracy), seed=99)
+# Choosing values
 
-    def record(name, i, accuracy):
-        scores = {"nll": nll, "ece": ece}
-        return {"name": name, "accuracy": float(accuracy[i])} | {
-            key: 0.5 if value is None else float(value[i]) for key, value in scores.items()
-        }
 
-    runs = []
-    for i in range(len(accuracy)):
-        points = [record("midpoint", i, accuracy)]
-        ensembles = []
-        if ends is not None:
-            points = [
-                record("endpoint 0", i, ends - 0.01),
-                record("", i, 0 * ends),
-                *points,
-                record("endpoint 1", i, ends + 0.01),
-            ]
-            ensembles = [
-                record("", i, accuracy + shift) | {"average": average}
-                for average, shift in (("logit", 9), ("probability", 0.01), ("probability", 5))
-            ]
-        run = {"setting": setting, "label_noise": noise, "method": method, "seed": i}
-        runs.append(run | {"points": points, "ensembles": ensembles})
-    return runs
+def sweep(nll, accuracy=None, *, recipe="dropout", seeds=3, **where):
+    """Runs by the value that was varied; their test metrics are the better the worse validation is."""
+    accuracy = accuracy or dict.fromkeys(nll, 0.9)
+    return [
+        record(
+            recipe,
+            seed,
+            {
+                "midpoint": place(1 - loss, -loss)
+                | {"validation": {"nll": loss + 0.001 * seed, "accuracy": accuracy[rate]}}
+            },
+            values={"model.dropout": rate},
+            **where,
+        )
+        for rate, loss in nll.items()
+        for seed in range(seeds)
+    ]
+
+
+KEY = ("article", 0.0, "dropout")
+
+
+def chosen(runs, **options):
+    return summary.choose_values(runs, **options)[KEY]["model.dropout"]
+
+
+def test_the_best_validation_nll_wins():
+    assert chosen(sweep({0.1: 0.3, 0.2: 0.2, 0.3: 0.4})) == 0.2
+
+
+def test_accuracy_may_decide():
+    runs = sweep({0.1: 0.3, 0.2: 0.2}, {0.1: 0.95, 0.2: 0.9})
+    assert chosen(runs) == 0.2
+    assert chosen(runs, by="accuracy") == 0.1
+
+
+def test_the_other_metric_decides_between_equals():
+    assert chosen(sweep({0.1: 0.3, 0.2: 0.3}, {0.1: 0.8, 0.2: 0.9})) == 0.2
+    assert chosen(sweep({0.1: 0.3, 0.2: 0.2}), by="accuracy") == 0.2
+
+
+def test_means_over_seeds_decide():
+    runs = sweep({0.1: 0.3, 0.2: 0.31})
+    for run, loss in zip(runs[:3], (0.0, 0.0, 5.0), strict=True):
+        run["places"]["midpoint"]["validation"]["nll"] = loss
+    assert chosen(runs) == 0.2
+
+
+class Poisoned(dict):
+    """A place of which nothing but the validation metrics may be read."""
+
+    def __getitem__(self, name):
+        assert name == "validation", f"{name} was read"
+        return super().__getitem__(name)
+
+    def get(self, name, default=None):
+        assert name == "validation", f"{name} was read"
+        return super().get(name, default)
+
+    def items(self):
+        raise AssertionError("all was read")
+
+    values = __iter__ = items
+
+
+def test_the_test_split_is_never_read():
+    runs = sweep({0.1: 0.3, 0.2: 0.2, 0.3: 0.4})
+    for run in runs:
+        midpoint = Poisoned(run["places"]["midpoint"])
+        run["places"] = {"midpoint": midpoint, "ensemble": Poisoned(), "endpoints": Poisoned()}
+    assert chosen(runs) == chosen(runs, by="accuracy") == 0.2
+
+
+@pytest.mark.parametrize("poison", [None, math.nan, math.inf, -1e9, 1e9])
+def test_no_test_metric_changes_the_choice(poison):
+    runs = sweep({0.1: 0.3, 0.2: 0.2, 0.3: 0.4})
+    for run in runs:
+        if run["values"]["model.dropout"] != 0.2 or poison != -1e9:
+            run["places"]["midpoint"] |= dict.fromkeys(("accuracy", "nll", "ece"), poison)
+    assert chosen(runs) == 0.2
+
+
+@pytest.mark.parametrize("places", [{}, None])
+def test_values_with_a_run_that_diverged_never_win(places):
+    runs = sweep({0.1: 0.3, 0.2: 0.2})
+    runs[-1].pop("places")
+    if places is not None:
+        runs[-1]["places"] = places
+    assert chosen(runs) == 0.1
+
+
+def test_values_that_lack_a_seed_or_a_number_never_win():
+    runs = sweep({0.1: 0.3, 0.2: 0.2})
+    assert chosen(runs[:-1]) == 0.1
+    runs[-1]["places"]["midpoint"]["validation"]["nll"] = None
+    assert chosen(runs) == 0.1
+
+
+def test_where_nothing_can_win_nothing_is_chosen():
+    runs = sweep({0.1: 0.3, 0.2: 0.2})
+    for run in runs:
+        del run["places"]["midpoint"]["validation"]
+    assert summary.choose_values(runs) == {}
+    assert summary.table(runs) == []
+
+
+def test_what_was_not_varied_needs_no_validation():
+    runs = runs_of("line", [0.9, 0.8])
+    assert summary.choose_values(runs) == {("article", 0.0, "line"): {}}
+    assert summary.choose_values([record("line", 0, {})]) == {("article", 0.0, "line"): {}}
+
+
+def test_values_that_went_through_json_are_the_same():
+    runs = runs_of("line", [0.9, 0.8], values={"model.widths": (1, 2)})
+    runs[1] = json.loads(json.dumps(runs[1]))
+    (row,) = summary.table(runs)
+    assert row["num_seeds"] == 2
+
+
+def test_sweeps_are_kept_apart_and_the_order_of_runs_changes_nothing():
+    runs = sweep({0.1: 0.3, 0.2: 0.2}) + sweep({0.1: 0.2, 0.2: 0.3}, noise=0.2)
+    runs += sweep({0.1: 0.1, 0.2: 0.3}, setting="tuning") + sweep({0.4: 0.1}, recipe="line")
+    found = summary.choose_values(runs)
+    rates = {key: entry["model.dropout"] for key, entry in found.items()}
+    assert rates == {
+        ("article", 0.0, "dropout"): 0.2,
+        ("article", 0.0, "line"): 0.4,
+        ("article", 0.2, "dropout"): 0.1,
+        ("tuning", 0.0, "dropout"): 0.1,
+    }
+    for seed in range(5):
+        assert summary.choose_values(shuffled(runs, seed)) == found
+
+
+# Statistics
+
+
+def columns(*sides):
+    return [dict(enumerate(side)) for side in sides]
+
+
+def test_effects_are_those_of_scipy():
+    ours, theirs = values(0.91, seed=1), values(0.9, seed=2)
+    found = summary.paired(*columns(ours, theirs))
+    assert found.difference == pytest.approx((ours - theirs).mean())
+    assert found.stderr == pytest.approx((ours - theirs).std(ddof=1) / np.sqrt(8))
+    assert found.p_value == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue)
+
+
+def test_swapped_sides_have_the_opposite_effect():
+    sides = columns(values(0.91, seed=1), values(0.9, seed=2))
+    there, back = summary.paired(*sides), summary.paired(*sides[::-1])
+    assert there.difference == -back.difference
+    assert there[1:] == back[1:]
+
+
+def test_only_seeds_of_both_count():
+    found = summary.paired({0: 1.0, 1: 2.0, 5: 9.0}, {1: 1.0, 0: 1.0, 7: 3.0})
+    assert found == (0.5, pytest.approx(0.5), 2, None)
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        (([], []), (None, None, 0, None)),
+        (([0.9], [0.8]), (pytest.approx(0.1), None, 1, None)),
+        (([0.9] * 3, [0.9] * 3), (0, 0, 3, 1)),
+        (([0.9] * 3, [0.8] * 3), (pytest.approx(0.1), 0, 3, 0)),
+        # Equal but for rounding: 0.3 - 0.2 is not 0.2 - 0.1.
+        (([0.3, 0.2, 0.5], [0.2, 0.1, 0.4]), (pytest.approx(0.1), pytest.approx(0), 3, 0)),
+        (([0.9, None, 0.9], [0.8] * 3), (None, None, 3, None)),
+        (([0.9, math.nan, 0.9], [0.8] * 3), (None, None, 3, None)),
+    ],
+)
+def test_degenerate_effects(sides, expected):
+    assert summary.paired(*columns(*sides)) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_is_that_of_its_definition(seed):
+    raw = np.random.default_rng(seed).uniform(0, 0.2, 12).round(2).tolist()
+    found = summary.holm(raw)
+    order = np.argsort(raw, kind="stable")
+    for rank, i in enumerate(order):
+        expected = max(min(1, (12 - j) * raw[order[j]]) for j in range(rank + 1))
+        assert found[i] == pytest.approx(expected)
+    assert all(after >= before for before, after in zip(np.sort(raw), np.sort(found), strict=True))
+    assert np.all(np.diff(np.asarray(found)[order]) >= 0)
+
+
+def test_holm_passes_over_what_was_not_tested():
+    assert summary.holm([None, 0.01, None, 0.04]) == [None, 0.02, None, 0.04]
+    assert summary.holm([None]) == [None]
+    assert summary.holm([]) == []
+
+
+def test_holm_does_not_depend_on_the_order():
+    raw = np.random.default_rng(0).uniform(0, 0.1, 9)
+    order = np.random.default_rng(1).permutation(9)
+    found = np.asarray(summary.holm(raw.tolist()))
+    np.testing.assert_array_equal(found[order], summary.holm(raw[order].tolist()))
 
 
 # Table
 
 
 def test_table_is_that_of_numpy():
-    accuracy, ends = values(0.9), values(0.8, seed=1)
-    nll, ece = values(0.3, seed=2), values(0.02, seed=3)
-    rows = summary.table(runs_of("line", accuracy, ends=ends, nll=nll, ece=ece))
-    assert [row["place"] for row in rows] == ["midpoint", "endpoints", "ensemble"]
-    expected = [accuracy, ends, accuracy + 0.01]
-    for row, accuracies in zip(rows, expected, strict=True):
-        assert row.items() >= {"setting": "article", "label_noise": 0.0, "method": "line"}.items()
-        assert row["num_seeds"] == 8
-        for name, column in (("accuracy", accuracies), ("nll", nll), ("ece", ece)):
-            assert row[name]["mean"] == pytest.approx(column.mean())
-            assert row[name]["stderr"] == pytest.approx(column.std(ddof=1) / np.sqrt(8))
-    json.dumps(rows, allow_nan=False)
+    accuracy, nll, ece = values(0.9), values(0.3, seed=2), values(0.02, seed=3)
+    (row,) = summary.table(runs_of("standard", accuracy, nll=nll, ece=ece))
+    expected = {"setting": "article", "label_noise": 0.0, "method": "standard"}
+    expected |= {"place": "midpoint", "num_seeds": 8, "values": {}}
+    expected |= {"training_cost": 1.0, "inference_passes": 1}
+    assert row.items() >= expected.items()
+    for name, column in (("accuracy", accuracy), ("nll", nll), ("ece", ece)):
+        assert row[name]["mean"] == pytest.approx(column.mean())
+        assert row[name]["stderr"] == pytest.approx(column.std(ddof=1) / np.sqrt(8))
+    json.dumps(row, allow_nan=False)
 
 
-def test_table_has_every_method_place_noise_and_setting():
-    metrics = synthetic_metrics.suite_metrics(num_seeds=3)
-    rows = summary.table(metrics["runs"])
-
-    def key(row):
-        return row["setting"], row["label_noise"], row["method"], row["place"]
-
-    ours, theirs = ({key(row): row for row in table} for table in (rows, metrics["table"]))
-    assert len(ours) == len(rows)
-    assert ours.keys() == theirs.keys()
-    for name, row in ours.items():
-        for metric in summary.METRICS:
-            assert row[metric] == pytest.approx(theirs[name][metric])
+def test_a_product_is_read_at_its_place():
+    places = {"midpoint": place(0.9), "mc ensemble": place(0.92, passes=10)}
+    rows = summary.table([record("dropout", 0, places)], ["mc_dropout"])
+    assert [(row["method"], row["place"]) for row in rows] == [("mc_dropout", "mc ensemble")]
+    assert rows[0]["accuracy"] == {"mean": 0.92, "stderr": None}
+    assert rows[0]["inference_passes"] == 10
 
 
-def test_one_seed_has_no_standard_error():
-    (row,) = summary.table(runs_of("standard", [0.9]))
-    assert row["num_seeds"] == 1
-    assert row["accuracy"] == {"mean": pytest.approx(0.9), "stderr": None}
+def test_subspaces_have_rows_for_their_ends():
+    places = {
+        name: place(passes=2) for name in ("ensemble", "endpoints", "midpoint", "chosen point")
+    }
+    runs = [record(recipe, 0, places) for recipe in ("line", "curve", "swa_cyclic_5")]
+    rows = [(row["method"], row["place"]) for row in summary.table(runs)]
+    assert rows == [
+        ("swa_cyclic_5", "midpoint"),
+        ("line", "midpoint"),
+        ("line", "endpoints"),
+        ("curve", "midpoint"),
+        ("curve", "endpoints"),
+        ("curve", "ensemble"),
+        ("line_ensemble", "ensemble"),
+    ]
+    rows = [(row["method"], row["place"]) for row in summary.table(runs, ["line"])]
+    assert rows == [("line", "midpoint"), ("line", "endpoints"), ("line", "ensemble")]
 
 
-def test_no_runs_have_no_rows_and_no_sentences():
-    assert summary.table([]) == []
-    assert summary.compare([]) == []
-    assert summary.verdict([]) == []
+def test_of_several_names_for_one_thing_the_first_is_used():
+    runs = runs_of("swa_cyclic_5", [0.9])
+    for names in (["swa_cyclic", "swa_cyclic_5"], ["swa_cyclic_5", "swa_cyclic"]):
+        assert [row["method"] for row in summary.table(runs, names)] == names[:1]
 
 
-# Comparisons
+def test_every_product_can_be_in_the_table():
+    runs = [
+        record(recipe, 0, {place_name: place() for place_name in recipes.places_of(recipe)})
+        for recipe in recipes.RECIPES
+    ]
+    found = {recipes.product_of(row["method"]) for row in summary.table(runs)}
+    assert found == set(recipes.PRODUCTS.values())
 
 
-def compared(runs, method, rival, metric="accuracy", **where):
-    """The one comparison of two methods."""
-    key = {"setting": "article", "label_noise": 0.0} | where
-    key |= {"method": method, "rival": rival, "metric": metric}
-    (found,) = [c for c in summary.compare(runs) if key.items() <= c._asdict().items()]
-    return found
-
-
-@pytest.mark.parametrize("method", ["line", "layerwise_line"])
-@pytest.mark.parametrize("rival", ["standard", "standard_matched", "ema"])
-def test_differences_are_paired_by_seed(method, rival):
-    ours, theirs = values(0.91, seed=1), values(0.9, seed=2)
-    found = compared(runs_of(method, ours) + runs_of(rival, theirs)[::-1], method, rival)
-    assert found.difference == pytest.approx((ours - theirs).mean())
-    assert found.stderr == pytest.approx((ours - theirs).std(ddof=1) / np.sqrt(8))
-    # Holm multiplies by the number of tests at most: these, and that with its own ends.
-    p_value = scipy.stats.ttest_rel(ours, theirs).pvalue
-    most = len(summary.RIVALS["article", method][rival]) + 1
-    assert p_value <= found.p_value * (1 + 1e-9) <= most * p_value * (1 + 2e-9)
-    assert found.num_seeds == 8
-
-
-def test_holm_is_that_of_its_definition():
-    rng = np.random.default_rng(0)
+def test_only_the_article_and_tuned_settings_are_shown():
     runs = [
         run
-        for i, method in enumerate(METHODS)
-        for run in runs_of(method, values(rng.uniform(0.9, 0.91), seed=i), ends=values(0.9, seed=9))
+        for setting in ("tuned", "tuning", "partner", "article")
+        for run in runs_of("line", [0.9], setting=setting)
     ]
-    found = summary.compare(runs)
-    corrected = sorted(c.p_value for c in found)
-    differences = [[a[c.metric] - b[c.metric] for a, b in pairs_of(runs, c)] for c in found]
-    raw = sorted(scipy.stats.ttest_1samp(d, 0).pvalue if any(d) else 1.0 for d in differences)
-    k = len(raw)
-    assert k == 16
-    for i, value in enumerate(corrected):
-        expected = max(min(1, (k - j) * raw[j]) for j in range(i + 1))
-        assert value == pytest.approx(expected)
+    assert [row["setting"] for row in summary.table(runs)] == ["article", "tuned"]
 
 
-def pairs_of(runs, comparison):
-    def of(method):
-        return {run["seed"]: run for run in runs if run["method"] == method}
-
-    def midpoint(run):
-        return next(p for p in run["points"] if p["name"] == "midpoint")
-
-    def ends(run):
-        found = [p for p in run["points"] if p["name"].startswith("endpoint")]
-        return {m: np.mean([p[m] for p in found]) for m in summary.METRICS}
-
-    ours = of(comparison.method)
-    if comparison.rival == "ends":
-        return [(midpoint(run), ends(run)) for run in ours.values()]
-    return [(midpoint(ours[seed]), midpoint(run)) for seed, run in of(comparison.rival).items()]
+def test_only_what_a_sweep_chose_is_shown():
+    (row,) = summary.table(sweep({0.1: 0.3, 0.2: 0.2}))
+    assert row["values"] == {"model.dropout": 0.2}
+    assert row["num_seeds"] == 3
+    assert row["accuracy"]["mean"] == pytest.approx(0.8)
 
 
-def test_every_comparison_is_made_once_and_is_json():
-    runs = [
-        run
-        for noise in (0.0, 0.2)
-        for setting in ("article", "tuned")
-        for i, method in enumerate(METHODS)
-        for run in runs_of(method, values(0.9, seed=i), noise=noise, setting=setting)
-    ]
-    found = summary.compare(runs)
-    # Two methods with two rivals in three metrics and two in accuracy, and one tuned in three.
-    assert len({c[:5] for c in found}) == len(found) == 2 * (2 * 8 + 3)
-    json.dumps([c._asdict() for c in found], allow_nan=False)
+def test_runs_that_diverged_are_left_out():
+    (row,) = summary.table([*runs_of("line", [0.9, 0.8]), record("line", 2, {})])
+    assert row["num_seeds"] == 2
+    assert summary.table([record("line", 0, {})]) == []
 
 
-def test_only_seeds_of_both_count():
-    runs = runs_of("line", values(0.9, 8)) + runs_of("standard", values(0.9, 5, seed=1))[::-1]
-    assert compared(runs, "line", "standard").num_seeds == 5
+def test_metrics_are_named_by_their_paths():
+    found = place(brier=0.1, scaled={"ece": 0.01}, temperature=1.5, num_bins=20)
+    found |= {"validation": {"nll": 9.0}, "reliability": {"weight": [1.0]}, "coords": 0.5}
+    found |= {"corruptions": {"snow": {"3": {"accuracy": 0.7}}}, "ood": {"noise": {"auroc": 0.8}}}
+    (row,) = summary.table([record("standard", 0, {"midpoint": found})])
+    known = {"setting", "label_noise", "method", "place", "num_seeds", "values", "training_cost"}
+    assert row.keys() - known - {"inference_passes"} == {
+        *styles.METRICS,
+        "brier",
+        "temperature",
+        "scaled.ece",
+        "corruptions.snow.3.accuracy",
+        "ood.noise.auroc",
+    }
+    assert row["corruptions.snow.3.accuracy"]["mean"] == 0.7
 
 
-def test_no_common_seed_is_no_comparison():
-    runs = runs_of("line", values(0.9, 1)) + [
-        run | {"seed": 9} for run in runs_of("standard", values(0.9, 1))
-    ]
-    assert [c.rival for c in summary.compare(runs)] == ["ends"]
+def test_missing_metrics_are_left_out_and_infinite_ones_are_null():
+    runs = runs_of("standard", [0.9, 0.8])
+    del runs[0]["places"]["midpoint"]["ece"]
+    runs[1]["places"]["midpoint"]["nll"] = None
+    (row,) = summary.table(runs)
+    assert "ece" not in row
+    assert row["nll"] == {"mean": None, "stderr": None}
+    assert row["num_seeds"] == 2
 
 
-def test_equal_methods_do_not_differ():
-    runs = runs_of("line", values(0.9)) + runs_of("standard", values(0.9))
-    found = compared(runs, "line", "standard")
-    assert (found.difference, found.stderr, found.p_value) == (0, 0, 1)
+def test_costs_are_relative_to_standard_training():
+    runs = runs_of("standard", [0.9, 0.9], passes=500.0) + runs_of("sam", [0.9], passes=1000.0)
+    runs += runs_of("sam", [0.9], passes=1000.0, setting="tuned", noise=0.2)
+    costs = {row["method"]: row["training_cost"] for row in summary.table(runs)}
+    assert costs == {"standard": 1.0, "sam": 2.0}
+    (row,) = summary.table(runs_of("sam", [0.9]))
+    assert row["training_cost"] is None
+    del runs[2]["cost"]
+    assert [row["training_cost"] for row in summary.table(runs)] == [1.0, None, 2.0]
 
 
-def test_settings_and_noise_are_kept_apart():
+def test_the_order_of_runs_changes_no_table():
+    runs = sweep({0.1: 0.3, 0.2: 0.2}) + runs_of("standard", values(0.9), noise=0.2)
+    runs += runs_of("line", values(0.9)) + runs_of("line", values(0.9), setting="tuned")
+    assert summary.table(shuffled(runs)) == summary.table(runs)
+
+
+def test_no_runs_have_no_rows():
+    assert summary.table([]) == summary.survival([]) == []
+    assert summary.choose_values([]) == {}
+
+
+# What is left of a gain
+
+
+def gains(untuned, matched=None, tuned=None, *, method="line", metric="accuracy", count=8):
+    """Runs whose midpoint is so much better than standard training, its control, and when tuned."""
+    sign = 1 if metric == "accuracy" else -1
+    theirs = values(0.8, count, seed=1)
+    rest = [values(0, count, spread=5e-4, seed=seed) for seed in (2, 3, 4)]
+    ours = theirs + sign * untuned + rest[0]
+    columns = {("article", "standard"): theirs, ("article", method): ours}
+    if matched is not None:
+        columns["article", summary.MATCHED[method]] = ours - sign * matched + rest[1]
+    if tuned is not None:
+        columns["tuned", "standard"] = theirs
+        columns["tuned", method] = theirs + sign * tuned + rest[2]
     runs = []
-    for noise, setting, gain in (
-        (0.0, "article", 0.01),
-        (0.2, "article", 0.02),
-        (0.2, "tuned", 0.03),
-    ):
-        theirs = values(0.9, seed=1)
-        options = {"noise": noise, "setting": setting}
-        runs += runs_of("layerwise_line", theirs + values(gain, spread=1e-4), **options)
-        runs += runs_of("standard", theirs, **options)
-        found = compared(runs, "layerwise_line", "standard", setting=setting, label_noise=noise)
-        assert found.difference == pytest.approx(gain, abs=1e-3)
+    for (setting, recipe), column in columns.items():
+        metrics = {"accuracy": np.full(count, 0.9)} | {metric: column}
+        runs += runs_of(recipe, setting=setting, **metrics)
+    return runs
 
 
-@pytest.mark.parametrize("missing", METHODS)
-def test_methods_that_are_missing_are_passed_over(missing):
+def survived(runs, metric="accuracy"):
+    (entry,) = [e for e in summary.survival(runs) if e["metric"] == metric]
+    return entry
+
+
+@pytest.mark.parametrize("metric", styles.METRICS)
+def test_gains_are_positive_where_the_midpoint_is_better(metric):
+    entry = survived(gains(0.02, 0.01, 0.005, metric=metric), metric)
+    for name, gain in (("untuned", 0.02), ("matched", 0.01), ("tuned", 0.005)):
+        assert entry[name]["gain"] == pytest.approx(gain)
+        assert entry[name]["num_seeds"] == 8
+    assert entry["share"]["mean"] == pytest.approx(0.25)
+
+
+def test_the_error_of_the_share_is_that_of_many_suites():
+    shares, errors = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        theirs = rng.normal(0.8, 0.01, 8)
+        common = rng.normal(0, 0.002, 8)
+        ours = {"article": theirs + 0.02 + common + rng.normal(0, 0.001, 8)}
+        ours["tuned"] = theirs + 0.01 + common + rng.normal(0, 0.001, 8)
+        runs = [
+            run
+            for setting, column in ours.items()
+            for recipe, values_ in (("line", column), ("standard", theirs))
+            for run in runs_of(recipe, values_, setting=setting)
+        ]
+        share = survived(runs)["share"]
+        shares.append(share["mean"])
+        errors.append(share["stderr"])
+    assert statistics.fmean(shares) == pytest.approx(0.5, abs=0.01)
+    assert statistics.fmean(errors) == pytest.approx(statistics.stdev(shares), rel=0.15)
+
+
+@pytest.mark.parametrize("untuned", [0.0, -0.02])
+def test_without_a_significant_gain_there_is_no_share(untuned):
+    entry = survived(gains(untuned, 0.01, 0.01))
+    assert entry["share"] is None
+    assert "no significant untuned gain that could survive tuning" in entry["sentence"]
+
+
+def test_with_two_seeds_there_is_no_share():
+    entry = survived(gains(0.02, 0.01, 0.01, count=2))
+    assert entry["share"] is None
+    assert entry["untuned"]["p_value"] is None
+    assert "too few seeds to test" in entry["sentence"]
+
+
+def test_a_gain_that_survives_is_said():
+    sentence = survived(gains(0.02, 0.01, 0.005))["sentence"]
+    assert sentence.startswith(
+        f"Line, {CLEAN}, accuracy: better by 2.00 ± 0.02 points than standard training by the "
+        "article's recipe; better by 1.00 ± 0.02 points than its matched control; better by 0.50 ± "
+    )
+    assert "; 25 ± 1 % of the gain survives tuning." in sentence
+    assert "The tuned midpoint" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("tuned", "says"), [(-0.005, "is not better than"), (1e-6, "is not shown better than")]
+)
+def test_a_tuned_midpoint_that_is_not_better_is_said_in_a_sentence_of_its_own(tuned, says):
+    sentence = survived(gains(0.02, 0.01, tuned))["sentence"]
+    assert sentence.endswith(f". The tuned midpoint {says} tuned standard training.")
+
+
+def test_what_was_not_run_is_left_out():
+    entry = survived(gains(0.02))
+    assert entry["matched"] is entry["tuned"] is entry["share"] is None
+    assert entry["sentence"].endswith("points than standard training by the article's recipe.")
+    assert summary.survival(runs_of("line", values(0.9))) == []
+    assert summary.survival(runs_of("standard", values(0.9))) == []
+
+
+def test_values_that_are_not_finite_have_no_gain():
+    runs = gains(0.02, 0.01, 0.01)
+    for run in runs:
+        run["places"]["midpoint"]["accuracy"] = None
+    entry = survived(runs)
+    assert entry["tuned"]["gain"] is None
+    assert "a value is not finite" in entry["sentence"]
+
+
+def test_every_subspace_metric_and_noise_has_an_entry():
     runs = [
         run
-        for method in METHODS
-        if method != missing
-        for run in runs_of(method, values(0.9, 3, seed=METHODS.index(method)))
+        for noise in (0.2, 0.0)
+        for recipe in ("standard", "line", "curve", "simplex_4", "ema")
+        for run in runs_of(recipe, values(0.9, seed=len(recipe)), noise=noise)
     ]
-    found = summary.compare(runs)
-    assert not any(missing in (c.method, c.rival) for c in found)
-    lost = {"ema": 2, "standard": 6, "standard_matched": 6, "line": 8, "layerwise_line": 8}
-    assert len(found) == 16 - lost[missing]
+    entries = summary.survival(runs)
+    keys = [(e["method"], e["label_noise"], e["metric"]) for e in entries]
+    assert keys == [
+        (method, noise, metric)
+        for method in ("line", "curve", "simplex_4")
+        for noise in (0.0, 0.2)
+        for metric in styles.METRICS
+    ]
+    assert len({e["sentence"] for e in entries}) == len(entries)
+    assert summary.survival(shuffled(runs)) == entries
+    json.dumps(entries, allow_nan=False)
 
 
-# Sentences
+def test_controls_are_recipes():
+    for subspace, matched in summary.MATCHED.items():
+        assert subspace in styles.SUBSPACES
+        assert recipes.RECIPES[matched]["kind"] == "standard_matched"
 
 
-@pytest.mark.parametrize(
-    ("gain", "says"),
-    [
-        (0.012, "better in accuracy (+1.20 ± "),
-        (-0.012, "worse in accuracy (-1.20 ± "),
-        (0.0001, "no significant difference in accuracy and NLL and ECE; "),
-    ],
-)
-def test_known_differences_are_said(gain, says):
-    theirs, differences = values(0.9, seed=1), values(gain, seed=2)
-    runs = runs_of("line", theirs + differences) + runs_of("standard", theirs)
-    (sentence,) = summary.verdict(summary.compare(runs))
-    assert sentence.startswith(f"{CLEAN}, the line's midpoint: against standard training {says}")
-    assert sentence.endswith("points) (8 seeds).")
+# Markdown
 
 
-def test_less_is_better_in_nll_and_ece():
-    ours = {"accuracy": values(0.91), "nll": values(0.30, seed=1), "ece": values(0.05, seed=2)}
-    theirs = {"accuracy": values(0.90), "nll": values(0.35, seed=3), "ece": values(0.02, seed=4)}
-    runs = runs_of("layerwise_line", **ours, setting="tuned")
-    runs += runs_of("standard", **theirs, setting="tuned")
-    (sentence,) = summary.verdict(summary.compare(runs))
-    accuracy, nll, ece = sentence.split(" against standard training ")[1].split(", ")
-    assert "tuned for each" in sentence
-    assert accuracy.startswith("better in accuracy (+1.00 ± ")
-    assert nll.startswith("better in NLL (-0.050 ± ")
-    assert ece.startswith("worse in ECE (+3.00 ± ")
+def rows_of(*entries):
+    """A row for every `(product, cost, passes, accuracy)`."""
+    metrics = {name: {"mean": 0.5, "stderr": 0.01} for name in styles.METRICS}
+    return [
+        {"setting": "article", "label_noise": 0.0, "method": product, "place": "midpoint"}
+        | {"num_seeds": 3, "values": {}, "training_cost": cost, "inference_passes": passes}
+        | metrics
+        | {"accuracy": {"mean": accuracy, "stderr": 0.001}}
+        for product, cost, passes, accuracy in entries
+    ]
 
 
-@pytest.mark.parametrize(
-    ("metric", "gain", "p_value", "says"),
-    [
-        ("accuracy", 0.012, 0.049, "better in accuracy (+1.20 ± 0.10 points)"),
-        ("accuracy", 0.012, 0.05, "no significant difference in accuracy"),
-        ("nll", -0.012, 1e-9, "better in NLL (-0.012 ± 0.001)"),
-        ("nll", 0.012, 0.0, "worse in NLL (+0.012 ± 0.001)"),
-        ("ece", -0.012, 0.01, "better in ECE (-1.20 ± 0.10 points)"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("rival", "name"),
-    [
-        ("standard", "standard training"),
-        ("standard_matched", "its matched control"),
-        ("ema", "the EMA of standard training"),
-        ("ends", "its own ends"),
-    ],
-)
-def test_a_comparison_is_said_by_its_p_value_and_sign(metric, gain, p_value, says, rival, name):
-    found = summary.Comparison("article", 0.2, "line", rival, metric, gain, 0.001, 8, p_value)
-    (sentence,) = summary.verdict([found])
-    start = f"With 20 % wrong labels, the line's midpoint: against {name} {says}"
-    assert sentence.startswith(start)
+def test_rows_are_grouped_by_budget_and_sorted_by_the_cost_of_predictions():
+    rows = rows_of(
+        ("snapshot", 1.01, 5, 0.91),
+        ("sam", 2.0, 1, 0.92),
+        ("line", 1.0, 1, 0.93),
+        ("new", None, 1, 0.94),
+        ("standard", 0.99, 1, 0.95),
+    )
+    text = summary.markdown({"table": rows, "verdict": ["One.", "Two."]})
+    lines = text.splitlines()
+    seen = [line.split(" | ")[2] for line in lines if line.startswith("| article")]
+    assert seen == ["Standard", "Line", "Snapshot ensemble", "SAM", "new"]
+    headings = [line for line in lines if line.startswith("#")]
+    assert headings == [
+        "#### Training budget: 1 x that of standard training",
+        "#### Training budget: 2 x that of standard training",
+        "#### Training budget: unknown",
+    ]
+    assert (
+        "| article | 0 % | Line | midpoint | 1 | 93.00 ± 0.10 | 0.500 ± 0.010 | 50.00 ± 1.00 | 3 |"
+        in lines
+    )
+    assert "| article | 0 % | Standard | network | 1 | 95.00 ± 0.10 |" in text
+    assert text.endswith("\n- One.\n- Two.")
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_one_or_two_seeds_are_too_few(count):
-    runs = runs_of("line", np.full(count, 0.92)) + runs_of("standard", np.full(count, 0.9))
-    (sentence,) = summary.verdict(summary.compare(runs))
-    assert sentence == f"{CLEAN}, the line's midpoint: too few seeds to test anything."
+def test_ends_are_not_in_the_readme_and_missing_metrics_are_empty():
+    rows = rows_of(("early_stopping", 1.0, 1, 0.9), ("line", 1.0, 1, 0.8))
+    rows[1]["place"] = "endpoints"
+    del rows[0]["nll"]
+    rows[0]["ece"] = {"mean": None, "stderr": None}
+    text = summary.markdown({"table": rows, "verdict": []})
+    assert "Line" not in text
+    assert text.splitlines()[-1].endswith("| 90.00 ± 0.10 |  | not finite | 3 |")
 
 
-def test_sentences_of_a_whole_suite():
-    sentences = summary.verdict(summary.compare(synthetic_metrics.suite_metrics()["runs"]))
-    assert len(set(sentences)) == len(sentences) == 2 * 5
-    assert sum("20 % wrong labels" in s for s in sentences) == 5
-    assert all(s[0].isupper() and s.endswith(" seeds).") for s in sentences)
+def test_tables_have_as_many_cells_in_every_line():
+    runs = runs_of("standard", [0.9]) + runs_of("line", [0.9]) + runs_of("line", [0.9], noise=0.2)
+    text = summary.markdown({"table": summary.table(runs), "verdict": []})
+    counts = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert counts == {10}
 
 
 # Command

@@ -99,7 +99,7 @@ def _digits() -> ml_collections.ConfigDict:
     )
     config.tuning.seeds = (100, 101)
     config.tuning.learning_rate = (0.1, 0.3, 1.0, 3.0)
-    config.tuning.weight_decay = (0.0, 1e-3, 3e-3, 1e-2)
+    config.tuning.weight_decay = (1e-4, 3e-3, 1e-2)
     config.landscape.seeds = (0, 1, 2, 3)
     return config
 
@@ -145,25 +145,21 @@ def _sweep(name: str, values: tuple) -> ml_collections.ConfigDict:
 _SIMPLEXES = tuple(
     f"{kind}_{m}" for kind in ("simplex", "layerwise_simplex") for m in range(3, LARGEST + 1)
 )
+_BY_SIZE = (
+    *_SIMPLEXES,
+    *(f"standard_matched_{m}" for m in range(3, LARGEST + 1)),
+    *(f"swa_{kind}_{m}" for kind in ("constant", "cyclic") for m in range(2, LARGEST + 1)),
+)
 _PATHS = ("standard", "standard_matched", "ema", "line", "layerwise_line", "curve")
 FIGURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "fig1": (("standard", "line", "curve", "simplex_3"), True, False),
     "fig2": (("simplex_3",), True, False),
     "fig3": ((*_PATHS, "ensemble"), True, False),
-    "fig4": (
-        (
-            *("standard", "line", "layerwise_line", "standard_matched"),
-            *_SIMPLEXES,
-            *(f"standard_matched_{m}" for m in range(3, LARGEST + 1)),
-            *(f"swa_{kind}_{m}" for kind in ("constant", "cyclic") for m in range(2, LARGEST + 1)),
-        ),
-        True,
-        False,
-    ),
+    "fig4": (("standard", "line", "layerwise_line", "standard_matched", *_BY_SIZE), True, False),
     "fig5": ((*_FIRST, "line_label_smoothing"), True, True),
     "fig6": (_FIRST, True, False),
     "fig7": (_FIRST, False, True),
-    "rivals": (tuple(PRODUCTS), True, True),
+    "rivals": (tuple(name for name in PRODUCTS if name not in _BY_SIZE), True, True),
     "tuned": (("standard", "standard_matched", "ema", "line", "layerwise_line"), True, True),
     "curvature": (_PATHS, True, False),
 }

@@ -1,0 +1,37 @@
+"""Made-up records of runs, as a suite has them in its metrics.json."""
+
+import numpy as np
+
+
+def values(mean, count=8, spread=0.002, seed=0):
+    """Numbers whose mean is `mean`, one a seed."""
+    deviations = np.random.default_rng(seed).normal(0, spread, count)
+    return mean + deviations - deviations.mean()
+
+
+def record(recipe, seed, places, *, setting="article", noise=0.0, values=None, passes=1000.0):
+    """A run's record."""
+    run = {"method": recipe, "seed": seed, "setting": setting, "label_noise": noise}
+    run |= {"id": f"{setting}/{recipe}/{noise}/{seed}", "values": values or {}}
+    run |= {"cost": {"gradient_passes": passes, "training_images": 10}}
+    return run if places is None else run | {"places": places}
+
+
+def place(accuracy=0.9, nll=0.5, ece=0.05, passes=1, **others):
+    """A place with metrics."""
+    metrics = {"accuracy": float(accuracy), "nll": float(nll), "ece": float(ece)}
+    return {"inference_passes": passes} | metrics | others
+
+
+def runs_of(recipe, accuracy, *, nll=None, ece=None, **where):
+    """One run for each entry of `accuracy`."""
+    nll = np.full(len(accuracy), 0.5) if nll is None else nll
+    ece = np.full(len(accuracy), 0.05) if ece is None else ece
+    return [
+        record(recipe, i, {"midpoint": place(accuracy[i], nll[i], ece[i])}, **where)
+        for i in range(len(accuracy))
+    ]
+
+
+def shuffled(items, seed=0):
+    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]

@@ -1,0 +1,124 @@
+"""From a suite to its runs: figures, seeds, sweeps, tuning, and what starts from what."""
+
+import pytest
+
+from experiments import plan, recipes
+from experiments.configs import suites
+from experiments.errors import UserError
+
+NAMES = ("digits", "cifar10-small", "cifar10-full")
+
+
+def suite_of(name="digits", **changes):
+    config = suites.get_config(name)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def entries(config, *figures):
+    return plan.article_entries(config, figures or tuple(suites.FIGURES))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_suite_can_be_planned_and_ids_are_unique(name):
+    config = suite_of(name)
+    plan.check(config)
+    found = entries(config)
+    assert len({entry.id for entry in found}) == len(found)
+    for entry in found:
+        assert entry.config.seed == entry.config.label_noise.seed == entry.seed
+        assert entry.config.label_noise.rate == entry.label_noise
+        assert entry.config.recipe == entry.method
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_an_entry_needs_is_there(name):
+    found = entries(suite_of(name))
+    ids = {entry.id for entry in found}
+    for entry in found:
+        assert set(entry.needs) <= ids
+        assert len(entry.needs) == len(recipes.NEEDS.get(entry.method, ()))
+
+
+def test_partners_have_no_network_in_common():
+    found = entries(suite_of(), "rivals")
+    pairs = [entry.needs for entry in found if entry.method == "ensemble" and not entry.label_noise]
+    networks = [need for pair in pairs for need in pair]
+    assert len(pairs) == 8
+    assert len(set(networks)) == len(networks)
+
+
+def test_a_figure_asks_for_its_products_alone():
+    found = entries(suite_of(), "fig2")
+    assert {(entry.method, entry.label_noise) for entry in found} == {("simplex_3", 0.0)}
+    noisy = entries(suite_of(), "fig7")
+    assert {entry.label_noise for entry in noisy} == {0.2}
+    assert {entry.seed for entry in noisy} == set(range(8))
+
+
+@pytest.mark.parametrize("figure", suites.FIGURES)
+def test_all_figures_together_have_what_one_has(figure):
+    config = suite_of()
+    everything = {entry.id for entry in entries(config)}
+    assert {entry.id for entry in entries(config, figure)} <= everything
+
+
+def test_sweeps_try_every_value_with_every_seed():
+    found = [e for e in entries(suite_of(), "fig7") if e.method == "dropout"]
+    assert {(e.seed, e.config.model.dropout) for e in found} == {
+        (seed, rate) for seed in range(8) for rate in (0.05, 0.1, 0.2)
+    }
+    for entry in found:
+        assert entry.values == {"model.dropout": entry.config.model.dropout}
+
+
+def test_tuning_has_seeds_of_its_own_and_the_whole_grid():
+    config = suite_of()
+    found = plan.tuning_entries(config, ("tuned",))
+    tuning = config.tuning
+    cells = len(tuning.learning_rate) * len(tuning.weight_decay)
+    assert len(found) == 2 * len(tuning.seeds) * len(tuning.recipes) * cells
+    assert {entry.seed for entry in found}.isdisjoint(config.seeds)
+    assert plan.tuning_entries(config, ("fig3",)) == []
+
+
+def test_tuned_runs_have_the_chosen_values():
+    values = {"optimizer.learning_rate": 0.5, "optimizer.weight_decay": 0.25}
+    chosen = {("tuning", 0.2, "line"): values, ("article", 0.2, "dropout"): {"model.dropout": 0.1}}
+    found = plan.tuned_entries(suite_of(), chosen)
+    assert {(e.method, e.setting, e.label_noise) for e in found} == {("line", "tuned", 0.2)}
+    assert [e.seed for e in found] == list(range(8))
+    for entry in found:
+        optimizer = entry.config.optimizer
+        assert (optimizer.learning_rate, optimizer.weight_decay) == (0.5, 0.25)
+
+
+def test_values_of_the_suite_reach_every_run_and_those_of_a_recipe_its_own():
+    config = suite_of(run__num_epochs=7)
+    config.recipes.ema = {"average__decay": 0.5}
+    for entry in entries(config):
+        assert entry.config.num_epochs == 7
+        assert (entry.config.average.decay == 0.5) == (entry.method == "ema")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seeds": (0, 0)}, "config.seeds is"),
+        ({"seeds": ()}, "config.seeds is"),
+        ({"noise_rates": (0.2, 0.2)}, "config.noise_rates is"),
+        ({"num_threads": -1}, "config.num_threads is -1"),
+        ({"products": ("line", "lines")}, "config.products has 'lines'"),
+        ({"tuning__seeds": (7,)}, r"share \[7\]"),
+    ],
+)
+def test_a_suite_that_cannot_be_planned_is_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        plan.check(suite_of(**changes))
+
+
+def test_an_unknown_figure_is_refused():
+    assert plan.figures_of("fig3,fig7") == ("fig3", "fig7")
+    assert plan.figures_of("") == tuple(suites.FIGURES)
+    with pytest.raises(UserError, match="--only is 'fig9'; choose among fig1, fig2"):
+        plan.figures_of("fig3,fig9")
