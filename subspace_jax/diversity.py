@@ -171,8 +171,8 @@ def log_volume(
 
     Returns:
       A scalar; of two networks the logarithm of their distance. A millionth of its mean diagonal is
-      added to that of G, and 1e-30, so that flat simplexes and single points have finite volumes
-      and gradients (of a point, 0).
+      added to that of G, so that flat simplexes have finite volumes and gradients; where all
+      vertices are equal the gradient is 0.
 
     Raises:
       ValueError: there are fewer than two vertices, or no leaf is selected.
@@ -198,5 +198,6 @@ def log_volume(
     if not selected:
         raise ValueError("No leaf of the endpoints is selected; let `select` name at least one.")
     g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(jnp.asarray(edges), selected))
-    g += (1e-6 * jnp.trace(g) / k + 1e-30) * jnp.eye(k, dtype=g.dtype)
-    return 0.5 * jnp.linalg.slogdet(g)[1] - math.lgamma(k + 1)
+    scale = jnp.trace(g) / k + 1e-14  # its inverse square is finite
+    log_det = jnp.linalg.slogdet(g / scale + 1e-6 * jnp.eye(k, dtype=g.dtype))[1]
+    return 0.5 * (log_det + k * jnp.log(scale)) - math.lgamma(k + 1)

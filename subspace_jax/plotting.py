@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import BoundaryNorm, to_rgb
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -212,31 +212,38 @@ def contour(
     values: ArrayLike,
     ax: Axes,
     *,
-    endpoints_xy: ArrayLike,
+    endpoints_xy: ArrayLike | None,
     label: str,
     names: Sequence[str] = (r"$\theta_0$", r"$\theta_1$", r"$\theta_2$"),
+    levels: ArrayLike | None = None,
+    cmap: str = "viridis",
 ) -> Axes:
     """Draws a quantity over the plane through three networks, with the triangle of the three.
 
     The colour bar is a child of the axes, at their right, and as high as they are: `ax.collections[0]`
     is what it describes. Where a value is not finite the plane is left grey. A few huge values take
-    all colours: clip them, or draw the logarithm.
+    all colours: give levels that end below them, or grow geometrically.
 
     Args:
       x: abscissae of the grid, `[R, C]`, in units of weight distance.
       y: ordinates of the grid, `[R, C]`, in units of weight distance.
       values: the quantity at each point, `[R, C]`, in its own unit.
       ax: the axes to draw into.
-      endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`.
+      endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`; `None` draws no
+        triangle.
       label: what the values are, beside the colour bar.
       names: of the three networks, written at their corners.
+      levels: the increasing bounds of the colours, `[L]`, `L >= 2`, of which each step has one
+        colour as far from the next; values beyond them have the colours of the bar's arrows. By
+        default about twelve equal steps over all values.
+      cmap: the name of a colour map of matplotlib.
 
     Returns:
       `ax`, of equal scale in both directions.
 
     Raises:
       ValueError: if the grid and the values differ in shape, there are not three endpoints or
-        names, or no value is finite.
+        names, no value is finite, or the levels do not increase.
 
     >>> from matplotlib.figure import Figure
     >>> x, y = np.meshgrid(np.linspace(-1, 5, 7), np.linspace(-1, 3, 5))
@@ -246,16 +253,10 @@ def contour(
     (3, 'Loss')
     """
     x, y, values = (np.asarray(array, dtype=float) for array in (x, y, values))
-    corners = np.asarray(endpoints_xy, dtype=float)
     if values.ndim != 2 or not x.shape == y.shape == values.shape:
         raise ValueError(
             f"x, y and values have shapes {x.shape}, {y.shape} and {values.shape}; "
             "give three arrays of one shape (rows, columns)."
-        )
-    if corners.shape != (3, 2) or len(names) != 3:
-        raise ValueError(
-            f"endpoints_xy has shape {corners.shape} and names has {len(names)} entries; "
-            "give the (3, 2) coordinates of three networks and 3 names."
         )
     finite = np.isfinite(values)
     if not finite.any():
@@ -263,12 +264,44 @@ def contour(
             f"0 of the {values.size} values are finite; draw a plane on which some are."
         )
     low, high = values[finite].min(), values[finite].max()
-    if low == high:  # a flat plane has one colour
-        low, high = low - 0.5, high + 0.5
-    levels = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high)
-    filled = ax.contourf(x, y, np.ma.masked_where(~finite, values), levels=levels, cmap="viridis")
+    if levels is None:
+        if low == high:  # a flat plane has one colour
+            low, high = low - 0.5, high + 0.5
+        ticks, look = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high), {}
+    else:
+        ticks, look = _levels(levels, low, high)
+    values = np.ma.masked_where(~finite, values)
+    filled = ax.contourf(x, y, values, levels=ticks, cmap=cmap, **look)
     ax.set_facecolor("0.8")
+    if endpoints_xy is not None:
+        _triangle(endpoints_xy, names, ax)
+    ax.set_aspect("equal")
+    ax.set(xlabel="Weight distance", ylabel="Weight distance")
+    for axis in (ax.xaxis, ax.yaxis):  # the same steps on both
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    bar = ax.inset_axes((1.04, 0, 0.05, 1))
+    ax.figure.colorbar(filled, cax=bar, label=label)
+    return ax
 
+
+def _levels(levels: ArrayLike, low: float, high: float) -> tuple[np.ndarray, dict]:
+    """Given levels, and a colour for each step between them and for what lies beyond."""
+    (levels,) = _vectors(levels=levels)
+    if levels.size < 2 or not (np.diff(levels) > 0).all():
+        raise ValueError(f"levels is {levels.tolist()}; give at least 2 that increase.")
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+        (low < levels[0], high > levels[-1]), "neither"
+    )
+    return levels, {"norm": BoundaryNorm(levels, 256, extend=extend), "extend": extend}
+
+
+def _triangle(corners: ArrayLike, names: Sequence[str], ax: Axes) -> None:
+    corners = np.asarray(corners, dtype=float)
+    if corners.shape != (3, 2) or len(names) != 3:
+        raise ValueError(
+            f"endpoints_xy has shape {corners.shape} and names has {len(names)} entries; "
+            "give the (3, 2) coordinates of three networks and 3 names."
+        )
     outline = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     ax.plot(
         *corners[[0, 1, 2, 0]].T,
@@ -293,13 +326,6 @@ def contour(
             path_effects=outline,
             zorder=4,
         )
-    ax.set_aspect("equal")
-    ax.set(xlabel="Weight distance", ylabel="Weight distance")
-    for axis in (ax.xaxis, ax.yaxis):  # the same steps on both
-        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    bar = ax.inset_axes((1.04, 0, 0.05, 1))
-    ax.figure.colorbar(filled, cax=bar, label=label)
-    return ax
 
 
 def dots(

@@ -2,8 +2,8 @@
 
     python -m experiments.cifar --config experiments/configs/cifar10.py:line --workdir runs/line
 
-KIND after the colon: standard, standard_matched, line, layerwise_line, curve, simplex,
-layerwise_simplex. cResNet20, 160 epochs, SGD with momentum, crops and flips; 5,000 training images
+After the colon comes a recipe of `experiments.recipes`, such as standard, line, layerwise_line, curve,
+simplex_3, ema or swa_cyclic_5. cResNet20, 160 epochs, SGD with momentum, crops and flips; 5,000 training images
 are held out for choices unless `--config.validation_size=0` (the article's protocol).
 """
 

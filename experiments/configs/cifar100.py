@@ -2,7 +2,7 @@
 
     python -m experiments.cifar --config experiments/configs/cifar100.py:line --workdir runs/line100
 
-KIND after the colon as for CIFAR-10.
+The recipe after the colon is as for CIFAR-10.
 """
 
 import ml_collections
