@@ -8,6 +8,7 @@ from experiments.configs.suites import FIGURES, run_config
 from experiments.errors import UserError
 from experiments.methods import make_method
 from experiments.recipes import NEEDS, PRODUCTS, check_recipe, product_of
+from experiments.scenes import PATHS, SLICED
 from experiments.suite import Entry
 
 
@@ -27,6 +28,12 @@ def check(config: ConfigDict) -> None:
     if unknown:
         raise UserError(f"config.products has {unknown[0]!r}; choose among {', '.join(PRODUCTS)}.")
     shared = set(config.seeds) & set(config.tuning.seeds)
+    strangers = set(config.landscape.seeds) - set(config.seeds)
+    if strangers:
+        raise UserError(
+            f"config.landscape.seeds has {sorted(strangers)} but config.seeds has not; draw landscapes "
+            "of seeds that are trained."
+        )
     if config.tuning.recipes and shared:
         raise UserError(
             f"config.tuning.seeds and config.seeds share {sorted(shared)}; tune with other seeds than "
@@ -55,6 +62,21 @@ def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
             for values in _sweep_of(config, recipe):
                 _add(wanted, config, recipe, "article", noise, seed, values)
     return list(wanted.values())
+
+
+def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
+    """What landscapes look at; a line is drawn beside an independent network of the same seed."""
+    wanted = {"fig1": SLICED, "fig2": ("simplex_3",), "curvature": PATHS}
+    recipes = dict.fromkeys(name for figure in figures for name in wanted.get(figure, ()))
+    trained = {entry.id for entry in article_entries(config, figures)}
+    entries = []
+    for seed in config.landscape.seeds if 0.0 in config.noise_rates else ():
+        for recipe in recipes:
+            networks = (recipe, "standard") if recipe == "line" else (recipe,)
+            needs = tuple(f"article/{name}/noise0/seed{seed}" for name in networks)
+            if set(needs) <= trained:
+                entries.append(entry(config, recipe, "landscape", 0.0, seed, {}, needs))
+    return entries
 
 
 def tuning_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:

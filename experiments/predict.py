@@ -261,6 +261,13 @@ def adapted(model: Model, networks: Networks, images, settings: Settings) -> Net
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelFunction:
+    """A function of a model's networks; equal ones are equal, so that nothing is compiled again."""
+
+    model: Model
+
+
+@dataclasses.dataclass(frozen=True)
 class Single:
     """The functions of one network; equal ones are equal, so that nothing is compiled again."""
 

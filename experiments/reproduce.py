@@ -15,8 +15,10 @@ from experiments import (
     cli,
     figures,
     files,
+    landscape_figures,
     plan,
     report,
+    scenes,
     suite,
     suite_figures,
     summary,
@@ -108,20 +110,22 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
     folder = workdir.check(options.workdir, config, options.overwrite)
     entries = plan.article_entries(config, chosen_figures)
     tuning = plan.tuning_entries(config, chosen_figures)
+    scenery = plan.landscape_entries(config, chosen_figures)
     if not entries:
         raise UserError(
             f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
             "add products to config.products."
         )
     suite.check([*entries, *tuning])
-    for entry in [] if options.overwrite else [*entries, *tuning]:
-        suite.finished(folder, entry)
+    everything = [*entries, *tuning, *scenery]
+    for entry in [] if options.overwrite else everything:
+        suite.finished(folder, entry)  # refuses records of another config
     workdir.prepare(folder, config, options.overwrite)
     record = provenance("experiments.reproduce") | {"seeds": list(config.seeds)}
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _train(config, folder, [*entries, *tuning], stop)
+            outcome = _run_all(config, folder, everything, stop)
         except suite.Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
@@ -133,12 +137,22 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
     _show(metrics, folder, options.check)
 
 
-def _train(config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop) -> Outcome:
-    """All runs; those with tuned values when it is known which these are."""
-    run_one = functools.partial(suite.run_entry, folder=folder, requested=lambda: stop.requested)
+def _run_all(config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop) -> Outcome:
+    """All entries; those with tuned values when it is known which these are."""
+    options = config.landscape.to_dict()
+    first_seed = next(iter(config.landscape.seeds), -1)
+
+    def run_one(entry, advance):
+        if stop.requested:
+            raise suite.Interrupted
+        if entry.setting == "landscape":
+            return scenes.record(
+                entry, advance, folder=folder, options=options, first_seed=first_seed
+            )
+        return suite.run_entry(entry, advance, folder=folder, requested=lambda: stop.requested)
+
     first = suite.run_all(entries, run_one, config.num_threads)
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
-    tuned = [entry for entry in tuned if any(e.setting == "tuning" for e in entries)]
     if not tuned:
         return first
     second = suite.run_all(tuned, run_one, config.num_threads)
@@ -149,12 +163,21 @@ def _seconds(runs: list[dict], wall: float) -> dict:
     return {
         "wall_seconds": round(wall, 1),
         "num_runs": len(runs),
-        "seconds_of_all_runs": round(sum(r["wall_seconds"] for r in runs), 1),
+        "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
     }
 
 
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
     """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    landscapes = [run for run in runs if run["setting"] == "landscape"]
+    seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}
+    runs = [
+        run | {"places": run["places"] | seen.get((run["method"], run["seed"]), {})}
+        if (run["setting"], run["label_noise"]) == ("article", 0.0)
+        else run
+        for run in runs
+        if run["setting"] != "landscape"
+    ]
     chosen = summary.choose_values(runs)
     # Holm's correction is for the claims of one group together.
     verdicts = [
@@ -181,6 +204,7 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         ),
         "failed": [{"id": name, "error": error} for name, error in failures.items()],
         "runs": [_kept(run) for run in runs],
+        "landscapes": landscapes,
     }
 
 
@@ -203,7 +227,7 @@ def _kept(run: dict) -> dict:
 
 
 def _publish(folder: Path, metrics: dict, names: tuple[str, ...]) -> None:
-    drawn = suite_figures.draw(metrics, names)
+    drawn = suite_figures.draw(metrics, names) | landscape_figures.draw(metrics, names)
     target = folder / workdir.FIGURES
     target.mkdir(exist_ok=True)
     pictures = {}

@@ -46,7 +46,8 @@ class Entry(NamedTuple):
 
     Attributes:
       method: its recipe.
-      setting: "article", "tuning", "tuned", or "partner" of a run that others start from.
+      setting: "article", "tuning", "tuned", "partner" of a run that others start from, or "landscape"
+        (see `scenes`).
       label_noise, seed: of the run.
       config: all of it; the weights that it starts from are filled in when they are there.
       values: what a sweep or the tuning chose, by name in the config.
@@ -188,6 +189,18 @@ def weights_path(folder: Path, entry_id: str) -> Path:
     return folder / workdir.RUNS / f"{entry_id}.npz"
 
 
+def write(folder: Path, entry: Entry, record: dict) -> None:
+    """Writes the record of a run, which marks it as done."""
+    path = record_path(folder, entry.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
+
+
+def read(folder: Path, entry_id: str) -> dict:
+    """The record of a run that is done."""
+    return json.loads(record_path(folder, entry_id).read_text())
+
+
 def finished(folder: Path, entry: Entry) -> dict | None:
     """The record of a run that is done, here or on another machine.
 
@@ -197,7 +210,7 @@ def finished(folder: Path, entry: Entry) -> dict | None:
     path = record_path(folder, entry.id)
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
+    record = read(folder, entry.id)
     if record["config_sha256"] != digest(entry.config):
         raise UserError(
             f"{path} is the record of a run of another config ({record['config_sha256'][:12]} there, "
@@ -273,13 +286,13 @@ def run_entry(
     record = rounded(record) | {"config_sha256": digest(entry.config)}
     if entry.setting != "tuning":
         weights.save(weights_path(folder, entry.id), stack)
-    files.write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
+    write(folder, entry, record)
     watch.clean()
     return record
 
 
 def _cost_of(folder: Path, need: str) -> float:
-    return json.loads(record_path(folder, need).read_text())["cost"]["gradient_passes"]
+    return read(folder, need)["cost"]["gradient_passes"]
 
 
 class _Watch:

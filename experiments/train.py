@@ -129,7 +129,7 @@ def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | Non
             f"config.subspace.weights is empty but {config.recipe} starts from {wanted} trained "
             "networks; name the weights.npz files of finished runs, or use experiments.reproduce."
         )
-    like = jax.eval_shape(functools.partial(_init_params, model), jax.random.key(0), images[:1])
+    like = _like(model, images)
     stack = weights.concatenate([weights.load(path, like) for path in sub.weights])
     found = ss.tree.num_stacked(stack)
     if found != wanted:
@@ -138,6 +138,15 @@ def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | Non
             f"{wanted}; name as many."
         )
     return stack
+
+
+def one_network(run: Run) -> ss.tree.PyTree:
+    """The shapes of one network of a run."""
+    return _like(run.program.model, run.images)
+
+
+def _like(model: Model, images: jax.Array) -> ss.tree.PyTree:
+    return jax.eval_shape(functools.partial(_init_params, model), jax.random.key(0), images[:1])
 
 
 def _check_plan(run: Run) -> None:

@@ -60,9 +60,9 @@ class SnapshotsState(NamedTuple):
 
     Attributes:
       step: scalar int32, how many updates there were.
-      count: scalar int32, how many networks were visited; more than `num_models` are not kept.
-      networks: leaves `[num_models, ...]`, in the order of the visits; the initial parameters where
-        none was made yet.
+      count: scalar int32, how many networks are held, at most `num_models`.
+      networks: leaves `[num_models, ...]`, in the order of the visits; the initial parameters in the
+        slots that no visit has filled yet.
     """
 
     step: jax.Array

@@ -309,16 +309,53 @@ def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(params)
     keys = treedef.unflatten(jax.random.split(key, len(leaves)))
 
-    def direction(path, x, key):
+    def direction(path, x, size, key):
         if not is_kernel(path, x[None]):
             return jnp.zeros_like(x)
-        dtype = tree.wider_dtype(x, jnp.float32)
-        noise = jax.random.normal(key, x.shape, dtype)
-        norm = lambda d: jnp.linalg.norm(d.reshape(-1, d.shape[-1]), axis=0)
-        scale = norm(x.astype(dtype)) / norm(noise)
-        return (noise * jnp.broadcast_to(scale, x.shape)).astype(x.dtype)
+        noise = jax.random.normal(key, x.shape, size.dtype)
+        return (noise * (size / _filter_norms(noise))).astype(x.dtype)
 
-    return jax.tree.map_with_path(direction, params, keys)
+    return jax.tree.map_with_path(direction, params, filter_norms(params), keys)
+
+
+def filter_norms(params: PyTree) -> PyTree:
+    r"""For every weight the norm of the filter that it belongs to.
+
+    .. math:: s_{ijk} = \|\theta_{ij}\|
+
+    for the weights `k` of filter `j` of kernel `i`, and zero for all that is not a kernel: what
+    `filter_normalized_direction` multiplies unit noise by. With `S = diag(s)` the Hessian `S H S`
+    is that of steps relative to the filters; scaling a filter before a normalisation does not
+    change it.
+
+    Args:
+      params: one network, leaves `[...]`.
+
+    Returns:
+      A tree of the shapes of `params`, at least float32.
+
+    Reference:
+      Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; curvature relative
+      to filters: Kwon et al. 2021, "ASAM", section 3.
+
+    Example:
+      >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
+      {'bias': Array([0., 0.], dtype=float32), 'kernel': Array([[5., 2.],
+             [5., 2.]], dtype=float32)}
+    """
+
+    def norms(path, x):
+        dtype = tree.wider_dtype(x, jnp.float32)
+        if not is_kernel(path, x[None]):
+            return jnp.zeros(x.shape, dtype)
+        return _filter_norms(x.astype(dtype))
+
+    return jax.tree.map_with_path(norms, params)
+
+
+def _filter_norms(kernel: jax.Array) -> jax.Array:
+    norms = jnp.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), axis=0)
+    return jnp.broadcast_to(norms, kernel.shape)
 
 
 def top_hessian_eigenvalue(

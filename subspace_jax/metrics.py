@@ -14,6 +14,8 @@ with these rules:
   (the first of equal ones) its predicted class, and `correct_n` is 1 if that is the label, else 0.
 - Shapes that do not fit raise ValueError while tracing, as do labels that are not integers and
   `num_bins < 1`.
+
+Only `mean_corruption_error` takes what others returned: error rates.
 """
 
 from functools import partial

@@ -30,9 +30,9 @@ Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix wi
 class Subspace:
     """A continuous family of networks spanned by a few endpoints.
 
-    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with `layerwise`.
-    Equal calls of the constructors return the same object, so a subspace can be a static argument
-    of `jax.jit`.
+    Make one with `line`, `bezier`, `simplex` or `simplicial_complex`, and give every layer its own
+    point with `layerwise`. Equal calls of the constructors return the same object, so a subspace can
+    be a static argument of `jax.jit`.
 
     Attributes:
       num_endpoints: `n`, how many networks span the subspace.

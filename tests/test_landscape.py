@@ -389,5 +389,39 @@ def test_the_eigenvalue_along_a_path_is_compiled():
 
 def test_no_iterations_find_no_eigenvalue():
     loss_fn, params = mlp()
-    with pytest.raises(ValueError, match="num_iterations=0 finds no eigenvalue; use at least 1"):
+    message = "num_iterations=0 finds no eigenvalue; use at least 1"
+    with pytest.raises(ValueError, match=message):
         top(loss_fn, params, 0)
+    with pytest.raises(ValueError, match=message):
+        landscape.top_eigenvalue(lambda v: v, params, jax.random.key(0), num_iterations=0)
+
+
+@pytest.mark.parametrize("num_iterations", [1, 4, 30])
+def test_a_map_from_the_host_has_the_eigenvalue_of_the_hessian(num_iterations):
+    loss_fn, params = mlp()
+    product = jax.jit(lambda v: jax.jvp(jax.grad(loss_fn), (params,), (v,))[1])
+    actual = landscape.top_eigenvalue(
+        product, params, jax.random.key(0), num_iterations=num_iterations
+    )
+    chex.assert_type(actual, jnp.float32)
+    np.testing.assert_allclose(actual, top(loss_fn, params, num_iterations), rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0, -2.0])
+def test_a_multiple_of_the_identity_has_one_eigenvalue(scale):
+    product = functools.partial(jax.tree.map, lambda v: scale * v)
+    like = {"a": jnp.zeros((2, 3), jnp.bfloat16), "b": jnp.zeros(2, jnp.bfloat16)}
+    actual = landscape.top_eigenvalue(product, like, jax.random.key(0), num_iterations=5)
+    np.testing.assert_allclose(actual, scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_filter_norms_are_those_of_all_that_leads_to_an_output(dtype):
+    network = {"kernel": normal(0, 3, 3, 2, 4), "bias": normal(1, 4)}
+    network = jax.tree.map(lambda x: jnp.asarray(x, dtype), network)
+    norms = landscape.filter_norms(network)
+    chex.assert_trees_all_equal_shapes(norms, network)
+    chex.assert_type(jax.tree.leaves(norms), jnp.float32)
+    expected = np.linalg.norm(np.asarray(network["kernel"], float).reshape(18, 4), axis=0)
+    np.testing.assert_allclose(norms["kernel"], np.broadcast_to(expected, (3, 3, 2, 4)), rtol=1e-5)
+    assert not norms["bias"].any()

@@ -177,6 +177,32 @@ def test_contour_leaves_out_what_is_not_finite(ax):
     assert np.isfinite(ax.child_axes[0].get_ylim()).all()
 
 
+@pytest.mark.parametrize(
+    ("levels", "extend"),
+    [((-9, 0, 40), "neither"), ((0, 1, 40), "min"), ((-9, 0, 1), "max"), ((0, 1, 10), "both")],
+)
+def test_contour_with_levels_shows_what_lies_beyond(ax, levels, extend):
+    contour(ax, X**2 + Y, levels=levels)
+    filled = ax.collections[0]
+    assert filled.get_array() is not None
+    np.testing.assert_allclose(ax.child_axes[0].get_ylim(), (levels[0], levels[-1]))
+    assert filled.extend == extend
+
+
+def test_steps_between_levels_are_as_far_apart_in_colour(ax):
+    contour(ax, X**2 + Y, levels=(-2, 0, 1, 30))
+    filled = ax.collections[0]
+    colors = filled.norm(np.array([-1.0, 0.5, 20.0]))
+    np.testing.assert_allclose(np.diff(colors.astype(float)), 127.5, atol=1)
+
+
+def test_contour_needs_no_triangle(ax):
+    contour(ax, X, endpoints_xy=None, cmap="Greys")
+    assert not ax.get_lines()
+    assert not ax.texts
+    assert ax.collections[0].get_cmap().name == "Greys"
+
+
 def test_contour_refuses_what_it_cannot_draw(ax):
     with pytest.raises(ValueError, match=r"\(11, 13\), \(11, 13\) and \(143,\); give three arrays"):
         contour(ax, X.ravel())
@@ -186,6 +212,8 @@ def test_contour_refuses_what_it_cannot_draw(ax):
         contour(ax, X, names="ab")
     with pytest.raises(ValueError, match="0 of the 143 values are finite; draw"):
         contour(ax, np.nan * X)
+    with pytest.raises(ValueError, match=r"levels is \[1.0, 1.0\]; give at least 2 that increase"):
+        contour(ax, X, levels=[1, 1])
 
 
 def test_library_does_not_import_matplotlib():

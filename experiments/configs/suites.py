@@ -69,9 +69,16 @@ def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.tuning = ml_collections.ConfigDict(
         {"recipes": (), "seeds": (100,), "learning_rate": (0.1,), "weight_decay": (1e-4,)}
     )
-    # Seeds whose 3-simplex, line and curve are drawn as landscapes; points along each axis.
+    # Seeds whose landscapes are drawn, of the first one all slices; points along each axis; what the
+    # Hessian of the training loss is measured on, and how often it is multiplied.
     config.landscape = ml_collections.ConfigDict(
-        {"seeds": (0,), "resolution": 21, "hessian_images": 500, "hessian_iterations": 20}
+        {
+            "seeds": (0,),
+            "resolution": 21,
+            "hessian_images": 500,
+            "hessian_batch_size": 50,
+            "hessian_iterations": 20,
+        }
     )
     return config
 

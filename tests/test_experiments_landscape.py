@@ -1,0 +1,338 @@
+"""Landscapes of a linear network with batch norm, against the same done point by point."""
+
+import json
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from stacks import normal
+
+import subspace_jax as ss
+from experiments import landscape
+from experiments.data import Split
+from experiments.errors import UserError
+
+EPSILON = 1e-5
+
+
+def hidden(params, x):
+    return x @ params["first"]["kernel"]
+
+
+def head(params, y, mean, var):
+    y = (y - jnp.broadcast_to(mean, y.shape)) * jnp.broadcast_to(
+        jax.lax.rsqrt(var + EPSILON), y.shape
+    )
+    y = jnp.tanh(y + jnp.broadcast_to(params["first"]["bias"], y.shape))
+    return y @ params["last"]["kernel"]
+
+
+def stats_fn(params, batch):
+    y = hidden(params, batch[-1])
+    return {"mean": y.mean(0), "var": y.var(0)}
+
+
+def logits_fn(network, x):
+    params, stats = network
+    return head(params, hidden(params, x), stats["mean"], stats["var"])
+
+
+def loss_fn(params, batch):
+    x, labels = batch
+    y = hidden(params, x)
+    return ss.metrics.nll(jax.nn.log_softmax(head(params, y, y.mean(0), y.var(0))), labels)
+
+
+def networks(n, seed=0):
+    return {
+        "first": {
+            "kernel": jnp.asarray(normal(seed, n, 4, 5)),
+            "bias": jnp.asarray(normal(seed + 1, n, 5)),
+        },
+        "last": {"kernel": jnp.asarray(normal(seed + 2, n, 5, 3))},
+    }
+
+
+BATCHES = [(jax.random.key(b), jnp.asarray(normal(10 + b, 8, 4))) for b in range(3)]
+SPLIT = Split(normal(20, 11, 4), (np.arange(11) % 3).astype(np.int32))
+HESSIAN_BATCHES = [(jnp.asarray(normal(30 + b, 8, 4)), jnp.arange(8) % 3) for b in range(2)]
+KEY = jax.random.key(0)
+
+
+def plane(endpoints, **changes):
+    options = {"resolution": 7, "margin": 0.4, "batch_size": 4} | changes
+    return landscape.plane_record(endpoints, stats_fn, logits_fn, BATCHES, SPLIT, **options)
+
+
+def directions(params, logits_fn=logits_fn, **changes):
+    options = {"resolution": 5, "batch_size": 4} | changes
+    return landscape.directions_record(params, KEY, stats_fn, logits_fn, BATCHES, SPLIT, **options)
+
+
+def draw(subspace, stack, **changes):
+    options = {"resolution": 5, "batch_size": 4} | changes
+    return landscape.slice_record(subspace, stack, stats_fn, logits_fn, BATCHES, SPLIT, **options)
+
+
+def expected_at(params):
+    """Accuracy and NLL of one network with the statistics of all batches together."""
+    stats = stats_fn(params, (None, jnp.concatenate([x for _, x in BATCHES])))
+    log_probs = jax.nn.log_softmax(logits_fn((params, stats), jnp.asarray(SPLIT.images)))
+    return (
+        float(ss.metrics.accuracy(jnp.exp(log_probs), jnp.asarray(SPLIT.labels))),
+        float(ss.metrics.nll(log_probs, jnp.asarray(SPLIT.labels))),
+    )
+
+
+@pytest.fixture(scope="module")
+def record():
+    return plane(networks(3))
+
+
+def test_every_point_of_a_plane_has_its_own_statistics(record):
+    endpoints = networks(3)
+    axes = ss.landscape.plane(endpoints)
+    for i, j in ((0, 0), (3, 2), (6, 5)):
+        weights = axes.weights([record["x"][j], record["y"][i]])
+        accuracy, nll = expected_at(ss.mix(weights, endpoints))
+        np.testing.assert_allclose(record["accuracy"][i][j], accuracy, atol=1e-6)
+        np.testing.assert_allclose(record["nll"][i][j], nll, rtol=1e-4)
+
+
+def test_a_plane_says_what_it_was_measured_on(record):
+    counts = ("num_images", "recalibration_images", "recalibration_batch_size")
+    assert [record[name] for name in counts] == [11, 24, 8]
+    assert np.shape(record["nll"]) == np.shape(record["accuracy"]) == (7, 7)
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 100}, {"at_once": 5}])
+def test_batches_and_vectorisation_do_not_change_a_plane(record, options):
+    other = plane(networks(3), **options)
+    chex.assert_trees_all_close(other, record, rtol=1e-4, atol=1e-5)
+
+
+def test_means_inside_and_outside_of_the_triangle(record):
+    corners = np.asarray(record["corners"])
+    x, y = np.meshgrid(record["x"], record["y"])
+    points = np.stack([x, y], axis=-1).reshape(-1, 2)
+    shares = np.linalg.solve(
+        np.vstack([corners.T, np.ones(3)]), np.vstack([points.T, np.ones(len(points))])
+    )
+    inside = (shares >= 0).all(axis=0)
+    steps = np.linspace(0, 1, 2001)[:, None]
+    sides = [steps * corners[i] + (1 - steps) * corners[i - 1] for i in range(3)]
+    distances = np.linalg.norm(points[:, None] - np.concatenate(sides), axis=-1).min(axis=1)
+    beyond = record["outside"]["beyond"]
+    lengths = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
+    np.testing.assert_allclose(beyond, 0.1 * lengths.max())
+    regions = {"inside": inside, "outside": ~inside & (distances > beyond)}
+    for name, region in regions.items():
+        assert record[name]["num_points"] == region.sum() > 0
+        for metric in ("accuracy", "nll"):
+            values = np.ravel(record[metric])[region]
+            np.testing.assert_allclose(record[name][metric], values.mean(), rtol=1e-6)
+
+
+def test_a_coarse_grid_may_have_no_point_inside():
+    inside = plane(networks(3), resolution=2)["inside"]
+    assert inside == {"accuracy": None, "nll": None, "num_points": 0}
+
+
+def test_progress_is_over_sized_batches():
+    seen = []
+
+    def wrap(batches, what):
+        seen.append((what, len(batches)))
+        return batches
+
+    plane(networks(3), wrap=wrap)
+    assert seen == [("recalibrate the plane", 3), ("predict on the plane", 3)]
+
+
+def test_a_second_plane_is_not_compiled_again():
+    traces = []
+
+    def counted(network, x):
+        traces.append(1)
+        return logits_fn(network, x)
+
+    for seed in (0, 5):
+        landscape.plane_record(
+            networks(3, seed), stats_fn, counted, BATCHES, SPLIT, resolution=3, batch_size=4
+        )
+    assert len(traces) == 1
+
+
+def test_networks_without_a_plane_are_refused_in_a_sentence():
+    ends = networks(2)
+    middle = ss.line().midpoint(ends)
+    collinear = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), ends, middle)
+    with pytest.raises(UserError, match=r"collinear.* height of .*; choose a third"):
+        plane(collinear)
+    with pytest.raises(UserError, match="resolution 1 covers no area; use at least 2"):
+        plane(networks(3), resolution=1)
+
+
+def test_directions_go_around_the_network():
+    params = jax.tree.map(lambda x: x[0], networks(1))
+    record = directions(params, extent=0.5)
+    accuracy, nll = expected_at(params)
+    np.testing.assert_allclose(record["accuracy"][2][2], accuracy, atol=1e-6)
+    np.testing.assert_allclose(record["nll"][2][2], nll, rtol=1e-4)
+    norm = np.sqrt(sum(np.sum(np.square(layer["kernel"])) for layer in params.values()))
+    np.testing.assert_allclose(record["kernel_norm"], norm, rtol=1e-6)
+    np.testing.assert_allclose(record["x"], norm * np.linspace(-0.5, 0.5, 5), atol=1e-5)
+    assert record["x"] == record["y"]
+    json.dumps(record, allow_nan=False)
+    with pytest.raises(UserError, match="resolution 5 and extent 0 covers no area; use"):
+        directions(params, extent=0)
+
+
+def test_what_is_not_finite_is_null_and_predicts_nothing():
+    params = jax.tree.map(lambda x: x[0], networks(1))
+    record = directions(params, logits_fn=lambda network, x: jnp.nan * logits_fn(network, x))
+    assert record["nll"] == [[None] * 5] * 5
+    assert record["accuracy"] == [[0.0] * 5] * 5
+
+
+@pytest.mark.parametrize(
+    ("subspace", "kind", "num_drawn"),
+    [(ss.line(), "line", 65), (ss.bezier(2), "curve", 65), (ss.simplex(3), "simplex", 4)],
+)
+def test_a_slice_shows_the_subspace_in_its_plane(subspace, kind, num_drawn):
+    record = draw(subspace, networks(3))
+    path, corners = np.asarray(record["path"]), np.asarray(record["corners"])
+    assert (record["kind"], path.shape) == (kind, (num_drawn, 2))
+    last = {"line": 1, "curve": 2, "simplex": 0}[kind]
+    np.testing.assert_allclose(path[[0, -1]], corners[[0, last]], atol=1e-5)
+    middle = {"line": corners[:2].mean(0), "curve": corners.T @ [0.25, 0.5, 0.25]}
+    expected = middle.get(kind, corners.mean(0))
+    np.testing.assert_allclose(record["midpoint"], expected, atol=1e-4)
+    if kind != "simplex":
+        np.testing.assert_allclose(path[32], record["midpoint"], atol=1e-4)
+    assert record["other"] == (record["corners"][2] if kind == "line" else None)
+    json.dumps(record, allow_nan=False)
+
+
+def test_a_slice_of_one_network_has_random_directions():
+    record = draw(ss.simplex(1), networks(1), key=KEY)
+    assert (record["kind"], record["path"], record["midpoint"]) == ("point", [[0, 0]], [0, 0])
+    assert "corners" not in record
+    with pytest.raises(ValueError, match="key is None but random directions"):
+        draw(ss.simplex(1), networks(1))
+
+
+def test_a_slice_of_many_endpoints_is_refused():
+    with pytest.raises(UserError, match="4 endpoints lies in no plane; draw one of at most 3"):
+        draw(ss.simplex(4), networks(4))
+
+
+def point(alpha, nll, accuracy):
+    return {"name": "", "coords": alpha, "nll": nll, "accuracy": accuracy}
+
+
+def test_barriers_are_of_the_points_on_a_path():
+    points = [
+        point(1.0, 0.5, 0.8),
+        point(0.0, 0.3, 0.9),
+        point(0.5, 0.7, 0.8),
+        point([0.5, 0.5], 9.0, 0.0),
+    ]
+    assert landscape.barriers(points) == {"nll": 0.3, "error": 0.05}
+    points[2]["nll"] = None
+    assert landscape.barriers(points) == {"nll": None, "error": 0.05}
+
+
+def curvature(stack, **changes):
+    options = {"num_iterations": 40} | changes
+    return landscape.curvature_record(stack, loss_fn, HESSIAN_BATCHES, KEY, **options)
+
+
+def dense_hessian(flat, unravel):
+    mean = lambda flat: sum(loss_fn(unravel(flat), batch) for batch in HESSIAN_BATCHES) / 2
+    return np.asarray(jax.hessian(mean)(flat), float)
+
+
+@pytest.mark.parametrize("name", ["eigenvalue", "relative_eigenvalue"])
+def test_curvature_is_that_of_the_mean_loss(name):
+    stack = networks(2)
+    record = curvature(stack)
+    for i in range(2):
+        params = jax.tree.map(lambda x, i=i: x[i], stack)
+        flat, unravel = ravel_pytree(params)
+        hessian = dense_hessian(flat, unravel)
+        if name != "eigenvalue":
+            scale = ravel_pytree(ss.landscape.filter_norms(params))[0]
+            hessian = np.asarray(scale)[:, None] * hessian * np.asarray(scale)
+        np.testing.assert_allclose(record[name][i], np.linalg.eigvalsh(hessian)[-1], rtol=1e-3)
+    assert record["statistics"] == "batch"
+    assert [record[n] for n in ("num_images", "batch_size", "num_iterations")] == [16, 8, 40]
+    json.dumps(record, allow_nan=False)
+
+
+def test_only_relative_curvature_ignores_the_size_of_normalised_filters():
+    small = networks(1)
+    large = jax.tree.map(lambda x: x, small)
+    large["first"]["kernel"] = 3 * small["first"]["kernel"]
+    found = [curvature(stack) for stack in (small, large)]
+    raw, relative, norms = (
+        [record[name][0] for record in found]
+        for name in ("eigenvalue", "relative_eigenvalue", "kernel_norm")
+    )
+    np.testing.assert_allclose(*relative, rtol=1e-3)
+    assert abs(raw[0] / raw[1] - 1) > 0.01
+    assert norms[1] > 1.5 * norms[0]
+
+
+def test_relative_curvature_can_be_left_out():
+    assert curvature(networks(1), num_iterations=2, relative=False)["relative_eigenvalue"] is None
+
+
+def test_curvature_of_nothing_is_refused():
+    with pytest.raises(UserError, match="0 iterations on 2 batches find no eigenvalue; use"):
+        curvature(networks(1), num_iterations=0)
+    with pytest.raises(UserError, match="3 iterations on 0 batches"):
+        landscape.curvature_record(networks(1), loss_fn, [], KEY, num_iterations=3)
+
+
+def along(stack, subspace, points, **changes):
+    options = {"alphas": (0.0, 0.5, 1.0), "num_iterations": 3, "relative": False} | changes
+    return landscape.path_record(stack, subspace, points, loss_fn, HESSIAN_BATCHES, KEY, **options)
+
+
+def test_a_path_has_barriers_test_errors_and_curvature():
+    points = [point(0.0, 0.3, 0.75), point(1.0, 0.5, None), point(0.5, 0.7, 0.5)]
+    seen = SimpleNamespace(what=None, size=0)
+
+    def wrap(batches, what):
+        seen.what, seen.size = what, len(batches)
+        return batches
+
+    stack = networks(2)
+    record = along(stack, ss.line(), points, wrap=wrap)
+    assert record["barrier"] == {"nll": 0.3, "error": None}
+    expected = {"alphas": [0.0, 0.5, 1.0], "nll": [0.3, 0.7, 0.5], "error": [0.25, 0.5, None]}
+    assert record["test"] == expected
+    assert record["alphas"] == [0.0, 0.5, 1.0]
+    ends = curvature(stack, num_iterations=3, relative=False)["eigenvalue"]
+    np.testing.assert_allclose(record["curvature"]["eigenvalue"][::2], ends, rtol=1e-3)
+    assert (seen.what, seen.size) == ("curvature", 3)
+    layered = along(stack, ss.layerwise(ss.line()), points)
+    assert layered == record
+
+
+def test_one_network_is_a_level():
+    record = along(networks(1), ss.simplex(1), [point([1.0], 0.3, 0.75)])
+    assert (record["barrier"], record["alphas"]) == (None, None)
+    assert record["test"] == {"alphas": None, "nll": [0.3], "error": [0.25]}
+    assert len(record["curvature"]["eigenvalue"]) == 1
+
+
+def test_a_simplex_is_no_path():
+    with pytest.raises(UserError, match="simplex of 3 endpoints is no path; measure a line"):
+        along(networks(3), ss.simplex(3), [])
