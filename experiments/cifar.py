@@ -10,7 +10,8 @@ DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on
     python -m experiments.cifar --config experiments/configs/cifar10.py:METHOD --workdir W
 
 (cifar100.py for CIFAR-100). METHOD: standard, standard_matched, line, layerwise_line, curve, simplex_3,
-ema, swa_cyclic_5, sam, dropout, ... (an unknown one is answered by the whole list). The same command resumes an interrupted run; SIGTERM and Ctrl-C save before they
+ema, swa_cyclic_5, sam, dropout, ... (an unknown one is answered by the whole list). The same
+command resumes an interrupted run; SIGTERM and Ctrl-C save before they
 stop. The data set is downloaded and prepared if --config.data_dir does not hold it."""
 
 

@@ -19,6 +19,9 @@ TOO_FEW, NOT_RUN = "too few seeds", "not run"
 OUTCOMES = (AGREE, DISAGREE, NOT_SIGNIFICANT, TOO_FEW, NOT_RUN)
 
 
+HEADER = ("Figure", "Claim", "Difference", "n", "p", "Outcome", "Expected at full scale")
+
+
 class Claim(NamedTuple):
     """One side is better than the other in one metric.
 
@@ -305,10 +308,9 @@ def table_text(verdicts: Sequence[Verdict]) -> str:
     run = [verdict for verdict in verdicts if verdict.outcome != NOT_RUN]
     lines = [counts_said(verdicts)]
     if run:
-        header = ("Figure", "Claim", "Difference", "n", "p", "Outcome", "Expected at full scale")
-        cells = [header, *map(_cells, run)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        cells.insert(1, ["-" * width for width in widths])
+        rows = [HEADER, *map(cells, run)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.insert(1, ["-" * width for width in widths])
         right = {2, 3, 4}
         rows = [
             "  ".join(
@@ -323,7 +325,8 @@ def table_text(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def _cells(verdict: Verdict) -> tuple[str, ...]:
+def cells(verdict: Verdict) -> tuple[str, ...]:
+    """One verdict as a row under `HEADER`."""
     claim, p_value = verdict.claim, verdict.p_value
     expected = ""
     if claim.gap is not None:

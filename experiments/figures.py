@@ -13,31 +13,20 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.styles import QUANTITIES, Style, deployed, order_of, style_of, style_of_run
+from experiments.styles import (
+    METRICS,
+    QUANTITIES,
+    Style,
+    deployed,
+    style_of_run,
+)
 from subspace_jax import plotting
 from subspace_jax.metrics import Reliability
 
 Metrics = Mapping[str, Any]
 
-
-def suite_figures(metrics: Metrics) -> dict[str, Figure]:
-    """Draws the digits suite: `path`, `reliability`, `noise` and `tuned`, where there are data.
-
-    Args:
-      metrics: with `"runs"` (one entry per method, setting, label noise and seed) and `"table"`.
-
-    Returns:
-      figures by name, in the order in which they are best read.
-    """
-    article = [run for run in metrics.get("runs", ()) if run["setting"] == "article"]
-    table = metrics.get("table", ())
-    figures = {
-        "path": _suite_path(article),
-        "reliability": _suite_reliability(article),
-        "noise": _comparison([row for row in table if row["setting"] == "article"]),
-        "tuned": _comparison([row for row in table if row["setting"] == "tuned"]),
-    }
-    return {name: figure for name, figure in figures.items() if figure is not None}
+# The metrics that pictures of one run show.
+_SHOWN = {name: QUANTITIES[name] for name in METRICS}
 
 
 def run_figures(metrics: Metrics) -> dict[str, Figure]:
@@ -68,7 +57,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _path_of(points: Sequence[Metrics]) -> dict[float, Metrics]:
+def pdf(figure: Figure) -> bytes:
+    """The figure as a PDF file, the same bytes each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None})
+    return buffer.getvalue()
+
+
+def path_of(points: Sequence[Metrics]) -> dict[float, Metrics]:
     """The points of a path by their position, in order; empty without at least two of them."""
     scalar = {p["coords"]: p for p in points if isinstance(p["coords"], int | float)}
     return dict(sorted(scalar.items())) if len(scalar) > 1 else {}
@@ -79,59 +75,7 @@ def _values(entries: Sequence[Metrics], name: str) -> np.ndarray:
     return QUANTITIES[name].scale * np.asarray([entry[name] for entry in entries], dtype=float)
 
 
-def _stderr(values: np.ndarray) -> np.ndarray | None:
-    """Standard error of the mean over the seeds, `[S, ...] -> [...]`; none from one seed."""
-    if len(values) < 2:
-        return None
-    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
-
-
-def _by_method(runs: Sequence[Metrics], noise: float) -> dict[str, list[Metrics]]:
-    """The runs at one label noise by method, methods in their fixed order."""
-    groups: dict[str, list[Metrics]] = {}
-    for run in sorted(runs, key=lambda run: order_of(run["method"])):
-        if run["label_noise"] == noise:
-            groups.setdefault(run["method"], []).append(run)
-    return groups
-
-
-def _labels_title(noise: float) -> str:
-    return f"{100 * noise:.0f} % wrong labels" if noise else "Clean labels"
-
-
-def _suite_path(runs: Sequence[Metrics]) -> Figure | None:
-    noises = sorted({run["label_noise"] for run in runs})
-    if not any(_path_of(run["points"]) for run in runs):
-        return None
-    figure = Figure(figsize=(4.2 * len(noises), 3.9), layout="constrained")
-    axes = figure.subplots(1, len(noises), squeeze=False)[0]
-    legend = {}
-    for ax, noise in zip(axes, noises, strict=True):
-        for method, group in _by_method(runs, noise).items():
-            style = style_of(method)
-            look = {"color": style.color, "linestyle": style.linestyle, "label": style.label}
-            paths = [_path_of(run["points"]) for run in group]
-            if all(paths):
-                values = np.stack([_values(list(path.values()), "accuracy") for path in paths])
-                plotting.path(
-                    list(paths[0]),
-                    values.mean(axis=0),
-                    ax,
-                    stderr=_stderr(values),
-                    marker=style.marker,
-                    **look,
-                )
-            elif method in ("standard", "standard_matched", "ema"):
-                values = _values([deployed(run["points"]) for run in group], "accuracy")
-                plotting.level(values.mean(), ax, stderr=_stderr(values), **look)
-        ax.set(title=_labels_title(noise), ylabel="Test accuracy [%]")
-        handles, labels = ax.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
-    _legend_below(figure, legend)
-    return figure
-
-
-def _legend_below(figure: Figure, handles: Mapping[str, Artist]) -> None:
+def legend_below(figure: Figure, handles: Mapping[str, Artist]) -> None:
     """At most three entries per row, read row by row (matplotlib fills column by column)."""
     labels = [label for column in range(3) for label in list(handles)[column::3]]
     figure.legend(
@@ -143,7 +87,7 @@ def _legend_below(figure: Figure, handles: Mapping[str, Artist]) -> None:
     )
 
 
-def _pool(reliabilities: Sequence[Metrics]) -> Reliability:
+def pooled_reliability(reliabilities: Sequence[Metrics]) -> Reliability:
     """One reliability of all seeds together: weights averaged, bin means weighted by them."""
     confidence, accuracy, weight, edges = (
         np.asarray([entry[name] for entry in reliabilities], dtype=float)
@@ -159,67 +103,10 @@ def _pool(reliabilities: Sequence[Metrics]) -> Reliability:
     return Reliability(mean(confidence), mean(accuracy), total / len(weight), edges[0])
 
 
-def _suite_reliability(runs: Sequence[Metrics]) -> Figure | None:
-    shown = ("standard", "ema", "label_smoothing", "line", "layerwise_line")
-    groups = _by_method(runs, max((run["label_noise"] for run in runs), default=0.0))
-    points = {
-        method: [deployed(run["points"]) for run in groups[method]]
-        for method in shown
-        if method in groups
-    }
-    points = {m: group for m, group in points.items() if all("reliability" in p for p in group)}
-    if not points:
-        return None
-    figure = Figure(figsize=(2.1 * len(points) + 0.4, 2.9), layout="constrained")
-    axes = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
-    for ax, (method, group) in zip(axes, points.items(), strict=True):
-        pooled = _pool([point["reliability"] for point in group])
-        plotting.reliability_diagram(pooled, ax, color=style_of(method).color)
-        ax.set_title(style_of(method).label, fontsize=11)
-        ax.label_outer()
-    return figure
-
-
-def _comparison(rows: Sequence[Metrics]) -> Figure | None:
-    """A panel for every metric (down) and label noise (across), a dot for every method."""
-    rows = [row for row in rows if row["place"] == "midpoint"]
-    noises = sorted({row["label_noise"] for row in rows})
-    if not rows:
-        return None
-    rows = sorted(rows, key=lambda row: order_of(row["method"]))
-    num_methods = len({row["method"] for row in rows})
-    figure = Figure(
-        figsize=(1.6 + 3.0 * len(noises), 3 * (0.75 + 0.24 * num_methods)), layout="constrained"
-    )
-    axes = figure.subplots(len(QUANTITIES), len(noises), squeeze=False)
-    for column, noise in enumerate(noises):
-        here = [row for row in rows if row["label_noise"] == noise]
-        styles = [style_of(row["method"]) for row in here]
-        for ax, (name, quantity) in zip(axes[:, column], QUANTITIES.items(), strict=True):
-            mean, stderr = (
-                quantity.scale * np.asarray([row[name][key] for row in here], dtype=float)
-                for key in ("mean", "stderr")
-            )
-            plotting.dots(
-                mean,
-                ax,
-                labels=[style.label for style in styles],
-                stderr=stderr,
-                colors=[style.color for style in styles],
-                markers=[style.marker for style in styles],
-            )
-            ax.set_xlabel(quantity.label)
-            ax.xaxis.set_major_locator(MaxNLocator(5))
-            if column:
-                ax.tick_params(labelleft=False)
-        axes[0, column].set_title(_labels_title(noise))
-    return figure
-
-
 def _run_path(
     points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Style
 ) -> Figure | None:
-    path = _path_of(points)
+    path = path_of(points)
     if not path:
         return None
     pairs = _mirror_pairs(ensembles)
@@ -229,7 +116,7 @@ def _run_path(
         else " and ".join(f"{alpha:.3g}" for alpha in pairs)
     )
     figure = Figure(figsize=(10.0, 3.5), layout="constrained")
-    for ax, (name, quantity) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
+    for ax, (name, quantity) in zip(figure.subplots(1, 3), _SHOWN.items(), strict=True):
         plotting.path(
             list(path),
             _values(list(path.values()), name),
@@ -253,7 +140,7 @@ def _run_path(
             )
         ax.set_ylabel(quantity.label)
     handles, labels = ax.get_legend_handles_labels()
-    _legend_below(figure, dict(zip(labels, handles, strict=True)))
+    legend_below(figure, dict(zip(labels, handles, strict=True)))
     return figure
 
 
@@ -286,7 +173,7 @@ def _run_simplex(
         return None
     figure = Figure(figsize=(10.0, 1.2 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    for ax, (name, quantity) in zip(axes, QUANTITIES.items(), strict=True):
+    for ax, (name, quantity) in zip(axes, _SHOWN.items(), strict=True):
         for row, (kind, entries) in enumerate(rows.items()):
             ensemble = kind.startswith("Ensemble")
             ax.plot(

@@ -122,14 +122,14 @@ def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
 def _corrupted(dataset, data_dir, source, name, severity) -> data.Split:
     """Runs of a suite share them."""
     _, test, num_classes = data.load_arrays(dataset, data_dir)
-    found = corrupted.load_corrupted(source, name, severity, test, num_classes, dataset=dataset)
+    found = corrupted.load_corrupted(source, name, severity, test, num_classes)
     return found.split
 
 
 @functools.lru_cache(maxsize=4)
 def _outside(dataset, data_dir, name):
     _, test, _ = data.load_arrays(dataset, data_dir)
-    return outside.load_outside(name, test, data_dir)
+    return outside.load_outside(name, test)
 
 
 def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:

@@ -11,53 +11,98 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from experiments.styles import QUANTITIES, SUBSPACES, deployed, order_of, style_of, style_of_run
+from experiments.styles import (
+    METRICS,
+    QUANTITIES,
+    SUBSPACES,
+    deployed,
+    order_of,
+    style_of,
+    style_of_run,
+)
 
 Metrics = Mapping[str, Any]
 Cells = list[list[str]]
 
-# How each picture is read: its title, what is seen (for those who can't), how to read it.
+# Columns of what a row costs.
+_COSTS = {
+    "training_cost": ("Training", lambda cost: f"{cost:.3g} x"),
+    "inference_passes": ("Inference", lambda passes: f"{passes} x"),
+}
+# What each suite is, by its scale.
+_INTRODUCTIONS = {
+    "digits": "Small convolutional networks on scikit-learn's digits: 1,000 training images, 500 test "
+    "images. They show how the methods behave; they do not settle the article's claims.",
+    "small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, its numbers are "
+    "not the article's.",
+    "full": "cResNet20 on CIFAR-10 by the article's protocol.",
+}
 _SUITE_INTRODUCTION = (
-    "Small convolutional networks on scikit-learn's digits: 1,000 training images, 500 test images. A "
-    "line, curve or simplex of networks is trained at random points between its endpoints, and its "
+    "A line, curve or simplex of networks is trained at random points between its endpoints, and its "
     "midpoint is the network to deploy. Standard (matched) is ordinary training with the learning rate "
-    "halved, the weight decay doubled and the start at a midpoint, so that the subspace is all that a "
-    "line has more; EMA is the exponential moving average of standard training's weights. Wrong labels "
-    "replace true ones in the training images alone and are never the true ones. Article setting: the "
-    "article's recipe for all methods. Tuned setting: learning rate and weight decay chosen for each "
-    "method on validation images with true labels. Better and worse are meant at 5 % by paired t-tests "
-    "over seeds, corrected for all comparisons by Holm's method."
+    "divided by the number of endpoints, the weight decay multiplied by it and the start at a "
+    "midpoint, so that the subspace is all that a subspace has more. Wrong labels replace true ones in "
+    "the training images alone and are never the true ones. Article setting: the article's recipe for "
+    "all methods. Tuned setting: learning rate and weight decay chosen for each method on validation "
+    "images with true labels. Claims are tested by paired t-tests over seeds at 5 %, corrected by "
+    "Holm's method within each of three groups: the article's, the controls, tuned against tuned. "
+    "Training costs are relative to standard training, inference costs to one network."
+)
+# How each picture is read: its title, what is seen (for those who can't), how to read it.
+_DOTS = (
+    "A dot is the mean over seeds, its whisker one standard error, and the vertical line marks the "
+    "first method. Further right is better for accuracy, further left for NLL and ECE; every panel has "
+    "its own scale."
+)
+_ALONG = (
+    "Left, each curve is the accuracy of single networks on a path, a mean over seeds, its marker the "
+    "midpoint that is deployed; horizontal lines are methods without a path, and bands are one "
+    "standard error. Right, every method's deployed prediction. The axes do not start at 0."
 )
 _SUITE_CAPTIONS = {
-    "path": (
-        "Accuracy along the path",
-        "Curves of test accuracy from one end of each path to the other, and horizontal lines for "
-        "the methods without a path.",
-        "Each curve is the accuracy of single networks on a path, a mean over seeds, its marker "
-        "the midpoint that is deployed; horizontal lines are methods without a path, and bands "
-        "are one standard error. Each panel has its own vertical scale, which does not start at 0.",
+    "fig1": (
+        "Figure 1: subspaces in the landscape",
+        "Planes through trained networks with the loss as colour.",
+        "Real two-parameter slices of the loss, with what was trained drawn on them.",
+    ),
+    "fig2": (
+        "Figure 2: the plane through a trained triangle",
+        "Accuracy and loss as colours over a plane with a triangle.",
+        "Statistics are recalibrated at every point; distances are those of weights.",
+    ),
+    "fig3": ("Figure 3: accuracy along the paths, clean labels", "Curves and dots.", _ALONG),
+    "fig4": (
+        "Figure 4: number of endpoints",
+        "Lines with error bars against the number of endpoints.",
+        "Midpoint accuracy against the number of endpoints of a simplex, beside averages of as many "
+        "models and the matched control; error bars are one standard error.",
+    ),
+    "fig5": (
+        "Figure 5: calibration",
+        "Dots with whiskers.",
+        _DOTS + " Scaled: after temperature scaling fitted on validation images.",
+    ),
+    "fig6": (
+        "Figure 6: snow",
+        "Lines of accuracy against the severity of snow.",
+        "Test images corrupted by snow, made by this project and not the official files; trained with "
+        "clean labels, statistics of clean images.",
+    ),
+    "fig7": ("Figure 7: accuracy along the paths, wrong labels", "Curves and dots.", _ALONG),
+    "rivals": ("Every rival", "Dots with whiskers.", _DOTS),
+    "tuned": ("Tuned against tuned", "Dots with whiskers.", _DOTS),
+    "curvature": (
+        "Curvature along the path",
+        "Lines of the largest eigenvalue of the Hessian along each path.",
+        "Of the training loss, with the statistics of the batch; beside it the test error.",
     ),
     "reliability": (
-        "Calibration with wrong training labels",
+        "Calibration in bins",
         "Reliability diagrams, one per method.",
         "A bar is the accuracy of the predictions of one range of confidence, the hatched box its "
         "distance to their mean confidence: bars below the diagonal are overconfident, bars above "
         "it underconfident. The grey strip is the share of predictions in each bin. All seeds are "
         "pooled first, so that the ECE written here is at most the mean ECE in the table.",
-    ),
-    "noise": (
-        "All methods, clean and wrong labels",
-        "Dots with whiskers for accuracy, NLL and ECE of every method, clean labels on the left "
-        "and wrong labels on the right.",
-        "A dot is the mean over seeds of the network that is deployed, its whisker one standard "
-        "error, and the vertical line marks standard training. Further right is better for "
-        "accuracy, further left for NLL and ECE; every panel has its own scale.",
-    ),
-    "tuned": (
-        "Tuned setting",
-        "Dots with whiskers for accuracy, NLL and ECE of the methods whose settings were tuned.",
-        "The same comparison with tuned hyperparameters: a dot is the mean over seeds, its whisker "
-        "one standard error. Further right is better for accuracy, further left for NLL and ECE.",
     ),
 }
 _RUN_CAPTIONS = {
@@ -150,7 +195,7 @@ def run_rows(metrics: Metrics) -> list[Metrics]:
         if all(members) and ensemble["average"] == "probability":
             entries.append((f"ensemble of endpoints {', '.join(members)}", ensemble))
     return [
-        {"place": place, **{name: {"mean": entry[name], "stderr": None} for name in QUANTITIES}}
+        {"place": place, **{name: {"mean": entry[name], "stderr": None} for name in METRICS}}
         for place, entry in entries
     ]
 
@@ -165,7 +210,7 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     suite = "verdict" in metrics
     config = metrics.get("config", {})
     title = (
-        "Subspaces of networks on handwritten digits"
+        f"Subspaces of networks and their rivals: {_suite_name(config)}"
         if suite
         else f"One run: {style_of_run(config).label}"
     )
@@ -174,8 +219,9 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     tables = _suite_tables(metrics) if suite else _run_tables(metrics)
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(_SUITE_INTRODUCTION)}</p>" if suite else "",
+        f"<p>{escape(_introduction(config))}</p>" if suite else "",
         _section("verdict", "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)),
+        *(_claims(metrics) if suite else []),
         *tables,
         *(_figure(data, *captions.get(name, (name,) * 3)) for name, data in pictures.items()),
         *([] if suite else _details(metrics)),
@@ -192,6 +238,36 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     )
 
 
+def _suite_name(config: Metrics) -> str:
+    return " ".join(dict.fromkeys((config.get("suite", ""), config.get("scale", ""))))
+
+
+def _introduction(config: Metrics) -> str:
+    return f"{_INTRODUCTIONS.get(config.get('scale', ''), '')} {_SUITE_INTRODUCTION}".strip()
+
+
+def _claims(metrics: Metrics) -> list[str]:
+    """Every claim with its test, what survives of the gains, and what failed."""
+    from experiments import claims  # which needs the tables of this module
+
+    verdicts = claims.from_json(metrics.get("claims", ()))
+    rows = [claims.cells(v) for v in verdicts if v.outcome != claims.NOT_RUN]
+    parts = []
+    if rows:
+        parts.append(f"<p>{escape(metrics.get('counts', ''))}</p>")
+        table = _html_table("Every claim with its test", claims.HEADER, list(map(list, rows)), 2)
+        parts.append(f"<details><summary>Every claim with its test</summary>{table}</details>")
+    if survival := metrics.get("survival"):
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in survival)
+        parts.append(
+            f"<details><summary>How much of each gain survives</summary><ul>{items}</ul></details>"
+        )
+    if failed := metrics.get("failed"):
+        items = "".join(f"<li>{escape(f['id'])}: {escape(f['error'])}</li>" for f in failed)
+        parts.append(f"<h2>Runs that failed</h2><ul>{items}</ul>")
+    return parts
+
+
 def _cells(rows: Sequence[Metrics]) -> tuple[list[str], Cells, int]:
     """Header, cells, and how many columns are text; methods in order, only columns in use."""
     texts = {
@@ -203,7 +279,9 @@ def _cells(rows: Sequence[Metrics]) -> tuple[list[str], Cells, int]:
     texts = {key: text for key, text in texts.items() if any(key in row for row in rows)}
     has_seeds = any("num_seeds" in row for row in rows)
     header = [name for name, _ in texts.values()]
-    header += [quantity.label for quantity in QUANTITIES.values()] + ["Seeds"] * has_seeds
+    costs = [key for key in _COSTS if any(row.get(key) is not None for row in rows)]
+    header += [_COSTS[key][0] for key in costs]
+    header += [QUANTITIES[name].label for name in METRICS] + ["Seeds"] * has_seeds
     settings = list(dict.fromkeys(row.get("setting") for row in rows))
 
     def rank(row):
@@ -217,7 +295,8 @@ def _cells(rows: Sequence[Metrics]) -> tuple[list[str], Cells, int]:
             row["place"] = "network"
         cells.append(
             [show(row[key]) if key in row else "" for key, (_, show) in texts.items()]
-            + [_mean(row[name], name) for name in QUANTITIES]
+            + [_COSTS[key][1](row[key]) if row.get(key) is not None else "" for key in costs]
+            + [_mean(row[name], name) if name in row else "" for name in METRICS]
             + [str(row.get("num_seeds", ""))] * has_seeds
         )
     return header, cells, len(texts)
@@ -274,7 +353,7 @@ def _run_sentences(metrics: Metrics) -> list[str]:
     point = deployed(metrics.get("points", ()))
     if point is None:
         return []
-    values = [_mean({"mean": point[name]}, name) for name in QUANTITIES]
+    values = [_mean({"mean": point[name]}, name) for name in METRICS]
     what = "midpoint" if len(metrics["points"]) > 1 else "network"
     return [f"The {what} has accuracy {values[0]} %, NLL {values[1]} nats and ECE {values[2]} %."]
 
