@@ -317,7 +317,7 @@ def table_text(verdicts: Sequence[Verdict]) -> str:
                 cell.rjust(width) if i in right else cell.ljust(width)
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for row in cells
+            for row in rows
         ]
         sources = {verdict.claim.source: verdict.claim.text for verdict in run}
         notes = [f"Expected of {text!r}: {source}." for source, text in sources.items() if source]

@@ -88,13 +88,15 @@ def geometry(endpoints: ss.tree.PyTree) -> dict:
 
 
 def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Array]:
-    """Means over pairs of members."""
+    """Means over pairs of members; 0 if there is one member only."""
     pairs = list(itertools.combinations(members, 2))
-    m = ss.metrics
+    functions = {
+        "disagreement": ss.metrics.disagreement,
+        "total_variation": ss.metrics.total_variation,
+    }
     return {
-        "disagreement": sum(m.disagreement(probs[i], probs[j]) for i, j in pairs) / len(pairs),
-        "total_variation": sum(m.total_variation(probs[i], probs[j]) for i, j in pairs)
-        / len(pairs),
+        name: sum(fn(probs[i], probs[j]) for i, j in pairs) / max(len(pairs), 1)
+        for name, fn in functions.items()
     }
 
 

@@ -27,6 +27,12 @@ def check(config: ConfigDict) -> None:
     unknown = [name for name in config.products if name not in PRODUCTS]
     if unknown:
         raise UserError(f"config.products has {unknown[0]!r}; choose among {', '.join(PRODUCTS)}.")
+    chosen = [*config.sweeps, *(["tuning"] if config.tuning.recipes else [])]
+    if chosen and not config.run.validation_size:
+        raise UserError(
+            f"config.run.validation_size is 0 but {', '.join(chosen)} choose on validation "
+            "images; hold some out, or empty config.sweeps and config.tuning.recipes."
+        )
     shared = set(config.seeds) & set(config.tuning.seeds)
     strangers = set(config.landscape.seeds) - set(config.seeds)
     if strangers:

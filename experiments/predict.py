@@ -267,9 +267,10 @@ class ModelFunction:
     model: Model
 
 
+@functools.cache  # methods are equal only if they are of the same object
 @dataclasses.dataclass(frozen=True)
 class Single:
-    """The functions of one network; equal ones are equal, so that nothing is compiled again."""
+    """The functions of one network; equal calls return one object: nothing is compiled again."""
 
     model: Model
     augment: bool

@@ -22,7 +22,6 @@ SHORT = [
     "--config.run.evaluation.num_points=3",
     "--config.run.evaluation.severities=(1, 5)",
     "--config.run.evaluation.outside=('noise',)",
-    "--config.seeds=(0, 1, 2)",
     f"--config.products={PRODUCTS}",
     "--config.sweeps.dropout.values=(0.1, 0.2)",
     "--config.tuning.recipes=('standard', 'line')",
@@ -32,7 +31,8 @@ SHORT = [
 ]
 
 
-def run(workdir, *arguments, only="fig3,fig5,fig6,fig7,tuned,rivals"):
+def run(workdir, *arguments, only="fig3,fig5,fig6,fig7,tuned,rivals", seeds=(0, 1, 2)):
+    arguments = [f"--config.seeds={seeds}", *arguments]
     return reproduce.main(
         ["digits", "--workdir", str(workdir), f"--only={only}", *SHORT, *arguments]
     )
@@ -112,7 +112,7 @@ def test_running_it_again_trains_nothing_and_says_the_same(workdir, metrics, mon
 
 
 def test_a_figure_alone_takes_its_runs_alone(tmp_path):
-    assert run(tmp_path / "w", "--config.seeds=(0,)", only="fig3") == 0
+    assert run(tmp_path / "w", only="fig3", seeds=(0,)) == 0
     metrics = json.loads((tmp_path / "w" / "metrics.json").read_text())
     assert {r["label_noise"] for r in metrics["runs"]} == {0.0}
     assert {claim["outcome"] for claim in metrics["claims"]} == {"too few seeds", "not run"}
@@ -120,6 +120,7 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path):
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     arguments = ["digits", "--workdir", str(tmp_path / "w"), "--only=fig3", *SHORT]
+    arguments.append("--config.seeds=(0, 1, 2)")
     command = [sys.executable, "-m", "experiments.reproduce", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import train
+from experiments import train, weights
 from experiments.configs.base import base_config
 from experiments.data import Dataset, Split
 
@@ -24,9 +24,9 @@ def dataset(seed: int = 0) -> Dataset:
     return Dataset("tiny", *parts, NUM_CLASSES)
 
 
-def config(kind: str = "line", **changes) -> ConfigDict:
+def config(recipe: str = "line", **changes) -> ConfigDict:
     """A config of 2 epochs of 10 steps; `a__b=1` sets `config.a.b`."""
-    tiny = base_config(kind)
+    tiny = base_config(recipe)
     tiny.num_epochs = 2
     tiny.batch_size = 6
     tiny.steps_per_call = 1
@@ -42,5 +42,11 @@ def config(kind: str = "line", **changes) -> ConfigDict:
     return tiny
 
 
-def run(kind: str = "line", **changes) -> train.Run:
-    return train.make_run(config(kind, **changes), dataset())
+def run(recipe: str = "line", **changes) -> train.Run:
+    return train.make_run(config(recipe, **changes), dataset())
+
+
+def weights_file(path, seed: int, recipe: str = "standard", **changes) -> str:
+    """A file of networks as a run of this seed starts with, and its name."""
+    weights.save(path, train.init_state(run(recipe, seed=seed, **changes)).endpoints)
+    return str(path)

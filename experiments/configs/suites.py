@@ -90,7 +90,7 @@ def _digits() -> ml_collections.ConfigDict:
     config = _suite(run)
     config.seeds = tuple(range(8))
     config.products = tuple(PRODUCTS)
-    config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 1})
+    config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 2})
     config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.997})
     config.recipes.layerwise_line_ema = ml_collections.ConfigDict({"average__decay": 0.997})
     config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.1, 0.2))
