@@ -334,6 +334,11 @@ def _check_endpoints(kind, sub) -> None:
             f"config.subspace.given is {tuple(sub.given)} but there are {n} endpoints; "
             f"use numbers from 0 to {n - 1}."
         )
+    if len(set(sub.given)) < len(sub.given):
+        raise UserError(
+            f"config.subspace.given is {tuple(sub.given)}, which names an endpoint twice; "
+            "name each once."
+        )
 
 
 def _check_samples(config) -> None:

@@ -36,7 +36,7 @@ _CURVE, _SIMPLEX = OKABE_ITO["green"], OKABE_ITO["vermillion"]
 METHODS = {
     "standard": Style("Standard", _ORDINARY, "o", "--"),
     "standard_matched": Style("Standard (matched)", _ORDINARY, "s", ":"),
-    "early_stopping": Style("Optimal early stopping (oracle)", _ORDINARY, "x", "-."),
+    "early_stopping": Style("Optimal early stopping (oracle)", _ORDINARY, "<", "-."),
     "ema": Style("EMA", _AVERAGE, "v", "-."),
     "swa_constant": Style("SWA (constant lr)", _AVERAGE, "<", "--"),
     "swa_cyclic": Style("SWA (cyclic lr)", _AVERAGE, ">", ":"),

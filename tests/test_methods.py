@@ -14,8 +14,13 @@ import tiny
 import subspace_jax as ss
 from experiments import methods, train
 from experiments.errors import UserError
-from experiments.methods import KINDS, Hyperparameters, make_method
+from experiments.methods import AVERAGES, KINDS, SCHEDULES, Hyperparameters, Length, make_method
+from experiments.recipes import RECIPES
 
+# kind -> a recipe that has it
+OF_KIND = {"simplex": "simplex_3", "layerwise_simplex": "layerwise_simplex_3"}
+OF_KIND |= {"complex": "spro_1", "independent": "ensemble"}
+OF_KIND = {kind: OF_KIND.get(kind, kind) for kind in KINDS}
 SUBSPACES = {
     "standard": ss.simplex(1),
     "standard_matched": ss.simplex(1),
@@ -24,8 +29,18 @@ SUBSPACES = {
     "curve": ss.bezier(2),
     "simplex": ss.simplex(3),
     "layerwise_simplex": ss.layerwise(ss.simplex(3)),
+    "complex": ss.simplicial_complex(((0, 2), (1, 2))),
+    "independent": ss.simplex(2),
 }
 OPEN = ("standard_matched", "curve", "simplex", "layerwise_simplex")
+
+
+# Learning rates of half the largest, all, all and half of it.
+LENGTH, FACTORS = Length(4, 2, 1), np.array([0.5, 1.0, 1.0, 0.5], np.float32)
+
+
+def config_of(kind, **changes):
+    return tiny.config(OF_KIND[kind], **changes)
 
 
 def hyperparameters(**changes):
@@ -38,7 +53,10 @@ def hyperparameters(**changes):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_has_its_subspace(kind):
-    assert make_method(tiny.config(kind))[0].subspace is SUBSPACES[kind]
+    method, _ = make_method(config_of(kind))
+    assert method.subspace is SUBSPACES[kind]
+    assert method.is_complex == (kind == "complex")
+    assert method.trains == (kind != "independent")
 
 
 @pytest.mark.parametrize("kind", OPEN)
@@ -59,14 +77,20 @@ def test_a_kind_has_the_endpoints_that_are_asked_for(kind, n):
 def test_numbers_do_not_change_what_is_compiled(kind):
     numbers = {"optimizer__learning_rate": 0.3, "optimizer__weight_decay": 0.2, "seed": 5}
     numbers |= {"optimizer__momentum": 0.1, "label_smoothing": 0.1, "label_noise__rate": 0.2}
-    if "standard" not in kind:
+    numbers |= {"schedule__low_factor": 0.25, "average__decay": 0.9, "sharpness__rho": 0.3}
+    first = {"sharpness__rho": 0.1, "average__name": "ema"}
+    if kind in ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex"):
         numbers["subspace__penalty"] = 3.0
-    method, hyper = make_method(tiny.config(kind, ema_decay=0.5))
-    other_method, other_hyper = make_method(tiny.config(kind, ema_decay=0.9, **numbers))
+    if kind == "complex":
+        first["subspace__volume"], numbers["subspace__volume"] = 1e-4, 1e-3
+    method, hyper = make_method(config_of(kind, **first))
+    other_method, other_hyper = make_method(config_of(kind, **first | numbers))
     assert method == other_method
     assert hash(method) == hash(other_method)
     chex.assert_trees_all_equal_shapes_and_dtypes(hyper, other_hyper)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in hyper)
+    changed = [x != y for x, y in zip(hyper, other_hyper, strict=True)]
+    assert sum(changed) == len(numbers) - 2  # the seed and noise are no hyperparameters
 
 
 def test_hyperparameters_are_those_of_the_config():
@@ -75,13 +99,34 @@ def test_hyperparameters_are_those_of_the_config():
         **{f"optimizer__{name}": value for name, value in changes.items()},
         subspace__penalty=3.0,
         subspace__num_samples=3,
+        subspace__volume=0.7,
         label_smoothing=0.4,
-        ema_decay=0.5,
+        schedule__low_factor=0.2,
+        schedule__num_models=7,
+        average__name="ema",
+        average__decay=0.5,
+        sharpness__rho=0.6,
     )
     method, hyper = make_method(config)
-    expected = hyperparameters(**changes, penalty=3.0, label_smoothing=0.4, ema_decay=0.5)
+    others = {"low_factor": 0.2, "volume": 0.7, "ema_decay": 0.5, "rho": 0.6}
+    expected = hyperparameters(**changes, **others, penalty=3.0, label_smoothing=0.4)
     chex.assert_trees_all_equal(hyper, expected)
-    assert (method.num_samples, method.has_ema, method.penalty_pairs) == (3, True, "random")
+    assert (method.num_samples, method.penalty_pairs, method.num_models) == (3, "random", 7)
+    assert (method.schedule, method.average, method.gradient) == ("cosine", "ema", "sam")
+
+
+@pytest.mark.parametrize(
+    ("rho", "adaptive", "gradient", "passes"),
+    [
+        (0.0, False, "plain", 1),
+        (0.0, True, "plain", 1),
+        (0.1, False, "sam", 2),
+        (0.1, True, "asam", 2),
+    ],
+)
+def test_sharpness_decides_the_gradient_and_its_passes(rho, adaptive, gradient, passes):
+    method, _ = make_method(tiny.config(sharpness__rho=rho, sharpness__adaptive=adaptive))
+    assert (method.gradient, method.gradients_per_step) == (gradient, passes)
 
 
 # The matched control
@@ -102,7 +147,7 @@ def test_matched_training_has_a_share_of_the_learning_rate_and_m_decays(m):
     "kind", [kind for kind in KINDS if kind not in ("standard_matched", "curve")]
 )
 def test_others_have_one_initialisation_an_endpoint(kind):
-    assert methods.num_averaged_inits(tiny.config(kind)) == 1
+    assert methods.num_averaged_inits(config_of(kind)) == 1
 
 
 @pytest.mark.parametrize(
@@ -112,7 +157,7 @@ def test_others_have_one_initialisation_an_endpoint(kind):
 def test_matched_training_starts_at_the_mean_of_the_endpoints_that_it_is_matched_to(kind, m, seed):
     config = {"subspace__num_endpoints": m, "seed": seed}
     start = train.init_state(tiny.run("standard_matched", **config)).endpoints
-    endpoints = train.init_state(tiny.run(kind, **config)).endpoints
+    endpoints = train.init_state(tiny.run(OF_KIND[kind], **config)).endpoints
     chex.assert_tree_shape_prefix(endpoints, (m,))
     mean = jax.tree.map(lambda leaf: np.asarray(leaf).mean(0, keepdims=True), endpoints)
     chex.assert_trees_all_close(start, mean, rtol=1e-6, atol=1e-7)
@@ -127,11 +172,11 @@ def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpo
         return sum(jax.tree.leaves(products)), {}
 
     def trajectory(kind, endpoints):
-        config = tiny.config(kind, subspace__num_endpoints=m)
+        config = config_of(kind, subspace__num_endpoints=m)
         config.subspace.penalty = 0.0
         config.optimizer.weight_decay = 0.1
         method, hyper = make_method(config)
-        optimizer = method.optimizer(hyper, lambda step: 1 / (1.0 + step.astype(jnp.float32)))
+        optimizer = method.optimizer(hyper, Length(5, 2, 1))
         step = ss.make_train_step(method.subspace, slope_loss, optimizer)
         state, points = ss.TrainState.create(endpoints, optimizer), []
         for i in range(5):
@@ -155,38 +200,199 @@ def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpo
 # Optimizer
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_optimizer_is_sgd_as_in_pytorch(ema_decay):
-    config = tiny.config(optimizer__weight_decay=0.3, ema_decay=ema_decay)
+@pytest.mark.parametrize(("average", "ema_decay"), [("none", 0.0), ("ema", 0.0), ("ema", 0.9)])
+def test_optimizer_is_sgd_as_in_pytorch(average, ema_decay):
+    config = tiny.config("standard", optimizer__weight_decay=0.3)
+    config.average.name, config.average.decay = average, ema_decay
     method, hyper = make_method(config)
-    factors = np.array([0.5, 1.0, 0.7, 0.1], np.float32)
-    optimizer = method.optimizer(hyper, lambda step: jnp.asarray(factors)[step])
+    optimizer = method.optimizer(hyper, LENGTH)
 
     rng = np.random.default_rng(0)
-    weights = {"kernel": rng.normal(size=(2, 3)), "scale": rng.normal(size=2)}
+    weights = {"kernel": rng.normal(size=(1, 3)), "scale": rng.normal(size=1)}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights)
     state = ss.TrainState.create(params, optimizer)
-    opt_state, buffers, average = state.opt_state, dict.fromkeys(weights, 0.0), dict(weights)
-    for factor in factors:
+    opt_state, buffers, mean = state.opt_state, dict.fromkeys(weights, 0.0), dict(weights)
+    for factor in FACTORS:
         grads = {name: rng.normal(size=x.shape) for name, x in weights.items()}
         for name, grad in grads.items():
             # Decay joins the gradient of every parameter; plain momentum, no dampening.
             buffers[name] = 0.9 * buffers[name] + (grad + 0.3 * weights[name])
             weights[name] = weights[name] - 0.1 * factor * buffers[name]
-            average[name] = ema_decay * average[name] + (1 - ema_decay) * weights[name]
+            mean[name] = ema_decay * mean[name] + (1 - ema_decay) * weights[name]
         grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), grads)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         chex.assert_trees_all_close(params, weights, rtol=1e-5, atol=1e-6)
     trained = method.trained(ss.TrainState(jnp.int32(4), params, opt_state))
-    chex.assert_trees_all_close(trained, average, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(trained, mean, rtol=1e-5, atol=1e-6)
 
 
 def test_without_an_average_the_trained_endpoints_are_those_of_the_state():
     method, hyper = make_method(tiny.config())
-    optimizer = method.optimizer(hyper, lambda step: jnp.float32(1))
+    optimizer = method.optimizer(hyper, LENGTH)
     state = ss.TrainState.create(jnp.ones((2, 3)), optimizer)
     assert method.trained(state) is state.endpoints
+
+
+QUADRATIC = jnp.array([[1.0, 4.0, 0.5]])
+
+
+def trajectory(config, num_steps, length, start=((3.0, 1.0, -2.0),)):
+    """Endpoints after every step on a noisy quadratic, the start first, and the last state."""
+
+    def loss_fn(params, key, noise):
+        return 0.5 * (QUADRATIC[0] * params**2).sum() + (noise[0] * params).sum(), {}
+
+    method, hyper = make_method(config)
+    optimizer = method.optimizer(hyper, length)
+    step = jax.jit(ss.make_train_step(method.subspace, loss_fn, optimizer))
+    state = ss.TrainState.create(jnp.array(start), optimizer)
+    path = [state.endpoints]
+    for noise in jax.random.normal(jax.random.key(1), (num_steps, 1, 3)):
+        state, _ = step(state, jax.random.key(2), noise)
+        path.append(state.endpoints)
+    return path, state, method
+
+
+@pytest.mark.parametrize("recipe", ["sam", "asam", "line_sam"])
+def test_sharpness_aware_recipes_step_along_the_gradient_nearby(recipe):
+    config = tiny.config(recipe)
+    start = 3 * jax.random.normal(jax.random.key(0), (2 if recipe == "line_sam" else 1, 3))
+    path, _, method = trajectory(config, 1, LENGTH, start)
+    plain = config.copy_and_resolve_references()
+    plain.sharpness.rho = 0.0
+    assert jnp.abs(trajectory(plain, 1, LENGTH, start)[0][1] - path[1]).max() > 1e-4
+
+    noise = jax.random.normal(jax.random.key(1), (1, 1, 3))[0, 0]
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 3)
+    _, coords_key = jax.random.split(keys[0])
+    weights = method.subspace.weights(method.subspace.draw(coords_key))[:, None]
+
+    def gradient(stack):
+        return weights * (QUADRATIC * (weights * stack).sum(0)[None] + noise[None])
+
+    size = jnp.abs(start) + 0.01 if recipe == "asam" else jnp.ones_like(start)
+    scaled = size * gradient(start)
+    worst = start + config.sharpness.rho * size * scaled / jnp.linalg.norm(scaled)
+    update = 0.1 * FACTORS[0] * (gradient(worst) + 1e-4 * start)
+    chex.assert_trees_all_close(path[1], start - update, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_frozen_endpoints_stay_bit_for_bit_and_others_move(average):
+    if average in ("swag", "snapshots"):
+        pytest.skip("of single networks only")
+    config = tiny.config("curve_finding", optimizer__weight_decay=0.1, average__name=average)
+    config.schedule.num_models = 2
+    start = jax.random.normal(jax.random.key(0), (3, 3))
+    path, state, method = trajectory(config, 4, LENGTH, start)
+    assert method.frozen == (0, 2)
+    for now, before in zip(path[1:], path[:-1], strict=True):
+        np.testing.assert_array_equal(now[[0, 2]], start[[0, 2]])
+        assert (now[1] != before[1]).all()
+    if average == "none":
+        np.testing.assert_array_equal(method.trained(state)[[0, 2]], start[[0, 2]])
+    else:  # rounding of the mean of equal numbers
+        chex.assert_trees_all_close(method.trained(state)[[0, 2]], start[[0, 2]], rtol=1e-6)
+
+
+# Schedules and averages
+
+
+def plan_of(name, num_models=3, low=0.5, length=None):
+    config = tiny.config("standard", schedule__name=name)
+    config.schedule.num_models, config.schedule.low_factor = num_models, low
+    method, hyper = make_method(config)
+    length = length or Length(40, 3, 5)
+    plan = method.plan(length, hyper)
+    factors = [float(x) for x in jax.vmap(plan.factor)(jnp.arange(length.num_steps))]
+    visits = plan.start_step + plan.every * np.arange(num_models)
+    return np.array(factors), visits, plan
+
+
+@pytest.mark.parametrize("num_models", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "cosine"])
+def test_the_visits_of_a_schedule_are_inside_the_training_and_no_more_fit(name, num_models):
+    factors, visits, plan = plan_of(name, num_models)
+    assert visits[0] > 0
+    assert visits[-1] <= 200 < visits[-1] + plan.every
+    assert 0 < factors.max() <= 1
+    if name != "fge":
+        assert visits[-1] == 200
+    np.testing.assert_allclose(factors[:15], np.repeat([1 / 3, 2 / 3, 1], 5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["swa_cyclic", "snapshot", "fge"])
+def test_networks_are_taken_where_the_rate_is_lowest(name):
+    factors, visits, _ = plan_of(name)
+    # A step that ends at a visit has the lowest rate of those around it; that of fge comes next.
+    steps = visits if name == "fge" else visits - 1
+    for step in steps:
+        assert factors[step] == factors[max(step - 9, 0) : step + 9].min()
+
+
+def test_the_constant_rate_of_averaging_is_the_low_one_where_networks_are_taken():
+    factors, visits, _ = plan_of("swa_constant", low=0.2)
+    np.testing.assert_allclose(factors[visits - 1], 0.2, rtol=1e-6)
+    assert np.diff(visits).tolist() == [10, 10]  # the last tenth of 200 steps
+
+
+@pytest.mark.parametrize("name", ["swa_constant", "swa_cyclic", "fge"])
+def test_the_low_factor_scales_the_end_alone(name):
+    for one, other in [(0.5, 0.25)]:
+        first, second = plan_of(name, low=one)[0], plan_of(name, low=other)[0]
+        np.testing.assert_array_equal(first[:100], second[:100])
+        last = slice(-5, None)
+        np.testing.assert_allclose(second[last] * one, first[last] * other, rtol=1e-5)
+
+
+def test_schedules_without_a_low_rate_ignore_it():
+    for name in ("cosine", "snapshot"):
+        np.testing.assert_array_equal(plan_of(name, low=0.5)[0], plan_of(name, low=0.25)[0])
+
+
+AVERAGED = Length(24, 1, 10)
+
+
+@pytest.mark.parametrize(
+    "recipe", [name for name in RECIPES if name.startswith(("swa_", "snapshot", "fge"))]
+)
+def test_averages_and_snapshots_are_those_of_the_visited_networks(recipe):
+    config = tiny.config(recipe)
+    m = config.schedule.num_models
+    path, state, method = trajectory(config, AVERAGED.num_steps, AVERAGED)
+    plan = method.plan(AVERAGED, make_method(config)[1])
+    visited = jnp.concatenate([path[plan.start_step + i * plan.every] for i in range(m)])
+    assert len(np.unique(visited, axis=0)) == m
+    trained = method.trained(state)
+    if config.average.name == "snapshots":
+        np.testing.assert_array_equal(trained, visited)
+        return
+    chex.assert_trees_all_close(trained, visited.mean(0, keepdims=True), rtol=1e-5, atol=1e-6)
+    kept = config.copy_and_resolve_references()
+    kept.average.name = "snapshots"
+    _, state, method = trajectory(kept, AVERAGED.num_steps, AVERAGED)
+    assert method.trained(state).shape == (m, 3)
+    chex.assert_trees_all_close(trained, method.trained(state).mean(0, keepdims=True), rtol=1e-5)
+
+
+def test_swag_evaluates_its_mean_and_networks_drawn_around_it():
+    config = tiny.config("swag", average__num_samples=400, average__rank=4)
+    path, state, method = trajectory(config, AVERAGED.num_steps, AVERAGED)
+    plan = method.plan(AVERAGED, make_method(config)[1])
+    visited = np.concatenate(path[plan.start_step :: plan.every])
+    assert len(visited) == config.schedule.num_models == 20
+    stack = method.trained(state, jax.random.key(3))
+    assert stack.shape == (401, 3)
+    np.testing.assert_allclose(stack[0], visited.mean(0), rtol=1e-4, atol=1e-6)
+    deviation = np.std(stack[1:], axis=0)
+    error = np.mean(stack[1:], axis=0) - stack[0]
+    assert (np.abs(error) < 5 * deviation / 20).all()
+    low_rank = np.square(state.opt_state[-1].deviations[:, 0]).sum(0) / 3
+    expected = np.sqrt(0.5 * visited.var(0) + 0.5 * low_rank)
+    np.testing.assert_allclose(deviation, expected, rtol=0.25)
+    np.testing.assert_array_equal(stack, method.trained(state, jax.random.key(3)))
+    assert (stack[1:] != method.trained(state, jax.random.key(4))[1:]).all()
 
 
 # Penalty
@@ -199,7 +405,7 @@ def test_penalty_is_beta_times_one_pair_or_the_mean_of_all(n):
 
     def penalties(pairs):
         config = tiny.config(
-            "simplex",
+            "simplex_3",
             subspace__num_endpoints=n,
             subspace__penalty=2.0,
             subspace__penalty_pairs=pairs,
@@ -217,13 +423,42 @@ def test_penalty_is_beta_times_one_pair_or_the_mean_of_all(n):
 @pytest.mark.parametrize("pairs", ["random", "all"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_penalty_is_none(kind, pairs):
-    config = tiny.config(kind, subspace__penalty=0.0, subspace__penalty_pairs=pairs)
+    config = config_of(kind, subspace__penalty=0.0, subspace__penalty_pairs=pairs)
     method, hyper = make_method(config)
     assert method.penalty(hyper) is None
-    assert method == make_method(tiny.config(kind, subspace__penalty=0.0))[0]
+    assert method == make_method(config_of(kind, subspace__penalty=0.0))[0]
+
+
+def test_the_volume_of_every_simplex_is_rewarded():
+    config = tiny.config("spro", subspace__volume=0.3)
+    method, hyper = make_method(config)
+    assert method.simplexes == ((0, 2, 3), (1, 2, 3))
+    endpoints = {"kernel": jax.random.normal(jax.random.key(0), (4, 3, 5))}
+    flat = np.asarray(endpoints["kernel"], np.float64).reshape(4, -1)
+
+    def log_volume(simplex):
+        edges = flat[list(simplex[1:])] - flat[simplex[0]]
+        return 0.5 * np.log(np.linalg.det(edges @ edges.T)) - np.log(2)  # 2 is 2!
+
+    expected = -0.3 * sum(map(log_volume, method.simplexes))
+    penalty = method.penalty(hyper)
+    assert float(penalty(endpoints, jax.random.key(1))) == pytest.approx(expected, rel=1e-5)
+    config.subspace.penalty = 2.0
+    config.subspace.penalty_pairs = "all"
+    method, hyper = make_method(config)
+    cosines = np.asarray(ss.squared_cosines(endpoints))[np.triu_indices(4, 1)]
+    both = method.penalty(hyper)(endpoints, jax.random.key(1))
+    assert float(both) == pytest.approx(expected + 2 * cosines.mean(), rel=1e-5)
 
 
 # What is refused
+
+
+def assert_one_sentence(caught):
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert ". " not in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("kind", ["", "Line", "lines"])
@@ -253,18 +488,48 @@ def test_unknown_kinds_are_refused(kind):
         ("line", {"subspace__num_samples": 0}, "num_samples is 0, which does not divide .* of 6"),
         ("line", {"subspace__num_samples": 4}, "num_samples is 4, which does not divide .* of 6"),
         ("line", {"subspace__penalty_pairs": "some"}, "is 'some'; use 'random' or 'all'"),
-        ("line", {"ema_decay": 1.0}, r"ema_decay is 1\.0; use a value in \[0, 1\)"),
-        ("line", {"ema_decay": -0.1}, r"ema_decay is -0\.1; use"),
-        ("line", {"ema_decay": float("nan")}, "ema_decay is nan; use"),
+        ("line", {"average__decay": 1.0}, r"average\.decay is 1\.0; use a value in \[0, 1\)"),
+        ("line", {"average__decay": -0.1}, r"average\.decay is -0\.1; use"),
+        ("line", {"average__decay": float("nan")}, r"average\.decay is nan; use"),
         ("line", {"label_smoothing": 1.0}, r"label_smoothing is 1\.0; use a value in \[0, 1\)"),
         ("line", {"label_smoothing": -0.5}, r"label_smoothing is -0\.5"),
         ("standard", {"subspace__penalty": 1.0}, r"penalty is 1\.0 but standard has 1 endpoint"),
         ("simplex", {"subspace__num_endpoints": 1}, "but simplex has 1 endpoint and so no pair"),
+        (
+            "complex",
+            {"subspace__num_endpoints": 4},
+            r"is 4 but .*simplexes are of the vertices \[0, 1, 2\]; name each of 0 to 3",
+        ),
+        ("complex", {"subspace__given": (0, 3)}, r"given is \(0, 3\) but there are 3 endpoints"),
+        (
+            "line",
+            {"subspace__given": (-1,)},
+            r"given is \(-1,\) but there are 2 endpoints; .*0 to 1",
+        ),
+        ("line", {"subspace__given": (0, 0)}, r"given is \(0, 0\), which names an endpoint twice"),
+        (
+            "line",
+            {"average__name": "swag"},
+            "is 'swag' but line has 2 endpoints; .* 'ema' or 'swa'",
+        ),
+        ("curve", {"average__name": "snapshots"}, "is 'snapshots' but curve has 3 endpoints"),
     ],
 )
 def test_what_a_kind_cannot_have_is_refused(kind, changes, sentence):
-    with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
-        make_method(tiny.config(kind, **changes))
+    with pytest.raises(UserError, match=rf"^config\..*{sentence}") as caught:
+        make_method(config_of(kind, **changes))
+    assert_one_sentence(caught)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("schedule.name", tuple(SCHEDULES)), ("average.name", AVERAGES)]
+)
+def test_unknown_names_are_refused_with_those_there_are(name, known):
+    with pytest.raises(UserError, match=rf"^config\.{name} is 'cosines'; use") as caught:
+        make_method(tiny.config("standard", **{name.replace(".", "__"): "cosines"}))
+    assert_one_sentence(caught)
+    for other in known:
+        assert repr(other) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +548,14 @@ def test_what_a_kind_cannot_have_is_refused(kind, changes, sentence):
         ),
         ("optimizer__momentum", 1.0, "config.optimizer.momentum is 1.0; use a value in"),
         ("subspace__penalty", -1.0, "config.subspace.penalty is -1.0; use a value of 0 or more"),
+        ("subspace__volume", -1.0, "config.subspace.volume is -1.0; use a value of 0 or more"),
+        ("schedule__low_factor", 0.0, "config.schedule.low_factor is 0.0; use a value in (0, 1]"),
+        ("schedule__low_factor", 1.5, "config.schedule.low_factor is 1.5; use a value in (0, 1]"),
+        ("schedule__num_models", 0, "config.schedule.num_models is 0; use a value of 1 or more"),
+        ("average__rank", 1, "config.average.rank is 1; use a value of 2 or more"),
+        ("average__num_samples", 0, "config.average.num_samples is 0; use a value of 1 or more"),
+        ("sharpness__rho", -0.1, "config.sharpness.rho is -0.1; use a value of 0 or more"),
+        ("sharpness__rho", float("nan"), "config.sharpness.rho is nan; use"),
     ],
 )
 def test_numbers_out_of_range_are_refused(name, value, sentence):
