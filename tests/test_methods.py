@@ -278,22 +278,19 @@ def test_sharpness_aware_recipes_step_along_the_gradient_nearby(recipe):
     chex.assert_trees_all_close(path[1], start - update, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("average", ["none", "ema", "swa"])
 def test_frozen_endpoints_stay_bit_for_bit_and_others_move(average):
-    if average in ("swag", "snapshots"):
-        pytest.skip("of single networks only")
     config = tiny.config("curve_finding", optimizer__weight_decay=0.1, average__name=average)
-    config.schedule.num_models = 2
-    start = jax.random.normal(jax.random.key(0), (3, 3))
+    start, given = jax.random.normal(jax.random.key(0), (3, 3)), np.array([0, 2])
     path, state, method = trajectory(config, 4, LENGTH, start)
     assert method.frozen == (0, 2)
     for now, before in zip(path[1:], path[:-1], strict=True):
-        np.testing.assert_array_equal(now[[0, 2]], start[[0, 2]])
+        np.testing.assert_array_equal(now[given], start[given])
         assert (now[1] != before[1]).all()
     if average == "none":
-        np.testing.assert_array_equal(method.trained(state)[[0, 2]], start[[0, 2]])
+        np.testing.assert_array_equal(method.trained(state)[given], start[given])
     else:  # rounding of the mean of equal numbers
-        chex.assert_trees_all_close(method.trained(state)[[0, 2]], start[[0, 2]], rtol=1e-6)
+        chex.assert_trees_all_close(method.trained(state)[given], start[given], rtol=1e-6)
 
 
 # Schedules and averages
@@ -333,7 +330,7 @@ def test_networks_are_taken_where_the_rate_is_lowest(name):
 
 def test_the_constant_rate_of_averaging_is_the_low_one_where_networks_are_taken():
     factors, visits, _ = plan_of("swa_constant", low=0.2)
-    np.testing.assert_allclose(factors[visits - 1], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(factors[visits[0] :], 0.2, rtol=1e-6)
     assert np.diff(visits).tolist() == [10, 10]  # the last tenth of 200 steps
 
 
