@@ -1,8 +1,6 @@
-"""Corrupted test images: made here, or read from the published files of CIFAR-10-C and CIFAR-100-C."""
+"""Corrupted test images: made here, or published ones that fit the model."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,20 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 
 import subspace_jax as ss
+from experiments import published
 from experiments.data import Split
 from experiments.errors import UserError
 
 NAMES = tuple(ss.corruptions.CORRUPTIONS)
 SEVERITIES = (1, 2, 3, 4, 5)
+GENERATED = "generated"
 _SIZES = (32, 64, 224)
 _BATCH = 500
 
 
 class Corrupted(NamedTuple):
-    """Corrupted images with their labels, and what they are in words."""
+    """Corrupted images with their labels.
+
+    Attributes:
+      split: images of the model's size; labels among `columns` if there are any.
+      description: what they are and what was done to them, in words.
+      columns: the model's classes that its logits are restricted to, integers `[K']`; None for all.
+    """
 
     split: Split
     description: str
+    columns: np.ndarray | None = None
 
 
 def check_names(names: Sequence[str], severities: Sequence[int]) -> None:
@@ -43,75 +50,98 @@ def check_names(names: Sequence[str], severities: Sequence[int]) -> None:
 
 
 def load_corrupted(
-    source: str, name: str, severity: int, clean: Split, num_classes: int, *, seed: int = 0
+    source: str,
+    name: str,
+    severity: int,
+    clean: Split,
+    num_classes: int,
+    *,
+    class_names: Sequence[str] = (),
+    data_dir: str = "",
+    seed: int = 0,
 ) -> Corrupted:
     """The test images with one corruption.
 
+    A published set belongs to the test split if it has its images, or its classes by name, and its
+    size. The one exception is the article's: images of some of the model's classes by WordNet id, such
+    as Tiny-ImageNet-C for a model of ImageNet. They are resized, and the logits restricted to them.
+
     Args:
-      source: "generated" for `subspace_jax.corruptions`, which are not the official files; a folder
-        with NAME.npy `[5 N, H, W, C]` and labels.npy, as CIFAR-10-C and CIFAR-100-C are published;
-        or an .npz file with NAME `[5, n, H, W, C]` and `labels` `[n]` of the first n test images.
+      source: "generated" for `subspace_jax.corruptions`, which are not the official files; or what
+        `published.read` takes.
       name, severity: which, of `NAMES` and 1 to 5.
       clean: the test split.
       num_classes: of the model.
+      class_names: of the model, where they are known.
+      data_dir: of "tfds".
       seed: of the generated ones, with the name and the severity.
 
     Raises:
       UserError: it does not exist, can't be read, or does not fit the test split or the model.
     """
     check_names([name], [severity])
-    if source == "generated":
+    if source == GENERATED:
         return _generated(name, severity, clean, seed)
-    path = Path(os.path.expanduser(source))
-    images, labels = (_read_npz if path.suffix == ".npz" else _read_folder)(path, name, severity)
-    count = len(labels)
-    if path.suffix != ".npz" and count != len(clean.labels):
+    found = published.read(source, name, severity, data_dir)
+    what = f"{name} {severity} of {source}"
+    if found.classes:
+        return _of_named_classes(found, what, clean, class_names)
+    count = len(found.labels)
+    if found.complete and count != len(clean.labels):
         raise UserError(
-            f"{path} has {count} images of {name} at severity {severity} but the test split has "
+            f"{source} has {count} images of {name} at severity {severity} but the test split has "
             f"{len(clean.labels)}; give the set that belongs to it."
         )
-    if images.shape != (count, *clean.images.shape[1:]):
+    _check_shape(found, what, clean)
+    known = clean.labels[:count]
+    same = found.labels if found.in_order else np.sort(found.labels)
+    if not np.array_equal(same, known if found.in_order else np.sort(known)):
         raise UserError(
-            f"{path} has images {list(images.shape)} of {name} but the test split has "
-            f"{list(clean.images.shape)}; give the set that belongs to it."
+            f"The labels of {source}, 0 to {found.labels.max()}, are not those of the {num_classes} "
+            "classes of the test split in its order; give the set that belongs to it."
         )
-    if labels.max() >= num_classes or not np.array_equal(labels, clean.labels[:count]):
+    return Corrupted(Split(found.images, found.labels.astype(np.int32)), what)
+
+
+def _check_shape(found: published.Published, what: str, clean: Split) -> None:
+    if found.images.shape[1:] != clean.images.shape[1:]:
         raise UserError(
-            f"The labels of {path}, 0 to {labels.max()}, are not those of the {num_classes} classes of "
-            "the test split in its order; give the set that belongs to it."
+            f"{what} has images {list(found.images.shape[1:])} but the test split has "
+            f"{list(clean.images.shape[1:])}; give the set that belongs to it."
         )
-    return Corrupted(Split(images, labels.astype(np.int32)), f"{name} {severity} of {path.name}")
 
 
-def _read_npz(path: Path, name: str, severity: int) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(_existing(path)) as file:
-        if name not in file.files or "labels" not in file.files:
-            raise UserError(
-                f"{path} has {', '.join(file.files)} but not {name} and labels; give another source."
-            )
-        return file[name][severity - 1], file["labels"]
-
-
-def _read_folder(path: Path, name: str, severity: int) -> tuple[np.ndarray, np.ndarray]:
-    images = np.load(_existing(path / f"{name}.npy"), mmap_mode="r")
-    labels = np.load(_existing(path / "labels.npy"))
-    if len(images) != len(labels) or len(images) % 5:
+def _of_named_classes(found, what: str, clean: Split, class_names: Sequence[str]) -> Corrupted:
+    columns = published.columns_of(found.classes, class_names)
+    if columns is None:
+        strange = next(name for name in found.classes if name not in class_names)
         raise UserError(
-            f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
-            "severities of one test split."
+            f"{what} has {len(found.classes)} classes, among them {strange!r}, which is none of the "
+            f"{len(class_names)} classes that the model is known to have; give the set that belongs "
+            "to it, or an .npz data set with class_names."
         )
-    size = len(images) // 5
-    part = slice((severity - 1) * size, severity * size)
-    return np.array(images[part]), labels[part]
+    labels = found.labels.astype(np.int32)
+    if len(columns) == len(class_names):
+        _check_shape(found, what, clean)
+        return Corrupted(Split(found.images, columns[labels].astype(np.int32)), what)
+    images, side = found.images, clean.images.shape[1:3]
+    restricted = f"logits restricted to {len(columns)} of {len(class_names)} classes by WordNet id"
+    if images.shape[1:3] != side:
+        sizes = " x ".join(map(str, images.shape[1:3])), " x ".join(map(str, side))
+        restricted += f", images resized from {sizes[0]} to {sizes[1]} pixels (bilinear)"
+        images = _resized(images, side)
+    _check_shape(found._replace(images=images), what, clean)
+    return Corrupted(Split(images, labels), f"{what}; {restricted}", columns)
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(
-            f"There is no file {path}; set config.evaluation.corruption_source to a folder of "
-            "CIFAR-10-C, an .npz file, or 'generated'."
-        )
-    return path
+def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        batch = jnp.asarray(images[start : start + _BATCH], jnp.float32)
+        shape = (len(batch), *side, images.shape[-1])
+        batch = jax.image.resize(batch, shape, "bilinear", antialias=True)
+        parts.append(np.asarray(jnp.round(batch).clip(0, 255)).astype(np.uint8))
+    return np.concatenate(parts)
 
 
 def _generated(name: str, severity: int, clean: Split, seed: int) -> Corrupted:

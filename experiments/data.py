@@ -412,6 +412,47 @@ def _read_tfds(name: str, data_dir: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
+    """The names of the classes in the order of their labels; WordNet ids for Tiny-ImageNet.
+
+    Args:
+      name, data_dir: as for `load_arrays`; an .npz file may hold `class_names`, strings `[K]`.
+
+    Returns:
+      The names, or none where the data set does not tell them.
+    """
+    data_dir = os.path.expanduser(data_dir)
+    if data_dir.endswith(".npz"):
+        with np.load(data_dir) as file:
+            return tuple(map(str, file["class_names"])) if "class_names" in file.files else ()
+    if name in TFDS_NAMES:
+        builder = import_prepare(name).stock_builder(name, data_dir)
+        return tuple(builder.info.features["label"].names)
+    if name == "tiny_imagenet":
+        from experiments import folders  # imports Pillow
+
+        return folders.classes(data_dir)
+    return ()
+
+
+def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 `[N, H, W, C]` and labels `[N]` of a data set that TFDS has prepared before.
+
+    Raises:
+      UserError: it has not, or can't read it here.
+    """
+    if name in TFDS_NAMES:
+        import_prepare(name).prepare(name, data_dir)
+    builder = import_prepare(name).stock_builder(name, data_dir)
+    if not builder.is_prepared():
+        raise UserError(
+            f'{name} is not prepared in {builder.data_dir_root}; run `python -c "import '
+            f"tensorflow_datasets as t; t.builder('{name}', data_dir='{builder.data_dir_root}')"
+            '.download_and_prepare()"`, which needs TensorFlow and a network.'
+        )
+    return read_part(builder, part)
+
+
 def import_prepare(name: str) -> Any:
     """The module `experiments.prepare`, which needs TFDS; an accelerator machine may lack that.
 

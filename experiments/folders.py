@@ -86,9 +86,9 @@ def read(data_dir: str | os.PathLike[str], cache_dir: str = "") -> dict[str, np.
     arrays = _read_cache(cache, fingerprint)
     if arrays is None:
         arrays = {
-            "train_images": _decode(root, train.paths, "decoding train"),
+            "train_images": decode(root, train.paths, "decoding train", SIZE),
             "train_labels": train.labels,
-            "test_images": _decode(root, test.paths, "decoding val"),
+            "test_images": decode(root, test.paths, "decoding val", SIZE),
             "test_labels": test.labels,
             "num_classes": np.asarray(len(names)),
         }
@@ -100,7 +100,8 @@ def _is_class(entry: os.DirEntry) -> bool:
     return entry.is_dir() and not entry.name.startswith(".")
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is a picture of the published data sets."""
     return name.lower().endswith((".jpeg", ".jpg")) and not name.startswith(".")
 
 
@@ -108,7 +109,7 @@ def _training_files(root: Path, names: tuple[str, ...]) -> Listing:
     paths, labels = [], []
     for label, name in enumerate(names):
         folder = root / "train" / name / "images"
-        found = sorted(filter(_is_image, os.listdir(folder))) if folder.is_dir() else []
+        found = sorted(filter(is_image, os.listdir(folder))) if folder.is_dir() else []
         if not found:
             raise UserError(f"{folder} has no JPEG files; unpack Tiny-ImageNet anew.")
         paths += [f"train/{name}/images/{file}" for file in found]
@@ -150,7 +151,7 @@ def _check_test_files(
                 f"{root / ANNOTATIONS} has no image of the class {name!r}, which train has; keep the "
                 "same classes in both."
             )
-    found = [f"val/images/{file}" for file in os.listdir(root / "val/images") if _is_image(file)]
+    found = [f"val/images/{file}" for file in os.listdir(root / "val/images") if is_image(file)]
     surplus = collections.Counter(found)
     surplus.subtract(paths)
     odd = sorted(path for path, count in surplus.items() if count)
@@ -170,34 +171,51 @@ def _fingerprint(root: Path, *parts: Listing) -> str:
     return digest.hexdigest()
 
 
-def _decode(root: Path, paths: list[str], title: str) -> np.ndarray:
-    """Images, uint8 `[N, 64, 64, 3]`; JPEG decoding leaves Python's lock, so threads share the work."""
-    images = np.empty((len(paths), SIZE, SIZE, 3), np.uint8)
+def decode(root: Path, paths: list[str], title: str, size: int = 0) -> np.ndarray:
+    """Square RGB images of one size, uint8 `[N, S, S, 3]`.
 
-    def decode(start):
+    JPEG decoding leaves Python's lock, so threads share the work.
+
+    Args:
+      root: the folder of
+      paths: the files.
+      title: of the progress bar.
+      size: `S`; 0 for that of the first image.
+
+    Raises:
+      UserError: a file can't be decoded or has another size.
+    """
+    size = size or len(_pixels(root / paths[0]))
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+
+    def decode_chunk(start):
         chunk = paths[start : start + CHUNK]
         for i, path in enumerate(chunk, start):
-            images[i] = _image(root / path)
+            images[i] = _image(root / path, size)
         return len(chunk)
 
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     bar = tqdm(desc=title, total=len(paths), unit=" images", delay=1, leave=False)
     with threads, bar:
-        for count in threads.map(decode, range(0, len(paths), CHUNK)):
+        for count in threads.map(decode_chunk, range(0, len(paths), CHUNK)):
             bar.update(count)
     return images
 
 
-def _image(path: Path) -> np.ndarray:
+def _pixels(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} can't be decoded ({error}); unpack Tiny-ImageNet anew.") from error
-    if pixels.shape != (SIZE, SIZE, 3):
+        raise UserError(f"{path} can't be decoded ({error}); unpack the data set anew.") from error
+
+
+def _image(path: Path, size: int) -> np.ndarray:
+    pixels = _pixels(path)
+    if pixels.shape != (size, size, 3):
         height, width, _ = pixels.shape
         raise UserError(
-            f"{path} has {height} x {width} pixels but images of Tiny-ImageNet have {SIZE} x {SIZE}; "
+            f"{path} has {height} x {width} pixels but the images of its set have {size} x {size}; "
             "resize it."
         )
     return pixels

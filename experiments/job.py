@@ -119,17 +119,29 @@ def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
 
 
 @functools.lru_cache(maxsize=16)
-def _corrupted(dataset, data_dir, source, name, severity) -> data.Split:
+def _corrupted(dataset, data_dir, source, name, severity) -> corrupted.Corrupted:
     """Runs of a suite share them."""
     _, test, num_classes = data.load_arrays(dataset, data_dir)
-    found = corrupted.load_corrupted(source, name, severity, test, num_classes)
-    return found.split
+    return corrupted.load_corrupted(
+        source,
+        name,
+        severity,
+        test,
+        num_classes,
+        class_names=data.class_names(dataset, data_dir) if source != corrupted.GENERATED else (),
+        data_dir=_tfds_folder(data_dir),
+    )
+
+
+def _tfds_folder(data_dir: str) -> str:
+    """Where TFDS has other data sets: with the first one, unless that is a file."""
+    return "" if data_dir.endswith(".npz") else data_dir
 
 
 @functools.lru_cache(maxsize=4)
 def _outside(dataset, data_dir, name):
     _, test, _ = data.load_arrays(dataset, data_dir)
-    return outside.load_outside(name, test)
+    return outside.load_outside(name, test, _tfds_folder(data_dir))
 
 
 def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:

@@ -14,6 +14,7 @@ import numpy as np
 
 import subspace_jax as ss
 from experiments import choose
+from experiments.corrupted import Corrupted
 from experiments.data import Split
 from experiments.layout import DRAWS_STREAM, Layout, short
 from experiments.predict import (
@@ -36,11 +37,11 @@ class Shifted(NamedTuple):
     """Images that are not those of the test split, made when they are asked for.
 
     Attributes:
-      corrupted: `name -> severity -> () -> Split`, test images corrupted.
+      corrupted: `name -> severity -> () -> Corrupted`, test images corrupted.
       outside: `name -> () -> uint8 [M, H, W, C]`, out-of-distribution images.
     """
 
-    corrupted: Mapping[str, Mapping[int, Callable[[], Split]]] = {}
+    corrupted: Mapping[str, Mapping[int, Callable[[], Corrupted]]] = {}
     outside: Mapping[str, Callable[[], np.ndarray]] = {}
 
 
@@ -105,44 +106,57 @@ class Evaluation:
             )
         return record
 
-    def shifts(self, networks: Networks, predict_fn) -> dict:
+    def shifts(self, networks: Networks, logits_of) -> dict:
         """How a place fares on corrupted images, and tells foreign images from those of its own.
 
-        `predict_fn(networks, images) -> log-probabilities [N, K]`.
+        `logits_of(networks, images) -> logits [M, N, K]`, which are averaged as probabilities.
         """
-        model, settings = self.run.program.model, self.settings
         record = {}
-        for name, severities in self.shifted.corrupted.items():
-            for severity, load in severities.items():
-                split = load()
-                labels = jnp.asarray(split.labels)
-                found = self.short_metrics(predict_fn(networks, split.images), labels)
-                record.setdefault("corruptions", {}).setdefault(name, {})[str(severity)] = found
-                if settings.adapt_to_corruption:
-                    own = adapted(model, networks, split.images, settings)
-                    found = self.short_metrics(predict_fn(own, split.images), labels)
-                    record.setdefault("adapted_corruptions", {}).setdefault(name, {})[
-                        str(severity)
-                    ] = found
+        if self.shifted.corrupted:
+            record |= self._corruptions("corruptions", networks, logits_of)
+            if self.settings.adapt_to_corruption:
+                record |= self._corruptions("adapted_corruptions", networks, logits_of)
         if self.shifted.outside:
-            inside = _confidence(predict_fn(networks, self.splits[self.main].images))
+            inside = _confidence(ss.ensemble(logits_of(networks, self.splits[self.main].images)))
         for name, load in self.shifted.outside.items():
-            outside = _confidence(predict_fn(networks, load()))
+            outside = _confidence(ss.ensemble(logits_of(networks, load())))
             record.setdefault("ood", {})[name] = {
                 "auroc": ss.detection.auroc(inside, outside),
                 "fpr95": ss.detection.fpr_at_tpr(inside, outside),
             }
         return record
 
-    def single(self, networks: Networks, images) -> jax.Array:
-        """Log-probabilities `[N, K]` of the average of networks `[M, ...]`."""
-        logits = predict(self.run.program.model, networks, images, self.settings)
-        return ss.ensemble(logits)
+    def _corruptions(self, kind: str, networks: Networks, logits_of) -> dict:
+        """Metrics by corruption and severity, and their raw mCE (see `mean_corruption_error`).
+
+        As "adapted_corruptions", with statistics that are measured on the corrupted images.
+        """
+        found, restricted = {}, ""
+        for name, severities in self.shifted.corrupted.items():
+            found[name] = {}
+            for severity, load in severities.items():
+                corrupted, own = load(), networks
+                images, labels = corrupted.split
+                if kind == "adapted_corruptions":
+                    own = adapted(self.run.program.model, networks, images, self.settings)
+                logits = logits_of(own, images)
+                if corrupted.columns is not None:
+                    logits, restricted = logits[..., corrupted.columns], corrupted.description
+                log_probs = ss.ensemble(logits)
+                found[name][str(severity)] = self.short_metrics(log_probs, jnp.asarray(labels))
+        errors = [[1 - each["accuracy"] for each in by.values()] for by in found.values()]
+        mce = ss.metrics.mean_corruption_error(jnp.asarray(errors))
+        record = {kind: found, f"{kind}_mce": {"raw": mce}}
+        return record | ({f"{kind}_mapping": restricted} if restricted else {})
+
+    def logits_of(self, networks: Networks, images) -> jax.Array:
+        """Logits `[M, N, K]` of networks `[M, ...]`."""
+        return predict(self.run.program.model, networks, images, self.settings)
 
     def place_of(self, name: str, networks: Networks, log_probs, passes: int) -> dict:
         record = self.place(log_probs, passes)
         if name in self.robust and self.main != "validation":
-            record |= self.shifts(networks, self.single)
+            record |= self.shifts(networks, self.logits_of)
         return record
 
 
@@ -187,16 +201,18 @@ def _mc_place(work: Evaluation, center: Networks) -> dict:
     key = jax.random.fold_in(jax.random.key(work.run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
 
-    def predict_fn(networks, images):
+    def logits_of(networks, images):
         one = jax.tree.map(lambda x: x[0], networks)
         batches = padded_batches(images, settings.batch_size)
         logits = ss.predict(dropout_logits_fn(model), (one, keys), batches)
-        return ss.ensemble(logits[:, : len(images)])
+        return logits[:, : len(images)]
 
-    log_probs = {name: predict_fn(center, split.images) for name, split in work.splits.items()}
+    log_probs = {
+        name: ss.ensemble(logits_of(center, split.images)) for name, split in work.splits.items()
+    }
     record = work.place(log_probs, settings.num_samples)
     if "mc ensemble" in work.robust and work.main != "validation":
-        record |= work.shifts(center, predict_fn)
+        record |= work.shifts(center, logits_of)
     return record
 
 

@@ -17,6 +17,7 @@ from experiments.styles import (
     SUBSPACES,
     deployed,
     order_of,
+    shown,
     style_of,
     style_of_run,
 )
@@ -281,7 +282,8 @@ def _cells(rows: Sequence[Metrics]) -> tuple[list[str], Cells, int]:
     header = [name for name, _ in texts.values()]
     costs = [key for key in _COSTS if any(row.get(key) is not None for row in rows)]
     header += [_COSTS[key][0] for key in costs]
-    header += [QUANTITIES[name].label for name in METRICS] + ["Seeds"] * has_seeds
+    metrics = shown(rows)
+    header += [QUANTITIES[name].label for name in metrics] + ["Seeds"] * has_seeds
     settings = list(dict.fromkeys(row.get("setting") for row in rows))
 
     def rank(row):
@@ -296,7 +298,7 @@ def _cells(rows: Sequence[Metrics]) -> tuple[list[str], Cells, int]:
         cells.append(
             [show(row[key]) if key in row else "" for key, (_, show) in texts.items()]
             + [_COSTS[key][1](row[key]) if row.get(key) is not None else "" for key in costs]
-            + [_mean(row[name], name) if name in row else "" for name in METRICS]
+            + [_mean(row[name], name) if name in row else "" for name in metrics]
             + [str(row.get("num_seeds", ""))] * has_seeds
         )
     return header, cells, len(texts)

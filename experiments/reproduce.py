@@ -48,6 +48,7 @@ _WITH_CURVES = ("standard", "ema", "label_smoothing", "dropout", "line", "layerw
 _METRICS = (
     *("inference_passes", "accuracy", "nll", "brier", "ece", "num_bins", "validation"),
     *("temperature", "scaled", "temperatures", "corruptions", "adapted_corruptions", "ood"),
+    *("corruptions_mce", "adapted_corruptions_mce", "corruptions_mapping"),
     *("coords", "weights", "oracle", "epoch"),
 )
 
@@ -178,6 +179,7 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         for run in runs
         if run["setting"] != "landscape"
     ]
+    runs = summary.with_relative_mce(runs)
     chosen = summary.choose_values(runs)
     # Holm's correction is for the claims of one group together.
     verdicts = [

@@ -1,7 +1,7 @@
 """How products and metrics are called and drawn: the same in every figure and table."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.recipes import LARGEST
@@ -79,6 +79,8 @@ SUBSPACES = frozenset(
 
 # What is shown of everything, and what more is known of some.
 METRICS = ("accuracy", "nll", "ece")
+# Mean corruption errors, by what they are relative to; of what is evaluated under corruption.
+MCE = ("corruptions_mce.raw", "corruptions_mce.standard")
 QUANTITIES = {
     "accuracy": Quantity("Accuracy [%]", 100.0, 2),
     "nll": Quantity("NLL [nats]", 1.0, 3),
@@ -86,6 +88,8 @@ QUANTITIES = {
     "brier": Quantity("Brier score", 1.0, 4),
     "scaled.nll": Quantity("Scaled NLL [nats]", 1.0, 3),
     "scaled.ece": Quantity("Scaled ECE [%]", 100.0, 2),
+    "corruptions_mce.raw": Quantity("mCE, raw [%]", 100.0, 1),
+    "corruptions_mce.standard": Quantity("mCE, of standard's [%]", 100.0, 1),
 }
 
 
@@ -124,6 +128,17 @@ def style_of_run(config: Mapping[str, Any]) -> Style:
     if kind in ("simplex", "layerwise_simplex"):
         return style_of(f"{kind}_{config.get('subspace', {}).get('num_endpoints', 3)}")
     return style_of(config.get("recipe") or kind)
+
+
+def shown(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The metrics that a table of these rows has columns for.
+
+    Example:
+      >>> shown([{"accuracy": 0.9, "corruptions_mce.raw": 0.2}, {}])
+      ('accuracy', 'nll', 'ece', 'corruptions_mce.raw')
+    """
+    rows = list(rows)
+    return METRICS + tuple(name for name in MCE if any(name in row for row in rows))
 
 
 def quantity_of(metric: str) -> Quantity:

@@ -207,6 +207,46 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 # Table
 
 
+def with_relative_mce(runs: Sequence[Record]) -> list[dict]:
+    """Runs whose corruption errors are also relative to those of standard training of their seed.
+
+    Every place with `corruptions` gets `corruptions_mce.standard`, the mCE whose normaliser is the
+    network of standard training with the same label noise; it is 1 for that network itself.
+    """
+    standard = {
+        (run["label_noise"], run["seed"]): run["places"]["midpoint"]["corruptions"]
+        for run in runs
+        if (run["method"], run["setting"]) == ("standard", "article")
+        and "corruptions" in run["places"].get("midpoint", {})
+    }
+    found = []
+    for run in runs:
+        baseline = standard.get((run["label_noise"], run["seed"]))
+        places = {
+            name: place | {"corruptions_mce": place["corruptions_mce"] | _relative(place, baseline)}
+            if baseline and "corruptions" in place
+            else place
+            for name, place in run.get("places", {}).items()
+        }
+        found.append(run | {"places": places} if "places" in run else run)
+    return found
+
+
+def _relative(place: Record, baseline: Record) -> dict[str, float]:
+    """A corruption without an error in the baseline leaves it undefined, which is no number."""
+    if any(sum(errors) == 0 for errors in _errors(baseline)):
+        return {}
+    ratios = [
+        sum(own) / sum(others)
+        for own, others in zip(_errors(place["corruptions"]), _errors(baseline), strict=True)
+    ]
+    return {"standard": statistics.fmean(ratios)}
+
+
+def _errors(corruptions: Record) -> list[list[float]]:
+    return [[1 - found["accuracy"] for found in by.values()] for by in corruptions.values()]
+
+
 def table(
     runs: Sequence[Record],
     products: Iterable[str] = tuple(PRODUCTS),
@@ -471,8 +511,9 @@ def markdown(metrics: Record) -> str:
 
 def _markdown_table(rows: Sequence[Record]) -> str:
     header = ["Setting", "Noise", "Method", "Place", "Passes"]
-    rule = [":--"] * 4 + ["--:"] * (2 + len(styles.METRICS))
-    header += [styles.QUANTITIES[name].label for name in styles.METRICS] + ["Seeds"]
+    metrics = styles.shown(rows)
+    rule = [":--"] * 4 + ["--:"] * (2 + len(metrics))
+    header += [styles.QUANTITIES[name].label for name in metrics] + ["Seeds"]
 
     def rank(row):
         return *_rank(row)[:2], row.get("inference_passes", 1), *_rank(row)[2:]
@@ -480,7 +521,7 @@ def _markdown_table(rows: Sequence[Record]) -> str:
     cells = [
         [row["setting"], f"{100 * row['label_noise']:.0f} %", styles.style_of(row["method"]).label]
         + [_place_said(row), str(row.get("inference_passes", 1))]
-        + [_cell(row, name) for name in styles.METRICS]
+        + [_cell(row, name) for name in metrics]
         + [str(row["num_seeds"])]
         for row in sorted(rows, key=rank)
     ]

@@ -56,7 +56,9 @@ def decoded(monkeypatch):
     """The paths that have been decoded, as a growing list."""
     paths = []
     original = folders._image
-    monkeypatch.setattr(folders, "_image", lambda path: paths.append(path) or original(path))
+    monkeypatch.setattr(
+        folders, "_image", lambda path, size: paths.append(path) or original(path, size)
+    )
     return paths
 
 

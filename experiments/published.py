@@ -1,0 +1,135 @@
+"""Readers of the published corrupted test sets, as they lie on disk after unpacking.
+
+NAME.npy and labels.npy             CIFAR-10-C and CIFAR-100-C
+[GROUP/]NAME/SEVERITY/CLASS/*.JPEG  Tiny-ImageNet-C and ImageNet-C; CLASS is a WordNet id
+cifar10_corrupted/NAME_SEVERITY     CIFAR-10-C as TensorFlow Datasets lays it out
+FILE.npz                            NAME `[5, n, H, W, C]` and `labels` of the first n test images
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import data
+from experiments.errors import UserError
+
+TFDS = "tfds"
+# TFDS has names of its own for two of them.
+_TFDS_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
+
+
+class Published(NamedTuple):
+    """One corruption at one severity.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+      labels: integers `[N]`.
+      classes: names of the labels, where the files have any; else empty.
+      in_order: whether the images are those of the test split in its order.
+      complete: whether they are all of them.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...] = ()
+    in_order: bool = True
+    complete: bool = True
+
+
+def read(source: str, name: str, severity: int, data_dir: str = "") -> Published:
+    """One corruption at one severity of a published set.
+
+    Args:
+      source: a folder or an .npz file, see the module; or "tfds".
+      name, severity: which.
+      data_dir: of "tfds", its data folder.
+
+    Raises:
+      UserError: there is none, or it can't be read.
+    """
+    if source == TFDS:
+        return _read_tfds(name, severity, data_dir)
+    path = Path(source).expanduser()
+    if path.suffix == ".npz":
+        return _read_npz(path, name, severity)
+    if (path / "labels.npy").exists() or (path / f"{name}.npy").exists():
+        return _read_npy(path, name, severity)
+    return _read_folders(path, name, severity)
+
+
+def _read_npz(path: Path, name: str, severity: int) -> Published:
+    with np.load(_existing(path)) as file:
+        if name not in file.files or "labels" not in file.files:
+            raise UserError(
+                f"{path} has {', '.join(file.files)} but not {name} and labels; give another source."
+            )
+        return Published(file[name][severity - 1], file["labels"], complete=False)
+
+
+def _read_npy(path: Path, name: str, severity: int) -> Published:
+    images = np.load(_existing(path / f"{name}.npy"), mmap_mode="r")
+    labels = np.load(_existing(path / "labels.npy"))
+    if len(images) != len(labels) or len(images) % 5:
+        raise UserError(
+            f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
+            "severities of one test split."
+        )
+    size = len(images) // 5
+    part = slice((severity - 1) * size, severity * size)
+    return Published(np.array(images[part]), labels[part])
+
+
+def _read_tfds(name: str, severity: int, data_dir: str) -> Published:
+    """TFDS shuffles the images and gives them no numbers, so that their order is lost."""
+    full = f"cifar10_corrupted/{_TFDS_NAMES.get(name, name)}_{severity}"
+    images, labels = data.read_prepared(full, data_dir, "test")
+    return Published(images, labels, in_order=False)
+
+
+def _read_folders(path: Path, name: str, severity: int) -> Published:
+    candidates = [path, *sorted(filter(Path.is_dir, path.glob("*")))] if path.is_dir() else []
+    found = [root / name / str(severity) for root in candidates]
+    folder = next(filter(Path.is_dir, found), None)
+    if folder is None:
+        raise UserError(
+            f"{path} has neither {name}.npy nor a folder {name}/{severity}; set "
+            "config.evaluation.corruption_source to an unpacked CIFAR-10-C, CIFAR-100-C, "
+            "Tiny-ImageNet-C or ImageNet-C, to an .npz file, to 'tfds' or to 'generated'."
+        )
+    from experiments import folders  # imports Pillow
+
+    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    paths, labels = [], []
+    for label, wordnet_id in enumerate(classes):
+        files = sorted(file for file in os.listdir(folder / wordnet_id) if folders.is_image(file))
+        paths += [f"{wordnet_id}/{file}" for file in files]
+        labels += [label] * len(files)
+    if not paths:
+        raise UserError(f"{folder} has no JPEG files in folders of classes; unpack it anew.")
+    images = folders.decode(folder, paths, f"decoding {name} {severity}")
+    return Published(images, np.asarray(labels, np.int32), classes, in_order=False)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(
+            f"There is no file {path}; set config.evaluation.corruption_source to a folder of "
+            "CIFAR-10-C, an .npz file, 'tfds' or 'generated'."
+        )
+    return path
+
+
+def columns_of(classes: Sequence[str], model_classes: Sequence[str]) -> np.ndarray | None:
+    """Where the classes of a set are among those of a model, or None if some are missing.
+
+    Example:
+      >>> columns_of(["n2", "n7"], ["n1", "n2", "n5", "n7"])
+      array([1, 3])
+    """
+    index = {name: i for i, name in enumerate(model_classes)}
+    if not set(classes) <= set(index):
+        return None
+    return np.asarray([index[name] for name in classes])

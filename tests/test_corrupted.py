@@ -1,0 +1,275 @@
+"""Corrupted test sets: made here or published, and which models they fit."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import subspace_jax as ss
+from experiments import corrupted, data, places, predict
+from experiments.corrupted import load_corrupted
+from experiments.data import Split
+from experiments.errors import UserError
+
+COUNT, CLASSES = 6, 4
+
+
+def random_split(count=COUNT, size=32, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    return Split(images, rng.integers(0, CLASSES, count).astype(np.int32))
+
+
+def write_npy(folder, clean, name="snow"):
+    """Severity s adds s to every pixel."""
+    steps = np.arange(1, 6, dtype=np.uint8)[:, None, None, None, None]
+    images = (clean.images[None] + steps).reshape(-1, *clean.images.shape[1:])
+    np.save(folder / f"{name}.npy", images)
+    np.save(folder / "labels.npy", np.tile(clean.labels, 5))
+    return images
+
+
+def write_jpegs(folder, classes, count=2, size=64, name="snow", severity=3):
+    """Images of one grey a class."""
+    for i, wordnet_id in enumerate(classes):
+        target = folder / name / str(severity) / wordnet_id
+        target.mkdir(parents=True)
+        for j in range(count):
+            Image.new("RGB", (size, size), (40 * i,) * 3).save(target / f"{j}.JPEG")
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("names", "severities", "message"),
+    [
+        (["snow", "rain"], [1], "corruptions has 'rain'; choose among gaussian_noise, .*saturate"),
+        (["snow"], [1, 6], "severities has 6; use 1 to 5"),
+        (["snow"], [0], "severities has 0; use 1 to 5"),
+    ],
+)
+def test_what_does_not_exist_is_refused(names, severities, message):
+    with pytest.raises(UserError, match=message):
+        corrupted.check_names(names, severities)
+    with pytest.raises(UserError, match=message):
+        load_corrupted("generated", names[-1], severities[-1], random_split(), CLASSES)
+
+
+# Made here
+
+
+def test_generated_images_are_those_of_the_library_in_8_bits():
+    clean = random_split()
+    found = load_corrupted("generated", "contrast", 4, clean, CLASSES)
+    real = ss.corruptions.corrupt("contrast", None, jnp.asarray(clean.images, jnp.float32) / 255, 4)
+    np.testing.assert_array_equal(found.split.images, np.round(255 * np.asarray(real)))
+    np.testing.assert_array_equal(found.split.labels, clean.labels)
+    assert "not the official files" in found.description
+    assert found.columns is None
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (16, 16, 3), (28, 28, 1)])
+def test_generated_images_have_the_shape_of_the_clean_ones(shape):
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, *shape), np.uint8)
+    clean = Split(images, np.zeros(COUNT, np.int32))
+    found = load_corrupted("generated", "snow", 2, clean, CLASSES)
+    assert found.split.images.shape == images.shape
+    assert found.split.images.dtype == np.uint8
+    assert (found.split.images != images).any()
+    assert "shrunk" in found.description
+
+
+def test_generated_draws_depend_on_the_seed_alone():
+    clean = random_split()
+    first, again, other = (
+        load_corrupted("generated", "gaussian_noise", 1, clean, CLASSES, seed=seed).split.images
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+# Published in NumPy files
+
+
+def test_severities_are_slices_of_the_published_arrays(tmp_path):
+    clean = random_split()
+    images = write_npy(tmp_path, clean)
+    for severity in corrupted.SEVERITIES:
+        found = load_corrupted(str(tmp_path), "snow", severity, clean, CLASSES)
+        part = images[(severity - 1) * COUNT : severity * COUNT]
+        np.testing.assert_array_equal(found.split.images, part)
+        np.testing.assert_array_equal(found.split.images, clean.images + np.uint8(severity))
+        np.testing.assert_array_equal(found.split.labels, clean.labels)
+
+
+def test_a_sample_has_the_first_test_images(tmp_path):
+    clean, path = random_split(), tmp_path / "sample.npz"
+    images = np.random.default_rng(1).integers(0, 256, (5, 4, 32, 32, 3), np.uint8)
+    np.savez(path, snow=images, labels=clean.labels[:4])
+    found = load_corrupted(str(path), "snow", 3, clean, CLASSES)
+    np.testing.assert_array_equal(found.split.images, images[2])
+    np.testing.assert_array_equal(found.split.labels, clean.labels[:4])
+    with pytest.raises(UserError, match="has snow, labels but not fog and labels"):
+        load_corrupted(str(path), "fog", 3, clean, CLASSES)
+
+
+def test_a_set_of_another_test_split_is_refused(tmp_path):
+    clean = random_split()
+    write_npy(tmp_path, clean)
+    source = str(tmp_path)
+    with pytest.raises(UserError, match=r"has 6 images of snow at .* test split has 5; give"):
+        load_corrupted(source, "snow", 1, Split(clean.images[:5], clean.labels[:5]), CLASSES)
+    small = Split(clean.images[:, ::2, ::2], clean.labels)
+    with pytest.raises(UserError, match=r"\[32, 32, 3\] but the test split has \[16, 16, 3\]"):
+        load_corrupted(source, "snow", 1, small, CLASSES)
+    others = Split(clean.images, (clean.labels + 1) % CLASSES)
+    with pytest.raises(UserError, match="labels of .* are not those of the 4 classes"):
+        load_corrupted(source, "snow", 1, others, CLASSES)
+    with pytest.raises(UserError, match=r"There is no file .*fog\.npy; set .*corruption_source"):
+        load_corrupted(source, "fog", 1, clean, CLASSES)
+    with pytest.raises(UserError, match="has neither snow.npy nor a folder snow/1; set"):
+        load_corrupted(str(tmp_path / "nowhere"), "snow", 1, clean, CLASSES)
+
+
+def test_arrays_of_no_five_severities_are_refused(tmp_path):
+    clean = random_split()
+    np.save(tmp_path / "snow.npy", clean.images)
+    np.save(tmp_path / "labels.npy", clean.labels)
+    with pytest.raises(UserError, match="has 6 images and labels.npy 6; both have five"):
+        load_corrupted(str(tmp_path), "snow", 1, clean, CLASSES)
+
+
+# Published by TensorFlow Datasets
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("snow", "snow"), ("glass_blur", "frosted_glass_blur")]
+)
+def test_sets_of_tfds_are_read_in_any_order(name, theirs, tmp_path, monkeypatch):
+    clean = random_split()
+    order = np.random.default_rng(2).permutation(COUNT)
+    asked = []
+
+    def read_prepared(full, data_dir, part):
+        asked.append((full, data_dir, part))
+        return clean.images[order], clean.labels[order]
+
+    monkeypatch.setattr(data, "read_prepared", read_prepared)
+    found = load_corrupted("tfds", name, 2, clean, CLASSES, data_dir=str(tmp_path))
+    assert asked == [(f"cifar10_corrupted/{theirs}_2", str(tmp_path), "test")]
+    np.testing.assert_array_equal(found.split.images, clean.images[order])
+    np.testing.assert_array_equal(found.split.labels, clean.labels[order])
+    others = Split(clean.images, np.zeros_like(clean.labels))
+    with pytest.raises(UserError, match="are not those of the 4 classes"):
+        load_corrupted("tfds", name, 2, others, CLASSES, data_dir=str(tmp_path))
+
+
+def test_a_set_that_tfds_has_not_prepared_is_named_with_the_command(tmp_path):
+    with pytest.raises(
+        UserError, match=r"cifar10_corrupted/elastic_1 is not .*download_and_prepare"
+    ):
+        load_corrupted(
+            "tfds", "elastic_transform", 1, random_split(), CLASSES, data_dir=str(tmp_path)
+        )
+
+
+def test_records_of_tfds_are_read(tmp_path):
+    clean = random_split(count=3)
+    write_tfds(tmp_path, clean)
+    images, labels = data.read_prepared("cifar10_corrupted/snow_2", str(tmp_path), "test")
+    order = np.argsort(images[:, 0, 0, 0])
+    expected = np.argsort(clean.images[:, 0, 0, 0])
+    np.testing.assert_array_equal(images[order], clean.images[expected])
+    np.testing.assert_array_equal(labels[order], clean.labels[expected])
+
+
+def write_tfds(folder, split):
+    """CIFAR-10-C's own builder with other images, which it encodes without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class Cifar10Corrupted(tfds.image_classification.Cifar10Corrupted, skip_registration=True):
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {"test": self._generate_examples("")}
+
+        def _generate_examples(self, data_dir):
+            del data_dir
+            for i, (image, label) in enumerate(zip(*split, strict=True)):
+                yield i, {"image": Image.fromarray(image), "label": int(label)}
+
+    builder = Cifar10Corrupted(config="snow_2", data_dir=folder, file_format="array_record")
+    builder.download_and_prepare(download_dir=folder / "downloads")
+
+
+# Published in folders of JPEG files
+
+
+@pytest.mark.parametrize("group", ["", "weather"])
+def test_folders_are_read_by_class(group, tmp_path):
+    classes = ("n01", "n02", "n07")
+    write_jpegs(tmp_path / group, classes)
+    clean = Split(np.zeros((6, 64, 64, 3), np.uint8), np.repeat(np.arange(3, dtype=np.int32), 2))
+    found = load_corrupted(str(tmp_path), "snow", 3, clean, 3, class_names=classes)
+    np.testing.assert_array_equal(found.split.labels, [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(found.split.images[:, 5, 5, 0], [0, 0, 40, 40, 80, 80])
+    assert found.columns is None
+    with pytest.raises(UserError, match="has neither snow.npy nor a folder snow/4; set"):
+        load_corrupted(str(tmp_path), "snow", 4, clean, 3, class_names=classes)
+
+
+def test_some_of_the_models_classes_restrict_its_logits(tmp_path):
+    write_jpegs(tmp_path, ("n03", "n05"), size=64)
+    clean = Split(np.zeros((4, 224, 224, 3), np.uint8), np.zeros(4, np.int32))
+    names = ("n01", "n03", "n04", "n05")
+    found = load_corrupted(str(tmp_path), "snow", 3, clean, 4, class_names=names)
+    np.testing.assert_array_equal(found.columns, [1, 3])
+    np.testing.assert_array_equal(found.split.labels, [0, 0, 1, 1])
+    assert found.split.images.shape == (4, 224, 224, 3)
+    np.testing.assert_array_equal(found.split.images[:, 9, 9, 1], [0, 0, 40, 40])
+    for part in ("restricted to 2 of 4 classes by WordNet id", "from 64 x 64 to 224 x 224 pixels"):
+        assert part in found.description
+
+
+def test_classes_that_the_model_lacks_are_refused(tmp_path):
+    write_jpegs(tmp_path, ("n03", "n09"))
+    clean = Split(np.zeros((4, 64, 64, 3), np.uint8), np.zeros(4, np.int32))
+    for names in ((), ("n03", "n04")):
+        with pytest.raises(UserError, match=r"2 classes, among them 'n0\d', .* none of the \d cla"):
+            load_corrupted(str(tmp_path), "snow", 3, clean, 2, class_names=names)
+
+
+def test_the_own_set_of_a_model_must_have_its_size(tmp_path):
+    write_jpegs(tmp_path, ("n03", "n09"), size=32)
+    clean = Split(np.zeros((4, 64, 64, 3), np.uint8), np.zeros(4, np.int32))
+    with pytest.raises(UserError, match=r"\[32, 32, 3\] but the test split has \[64, 64, 3\]"):
+        load_corrupted(str(tmp_path), "snow", 3, clean, 2, class_names=("n03", "n09"))
+
+
+# In evaluation
+
+
+def test_restricted_logits_choose_among_the_columns_alone():
+    run = tiny.run("standard")
+    clean = tiny.dataset().test
+    columns = np.array([0, 2])
+    inside = np.isin(clean.labels, columns)
+    labels = np.searchsorted(columns, clean.labels[inside]).astype(np.int32)
+    shown = corrupted.Corrupted(Split(clean.images[inside], labels), "two of three", columns)
+    settings = predict.make_settings(tiny.config("standard"), run)
+    work = places.Evaluation(
+        run, {"test": clean}, settings, None, places.Shifted({"snow": {1: lambda: shown}}), ()
+    )
+    logits = np.random.default_rng(0).normal(size=(2, inside.sum(), 3)).astype(np.float32)
+    record = work.shifts(None, lambda networks, images: jnp.asarray(logits))
+    probs = np.exp(logits[..., columns])
+    probs = (probs / probs.sum(-1, keepdims=True)).mean(0)
+    found = record["corruptions"]["snow"]["1"]
+    chex.assert_trees_all_close(found["accuracy"], (probs.argmax(-1) == labels).mean(), rtol=1e-6)
+    nll = -np.log(probs[np.arange(len(labels)), labels]).mean()
+    chex.assert_trees_all_close(found["nll"], nll, rtol=1e-5)
+    assert record["corruptions_mapping"] == "two of three"
+    chex.assert_trees_all_close(record["corruptions_mce"]["raw"], 1 - found["accuracy"], rtol=1e-5)
