@@ -51,7 +51,8 @@ def classes(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
         if not (os.path.isfile if name == ANNOTATIONS else os.path.isdir)(root / name):
             raise UserError(
                 f"config.data_dir is {str(data_dir)!r}, which has no {name}; set it to the unpacked "
-                "Tiny-ImageNet, a folder with train and val."
+                "Tiny-ImageNet, a folder with train and val (`curl -O http://cs231n.stanford.edu/"
+                "tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip`)."
             )
     found = tuple(sorted(entry.name for entry in os.scandir(root / "train") if _is_class(entry)))
     if not found:

@@ -31,13 +31,13 @@ from experiments.provenance import finished_now, provenance
 from experiments.suite import Entry, Outcome
 
 # suite -> its scales, the first by default.
-SUITES = {"digits": ("digits",), "cifar10": ("small", "full")}
+SUITES = {"digits": ("digits",), "cifar10": ("small", "full"), "tiny_imagenet": ("full",)}
 
 DESCRIPTION = f"""Trains what the article's figures compare, with every rival, and draws and tests it.
 
     python -m experiments.reproduce SUITE [--scale SCALE] [--only FIGURES] [--check] [--workdir W]
 
-SUITE is one of {", ".join(SUITES)}; cifar10 has the scales small (two CPU cores, two hours) and full
+SUITE is one of {", ".join(SUITES)}; cifar10 has the scales small (for two CPU cores) and full
 (the article's protocol). FIGURES are names with commas between: {", ".join(FIGURES)}.
 The same command goes on where it was interrupted, and skips what is done; records of runs that were
 made on another machine may be copied into WORKDIR/runs. --check prints every claim with its test."""
@@ -96,7 +96,7 @@ def _suite_and_scale(argv: list[str]) -> tuple[str, str, list[str]]:
                 )
             scale = value
             break
-    return name, scale if len(SUITES[name]) == 1 else f"{name}-{scale}", rest
+    return name, name if scale == name else f"{name}-{scale}", rest
 
 
 def run(options: SimpleNamespace, failed: list[str]) -> None:

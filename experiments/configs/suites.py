@@ -1,13 +1,16 @@
 """Suites: which methods are trained how often on what, for `python -m experiments.reproduce`.
 
-digits         scikit-learn's digits, a small convolutional network; the scale is `digits`
-cifar10-small  a ResNet-8 of width 8 on 10,000 images of CIFAR-10, for two CPU cores
-cifar10-full   the article's cResNet20, 160 epochs
+digits              scikit-learn's digits, a small convolutional network; the scale is `digits`
+cifar10-small       a ResNet-8 of width 8 on 10,000 images of CIFAR-10, for two CPU cores
+cifar10-full        the article's cResNet20, 160 epochs
+tiny_imagenet-full  its ResNet18, 160 epochs
 """
+
+from types import ModuleType
 
 import ml_collections
 
-from experiments.configs import cifar10, digits
+from experiments.configs import cifar10, digits, tiny_imagenet
 from experiments.errors import UserError
 from experiments.recipes import LARGEST, PRODUCTS
 
@@ -25,13 +28,19 @@ _FIRST = (
     "layerwise_line",
     "curve",
 )
+_MODULES = {"digits": digits, "cifar10": cifar10, "tiny_imagenet": tiny_imagenet}
 # Settings of a run that its recipe, seed and noise decide, and not `config.run`.
 OF_RECIPE = ("recipe", "kind", "seed", "subspace", "schedule", "average", "sharpness")
 
 
 def get_config(name: str = "digits") -> ml_collections.ConfigDict:
     """The suite of a name, with its scale after a hyphen where it has several."""
-    makers = {"digits": _digits, "cifar10-small": _cifar10_small, "cifar10-full": _cifar10_full}
+    makers = {
+        "digits": _digits,
+        "cifar10-small": _cifar10_small,
+        "cifar10-full": lambda: _full(cifar10),
+        "tiny_imagenet-full": lambda: _full(tiny_imagenet),
+    }
     if name not in makers:
         raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(makers)}.")
     config = makers[name]()
@@ -42,7 +51,7 @@ def get_config(name: str = "digits") -> ml_collections.ConfigDict:
 
 def run_config(suite: str, recipe: str) -> ml_collections.ConfigDict:
     """One run of a suite before `config.run` and `config.recipes` change it."""
-    return {"digits": digits, "cifar10": cifar10}[suite].get_config(recipe)
+    return _MODULES[suite].get_config(recipe)
 
 
 def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -133,8 +142,9 @@ def _cifar10_small() -> ml_collections.ConfigDict:
     return config
 
 
-def _cifar10_full() -> ml_collections.ConfigDict:
-    run = cifar10.get_config("standard")
+def _full(module: ModuleType) -> ml_collections.ConfigDict:
+    """The article's protocol on one of its data sets."""
+    run = module.get_config("standard")
     run.evaluation.corruptions = ("snow",)
     config = _suite(run)
     config.products = tuple(PRODUCTS)
