@@ -1,10 +1,11 @@
 """From the records of a suite's runs to its table, and what is left of each gain under control.
 
-    python -m experiments.summary results/digits/metrics.json
+    python -m experiments.summary results/digits/metrics.json [--only standard,line]
 
 prints the table of what predicts and the sentences as Markdown, for the README.
 """
 
+import argparse
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import scipy.stats
 
 from experiments import styles
+from experiments.errors import UserError
 from experiments.recipes import LARGEST, PRODUCTS, product_of
 
 SIGNIFICANCE = 0.05
@@ -490,13 +492,27 @@ def _spread(value: float, stderr: float | None, decimals: int, sign: str = "") -
     return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"
 
 
-def markdown(metrics: Record) -> str:
-    """The README's part of the results: what predicts, by what its training costs; what holds.
+def markdown(metrics: Record, products: Iterable[str] = ()) -> str:
+    """The results as Markdown: what predicts, by what its training costs; what holds.
 
     Under a heading for every training budget, rows are sorted by setting, label noise and what a
     prediction costs.
+
+    Args:
+      metrics: of a suite.
+      products: the rows that are wanted; empty for all.
+
+    Raises:
+      UserError: one that the suite does not have.
     """
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
+    if products := tuple(products):
+        names = dict.fromkeys(row["method"] for row in rows)
+        for product in products:
+            if product not in names:
+                raise UserError(f"--only has {product!r}; choose among {', '.join(names)}.")
+        wanted = {(product, product_of(product)[1]) for product in products}
+        rows = [row for row in rows if (row["method"], row["place"]) in wanted]
     budgets: dict[float, list[Record]] = {}
     for row in rows:
         cost = row.get("training_cost")
@@ -544,11 +560,22 @@ def _cell(row: Record, metric: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the rows of what predicts and the sentences of a metrics.json as Markdown."""
-    argv = sys.argv[1:] if argv is None else argv
-    if len(argv) != 1 or not Path(argv[0]).is_file():
-        print("usage: python -m experiments.summary METRICS_JSON", file=sys.stderr)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.summary",
+        description="Print the results of a suite as Markdown.",
+    )
+    parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
+    parser.add_argument("--only", default="", help="methods with commas between; default: all")
+    options = parser.parse_args(argv)
+    try:
+        metrics = json.loads(options.metrics.read_text())
+        print(markdown(metrics, filter(None, options.only.split(","))))
+    except OSError as error:
+        print(f"error: {options.metrics} can't be read ({error.strerror}).", file=sys.stderr)
         return 2
-    print(markdown(json.loads(Path(argv[0]).read_text())))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

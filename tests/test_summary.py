@@ -555,12 +555,25 @@ def test_the_command_prints_markdown(tmp_path, capsys):
     assert output.endswith("\n- One.\n- Two.\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["missing.json"], ["a", "b"], ["--help"]])
-def test_the_command_says_how_it_is_used(arguments, capsys):
-    assert summary.main(arguments) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err == "usage: python -m experiments.summary METRICS_JSON\n"
+def test_the_command_prints_the_methods_that_are_asked_for(tmp_path, capsys):
+    path = tmp_path / "metrics.json"
+    runs = runs_of("standard", [0.9]) + runs_of("line", [0.91]) + runs_of("ema", [0.92])
+    for run in runs:
+        run["places"]["ensemble"] = place(0.5)
+    path.write_text(json.dumps({"table": summary.table(runs), "verdict": []}))
+    assert summary.main([str(path), "--only", "ema,line"]) == 0
+    output = capsys.readouterr().out
+    for shown, text in ((True, "91.00"), (True, "92.00"), (False, "90.00"), (False, "50.00")):
+        assert (text in output) == shown
+    assert summary.main([str(path), "--only", "ema,lime"]) == 2
+    assert "--only has 'lime'; choose among" in capsys.readouterr().err
+
+
+def test_the_command_names_a_file_that_is_missing(capsys):
+    assert summary.main(["missing.json"]) == 2
+    assert capsys.readouterr().err == (
+        "error: missing.json can't be read (No such file or directory).\n"
+    )
 
 
 # Mean corruption errors
