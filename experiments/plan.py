@@ -70,10 +70,27 @@ def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     return list(wanted.values())
 
 
+_SCENERY = {"fig1": SLICED, "fig2": ("simplex_3",), "curvature": PATHS}
+
+
+def check_landscapes(entries: Iterable[Entry], only: str) -> None:
+    """Refuses figures of landscapes that were asked for by name but have nothing to look at.
+
+    Raises:
+      UserError: there is one.
+    """
+    looked_at = {entry.method for entry in entries}
+    for name in filter(None, only.split(",")):
+        if name in _SCENERY and not looked_at & set(_SCENERY[name]):
+            raise UserError(
+                f"--only has {name} but no network of it is looked at; set config.landscape.seeds to "
+                f"some of config.seeds, and config.products to some of {', '.join(_SCENERY[name])}."
+            )
+
+
 def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     """What landscapes look at; a line is drawn beside an independent network of the same seed."""
-    wanted = {"fig1": SLICED, "fig2": ("simplex_3",), "curvature": PATHS}
-    recipes = dict.fromkeys(name for figure in figures for name in wanted.get(figure, ()))
+    recipes = dict.fromkeys(name for figure in figures for name in _SCENERY.get(figure, ()))
     trained = {entry.id for entry in article_entries(config, figures)}
     entries = []
     for seed in config.landscape.seeds if 0.0 in config.noise_rates else ():

@@ -40,7 +40,8 @@ DESCRIPTION = f"""Trains what the article's figures compare, with every rival, a
 SUITE is one of {", ".join(SUITES)}; cifar10 has the scales small (for two CPU cores) and full
 (the article's protocol). FIGURES are names with commas between: {", ".join(FIGURES)}.
 The same command goes on where it was interrupted, and skips what is done; records of runs that were
-made on another machine may be copied into WORKDIR/runs. --check prints every claim with its test."""
+made on another machine may be copied into WORKDIR/runs, and --draw_only refuses to train what is
+missing. --check prints every claim with its test."""
 
 # Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")
@@ -75,6 +76,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("only", "", "Figures to make, with commas between.", flag_values=values)
+    flags.DEFINE_bool(
+        "draw_only",
+        False,
+        "Train nothing; refuse figures whose runs are not done.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("check", False, "Print every claim with its test.", flag_values=values)
 
 
@@ -119,14 +126,17 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
         )
     suite.check([*entries, *tuning])
     everything = [*entries, *tuning, *scenery]
-    for entry in [] if options.overwrite else everything:
-        suite.finished(folder, entry)  # refuses records of another config
+    plan.check_landscapes(scenery, options.only)
+    # Refuses records of another config.
+    done = [] if options.overwrite else [e for e in everything if suite.finished(folder, e)]
+    if options.draw_only:
+        _require(everything, done, folder)
     workdir.prepare(folder, config, options.overwrite)
     record = provenance("experiments.reproduce") | {"seeds": list(config.seeds)}
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _run_all(config, folder, everything, stop)
+            outcome = _run_all(config, folder, everything, stop, options.draw_only)
         except suite.Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
@@ -138,7 +148,18 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
     _show(metrics, folder, options.check)
 
 
-def _run_all(config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop) -> Outcome:
+def _require(entries: list[Entry], done: list[Entry], folder: Path) -> None:
+    if len(done) < len(entries):
+        missing = next(entry.id for entry in entries if entry not in done)
+        raise UserError(
+            f"--draw_only is given but {len(done)} of {len(entries)} runs are done in {folder} (not "
+            f"{missing}); run the same command without it."
+        )
+
+
+def _run_all(
+    config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop, draw_only: bool
+) -> Outcome:
     """All entries; those with tuned values when it is known which these are."""
     options = config.landscape.to_dict()
     first_seed = next(iter(config.landscape.seeds), -1)
@@ -156,6 +177,8 @@ def _run_all(config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop)
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
+    if draw_only:
+        _require(tuned, [entry for entry in tuned if suite.finished(folder, entry)], folder)
     second = suite.run_all(tuned, run_one, config.num_threads)
     return Outcome(first.records | second.records, first.failures | second.failures)
 

@@ -122,3 +122,13 @@ def test_an_unknown_figure_is_refused():
     assert plan.figures_of("") == tuple(suites.FIGURES)
     with pytest.raises(UserError, match="--only is 'fig9'; choose among fig1, fig2"):
         plan.figures_of("fig3,fig9")
+
+
+def test_landscapes_that_are_asked_for_must_have_networks():
+    config = suites.get_config("digits")
+    entries = plan.landscape_entries(config, ("fig2",))
+    plan.check_landscapes(entries, "fig2,fig3")
+    for only in ("fig1", "fig2"):
+        with pytest.raises(UserError, match=f"--only has {only} but .* set config.landscape.seeds"):
+            plan.check_landscapes([], only)
+    plan.check_landscapes([], "")  # nothing was asked for by name

@@ -116,6 +116,11 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path):
     metrics = json.loads((tmp_path / "w" / "metrics.json").read_text())
     assert {r["label_noise"] for r in metrics["runs"]} == {0.0}
     assert {claim["outcome"] for claim in metrics["claims"]} == {"too few seeds", "not run"}
+    # Its runs are done, those of another figure are not.
+    assert run(tmp_path / "w", "--draw_only", only="fig3", seeds=(0,)) == 0
+    before = (tmp_path / "w" / "metrics.json").read_bytes()
+    assert run(tmp_path / "w", "--draw_only", only="fig7", seeds=(0,)) == 2
+    assert (tmp_path / "w" / "metrics.json").read_bytes() == before
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
@@ -149,6 +154,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
         (["digits", "--scale", "full"], "--scale is 'full' but digits has digits"),
         (["digits", "--only=fig9"], "--only is 'fig9'; choose among fig1"),
         (["digits", "--only=fig2", "--config.products=('line',)"], "no method of it"),
+        (["digits", "--only=fig2", "--config.landscape.seeds=()"], "set config.landscape.seeds"),
+        (["digits", "--only=fig3", "--draw_only"], "0 of 64 runs are done"),
+        (["tiny_imagenet"], "set it to the unpacked Tiny-ImageNet"),
         (["digits", "--config.run.batch_size=5000"], "batch_size is 5000"),
         (["digits", "--config.noise_rates=(1.5,)"], "1.5"),
         (["digits", "--config.run.evaluation.corruptions=('rain',)"], "rain"),
