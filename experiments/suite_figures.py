@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.configs.suites import FIGURES
 from experiments.figures import legend_below, path_of, pooled_reliability
-from experiments.recipes import LARGEST
-from experiments.styles import METRICS, QUANTITIES, order_of, style_of
+from experiments.recipes import LARGEST, product_of
+from experiments.styles import METRICS, QUANTITIES, SUBSPACES, order_of, style_of
+from experiments.summary import labels_said
 from subspace_jax import plotting
 
 Metrics = Mapping[str, Any]
@@ -22,42 +24,81 @@ _SHOWN = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_li
 
 
 def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
-    """The figures that are asked for and have data, and with any the reliability diagrams."""
+    """The figures that are asked for and have data, and with any the reliability diagrams.
+
+    Each shows its own products, whatever else there are runs of; of a sweep, what it chose.
+    """
     rows = [row for row in metrics["table"] if row["setting"] == "article"]
-    runs = [run for run in metrics["runs"] if run["setting"] == "article"]
-    noise = max((row["label_noise"] for row in rows), default=0.0)
-    clean = [row for row in rows if not row["label_noise"]]
-    noisy = [row for row in rows if noise and row["label_noise"] == noise]
+    runs = _chosen(metrics)
+    noise = max((row["label_noise"] for row in metrics["table"]), default=0.0)
+    rates = (0.0, noise) if noise else (0.0,)
     tuned = [row for row in metrics["table"] if row["setting"] == "tuned"]
+
+    def paths(name, rate):
+        return _paths(_at(runs, rate), _at(_of_figure(name, rows), rate), rate)
+
+    def dots(rows, metrics):
+        return _dots({rate: _at(rows, rate) for rate in rates}, metrics)
+
     makers = {
-        "fig3": lambda: _paths([r for r in runs if not r["label_noise"]], clean, "Clean labels"),
-        "fig4": lambda: _by_size(clean),
-        "fig5": lambda: _dots([clean, noisy], ("ece", "scaled.ece", "nll")),
-        "fig6": lambda: _severities(runs),
-        "fig7": lambda: _paths(
-            [r for r in runs if noise and r["label_noise"] == noise],
-            noisy,
-            f"{100 * noise:.0f} % wrong labels",
-        ),
-        "rivals": lambda: _dots([clean, noisy], METRICS),
-        "tuned": lambda: _dots(
-            [[r for r in tuned if r["label_noise"] == rate] for rate in (0.0, noise)], METRICS
-        ),
+        "fig3": lambda: paths("fig3", 0.0),
+        "fig4": lambda: _by_size(_at(rows, 0.0)),
+        "fig5": lambda: dots(_of_figure("fig5", rows), ("ece", "scaled.ece", "nll")),
+        "fig6": lambda: _severities(_at(runs, 0.0)),
+        "fig7": lambda: paths("fig7", noise) if noise else None,
+        "rivals": lambda: dots(_of_figure("rivals", rows), METRICS),
+        "tuned": lambda: dots(tuned, METRICS),
     }
     drawn = {name: makers[name]() for name in names if name in makers}
-    drawn["reliability"] = _reliability(runs, noise)
+    drawn["reliability"] = _reliability(_at(runs, noise), noise)
     return {name: made for name, made in drawn.items() if made is not None}
 
 
-def _midpoints(rows: Sequence[Metrics]) -> list[Metrics]:
+def _chosen(metrics: Metrics) -> list[Metrics]:
+    """The runs by the article's recipe; of a sweep, those with the values that it chose."""
+    swept = {
+        (found["label_noise"], found["method"]): found["values"]
+        for found in metrics["chosen"]
+        if found["setting"] == "article"
+    }
+    return [
+        run
+        for run in metrics["runs"]
+        if run["setting"] == "article"
+        and run["values"] == swept.get((run["label_noise"], run["method"]), {})
+    ]
+
+
+def _at(entries: Sequence[Metrics], noise: float) -> list[Metrics]:
+    return [entry for entry in entries if entry["label_noise"] == noise]
+
+
+def _of_figure(name: str, rows: Sequence[Metrics]) -> list[Metrics]:
+    """Rows of the figure's own products, whatever their names in the table."""
+    wanted = {product_of(product) for product in FIGURES[name][0]}
+    return [row for row in rows if _side(row) in wanted]
+
+
+def _side(row: Metrics) -> tuple[str, str]:
+    """The recipe and the place of a row."""
+    return product_of(row["method"])[0], row["place"]
+
+
+def _title(noise: float) -> str:
+    """`Clean labels` or `20 % wrong labels`."""
+    said = labels_said(noise)
+    return said[0].upper() + said[1:]
+
+
+def _deployed(rows: Sequence[Metrics]) -> list[Metrics]:
     """What is deployed: all but the ends."""
     return sorted(
         (row for row in rows if row["place"] != "endpoints"), key=lambda r: order_of(r["method"])
     )
 
 
-def _row(rows: Sequence[Metrics], method: str) -> Metrics | None:
-    return next((row for row in _midpoints(rows) if row["method"] == method), None)
+def _row(rows: Sequence[Metrics], product: str) -> Metrics | None:
+    return next((row for row in rows if _side(row) == product_of(product)), None)
 
 
 def _value(row: Metrics, metric: str) -> tuple[float, float]:
@@ -67,7 +108,7 @@ def _value(row: Metrics, metric: str) -> tuple[float, float]:
     return scale * mean, scale * stderr
 
 
-def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], title: str) -> Drawn | None:
+def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Drawn | None:
     """Accuracy along each path, levels of methods without one, and two-member ensembles."""
     curves = {}
     for method in _PATHS:
@@ -77,9 +118,10 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], title: str) -> Draw
             curves[method] = (list(paths[0]), values)
     if not curves:
         return None
-    figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+    shown = [row for row in _deployed(rows) if "accuracy" in row]
+    figure = Figure(figsize=(9.4, max(4.4, 1.4 + 0.24 * len(shown))), layout="constrained")
     ax, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    data, legend = {"paths": {}, "levels": {}}, {}
+    data = {"paths": {}, "levels": {}}
     for method, (alphas, values) in curves.items():
         style = style_of(method)
         mean, stderr = values.mean(0), _stderr(values)
@@ -111,14 +153,16 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], title: str) -> Draw
                 label=style.label,
             )
             data["levels"][method] = {"accuracy": mean, "stderr": stderr}
-    ax.set(title=title, ylabel="Test accuracy [%]")
-    handles, labels = ax.get_legend_handles_labels()
-    legend |= dict(zip(labels, handles, strict=True))
-    shown = [row for row in _midpoints(rows) if "accuracy" in row][:24]
+    ax.set(title=_title(noise), ylabel="Test accuracy [%]")
     _draw_dots(shown, "accuracy", right)
     data["dots"] = [_numbers(row, ("accuracy",)) for row in shown]
-    legend_below(figure, legend)
+    _legend_below(figure, ax)
     return figure, _finite(data)
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    legend_below(figure, dict(zip(labels, handles, strict=True)))
 
 
 def _stderr(values: np.ndarray) -> np.ndarray | None:
@@ -142,15 +186,20 @@ def _draw_dots(rows: Sequence[Metrics], metric: str, ax: Axes) -> None:
 
 def _label(row: Metrics) -> str:
     passes = row.get("inference_passes", 1)
-    return style_of(row["method"]).label + (f" ({passes} passes)" if passes > 1 else "")
+    label = style_of(row["method"]).label
+    if row["method"] in SUBSPACES and row["place"] != "midpoint":
+        label += f", {row['place']}"
+    return label + (f" ({passes} passes)" if passes > 1 else "")
 
 
-def _dots(groups: Sequence[Sequence[Metrics]], metrics: Sequence[str]) -> Drawn | None:
-    """A panel for every metric (across) and group of rows (down), a dot for every method."""
-    titles = ["Clean labels", "Wrong labels"]
+def _dots(groups: Mapping[float, Sequence[Metrics]], metrics: Sequence[str]) -> Drawn | None:
+    """A panel for every metric (across) and label noise (down), a dot for every method."""
     kept = [
-        (title, [row for row in _midpoints(rows) if all(metric in row for metric in metrics)])
-        for title, rows in zip(titles, groups, strict=True)
+        (
+            _title(noise),
+            [row for row in _deployed(rows) if all(metric in row for metric in metrics)],
+        )
+        for noise, rows in groups.items()
     ]
     kept = [(title, rows) for title, rows in kept if rows]
     if not kept:
@@ -182,7 +231,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
         "swa_cyclic": ("standard", "swa_cyclic_2", "swa_cyclic_{m}"),
         "standard_matched": ("standard", "standard_matched", "standard_matched_{m}"),
     }
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.4, 4.8), layout="constrained")
     ax, data = figure.subplots(), {}
     for shift, (family, (one, two, more)) in enumerate(families.items()):
         names = [one, two, *(more.format(m=m) for m in range(3, LARGEST + 1))]
@@ -198,6 +247,9 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
             yerr=stderr,
             color=style.color,
             marker=style.marker,
+            # Both simplexes have one colour.
+            markerfacecolor="white" if family == "layerwise_simplex" else style.color,
+            markersize=11 if style.marker == "*" else 7,
             linestyle=style.linestyle,
             capsize=2,
             label=_FAMILIES[family],
@@ -207,7 +259,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
         return None
     ax.set(xlabel="Endpoints, or averaged models, $m$", ylabel="Midpoint test accuracy [%]")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9)
+    _legend_below(figure, ax)
     return figure, _finite(data)
 
 
@@ -216,31 +268,29 @@ _FAMILIES = {
     "layerwise_simplex": "Layerwise simplex",
     "swa_constant": "SWA, constant learning rate",
     "swa_cyclic": "SWA, cyclic learning rate",
-    "standard_matched": "Standard (matched to m)",
+    "standard_matched": "Standard (matched to $m$)",
 }
 
 
 def _severities(runs: Sequence[Metrics]) -> Drawn | None:
-    """Accuracy under snow against its severity, 0 being clean; clean training labels."""
+    """Accuracy under snow against its severity, 0 being clean."""
+    wanted = (*_PATHS, "standard", "standard_matched", "ema", "swa_constant_5", "dropout")
     methods: dict[str, list] = {}
     for run in runs:
         place = run["places"]["midpoint"]
-        if run["label_noise"] or not place.get("corruptions", {}).get("snow"):
-            continue
-        snow = place["corruptions"]["snow"]
-        line = [place["accuracy"], *(snow[s]["accuracy"] for s in sorted(snow))]
-        methods.setdefault(run["method"], []).append(line)
-    wanted = (*_PATHS, "standard", "standard_matched", "ema", "swa_constant_5", "dropout")
-    methods = {m: values for m, values in methods.items() if m in wanted}
+        if run["method"] in wanted and (snow := place.get("corruptions", {}).get("snow")):
+            severities = sorted(map(int, snow))
+            line = [place["accuracy"], *(snow[str(s)]["accuracy"] for s in severities)]
+            methods.setdefault(run["method"], []).append(line)
     if not methods:
         return None
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    ax, data = figure.subplots(), {}
+    figure = Figure(figsize=(7.4, 4.8), layout="constrained")
+    ax, data = figure.subplots(), {"severities": [0, *severities], "methods": {}}
     for method in sorted(methods, key=order_of):
         values, style = 100 * np.array(methods[method]), style_of(method)
         mean, stderr = values.mean(0), _stderr(values)
         ax.errorbar(
-            range(values.shape[1]),
+            data["severities"],
             mean,
             yerr=stderr,
             color=style.color,
@@ -249,24 +299,28 @@ def _severities(runs: Sequence[Metrics]) -> Drawn | None:
             capsize=2,
             label=style.label,
         )
-        data[method] = {"accuracy": mean.tolist(), "num_seeds": len(values)}
-        data[method]["stderr"] = None if stderr is None else stderr.tolist()
+        data["methods"][method] = {
+            "accuracy": mean.tolist(),
+            "stderr": None if stderr is None else stderr.tolist(),
+            "num_seeds": len(values),
+        }
     ax.set(xlabel="Severity of snow (0: clean images)", ylabel="Test accuracy [%]")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9)
+    _legend_below(figure, ax)
     return figure, _finite(data)
 
 
 def _reliability(runs: Sequence[Metrics], noise: float) -> Drawn | None:
-    """Reliability diagrams, all seeds pooled, at the largest label noise."""
+    """Reliability diagrams, all seeds pooled."""
     found: dict[str, list] = {}
     for run in runs:
         place = run["places"]["midpoint"]
-        if run["method"] in _SHOWN and run["label_noise"] == noise and "reliability" in place:
+        if run["method"] in _SHOWN and "reliability" in place:
             found.setdefault(run["method"], []).append(place["reliability"])
     if not found:
         return None
-    figure = Figure(figsize=(2.0 * len(found) + 0.4, 2.9), layout="constrained")
+    figure = Figure(figsize=(2.0 * len(found) + 0.4, 3.2), layout="constrained")
+    figure.suptitle(_title(noise), fontsize=12)
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     data = {}
     for ax, method in zip(axes, sorted(found, key=order_of), strict=True):

@@ -1,48 +1,57 @@
-"""Made-up metrics.json contents, shaped like those of one run and of the digits suite."""
+"""Made-up metrics.json contents: of one run, and of a suite, whose runs are those of its plan.
 
+A suite's metrics are what `reproduce.results` makes of the made-up records.
+"""
+
+import functools
 import itertools
+import json
 
 import numpy as np
 
-PATHS = ("line", "layerwise_line", "curve")
-METHODS = ("standard", "standard_matched", "ema", "label_smoothing", *PATHS, "simplex")
-VERDICT = [
-    "With clean labels the midpoint of the line is as accurate as Standard & EMA (p > 0.05).",
-    "With 20 % wrong labels the layerwise line is 4.1 points more accurate than Standard.",
-]
+from experiments import methods, plan, recipes, reproduce, styles, summary
+from experiments.configs import suites
+
+NUM_POINTS, NUM_BINS = 11, 10
+SEVERITIES = (1, 2, 3, 4, 5)
+# Products of a suite that is quick to make, of every kind of place.
+FEW = (
+    *("standard", "standard_matched", "early_stopping", "ema", "swa_constant", "dropout"),
+    *("mc_dropout", "label_smoothing", "ensemble", "line", "layerwise_line", "curve", "simplex_3"),
+)
 
 
-def reliability(rng, accuracy, sharpness, num_bins=10):
+def reliability(rng, accuracy, sharpness):
     """Bins whose accuracy is off the confidence by `sharpness`; the lowest one is empty."""
-    edges = np.linspace(0, 1, num_bins + 1)
+    edges = np.linspace(0, 1, NUM_BINS + 1)
     centre = (edges[1:] + edges[:-1]) / 2
-    weight = centre**6 * rng.uniform(0.7, 1.3, num_bins)
+    weight = centre**6 * rng.uniform(0.7, 1.3, NUM_BINS)
     weight[0] = 0.0
     weight /= weight.sum()
     correct = np.clip(centre + sharpness * centre * (1 - centre) * 3 * accuracy, 0, 1)
     return {
-        "confidence": np.where(weight > 0, centre, np.nan).tolist(),
-        "accuracy": np.where(weight > 0, correct, np.nan).tolist(),
+        "confidence": np.where(weight > 0, centre, 0.0).tolist(),
+        "accuracy": np.where(weight > 0, correct, 0.0).tolist(),
         "weight": weight.tolist(),
         "edges": edges.tolist(),
     }
 
 
-def point(rng, coords, name, accuracy, nll, ece):
-    return {
-        "name": name,
-        "coords": coords,
-        "accuracy": float(accuracy + rng.normal(0, 0.0003)),
-        "nll": float(nll),
+def short(accuracy, nll, ece):
+    return {"accuracy": float(accuracy), "nll": float(nll), "ece": float(ece)}
+
+
+def metrics_of(rng, accuracy, nll, ece):
+    """All metrics of one prediction."""
+    return short(accuracy + rng.normal(0, 0.0003), nll, ece) | {
         "brier": float(1.4 * (1 - accuracy)),
         "brier_decomposition": {"reliability": 0.01, "resolution": 0.8, "uncertainty": 0.9},
-        "ece": float(ece),
         "adaptive_ece": float(0.9 * ece),
         "classwise_ece": float(0.2 * ece),
         "max_calibration_error": float(4 * ece),
         "entropy": float(0.8 * nll),
         "aurc": float(0.2 * (1 - accuracy)),
-        "num_bins": 10,
+        "num_bins": NUM_BINS,
         "reliability": reliability(rng, accuracy, rng.uniform(-0.5, 0.3)),
     }
 
@@ -52,67 +61,87 @@ def _bump(alpha):
     return np.sqrt(4 * alpha * (1 - alpha))
 
 
-def points_of(rng, method, label_noise=0.0):
-    """The points of one run, accurate at the midpoint and less so at the ends."""
+def _base(rng, method, label_noise):
+    """Accuracy, NLL and ECE of one end, and what the midpoint is more accurate by."""
     base = 0.972 - 0.55 * label_noise + rng.normal(0, 0.004)
     gain = (0.004 + 0.25 * label_noise) * (1.2 if method == "layerwise_line" else 1.0)
     nll = (0.11 + 2.2 * label_noise) * rng.normal(1, 0.05)
     ece = (0.012 + 0.4 * label_noise) * rng.normal(1, 0.1)
-    if method in PATHS:
+    return base, gain, nll, ece
+
+
+def points_of(rng, method, label_noise=0.0):
+    """The points of one run, accurate at the midpoint and less so at the ends."""
+    base, gain, nll, ece = _base(rng, method, label_noise)
+
+    def point(coords, name, *metrics):
+        return {"name": name, "coords": coords} | metrics_of(rng, *metrics)
+
+    kind = recipes.RECIPES.get(method, {"kind": method}).get("kind", "standard")
+    if kind in ("line", "layerwise_line", "curve"):
+        names = {0.0: "endpoint 0", 0.5: "midpoint", 1.0: "endpoint 1"}
         return [
             point(
-                rng,
                 float(alpha),
-                {0.0: "endpoint 0", 0.5: "midpoint", 1.0: "endpoint 1"}.get(float(alpha), ""),
+                names.get(float(alpha), ""),
                 base + gain * _bump(alpha) + rng.normal(0, 0.0008),
                 nll * (1.1 - 0.4 * _bump(alpha)),
                 ece * (1.2 - 0.5 * _bump(alpha)),
             )
-            for alpha in np.linspace(0, 1, 21, dtype=np.float32)
+            for alpha in np.linspace(0, 1, NUM_POINTS).round(7)
         ]
-    if method in ("simplex", "layerwise_simplex"):
-        corners = np.eye(3)
-        points = [
-            point(rng, corner.tolist(), f"endpoint {i}", base + rng.normal(0, 0.003), nll, ece)
-            for i, corner in enumerate(corners)
-        ]
-        for i, j in itertools.combinations(range(3), 2):
+    count = recipes.RECIPES.get(method, {}).get(
+        "subspace.num_endpoints", methods.default_num_endpoints(kind)
+    )
+    if count == 1 or kind.startswith("standard"):
+        gain *= {"standard": 0.0, "standard_matched": 0.1, "ema": 0.3}.get(method, 0.2)
+        return [point([1.0], "midpoint", base + gain, nll * (1 - gain), ece)]
+    corners = np.eye(count)
+    points = [
+        point(corner.tolist(), f"endpoint {i}", base + rng.normal(0, 0.003), nll, ece)
+        for i, corner in enumerate(corners)
+    ]
+    for i, j in itertools.combinations(range(count), 2):
+        if count > 2:
             middle = ((corners[i] + corners[j]) / 2).tolist()
-            points.append(
-                point(rng, middle, f"edge {i}-{j}", base + 0.8 * gain, 0.8 * nll, 0.8 * ece)
-            )
-        centre = point(rng, [1 / 3] * 3, "midpoint", base + gain, 0.7 * nll, 0.7 * ece)
-        return [*points, centre]
-    extra = {"standard": 0.0, "standard_matched": 0.1, "ema": 0.3, "label_smoothing": 0.2}[method]
-    return [point(rng, [1.0], "midpoint", base + extra * gain, nll * (1 - 0.4 * extra), ece)]
+            points.append(point(middle, f"edge {i}-{j}", base + 0.8 * gain, 0.8 * nll, 0.8 * ece))
+    centre = point([1 / count] * count, "midpoint", base + gain, 0.7 * nll, 0.7 * ece)
+    return [*points, centre]
 
 
-def _ensembles(rng, method, points):
-    if method in PATHS:
-        pairs = [(points[i]["coords"], points[20 - i]["coords"]) for i in range(10)]
-    elif method in ("simplex", "layerwise_simplex"):
-        corners = [p["coords"] for p in points[:3]]
-        pairs = [corners, *itertools.combinations(corners, 2)]
-    else:
+def _ends(points):
+    return [p for p in points if p["name"].startswith("endpoint")]
+
+
+def _middle(points):
+    return next(p for p in points if p["name"] == "midpoint")
+
+
+def ensembles_of(rng, points):
+    """Of opposite points of a path; of the corners of a simplex, all together and in pairs."""
+    if len(points) == 1:
         return []
-    middle = next(p for p in points if p["name"] == "midpoint")
+    if isinstance(points[0]["coords"], float):
+        coords = [point["coords"] for point in points]
+        groups = [(coords[i], coords[-1 - i]) for i in range(len(coords) // 2)]
+    else:
+        corners = [p["coords"] for p in _ends(points)]
+        groups = [corners, *(itertools.combinations(corners, 2) if len(corners) > 2 else ())]
+    middle = _middle(points)
     return [
-        {
-            "members": list(pair),
-            "average": average,
-            "accuracy": middle["accuracy"] + rng.normal(0.001, 0.0005),
-            "nll": rng.normal(0.97, 0.02) * middle["nll"],
-            "ece": rng.normal(1.1, 0.05) * middle["ece"],
-            "disagreement": 0.02,
-            "total_variation": 0.03,
-        }
-        for pair in pairs
+        {"members": list(group), "average": average}
+        | short(
+            middle["accuracy"] + rng.normal(0.001, 0.0005),
+            rng.normal(0.97, 0.02) * middle["nll"],
+            rng.normal(1.1, 0.05) * middle["ece"],
+        )
+        | {"disagreement": 0.02, "total_variation": 0.03}
+        for group in groups
         for average in ("probability", "logit")
     ]
 
 
-def _geometry(method):
-    size = 3 if "simplex" in method else 2
+def _geometry(size):
     return {
         "distances": (7.5 * (1 - np.eye(size))).tolist(),
         "squared_cosines": (0.02 + 0.98 * np.eye(size)).tolist(),
@@ -152,58 +181,127 @@ def run_metrics(kind="line", seed=0):
         "provenance": _provenance("python -m experiments.cifar --config='experiments/<x>.py'"),
         "history": history,
         "points": points,
-        "ensembles": _ensembles(rng, kind, points),
-        "geometry": {} if kind.startswith("standard") else _geometry(kind),
+        "ensembles": ensembles_of(rng, points),
+        "geometry": _geometry(len(_ends(points))) if len(points) > 1 else {},
     }
 
 
-def suite_metrics(num_seeds=8):
-    """What `python -m experiments.digits` writes."""
-    rng = np.random.default_rng(1)
-    runs = []
-    for setting, methods in {
-        "article": METHODS,
-        "tuned": ("standard", "layerwise_line"),
-    }.items():
-        for noise, method, seed in itertools.product((0.0, 0.2), methods, range(num_seeds)):
-            points = points_of(rng, method, noise)
-            runs.append(
-                {
-                    "method": method,
-                    "setting": setting,
-                    "label_noise": noise,
-                    "seed": seed,
-                    "points": points,
-                    "ensembles": _ensembles(rng, method, points),
-                    "geometry": _geometry(method),
-                }
-            )
+# A suite
+
+
+def config_of(name="digits", num_seeds=4, products=FEW, **changes):
+    """A suite with fewer seeds and products and a small tuning; `a__b=1` sets `config.a.b`."""
+    config = suites.get_config(name)
+    config.seeds = tuple(range(num_seeds))
+    config.products = products
+    config.run.evaluation.severities = SEVERITIES
+    config.landscape.seeds = ()
+    config.tuning.recipes = ("standard", "ema", "layerwise_line")
+    config.tuning.learning_rate = (0.1, 1.0)
+    config.tuning.weight_decay = (1e-4,)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def records_of(config, figures=tuple(suites.FIGURES)):
+    """A made-up record for every run that the suite's figures need."""
+    entries = [*plan.article_entries(config, figures), *plan.tuning_entries(config, figures)]
+    runs = [_record(entry) for entry in entries]
+    chosen = summary.choose_values(runs)
+    return runs + [_record(entry) for entry in plan.tuned_entries(config, chosen)]
+
+
+def _record(entry):
+    # Each run has random numbers of its own, the same in every suite.
+    rng = np.random.default_rng([*entry.id.encode()])
+    points = points_of(rng, entry.method, entry.label_noise)
+    places = _places(rng, entry, points)
+    if entry.setting == "tuning":
+        held_out = places["midpoint"]["validation"]
+        places = {"midpoint": {"inference_passes": 1, "validation": held_out}}
+    kept = ("name", "coords", "accuracy", "nll", "brier", "ece")
+    passes = {"ensemble": 2.0, "curve_finding": 3.0, "sam": 2.0}.get(entry.method, 1.0)
     return {
-        "config": {"num_epochs": 100, "num_seeds": num_seeds, "path": {"num_points": 21}},
-        "provenance": _provenance("python -m experiments.digits"),
-        "runs": runs,
-        "table": _table(runs),
-        "verdict": VERDICT,
+        "id": entry.id,
+        "method": entry.method,
+        "setting": entry.setting,
+        "label_noise": entry.label_noise,
+        "seed": entry.seed,
+        "values": dict(entry.values),
+        "places": places,
+        "points": [{name: point[name] for name in kept} for point in points],
+        "ensembles": ensembles_of(rng, points),
+        "geometry": _geometry(max(1, len(_ends(points)))),
+        "recalibration": {},
+        "cost": {
+            "gradient_passes": 30_000 * passes,
+            "training_images": 30_000,
+            "step_memory_bytes": 1e6,
+            "training_seconds": 3.0,
+            "evaluation_seconds": 1.0,
+        },
+        "wall_seconds": 4.0,
+        "config_sha256": 64 * "0",
     }
 
 
-def _table(runs):
-    groups = {}
-    for run in runs:
-        key = run["setting"], run["label_noise"], run["method"]
-        middle = [p for p in run["points"] if p["name"] == "midpoint"] or run["points"]
-        ends = [p for p in run["points"] if p["name"].startswith("endpoint")]
-        places = {"midpoint": middle, "endpoints": ends, "ensemble": run["ensembles"][:1]}
-        for place, entries in places.items():
-            if entries:
-                groups.setdefault((*key, place), []).append(entries)
-    rows = []
-    for (setting, noise, method, place), seeds in groups.items():
-        row = {"setting": setting, "label_noise": noise, "method": method, "place": place}
-        row["num_seeds"] = len(seeds)
-        for name in ("accuracy", "nll", "ece"):
-            values = [np.mean([entry[name] for entry in entries]) for entries in seeds]
-            stderr = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
-            row[name] = {"mean": float(np.mean(values)), "stderr": stderr and float(stderr)}
-        rows.append(row)
-    return rows
+def _places(rng, entry, points):
+    middle = _middle(points)
+    passes = {"mc ensemble": 10, "ensemble": max(2, len(_ends(points)))}
+    names = dict.fromkeys(("midpoint", *recipes.places_of(entry.method)))
+    if len(points) > 1:
+        names |= dict.fromkeys(("endpoints", "ensemble"))
+    if entry.config.evaluation.oracle_epochs == 0:
+        names.pop("early stopping", None)
+    places = {}
+    for name in names:
+        metrics = {metric: middle[metric] for metric in styles.METRICS}
+        if name == "early stopping":
+            places[name] = {"inference_passes": 1, "oracle": True, "epoch": 4}
+            places[name]["accuracy"] = metrics["accuracy"] + 0.01
+        elif name == "endpoints":
+            ends = _ends(points)
+            means = {m: float(np.mean([end[m] for end in ends])) for m in (*metrics, "brier")}
+            places[name] = {"inference_passes": 1} | means
+        else:
+            if name != "midpoint":
+                metrics["accuracy"] += 0.002
+            places[name] = {"inference_passes": passes.get(name, 1)} | _place(rng, **metrics)
+    return places
+
+
+def _place(rng, accuracy, nll, ece):
+    """A prediction under everything that the digits suite asks for."""
+    snow = {
+        str(severity): short(accuracy - 0.06 * severity - rng.uniform(0, 0.01), 2 * nll, 2 * ece)
+        for severity in SEVERITIES
+    }
+    held_out = short(accuracy + rng.normal(0, 0.003), nll * rng.normal(1, 0.05), ece)
+    metrics = metrics_of(rng, accuracy, nll, ece) | {"accuracy": accuracy}
+    shares = np.linspace(0, 1, 50)
+    return metrics | {
+        "validation": held_out,
+        "risk_coverage": {"coverage": shares.tolist(), "risk": (0.1 * shares).tolist()},
+        "temperature": 1.3,
+        "scaled": {"nll": 0.9 * nll, "ece": 0.5 * ece},
+        "corruptions": {"snow": snow},
+        "corruptions_mce": {"raw": float(np.mean([1 - s["accuracy"] for s in snow.values()]))},
+        "ood": {"noise": {"auroc": 0.9, "fpr95": 0.4}, "shuffled": {"auroc": 0.8, "fpr95": 0.5}},
+    }
+
+
+def metrics_from(config, runs, failures=None):
+    """What the command makes of records, as it is read from its metrics.json."""
+    record = _provenance("python -m experiments.reproduce digits")
+    return json.loads(json.dumps(reproduce.results(config, runs, failures or {}, record)))
+
+
+def suite_metrics(**changes):
+    """What `python -m experiments.reproduce` writes; see `config_of` for the arguments."""
+    return json.loads(_suite_text(tuple(sorted(changes.items()))))
+
+
+@functools.cache
+def _suite_text(changes):
+    config = config_of(**dict(changes))
+    return json.dumps(metrics_from(config, records_of(config)))
