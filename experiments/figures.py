@@ -1,7 +1,7 @@
-"""The metrics of a run or of the digits suite as figures, and figures as PNG files.
+"""The metrics of a run as figures, figures as PNG and PDF files, and what those of suites share.
 
-`run_figures` and `suite_figures` map a metrics dict to named figures; what the metrics do not hold
-(a path, a history, one of the methods) is left out. Nothing here uses `matplotlib.pyplot`.
+`run_figures` maps a metrics dict to named figures; what the metrics do not hold (a path, a history)
+is left out. Nothing here uses `matplotlib.pyplot`.
 """
 
 import io

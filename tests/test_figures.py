@@ -7,9 +7,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import synthetic_metrics
+from matplotlib.colors import to_rgb
+from PIL import Image
 
-from experiments import figures
-from experiments.styles import METHODS, QUANTITIES
+from experiments import figures, suite_figures
+from experiments.configs.suites import FIGURES
+from experiments.recipes import PRODUCTS
+from experiments.styles import METRICS, QUANTITIES, style_of
 
 KINDS = (
     "standard",
@@ -23,81 +27,10 @@ KINDS = (
 
 
 @pytest.fixture(scope="module")
-def suite():
-    return synthetic_metrics.suite_metrics()
-
-
-@pytest.fixture(scope="module")
-def suite_figures(suite):
-    return figures.suite_figures(suite)
-
-
-def _lines(ax):
-    return {line.get_label(): line for line in ax.get_lines()}
-
-
-def test_suite_has_its_figures_in_order(suite_figures):
-    assert list(suite_figures) == ["path", "reliability", "noise", "tuned"]
-
-
-def test_suite_path_shows_means_over_seeds(suite, suite_figures):
-    clean, noisy = suite_figures["path"].axes
-    assert (clean.get_title(), noisy.get_title()) == ("Clean labels", "20 % wrong labels")
-    for ax, noise in ((clean, 0.0), (noisy, 0.2)):
-        assert ax.get_ylabel() == "Test accuracy [%]"
-        lines = _lines(ax)
-        assert list(lines) == [
-            METHODS[m].label
-            for m in ("standard", "standard_matched", "ema", "line", "layerwise_line", "curve")
-        ]
-        runs = [
-            run
-            for run in suite["runs"]
-            if (run["setting"], run["method"], run["label_noise"]) == ("article", "line", noise)
-        ]
-        values = [[point["accuracy"] for point in run["points"]] for run in runs]
-        np.testing.assert_allclose(lines["Line"].get_ydata(), 100 * np.mean(values, axis=0))
-
-
-def test_suite_reliability_pools_the_seeds(suite, suite_figures):
-    axes = [ax for ax in suite_figures["reliability"].axes if ax.get_title()]
-    assert [ax.get_title() for ax in axes] == [
-        "Standard",
-        "EMA",
-        "Label smoothing",
-        "Line",
-        "Layerwise line",
-    ]
-    bins = [
-        run["points"][0]["reliability"]
-        for run in suite["runs"]
-        if (run["setting"], run["method"], run["label_noise"]) == ("article", "standard", 0.2)
-    ]
-    weight, accuracy = (np.array([b[name] for b in bins]) for name in ("weight", "accuracy"))
-    pooled = np.nansum(weight * accuracy, axis=0) / weight.sum(axis=0).clip(1e-12)
-    heights = [bar.get_height() for bar in axes[0].containers[0]]
-    np.testing.assert_allclose(heights, pooled[1:])  # the first bin is empty
-
-
-@pytest.mark.parametrize(("name", "num_methods"), [("noise", 8), ("tuned", 2)])
-def test_comparison_has_a_dot_per_method_in_every_panel(suite, suite_figures, name, num_methods):
-    axes = suite_figures[name].axes
-    assert [ax.get_xlabel() for ax in axes[::2]] == [q.label for q in QUANTITIES.values()]
-    assert all(len(ax.containers) == num_methods for ax in axes)
-    setting = {"noise": "article", "tuned": "tuned"}[name]
-    rows = [
-        row["ece"]["mean"]
-        for row in suite["table"]
-        if (row["setting"], row["label_noise"], row["place"]) == (setting, 0.2, "midpoint")
-    ]
-    drawn = [container.lines[0].get_xdata()[0] for container in axes[-1].containers]
-    np.testing.assert_allclose(drawn, 100 * np.array(rows))
-
-
-def test_suite_of_one_seed_has_no_bands():
-    drawn = figures.suite_figures(synthetic_metrics.suite_metrics(num_seeds=1))
-    assert not drawn["path"].axes[0].collections
-    assert not any(c.has_xerr for c in drawn["noise"].axes[0].containers)
+def drawn():
+    """The figures of a suite."""
+    found = suite_figures.draw(synthetic_metrics.suite_metrics(), tuple(FIGURES))
+    return {name: figure for name, (figure, _) in found.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,14 +45,19 @@ def test_run_has_the_figures_it_has_data_for(kind):
 def test_run_path_shows_networks_and_ensembles():
     metrics = synthetic_metrics.run_metrics("line")
     figure = figures.run_figures(metrics)["path"]
-    assert [ax.get_ylabel() for ax in figure.axes] == [q.label for q in QUANTITIES.values()]
-    for ax, (name, quantity) in zip(figure.axes, QUANTITIES.items(), strict=True):
+    assert [ax.get_ylabel() for ax in figure.axes] == [QUANTITIES[name].label for name in METRICS]
+    pairs = [e for e in metrics["ensembles"] if e["average"] == "probability"]
+    for ax, name in zip(figure.axes, METRICS, strict=True):
+        scale = QUANTITIES[name].scale
         network, ensemble = ax.get_lines()
         np.testing.assert_allclose(
-            network.get_ydata(), [quantity.scale * p[name] for p in metrics["points"]]
+            network.get_ydata(), [scale * p[name] for p in metrics["points"]]
         )
-        assert len(ensemble.get_xdata()) == 20  # every position but the midpoint
-        np.testing.assert_allclose(ensemble.get_ydata(), ensemble.get_ydata()[::-1])
+        # At every position but the midpoint is the pair of its network and the mirrored one.
+        alphas = [p["coords"] for p in metrics["points"] if p["name"] != "midpoint"]
+        expected = [next(e[name] for e in pairs if alpha in e["members"]) for alpha in alphas]
+        np.testing.assert_allclose(ensemble.get_xdata(), alphas)
+        np.testing.assert_allclose(ensemble.get_ydata(), scale * np.array(expected))
 
 
 def test_run_path_with_one_ensemble_says_of_which_networks():
@@ -158,17 +96,8 @@ def test_run_without_a_part_draws_the_others(missing):
     assert set(figures.run_figures(metrics)) == expected
 
 
-def test_suite_without_bins_has_no_reliability():
-    metrics = synthetic_metrics.suite_metrics(num_seeds=1)
-    for run in metrics["runs"]:
-        for point in run["points"]:
-            del point["reliability"]
-    assert list(figures.suite_figures(metrics)) == ["path", "noise", "tuned"]
-
-
 def test_nothing_to_draw():
     assert figures.run_figures({}) == {}
-    assert figures.suite_figures({}) == {}
 
 
 def test_numbers_that_are_not_finite_are_drawn_around():
@@ -180,20 +109,39 @@ def test_numbers_that_are_not_finite_are_drawn_around():
         figures.png(figure)
 
 
-def test_pictures_are_small_and_the_same_bytes_each_time(suite_figures):
-    for figure in suite_figures.values():
+def test_pictures_are_small_and_the_same_bytes_each_time(drawn):
+    for figure in drawn.values():
         data = figures.png(figure)
-        assert 10_000 < len(data) < 300_000
+        assert 5_000 < len(data) < 100_000
         assert data == figures.png(figure)
 
 
-def test_nothing_is_cut_off_at_the_edges(suite_figures):
-    drawn = suite_figures | {
+def test_pictures_have_the_colours_of_their_products(drawn):
+    picture = Image.open(io.BytesIO(figures.png(drawn["fig7"]))).convert("RGB")
+    colours = np.unique(np.asarray(picture).reshape(-1, 3), axis=0).astype(int)
+    for method in ("line", "layerwise_line", "curve", "ema", "standard"):
+        colour = np.round(255 * np.array(to_rgb(style_of(method).color)))
+        assert np.abs(colours - colour).max(axis=1).min() <= 2
+
+
+def test_pdfs_are_the_same_bytes_each_time():
+    made = [
+        figures.pdf(figures.run_figures(synthetic_metrics.run_metrics("line"))["path"])
+        for _ in range(2)
+    ]
+    assert made[0].startswith(b"%PDF")
+    assert made[0] == made[1]
+
+
+def test_nothing_is_cut_off_at_the_edges(drawn):
+    large = synthetic_metrics.suite_metrics(products=tuple(PRODUCTS), num_seeds=2)
+    large = suite_figures.draw(large, ("fig3", "fig4", "rivals"))
+    runs = {
         f"{kind} {name}": figure
         for kind in ("line", "simplex", "standard")
         for name, figure in figures.run_figures(synthetic_metrics.run_metrics(kind)).items()
     }
-    for name, figure in drawn.items():
+    for name, figure in [*drawn.items(), *runs.items(), *((n, f) for n, (f, _) in large.items())]:
         pixels = matplotlib.image.imread(io.BytesIO(figures.png(figure)))[..., :3]
         edges = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
         assert all((edge == 1).all() for edge in edges), name
