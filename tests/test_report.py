@@ -8,8 +8,9 @@ import synthetic_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import figures, report
-from experiments.styles import QUANTITIES, style_of
+from experiments import claims, figures, report, suite_figures
+from experiments.configs.suites import FIGURES
+from experiments.styles import MCE, METRICS, QUANTITIES, SUBSPACES, style_of
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -52,14 +53,18 @@ def _page(metrics, draw=lambda metrics: {}):
     return Page(report.page(metrics, pictures))
 
 
+def draw_suite(metrics):
+    return {name: figure for name, (figure, _) in suite_figures.draw(metrics, FIGURES).items()}
+
+
 @pytest.fixture(scope="module")
 def suite():
-    return synthetic_metrics.suite_metrics(num_seeds=2)
+    return synthetic_metrics.suite_metrics(num_seeds=3)
 
 
 @pytest.fixture(scope="module")
 def suite_page(suite):
-    return _page(suite, figures.suite_figures)
+    return _page(suite, draw_suite)
 
 
 @pytest.fixture(scope="module", params=["standard", "line", "simplex"])
@@ -68,16 +73,75 @@ def run_page(request):
     return metrics, _page(metrics, figures.run_figures)
 
 
+def cells_of(row):
+    """What a table writes of a row, apart from where it is from."""
+    cells = []
+    for name in (*METRICS, *MCE):
+        if name in row:
+            scale, decimals = QUANTITIES[name].scale, QUANTITIES[name].decimals
+            mean, stderr = (scale * row[name][key] for key in ("mean", "stderr"))
+            cells.append(f"{mean:.{decimals}f} ± {stderr:.{decimals}f}")
+        else:
+            cells.append("")
+    return cells
+
+
 def test_suite_page_has_the_verdict_and_every_row(suite, suite_page):
-    for sentence in suite["verdict"]:
+    for sentence in [*suite["verdict"], *suite["survival"], suite["counts"]]:
         assert sentence in suite_page.text
+    tables = [[]]  # rows of each table with means
+    for cells in suite_page.rows:
+        if cells[:2] == ["Method", "Place"]:
+            tables.append([])
+        tables[-1].append(cells)
+    groups = {}
     for row in suite["table"]:
-        numbers = [f"{100 * row['accuracy']['mean']:.2f} ± {100 * row['accuracy']['stderr']:.2f}"]
-        numbers.append(f"{row['nll']['mean']:.3f} ± {row['nll']['stderr']:.3f}")
-        numbers.append(f"{100 * row['ece']['mean']:.2f} ± {100 * row['ece']['stderr']:.2f}")
-        (found,) = [cells for cells in suite_page.rows if cells[2:5] == numbers]
-        assert found[0] == style_of(row["method"]).label
-        assert found[-1] == str(row["num_seeds"])
+        groups.setdefault((row["setting"], row["label_noise"]), []).append(row)
+    assert len(tables[1:]) == len(groups) == 4
+    for (header, *found), rows in zip(tables[1:], groups.values(), strict=True):
+        assert len(found) >= len(rows)
+        assert header[4:] == [*(QUANTITIES[name].label for name in (*METRICS, *MCE)), "Seeds"]
+        for cells, row in zip(found, rows, strict=False):  # provenance follows the last one
+            network = row["place"] == "midpoint" and row["method"] not in SUBSPACES
+            assert cells[:2] == [
+                style_of(row["method"]).label,
+                "network" if network else row["place"],
+            ]
+            assert cells[2] == f"{row['training_cost']:.3g} x"
+            assert cells[3] == f"{row['inference_passes']} x"
+            assert cells[4:] == [*cells_of(row), "3"]
+
+
+def test_suite_page_has_every_claim_that_has_runs(suite, suite_page):
+    verdicts = [v for v in claims.from_json(suite["claims"]) if v.outcome != claims.NOT_RUN]
+    assert len(verdicts) > 50
+    start = suite_page.rows.index(list(claims.HEADER)) + 1
+    rows = suite_page.rows[start : start + len(verdicts)]
+    for cells, verdict in zip(rows, verdicts, strict=True):
+        assert cells == list(claims.cells(verdict))
+        assert cells[1] == verdict.claim.text
+        assert verdict.outcome in cells
+
+
+def test_suite_page_names_what_failed(suite):
+    failed = [{"id": "tuning/line/<x>", "error": "learning rate 1e+30 & more"}]
+    page = _page(suite | {"failed": failed})
+    assert "tuning/line/<x>: learning rate 1e+30 & more" in page.text
+    assert "Runs that failed" not in _page(suite).text
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ("digits", "scikit-learn's digits"),
+        ("small", "small-scale version"),
+        ("full", "the article's protocol"),
+    ],
+)
+def test_suite_page_says_what_its_scale_is(suite, scale, words):
+    page = _page(suite | {"config": suite["config"] | {"scale": scale}})
+    assert words in page.text
+    assert "paired t-tests" in page.text
 
 
 def test_pages_refer_to_nothing_outside(suite_page, run_page):
@@ -92,10 +156,21 @@ def test_pages_import_no_style(suite):
 
 def test_every_picture_has_words(suite_page, run_page):
     metrics, page = run_page
-    assert len(suite_page.images) == 4
+    names = {"fig3", "fig4", "fig5", "fig6", "fig7", "rivals", "tuned", "reliability"}
+    assert len(suite_page.images) == len(names)
     assert len(page.images) == (2 if metrics["config"]["kind"] == "standard" else 3)
-    assert all(len(image["alt"]) > 20 for image in suite_page.images + page.images)
+    assert all(len(image["alt"]) > 10 for image in suite_page.images + page.images)
     assert "overconfident" in page.text
+    for number in (3, 4, 5, 6, 7):
+        assert f"Figure {number}: " in suite_page.text
+    assert "accuracy against the number of endpoints" in suite_page.text
+
+
+def test_every_figure_of_a_suite_has_a_caption(suite):
+    picture = figures.png(draw_suite(suite)["reliability"])
+    for name in (*FIGURES, "reliability"):
+        (image,) = Page(report.page(suite, {name: picture})).images
+        assert image["alt"] != name
 
 
 def test_run_page_has_its_midpoint_and_provenance(run_page):
@@ -123,8 +198,10 @@ def test_text_is_escaped():
 def test_suite_without_a_part(suite, part):
     metrics = {name: value for name, value in suite.items() if name != part}
     page = _page(metrics)
-    assert "handwritten digits" in page.text
+    assert "Subspaces of networks and their rivals" in page.text
+    assert ("scikit-learn's digits" in page.text) == (part != "config")
     assert ("Provenance" in page.text) == (part != "provenance")
+    assert ("Article setting, clean labels" in page.text) == (part != "table")
 
 
 @pytest.mark.parametrize(
@@ -146,54 +223,70 @@ def test_text_table_is_aligned(suite):
     header, rule, *lines = report.text_table(suite["table"]).splitlines()
     assert len(lines) == len(suite["table"])
     assert {len(line) for line in (header, rule, *lines)} == {len(rule)}
-    assert len(rule) <= 100
     gaps = [i for i in range(len(rule)) if rule[i] == " "]
     assert all(line[i] == " " for line in (header, *lines) for i in gaps)
+    for line, row in zip(lines, suite["table"], strict=True):
+        assert re.split(r"  +", line)[2] == style_of(row["method"]).label
+        assert all(cell in line for cell in cells_of(row))
 
 
 def test_rows_are_in_the_order_of_methods(suite):
-    shuffled = sorted(suite["table"], key=lambda row: row["method"])
-    assert report.text_table(shuffled) == report.text_table(suite["table"])
+    ends_last = sorted(suite["table"], key=lambda row: row["place"] != "midpoint")
+    shuffled = sorted(ends_last, key=lambda row: (row["setting"], row["method"]))
+    assert [row["method"] for row in shuffled] != [row["method"] for row in suite["table"]]
+    lines = [report.text_table(rows).splitlines() for rows in (shuffled, suite["table"])]
+    labels = [[re.split(r"  +", line)[:3] for line in table] for table in lines]
+    assert labels[0] == labels[1]
 
 
 def test_networks_without_a_subspace_have_no_midpoint(suite):
     lines = report.text_table(suite["table"]).splitlines()[2:]
     for line, row in zip(lines, suite["table"], strict=True):
-        single = row["method"] in ("standard", "standard_matched", "ema", "label_smoothing")
-        assert ("network" in line) == single
-        assert single or row["place"] in line
+        place = re.split(r"  +", line)[3]
+        network = row["place"] == "midpoint" and row["method"] not in SUBSPACES
+        assert place == ("network" if network else row["place"])
+    assert any("midpoint" in line for line in lines)
 
 
 NUMBERS = st.none() | st.floats(-1e6, 1e6) | st.sampled_from([math.inf, -math.inf, math.nan])
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(*[NUMBERS] * 6), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(METRICS + MCE), st.tuples(NUMBERS, NUMBERS)), max_size=4
+    )
+)
 def test_markdown_keeps_the_numbers(values):
+    """Every number comes back to its decimals, in the column of its metric; `NaN` for null."""
     rows = [
-        {
-            "method": "a|b",
-            "num_seeds": 3,
-            **{
-                name: {"mean": v[2 * i], "stderr": v[2 * i + 1]}
-                for i, name in enumerate(QUANTITIES)
-            },
-        }
-        for v in values
+        {"method": "a|b", "num_seeds": 3 + i}
+        | {name: {"mean": mean, "stderr": stderr} for name, (mean, stderr) in row.items()}
+        for i, row in enumerate(values)
     ]
-    lines = report.markdown_table(rows).splitlines()
-    assert len(lines) == len(rows) + 2
-    for line, row in zip(lines[2:], rows, strict=True):
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        assert cells[0] == r"a\|b"
-        assert cells[-1] == "3"
-        for cell, (name, (_, scale, decimals)) in zip(cells[1:], QUANTITIES.items(), strict=False):
+    header, _, *lines = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in report.markdown_table(rows).splitlines()
+    ]
+    assert len(lines) == len(rows)
+    for cells, row in zip(lines, rows, strict=True):
+        found = dict(zip(header, cells, strict=True))
+        assert found.pop("Method") == r"a\|b"
+        assert found.pop("Seeds") == str(row["num_seeds"])
+        for name, quantity in QUANTITIES.items():
+            if name not in row:
+                assert found.pop(quantity.label, "") == ""
+                continue
             mean, stderr = row[name]["mean"], row[name]["stderr"]
             expected = [math.nan if mean is None else mean] + [stderr] * (stderr is not None)
-            expected = [
-                pytest.approx(scale * x, abs=10.0**-decimals, nan_ok=True) for x in expected
+            numbers = [float(number) for number in found.pop(quantity.label).split(" ± ")]
+            assert numbers == [
+                pytest.approx(
+                    quantity.scale * x, abs=0.51 * 10.0**-quantity.decimals, rel=1e-12, nan_ok=True
+                )
+                for x in expected
             ]
-            assert [float(number) for number in cell.split(" ± ")] == expected
+        assert not found
 
 
 def test_numbers_that_are_not_finite_are_shown(suite):
@@ -201,8 +294,10 @@ def test_numbers_that_are_not_finite_are_shown(suite):
     metrics["table"][0]["nll"] = {"mean": math.inf, "stderr": math.nan}
     metrics["table"][1]["nll"] = {"mean": None, "stderr": None}
     assert "inf ± nan" in report.text_table(metrics["table"])
-    rows = _page(metrics, figures.suite_figures).rows
-    assert [cells[3] for cells in rows[1:3]] == ["inf ± nan", "nan"]
+    rows = _page(metrics, draw_suite).rows
+    start = next(i for i, cells in enumerate(rows) if cells[:2] == ["Method", "Place"])
+    column = rows[start].index(QUANTITIES["nll"].label)
+    assert [cells[column] for cells in rows[start + 1 : start + 3]] == ["inf ± nan", "nan"]
 
 
 def test_run_rows_are_named_points_and_ensembles_of_endpoints():
