@@ -1,6 +1,7 @@
 """Images of no class, for out-of-distribution detection."""
 
 import os
+import zipfile
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def load_outside(name: str, like: Split, data_dir: str = "", seed: int = 0) -> n
       seed: of the images that are made.
 
     Raises:
-      UserError: an unknown name, a data set that is not prepared, or images of another shape.
+      UserError: an unknown name, a data set that is not prepared, a file that can't be read, or
+        images of another shape.
     """
     bits = random_bits(seed, _STREAM)
     count, shape = len(like.images), like.images.shape[1:]
@@ -58,8 +60,13 @@ def _read_npz(name: str) -> np.ndarray:
             f"config.evaluation.outside has {name!r}; use {', '.join((*MADE, 'svhn', *FOREIGN[1:]))} "
             "or an .npz file with test_images."
         )
-    with np.load(path) as file:
-        return file["test_images"] if "test_images" in file.files else np.zeros((0, 0))
+    try:
+        with open(path, "rb") as stream, np.load(stream) as file:
+            return file["test_images"]
+    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{name} can't be read as an .npz file with test_images; write it with numpy.savez."
+        ) from error
 
 
 def _fitted(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,153 @@
+"""Images of no class: what is made of the test images, and what is read."""
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments import outside
+from experiments.data import Split
+from experiments.errors import UserError
+from experiments.outside import load_outside
+
+
+def split_of(count=6, shape=(8, 8, 3), seed=0):
+    images = np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype(np.uint8)
+    return Split(images, np.arange(count, dtype=np.int32) % 3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 7, 3)])
+@pytest.mark.parametrize("name", outside.MADE)
+def test_what_is_made_looks_like_the_test_images_and_is_the_same_each_time(name, shape):
+    like = split_of(shape=shape)
+    before = like.images.copy()
+    made = load_outside(name, like)
+    assert (made.shape, made.dtype) == (like.images.shape, np.uint8)
+    np.testing.assert_array_equal(made, load_outside(name, like))
+    np.testing.assert_array_equal(like.images, before)
+    assert (made != like.images).any()
+    assert (made != load_outside(name, like, seed=1)).any()
+
+
+def test_noise_is_uniform_and_knows_nothing_of_the_images():
+    like = split_of(40, (16, 16, 3))
+    noise = load_outside("noise", like)
+    other = Split(np.zeros_like(like.images), like.labels)
+    np.testing.assert_array_equal(noise, load_outside("noise", other))
+    counts = np.bincount(noise.ravel(), minlength=256)
+    expected = noise.size / 256
+    # The statistic of a chi-squared test with 255 degrees of freedom; its deviation is 23.
+    assert abs(((counts - expected) ** 2 / expected).sum() - 255) < 5 * 23
+    flat = noise.reshape(len(noise), -1).astype(float)
+    correlations = np.corrcoef(flat) - np.eye(len(flat))
+    assert np.abs(correlations).max() < 5 / flat.shape[1] ** 0.5
+
+
+def test_shuffled_images_have_their_own_pixels_in_one_order():
+    like = split_of(6, (5, 7, 3))
+    shuffled = load_outside("shuffled", like)
+    before, after = (images.reshape(6, 35, 3) for images in (like.images, shuffled))
+    # Where each pixel of the first image went, all of whose pixels differ; channels stay together.
+    assert len(np.unique(before[0], axis=0)) == 35
+    order = [int(np.flatnonzero((before[0] == pixel).all(-1))[0]) for pixel in after[0]]
+    assert sorted(order) == list(range(35))
+    assert order != list(range(35))
+    np.testing.assert_array_equal(after, before[:, order])
+
+
+@pytest.fixture
+def npz(tmp_path):
+    def write(**arrays):
+        path = tmp_path / "foreign.npz"
+        np.savez(path, **arrays)
+        return str(path)
+
+    return write
+
+
+def test_a_file_gives_its_test_images(npz):
+    images = split_of(9, seed=1).images
+    found = load_outside(npz(test_images=images, more=np.zeros(2)), split_of())
+    np.testing.assert_array_equal(found, images)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((9, 32, 32, 3), np.uint8), "uint8 [32, 32, 3]"),
+        (np.zeros((9, 8, 8, 1), np.uint8), "uint8 [8, 8, 1]"),
+        (np.zeros((9, 8, 8), np.uint8), "uint8 [8, 8]"),
+        (np.zeros((9, 8, 8, 3), np.float32), "float32 [8, 8, 3]"),
+        (np.uint8(3), "uint8 []"),
+    ],
+)
+def test_images_of_another_shape_or_type_are_refused_with_both(npz, images, said):
+    path = npz(test_images=images)
+    with pytest.raises(UserError) as refused:
+        load_outside(path, split_of())
+    sentence = str(refused.value)
+    assert sentence.startswith(path)
+    assert said in sentence
+    assert "uint8 [8, 8, 3]" in sentence.removeprefix(path).replace(said, "", 1)
+    assert sentence.endswith("; convert them.")
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+def test_a_file_that_is_no_npz_file_is_refused(tmp_path, content):
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{path} can't be read as an .npz file")):
+        load_outside(str(path), split_of())
+
+
+def test_a_file_without_test_images_is_refused(npz):
+    with pytest.raises(UserError, match="can't be read as an .npz file with test_images"):
+        load_outside(npz(images=split_of().images), split_of())
+
+
+@pytest.mark.parametrize("name", ["nois", "", "/nowhere/x.npz", "/etc/hostname"])
+def test_unknown_names_are_refused_with_those_that_are_known(name):
+    with pytest.raises(UserError) as refused:
+        load_outside(name, split_of())
+    assert repr(name) in str(refused.value)
+    for known in (*outside.MADE, "svhn", "cifar10", "cifar100", "fashion_mnist", ".npz"):
+        assert known in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "full"), [("svhn", "svhn_cropped"), ("svhn_cropped", "svhn_cropped"), ("cifar10",) * 2]
+)
+def test_data_sets_are_read_by_their_names(monkeypatch, name, full):
+    images = split_of(4, seed=2).images
+    asked = []
+
+    def read_prepared(*arguments):
+        asked.append(arguments)
+        return images, np.zeros(4)
+
+    monkeypatch.setattr(outside.data, "read_prepared", read_prepared)
+    np.testing.assert_array_equal(load_outside(name, split_of(), "/there"), images)
+    assert asked == [(full, "/there", "test")]
+
+
+def test_grey_images_are_coloured_and_small_ones_bordered_with_black(monkeypatch):
+    grey = 1 + split_of(4, (5, 6, 1)).images // 2
+    monkeypatch.setattr(outside.data, "read_prepared", lambda *_: (grey, None))
+    found = load_outside("fashion_mnist", split_of(shape=(8, 8, 3)))
+    assert (found.shape, found.dtype) == ((4, 8, 8, 3), np.uint8)
+    for channel in range(3):
+        np.testing.assert_array_equal(found[:, 1:6, 1:7, channel], grey[..., 0])
+    assert (found > 0).sum() == 3 * grey.size
+    # A model of grey images has no use for colours.
+    monkeypatch.setattr(outside.data, "read_prepared", lambda *_: (split_of().images, None))
+    with pytest.raises(UserError, match=r"\[8, 8, 3\] but .* \[8, 8, 1\]; convert"):
+        load_outside("fashion_mnist", split_of(shape=(8, 8, 1)))
+
+
+def test_larger_images_are_not_cut(monkeypatch):
+    monkeypatch.setattr(outside.data, "read_prepared", lambda *_: (split_of().images, None))
+    with pytest.raises(
+        UserError, match=r"svhn_cropped has test images uint8 \[8, 8, 3\] but .*\[5, 5"
+    ):
+        load_outside("svhn", split_of(shape=(5, 5, 3)))
