@@ -140,20 +140,33 @@ def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _run_layer(entries, run_one, advance, pool, outcome: Outcome) -> None:
-    futures = {}
+    def run_whole(entry):
+        shares = []
+
+        def count(share):
+            advance(share)
+            shares.append(share)
+
+        try:
+            return run_one(entry, count)
+        finally:
+            left[entry.id] = max(0.0, 1.0 - sum(shares))
+
+    futures, left = {}, {}
     for entry in entries:
         missing = [need for need in entry.needs if need in outcome.failures]
         if missing:
             outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
             advance(1.0)
         else:
-            futures[pool.submit(run_one, entry, advance)] = entry
+            futures[pool.submit(run_whole, entry)] = entry
     for future in concurrent.futures.as_completed(futures):
         entry = futures[future]
         try:
             outcome.records[entry.id] = future.result()
         except UserError as error:
             outcome.failures[entry.id] = " ".join(str(error).split())
+        advance(left[entry.id])
 
 
 def check(entries: Sequence[Entry]) -> None:

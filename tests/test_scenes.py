@@ -1,0 +1,330 @@
+"""The landscape of tiny networks as entries of a suite."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from experiments import data, images, landscape, scenes, suite, train, weights
+from experiments.errors import UserError
+from experiments.suite import Entry
+
+OPTIONS = {
+    "resolution": 5,
+    "hessian_images": 20,
+    "hessian_batch_size": 6,
+    "hessian_iterations": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    made = tiny.dataset()
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **dict(zip(data.NPZ_KEYS, (*made.train, *made.test), strict=True)))
+    return str(path)
+
+
+def entry_of(npz, recipe, setting="article", seed=0, needs=()):
+    config = tiny.config(recipe, dataset="tiny", data_dir=npz, seed=seed)
+    return Entry(recipe, setting, 0.0, seed, config, needs=needs)
+
+
+def scene_of(npz, recipe, seed=0):
+    names = (recipe, "standard") if recipe == "line" else (recipe,)
+    needs = tuple(f"article/{name}/noise0/seed{seed}" for name in names)
+    return entry_of(npz, recipe, "landscape", seed, needs)
+
+
+def look(entry, folder, advance=lambda share: None, first_seed=0, **options):
+    return scenes.record(
+        entry, advance, folder=folder, options=OPTIONS | options, first_seed=first_seed
+    )
+
+
+def networks_of(entry):
+    """A stack as a run of this entry begins with."""
+    return train.init_state(tiny.run(entry.method, seed=entry.seed)).endpoints
+
+
+@pytest.fixture(scope="module")
+def trained(npz, tmp_path_factory):
+    """The folder of a suite with a line and an ordinary network, and their records."""
+    folder = tmp_path_factory.mktemp("trained")
+    records = {}
+    for recipe in ("standard", "line"):
+        records[recipe] = suite.run_entry(
+            entry_of(npz, recipe), lambda share: None, folder=folder, requested=lambda: False
+        )
+    return folder, records
+
+
+@pytest.fixture(scope="module")
+def untrained(npz, tmp_path_factory):
+    """The folder of a suite with the weights of networks that were not trained."""
+    folder = tmp_path_factory.mktemp("untrained")
+    points = [
+        {"name": "", "coords": alpha, "accuracy": 0.5 + alpha / 4, "nll": 1.0 + alpha * (1 - alpha)}
+        for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    for recipe in ("layerwise_line", "curve", "simplex_3", "line", "standard"):
+        entry = entry_of(npz, recipe)
+        suite.write(folder, entry, {"points": points})
+        weights.save(suite.weights_path(folder, entry.id), networks_of(entry))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(npz, trained):
+    """The records of the line and of the ordinary network, and what progress they reported."""
+    folder, _ = trained
+    shares = {"standard": [], "line": []}
+    records = {name: look(scene_of(npz, name), folder, shares[name].append) for name in shares}
+    return records, shares
+
+
+def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained, seen):
+    folder, _ = trained
+    for name, kind in (("line", "line"), ("standard", "point")):
+        entry, record = scene_of(npz, name), seen[0][name]
+        assert record == json.loads(suite.record_path(folder, entry.id).read_text())
+        assert record == suite.finished(folder, entry)
+        where = ("id", "method", "setting", "label_noise", "seed")
+        assert [record[key] for key in where] == [entry.id, name, "landscape", 0.0, 0]
+        assert record["id"].startswith(f"landscape/{name}/")
+        found = record["landscape"]
+        assert set(found) == {"slice", "path"}
+        assert found["slice"]["kind"] == kind
+        assert np.shape(found["slice"]["nll"]) == np.shape(found["slice"]["accuracy"]) == (5, 5)
+        assert {"barrier", "test", "alphas", "curvature"} == found["path"].keys()
+        assert np.isfinite(found["path"]["curvature"]["eigenvalue"]).all()
+        assert np.isfinite(found["slice"]["nll"]).all()
+        assert record["places"] == {}
+        assert not suite.weights_path(folder, entry.id).exists()
+
+
+def test_progress_is_a_run_at_most(seen):
+    for shares in seen[1].values():
+        assert 0 < sum(shares) <= 1
+
+
+def test_in_the_middle_of_its_slice_is_the_network_as_it_was_evaluated(trained, seen):
+    middle = trained[1]["standard"]["places"]["midpoint"]
+    found = seen[0]["standard"]["landscape"]["slice"]
+    assert found["x"][2] == found["y"][2] == 0
+    np.testing.assert_allclose(found["nll"][2][2], middle["nll"], rtol=1e-4)
+    np.testing.assert_allclose(found["accuracy"][2][2], middle["accuracy"], rtol=1e-5)
+    assert found["num_images"] == tiny.NUM_TEST
+    assert found["recalibration_images"] == tiny.NUM_TRAIN
+
+
+def test_the_plane_of_a_line_goes_through_an_independent_network(npz, trained, seen):
+    folder, _ = trained
+    entry = scene_of(npz, "line")
+    like = train.one_network(tiny.run("line"))
+    stacks = [weights.load(suite.weights_path(folder, need), like) for need in entry.needs]
+    ends, (other,) = (
+        [np.concatenate([np.ravel(leaf[i]) for leaf in jax.tree.leaves(stack)]) for i in range(n)]
+        for stack, n in zip(stacks, (2, 1), strict=True)
+    )
+    found = seen[0]["line"]["landscape"]["slice"]
+    corners = np.array(found["corners"])
+    for i, j, distance in (
+        (0, 1, np.linalg.norm(ends[0] - ends[1])),
+        (0, 2, np.linalg.norm(ends[0] - other)),
+        (1, 2, np.linalg.norm(ends[1] - other)),
+    ):
+        np.testing.assert_allclose(np.linalg.norm(corners[i] - corners[j]), distance, rtol=1e-4)
+    assert found["other"] == found["corners"][2]
+
+
+def test_the_path_has_the_points_of_the_run(trained, seen):
+    points = trained[1]["line"]["points"]
+    found = seen[0]["line"]["landscape"]["path"]
+    assert found["test"]["alphas"] == [point["coords"] for point in points]
+    assert found["test"]["nll"] == [point["nll"] for point in points]
+    np.testing.assert_allclose(found["test"]["error"], [1 - p["accuracy"] for p in points], 1e-5)
+    for name, height in landscape.barriers(points).items():
+        np.testing.assert_allclose(found["barrier"][name], height, rtol=1e-5)
+    assert len(found["curvature"]["eigenvalue"]) == len(found["alphas"]) == 5
+    level = seen[0]["standard"]["landscape"]["path"]
+    assert (level["alphas"], level["barrier"]) == (None, None)
+    assert len(level["curvature"]["eigenvalue"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "num_images", "batch_size"),
+    [
+        ({}, 18, 6),  # whole batches of the 20 images that are asked for
+        ({"hessian_images": 1}, 6, 6),
+        ({"hessian_images": 1000, "hessian_batch_size": 24}, 48, 24),
+        ({"hessian_batch_size": 1000}, tiny.NUM_TRAIN, tiny.NUM_TRAIN),
+    ],
+)
+def test_the_hessian_is_of_whole_batches_of_training_images(
+    npz, untrained, options, num_images, batch_size, monkeypatch
+):
+    given = {}
+
+    def path_record(stack, subspace, points, loss_fn, batches, key, *, num_iterations):
+        given.update(batches=batches, num_iterations=num_iterations)
+        return {}
+
+    monkeypatch.setattr(scenes.landscape, "path_record", path_record)
+    monkeypatch.setattr(scenes.suite, "write", lambda *_: None)
+    look(scene_of(npz, "layerwise_line"), untrained, **options)
+    assert given["num_iterations"] == 2
+    sizes = [len(labels) for _, labels in given["batches"]]
+    assert (sum(sizes), set(sizes)) == (num_images, {batch_size})
+    own = tiny.dataset().train
+    for part in (0, 1):
+        both = np.concatenate([np.asarray(batch[part]) for batch in given["batches"]])
+        np.testing.assert_array_equal(both, own[part][:num_images])
+
+
+def test_the_loss_is_that_of_training_without_augmentation():
+    run = tiny.run("standard", label_smoothing=0.1)
+    params = jax.tree.map(lambda x: x[0], train.init_state(run).endpoints)
+    batch = run.images[:12], run.labels[:12]
+    model = run.program.model
+    logits, _ = model.network.apply(
+        {"params": params, "batch_stats": train.initial_stats(model, batch[0])},
+        images.normalize(batch[0], model.normalization),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    log_probs = np.asarray(jax.nn.log_softmax(logits))
+    expected = -log_probs[np.arange(12), np.asarray(batch[1])].mean()
+    np.testing.assert_allclose(scenes.Loss(model)(params, batch), expected, rtol=1e-5)
+    # It is one function for every run of a model, so that nothing is compiled twice.
+    assert scenes.Loss(model) == scenes.Loss(tiny.run("standard", seed=3).program.model)
+
+
+def timeless(record):
+    return record | {"wall_seconds": 0}
+
+
+def test_looking_again_sees_the_same(npz, trained, seen, tmp_path):
+    entry = scene_of(npz, "line")
+    for need in entry.needs:
+        for path in (suite.record_path, suite.weights_path):
+            copy = path(tmp_path, need)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path(trained[0], need).read_bytes())
+    assert timeless(look(entry, tmp_path)) == timeless(seen[0]["line"])
+
+
+def test_what_was_seen_is_only_read(npz, trained, seen, monkeypatch):
+    monkeypatch.setattr(scenes.weights, "load", pytest.fail)
+    shares = []
+    assert look(scene_of(npz, "line"), trained[0], shares.append) == seen[0]["line"]
+    assert shares == [1.0]
+
+
+def test_what_was_seen_with_another_config_is_refused(npz, trained, seen):
+    entry = scene_of(npz, "line")
+    entry.config.batch_size = 7
+    with pytest.raises(UserError, match="is the record of a run of another config"):
+        look(entry, trained[0])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "first_seed", "parts"),
+    [
+        ("layerwise_line", 0, {"path"}),
+        ("curve", 0, {"slice", "path"}),
+        ("curve", 7, {"path"}),
+        ("simplex_3", 0, {"slice"}),
+        ("simplex_3", 7, {"slice"}),
+        ("standard", 7, {"path"}),
+    ],
+)
+def test_slices_are_of_the_first_seed_and_triangles_of_all(
+    npz, untrained, recipe, first_seed, parts, monkeypatch
+):
+    region = {"accuracy": 0.5, "nll": 1.0}
+    for name, made in (
+        ("slice_record", {"inside": region, "outside": region}),
+        ("path_record", {}),
+    ):
+        monkeypatch.setattr(scenes.landscape, name, lambda *_, made=made, **__: made)
+    monkeypatch.setattr(scenes.suite, "write", lambda *_: None)
+    record = look(scene_of(npz, recipe), untrained, first_seed=first_seed)
+    assert set(record["landscape"]) == parts
+
+
+def test_a_triangle_has_places_inside_and_outside_of_it(npz, untrained):
+    record = look(scene_of(npz, "simplex_3"), untrained, resolution=7)
+    found = record["landscape"]["slice"]
+    assert found["kind"] == "simplex"
+    assert set(record["places"]) == {"inside the triangle", "outside the triangle"}
+    for region in ("inside", "outside"):
+        assert found[region]["num_points"] > 0
+        expected = {name: found[region][name] for name in ("accuracy", "nll")}
+        assert record["places"][f"{region} the triangle"] == {"inference_passes": 1} | expected
+    assert found["inside"]["nll"] != found["outside"]["nll"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_missing_weights_are_refused_in_a_sentence(npz, untrained, tmp_path, missing):
+    entry = scene_of(npz, "line")
+    for need in entry.needs:
+        copy = suite.weights_path(tmp_path, need)
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(suite.weights_path(untrained, need).read_bytes())
+    path = suite.weights_path(tmp_path, entry.needs[missing])
+    path.unlink()
+    with pytest.raises(UserError) as refused:
+        look(entry, tmp_path)
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{path} can't be read as weights")
+    assert "\n" not in sentence
+    assert not suite.record_path(tmp_path, entry.id).exists()
+
+
+def test_weights_of_another_model_are_refused_with_both_shapes(npz, tmp_path):
+    entry = scene_of(npz, "layerwise_line")
+    path = suite.weights_path(tmp_path, entry.needs[0])
+    path.parent.mkdir(parents=True)
+    tiny.weights_file(path, 0, "layerwise_line", model__widths=(6, 8))
+    with pytest.raises(UserError, match=r"of shape \(.*6.*\) but the network's is \(.*4.*\)"):
+        look(entry, tmp_path)
+
+
+def test_networks_on_a_line_have_no_plane(npz, untrained, tmp_path):
+    entry = scene_of(npz, "curve")
+    stack = networks_of(entry)
+    flat = jax.tree.map(lambda x: jnp.stack([x[0], x[1], (x[0] + x[1]) / 2]), stack)
+    path = suite.weights_path(tmp_path, entry.needs[0])
+    path.parent.mkdir(parents=True)
+    weights.save(path, flat)
+    with pytest.raises(UserError, match="collinear"):
+        look(entry, tmp_path)
+
+
+# As entries among others
+
+
+def test_a_scene_comes_after_its_run_fails_with_it_and_the_bar_is_full(npz, capsys):
+    order = []
+
+    def run_one(entry, advance):
+        order.append(entry.id)
+        advance(0.5)
+        if entry.method == "curve":
+            raise UserError("too hot")
+        return {}
+
+    runs = [entry_of(npz, recipe) for recipe in ("standard", "line", "curve")]
+    looks = [scene_of(npz, recipe) for recipe in ("line", "curve")]
+    outcome = suite.run_all([*looks, *runs], run_one, 2)
+    assert set(outcome.records) == {runs[0].id, runs[1].id, looks[0].id}
+    assert "starts from article/curve/noise0/seed0, which failed" in outcome.failures[looks[1].id]
+    assert order[-1] == looks[0].id
+    assert "5 of 5 runs" in capsys.readouterr().err.split("\r")[-1]
