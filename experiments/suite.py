@@ -121,7 +121,10 @@ def run_all(
 
 
 def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries in groups, each needing only earlier ones."""
+    """Entries in groups, each needing only earlier ones.
+
+    In a group one of every method comes first, so that no two threads compile the same program.
+    """
     depths: dict[str, int] = {}
     by_id = {entry.id: entry for entry in entries}
 
@@ -134,7 +137,8 @@ def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
     for entry in entries:
         depth(entry)
     layers: list[list[Entry]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
-    for entry in entries:
+    firsts = {entry.method: entry for entry in reversed(entries)}
+    for entry in sorted(entries, key=lambda entry: entry is not firsts[entry.method]):
         layers[depths[entry.id]].append(entry)
     return layers
 

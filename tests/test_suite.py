@@ -73,6 +73,19 @@ def test_what_an_entry_needs_runs_before_it():
     assert done == [entries[2].id, first.id, second.id]
 
 
+def test_one_of_every_method_comes_first():
+    done = []
+    entries = [
+        Entry(method, "article", noise, seed, None)
+        for method in ("line", "curve", "ema")
+        for noise in (0.0, 0.2)
+        for seed in (0, 1)
+    ]
+    suite.run_all(entries, lambda entry, advance: done.append(entry) or {}, 1)
+    assert [entry.method for entry in done[:3]] == ["line", "curve", "ema"]
+    assert done[3:] == [entry for entry in entries if entry not in done[:3]]
+
+
 def test_one_failure_is_named_and_the_others_run():
     entries = entries_of(4)
     needy = Entry("spro", "article", 0.0, 0, None, needs=(entries[1].id,))
