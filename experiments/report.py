@@ -105,6 +105,14 @@ _SUITE_CAPTIONS = {
         "it underconfident. The grey strip is the share of predictions in each bin. All seeds are "
         "pooled first, so that the ECE written here is at most the mean ECE in the table.",
     ),
+    "selection": (
+        "Which predictions to trust",
+        "Curves of risk against coverage, and dots of AUROC for foreign images.",
+        "Left, the share of errors among the most confident predictions, by how many are kept; lower is "
+        "better. Right, the area under the ROC curve of telling test images from images of no class by "
+        "the confidence of the prediction; further right is better, 50 is chance. Means over seeds, "
+        "bands and whiskers are one standard error.",
+    ),
 }
 _RUN_CAPTIONS = {
     "path": (

@@ -20,11 +20,12 @@ Drawn = tuple[Figure, dict]
 
 _PATHS = ("line", "layerwise_line", "curve")
 _LEVELS = ("standard", "standard_matched", "ema", "ensemble")
+# Methods whose confidences are shown; the records of others lack the curves.
 _SHOWN = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
 
 
 def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
-    """The figures that are asked for and have data, and with any the reliability diagrams.
+    """The figures that are asked for and have data; with any, what is known of the confidences.
 
     Each shows its own products, whatever else there are runs of; of a sweep, what it chose.
     """
@@ -51,6 +52,7 @@ def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
     }
     drawn = {name: makers[name]() for name in names if name in makers}
     drawn["reliability"] = _reliability(_at(runs, noise), noise)
+    drawn["selection"] = _selection(_at(runs, noise), noise)
     return {name: made for name, made in drawn.items() if made is not None}
 
 
@@ -330,6 +332,65 @@ def _reliability(runs: Sequence[Metrics], noise: float) -> Drawn | None:
         ax.label_outer()
         data[method] = {name: np.asarray(v).tolist() for name, v in pooled._asdict().items()}
     return figure, _finite(data)
+
+
+def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
+    """The risk of keeping the surest predictions, and how well confidence tells foreign images."""
+    found: dict[str, list] = {}
+    for run in sorted(runs, key=lambda run: order_of(run["method"])):
+        place = run["places"]["midpoint"]
+        if run["method"] in _SHOWN and "risk_coverage" in place:
+            found.setdefault(run["method"], []).append(place)
+    if not found:
+        return None
+    foreign = list(dict.fromkeys(s for places in found.values() for s in places[0].get("ood", ())))
+    figure = Figure(figsize=(5.2 + 2.9 * len(foreign), 4.2), layout="constrained")
+    ratios = (1.6, *(1.0 for _ in foreign))
+    first, *axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+    figure.suptitle(_title(noise), fontsize=12)
+    data: dict[str, dict] = {"risk_coverage": {}, "auroc": {}}
+    for method, places in found.items():
+        style = style_of(method)
+        coverage = 100 * np.array(places[0]["risk_coverage"]["coverage"])
+        risks = 100 * np.array([place["risk_coverage"]["risk"] for place in places])
+        mean, stderr = risks.mean(0), _stderr(risks)
+        first.plot(coverage, mean, color=style.color, linestyle=style.linestyle, label=style.label)
+        if stderr is not None:
+            band = {"color": style.color, "alpha": 0.15, "linewidth": 0}
+            first.fill_between(coverage, mean - stderr, mean + stderr, **band)
+        data["risk_coverage"][method] = {
+            "coverage": coverage.tolist(),
+            "risk": mean.tolist(),
+            "stderr": None if stderr is None else stderr.tolist(),
+            "num_seeds": len(places),
+        }
+    first.set(xlabel="Coverage: predictions kept [%]", ylabel="Risk: errors among them [%]")
+    first.spines[["top", "right"]].set_visible(False)
+    for ax, name in zip(axes, foreign, strict=True):
+        values = [
+            100 * np.array([p["ood"][name]["auroc"] for p in places]) for places in found.values()
+        ]
+        errors = [_stderr(seeds) for seeds in values]
+        styles = [style_of(method) for method in found]
+        plotting.dots(
+            [seeds.mean() for seeds in values],
+            ax,
+            labels=[style.label for style in styles],
+            stderr=[np.nan if error is None else error for error in errors],
+            colors=[style.color for style in styles],
+            markers=[style.marker for style in styles],
+        )
+        ax.tick_params(labelleft=ax is axes[0])
+        ax.set(xlabel="AUROC [%]", title=f"against {_NAMES_OF_FOREIGN.get(name, name)}")
+        data["auroc"][name] = {
+            method: {"mean": float(seeds.mean()), "stderr": None if error is None else float(error)}
+            for method, seeds, error in zip(found, values, errors, strict=True)
+        }
+    _legend_below(figure, first)
+    return figure, _finite(data)
+
+
+_NAMES_OF_FOREIGN = {"noise": "uniform noise", "shuffled": "shuffled pixels"}
 
 
 def _finite(value: Any) -> Any:

@@ -156,7 +156,10 @@ def test_pages_import_no_style(suite):
 
 def test_every_picture_has_words(suite_page, run_page):
     metrics, page = run_page
-    names = {"fig3", "fig4", "fig5", "fig6", "fig7", "rivals", "tuned", "reliability"}
+    names = {"fig3", "fig4", "fig5", "fig6", "fig7", "rivals", "tuned"} | {
+        "reliability",
+        "selection",
+    }
     assert len(suite_page.images) == len(names)
     assert len(page.images) == (2 if metrics["config"]["kind"] == "standard" else 3)
     assert all(len(image["alt"]) > 10 for image in suite_page.images + page.images)

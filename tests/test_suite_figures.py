@@ -97,12 +97,14 @@ def shown_rows(ax):
     return dict(sorted(rows.items()))
 
 
-def test_figures_come_in_the_order_of_the_names_and_reliability_last(drawn):
-    assert list(drawn) == [*NAMES, "reliability"]
+def test_figures_come_in_the_order_of_the_names_and_confidences_last(drawn):
+    assert list(drawn) == [*NAMES, "reliability", "selection"]
 
 
 def test_every_name_of_a_figure_may_be_asked_for(metrics):
-    assert set(suite_figures.draw(metrics, ("fig1", "fig2", "curvature", "new"))) == {"reliability"}
+    assert set(suite_figures.draw(metrics, ("fig1", "fig2", "curvature", "new"))) == {
+        *("reliability", "selection")
+    }
 
 
 def test_drawing_changes_no_metrics(metrics, drawn):
@@ -423,7 +425,7 @@ def test_figures_without_their_measurements_are_left_out(name, part):
     for place in itertools.chain.from_iterable(run["places"].values() for run in records):
         place.pop(part, None)
     metrics = metrics_from(config, records)
-    assert set(suite_figures.draw(metrics, NAMES)) == {*NAMES, "reliability"} - {name}
+    assert set(suite_figures.draw(metrics, NAMES)) == {*NAMES, "reliability", "selection"} - {name}
 
 
 def test_one_seed_has_no_standard_error():
@@ -495,3 +497,37 @@ def test_every_line_is_named_in_one_legend(drawn, name):
     assert len(labels) == len(set(labels)) > 1
     assert sorted(text.get_text() for text in legend.get_texts()) == sorted(labels)
     assert ax.get_ylabel().lower().endswith("test accuracy [%]")
+
+
+# Which predictions to trust
+
+
+def test_risks_and_aurocs_are_means_over_the_seeds_of_the_noisiest_labels(metrics, drawn):
+    figure, data = drawn["selection"]
+    first, *axes = figure.axes
+    lines = lines_of(first)
+    assert list(data["auroc"]) == ["noise", "shuffled"]
+    assert len(axes) == 2
+    for method in data["risk_coverage"]:
+        places = [run["places"]["midpoint"] for run in runs_of(metrics, method, 0.2)]
+        mean, stderr = numbers([place["risk_coverage"]["risk"] for place in places])
+        line = lines[style_of(method).label]
+        np.testing.assert_allclose(line.get_ydata(), mean)
+        coverage = 100 * np.array(places[0]["risk_coverage"]["coverage"])
+        np.testing.assert_allclose(line.get_xdata(), coverage)
+        np.testing.assert_allclose(data["risk_coverage"][method]["stderr"], stderr)
+        for name, found in data["auroc"].items():
+            mean, stderr = numbers([place["ood"][name]["auroc"] for place in places])
+            assert found[method] == {"mean": pytest.approx(mean), "stderr": pytest.approx(stderr)}
+    for ax, found in zip(axes, data["auroc"].values(), strict=True):
+        shown = [x for x, *_ in shown_rows(ax).values()]
+        np.testing.assert_allclose(shown, [entry["mean"] for entry in found.values()])
+
+
+def test_without_foreign_images_risks_stand_alone(metrics):
+    bare = copy.deepcopy(metrics)
+    for run in bare["runs"]:
+        run["places"].get("midpoint", {}).pop("ood", None)
+    figure, data = suite_figures.draw(bare, ())["selection"]
+    assert len(figure.axes) == 1
+    assert data["auroc"] == {}
