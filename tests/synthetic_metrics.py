@@ -279,14 +279,19 @@ def _place(rng, accuracy, nll, ece):
     held_out = short(accuracy + rng.normal(0, 0.003), nll * rng.normal(1, 0.05), ece)
     metrics = metrics_of(rng, accuracy, nll, ece) | {"accuracy": accuracy}
     shares = np.linspace(0, 1, 50)
+    risk = rng.uniform(0.5, 1.5) * (1 - accuracy) * shares
+    foreign = {
+        name: {"auroc": rng.uniform(0.7, 0.95), "fpr95": rng.uniform(0.2, 0.6)}
+        for name in ("noise", "shuffled")
+    }
     return metrics | {
         "validation": held_out,
-        "risk_coverage": {"coverage": shares.tolist(), "risk": (0.1 * shares).tolist()},
+        "risk_coverage": {"coverage": shares.tolist(), "risk": risk.tolist()},
         "temperature": 1.3,
         "scaled": {"nll": 0.9 * nll, "ece": 0.5 * ece},
         "corruptions": {"snow": snow},
         "corruptions_mce": {"raw": float(np.mean([1 - s["accuracy"] for s in snow.values()]))},
-        "ood": {"noise": {"auroc": 0.9, "fpr95": 0.4}, "shuffled": {"auroc": 0.8, "fpr95": 0.5}},
+        "ood": foreign,
     }
 
 
