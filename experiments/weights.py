@@ -36,7 +36,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} can't be read as weights ({error}); name the weights.npz of a finished run."
         ) from error
