@@ -161,6 +161,11 @@ def fit_ensemble_temperature(
     averaged = ensemble(logits, average)
     if mode == "after_average":
         return fit_temperature(averaged, labels, weights=weights)
+    return _member_temperatures(logits, labels, weights)
+
+
+@jax.jit
+def _member_temperatures(logits, labels, weights):
     return jax.lax.map(lambda member: fit_temperature(member, labels, weights=weights), logits)
 
 
@@ -232,13 +237,17 @@ def choose_point(
             f"Logits have shape {list(shape)}; give [P, N, K] of at least 1 point at at least 1 "
             "validation example, held out from the training data."
         )
+    return _best_point(jnp.asarray(logits), labels, weights, criterion)
 
+
+@functools.partial(jax.jit, static_argnums=3)
+def _best_point(logits, labels, weights, criterion):
     def loss(logits):
         if criterion == "accuracy":
             return -metrics.accuracy(logits, labels, weights=weights)
         return metrics.nll(jax.nn.log_softmax(logits), labels, weights=weights)
 
-    losses = jax.lax.map(loss, jnp.asarray(logits))
+    losses = jax.lax.map(loss, logits)
     return jax.lax.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), 0, jnp.int32)
 
 

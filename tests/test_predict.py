@@ -1,0 +1,339 @@
+"""Predictions: each network with statistics of its own, whatever the batches; nothing twice."""
+
+import functools
+
+import chex
+import compilations
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from untrained import untrained
+
+import subspace_jax as ss
+from experiments import predict, train
+from experiments.data import Split
+from experiments.errors import UserError
+
+TEST = tiny.dataset().test
+SPLITS = {"test": TEST}
+ALPHAS = np.float32([0, 0.25, 0.5, 0.75, 1])
+close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def line():
+    return untrained("line")
+
+
+@pytest.fixture(scope="module")
+def points(line):
+    """Five networks of the line, leaves `[5, ...]`."""
+    return predict.mixtures(line.stack, jnp.stack([1 - ALPHAS, ALPHAS], axis=1))
+
+
+@pytest.fixture(scope="module")
+def predicted(line, points):
+    """Their logits on the test split, and the networks with their statistics."""
+    logits, networks, _ = predict.predict_networks(line.run, points, SPLITS, line.settings)
+    return np.asarray(logits["test"], np.float64), networks
+
+
+@pytest.fixture(scope="module")
+def dropping():
+    return untrained("standard", model__widths=(4,), model__dropout=0.4)
+
+
+def logits_of(made, params, splits=SPLITS, **changes):
+    settings = made.settings._replace(**changes)
+    logits, _, _ = predict.predict_networks(made.run, params, splits, settings)
+    return logits
+
+
+# Networks
+
+
+def test_mixtures_are_the_points_of_the_subspace(line, points):
+    expected = ss.stack([ss.line().point(line.stack, alpha) for alpha in ALPHAS])
+    chex.assert_trees_all_close(points, expected, atol=1e-6)
+
+
+def test_points_together_are_each_point_alone(line, points, predicted):
+    logits, networks = predicted
+    assert logits.shape == (5, tiny.NUM_TEST, tiny.NUM_CLASSES)
+    assert np.abs(logits[0] - logits[4]).max() > 0.1
+    chex.assert_trees_all_equal(networks.params, points)
+    for i in range(5):
+        alone = logits_of(line, jax.tree.map(lambda x, i=i: x[i : i + 1], points))
+        close(alone["test"][0], logits[i])
+
+
+def test_some_networks_keep_their_own_statistics(line, predicted):
+    logits, networks = predicted
+    some = networks.take([3, 0])
+    chex.assert_tree_shape_prefix(some, (2,))
+    found = predict.predict(line.run.program.model, some, TEST.images, line.settings)
+    close(found, logits[[3, 0]])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
+def test_the_size_of_batches_and_their_padding_change_nothing(line, points, predicted, batch_size):
+    close(logits_of(line, points, batch_size=batch_size)["test"], predicted[0])
+
+
+def test_networks_at_once_are_networks_one_after_another(line, points, predicted):
+    close(logits_of(line, points, at_once=2)["test"], predicted[0])
+
+
+def test_the_midpoint_is_predicted_like_any_network_that_has_its_weights(line, predicted):
+    network = untrained("standard")  # of the same seed, so recalibrated on the same images
+    weights = ss.stack([ss.line().midpoint(line.stack)])
+    close(logits_of(network, weights)["test"][0], predicted[0][2])
+
+
+def test_an_image_is_predicted_whatever_the_others_of_its_split(line, points, predicted):
+    splits = {"last": Split(TEST.images[::-1][:9], TEST.labels[::-1][:9]), "all": TEST}
+    logits = logits_of(line, points, splits)
+    assert list(logits) == ["last", "all"]
+    close(logits["last"], predicted[0][:, ::-1][:, :9])
+    close(logits["all"], predicted[0])
+
+
+def test_all_batches_pass_through_wrap_once(line, points):
+    seen = []
+
+    def wrap(batches, what):
+        for i, batch in enumerate(batches):
+            seen.append((what, i, len(batches)))
+            yield batch
+
+    predict.predict_networks(line.run, points, SPLITS | {"again": TEST}, line.settings, wrap)
+    expected = [("recalibrate", i, 4) for i in range(4)]
+    assert seen == [*expected, *(2 * [("predict", i, 3) for i in range(3)])]
+
+
+# Recalibration
+
+
+@pytest.mark.parametrize("examples", [0, 1, 37, 64, 100])
+@pytest.mark.parametrize("size", [1, 16, 30])
+def test_recalibration_takes_full_batches_of_different_training_images(line, examples, size):
+    used = min(examples or tiny.NUM_TRAIN, tiny.NUM_TRAIN)
+    size = min(size, used)
+    settings = line.settings._replace(
+        recalibration_examples=examples, recalibration_batch_size=size
+    )
+    batches = predict.recalibration_batches(line.run, settings)
+    assert len(batches) == len(list(batches)) == used // size
+    images = np.concatenate([images for _, images in batches]).reshape(-1, 64)
+    assert len(images) == used // size * size
+    known = {image.tobytes() for image in np.asarray(line.run.images)}
+    assert len({image.tobytes() for image in images} & known) == len(images)
+    keys = np.array([jax.random.key_data(key) for key, _ in batches])
+    assert len(np.unique(keys, axis=0)) == len(keys)
+    for one, other in zip(batches, batches, strict=True):
+        chex.assert_trees_all_equal(jax.random.key_data(one[0]), jax.random.key_data(other[0]))
+        chex.assert_trees_all_equal(one[1], other[1])
+
+
+def test_recalibration_of_plain_images_has_the_moments_of_all_of_them(line, points):
+    settings = line.settings._replace(recalibration_augment=False)
+    networks, recalibration = predict.recalibrated(line.run, points, settings)
+    assert (recalibration.num_examples, recalibration.batch_size) == (64, 16)
+    chex.assert_trees_all_equal(networks.stats, recalibration.stats)
+    images = line.run.images.astype(jnp.float32) / 255
+    for i, alpha in enumerate(ALPHAS):
+        kernel = ss.line().point(line.stack, alpha)["Conv_0"]["kernel"]
+        outputs = jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        first = networks.stats["BatchNorm_0"]
+        close(first["mean"][i], outputs.mean((0, 1, 2)))
+        close(first["var"][i], outputs.var((0, 1, 2)))
+
+
+def test_augmented_images_have_other_moments(line, points):
+    variances = []
+    for augment in (True, False):
+        settings = line.settings._replace(recalibration_augment=augment)
+        networks, _ = predict.recalibrated(line.run, points, settings)
+        variances.append(networks.stats["BatchNorm_0"]["var"])
+    assert float(jnp.abs(variances[0] / variances[1] - 1).min()) > 1e-3
+
+
+def test_dropout_is_off_in_recalibration_and_prediction(dropping):
+    whole = untrained("standard", model__widths=(4,))
+    chex.assert_trees_all_equal(dropping.stack, whole.stack)
+    found, expected = (logits_of(made, made.stack)["test"] for made in (dropping, whole))
+    close(found, expected)
+
+
+def test_adapted_networks_have_the_statistics_of_the_very_images(line, predicted):
+    model, (_, networks) = line.run.program.model, predicted
+    images = np.concatenate([TEST.images // 4, 255 - TEST.images // 3])
+    settings = line.settings._replace(recalibration_batch_size=len(images))
+    own = predict.adapted(model, networks, images, settings)
+    chex.assert_trees_all_equal(own.params, networks.params)
+    found = predict.predict(model, own, images, settings)
+    for i in range(len(ALPHAS)):  # a batch of all of them normalises itself
+        params = jax.tree.map(lambda x, i=i: x[i], networks.params)
+        expected, _ = train.training_logits(model, params, jnp.asarray(images))
+        close(found[i], expected)
+    assert np.abs(found - predict.predict(model, networks, images, settings)).max() > 0.1
+
+
+def test_adaptation_pools_full_batches(line, predicted):
+    model, (_, networks) = line.run.program.model, predicted
+    images, settings = TEST.images[:16] // 2, line.settings
+    found = [
+        predict.adapted(model, networks, images, settings._replace(recalibration_batch_size=size))
+        for size in (8, 16, 100)
+    ]
+    first = [x.stats["BatchNorm_0"] for x in found]
+    chex.assert_trees_all_close(first[0], first[1], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(first[1], first[2])
+
+
+# Dropout at prediction
+
+
+def test_every_key_drops_other_units(dropping):
+    model = dropping.run.program.model
+    networks, _ = predict.recalibrated(dropping.run, dropping.stack, dropping.settings)
+    params, stats = one = jax.tree.map(lambda x: x[0], networks)
+    keys = jax.random.split(jax.random.key(0), 3)
+    found = predict.dropout_logits_fn(model)((one, keys[jnp.array([0, 1, 2, 0])]), TEST.images)
+    chex.assert_shape(found, (4, tiny.NUM_TEST, tiny.NUM_CLASSES))
+    chex.assert_trees_all_equal(found[0], found[3])
+    assert all(np.abs(found[i] - found[i - 1]).max() > 0.01 for i in (1, 2, 3))
+    for key, logits in zip(keys, found[:3], strict=True):
+        expected = model.network.apply(
+            {"params": params, "batch_stats": stats},
+            jnp.asarray(TEST.images, jnp.float32) / 255,
+            train=False,
+            dropout=True,
+            rngs={"dropout": key},
+        )
+        close(logits, expected)
+
+
+def test_where_nothing_is_dropped_all_passes_are_the_prediction(line, predicted):
+    logits, networks = predicted
+    one = jax.tree.map(lambda x: x[1], networks)
+    keys = jax.random.split(jax.random.key(0), 2)
+    found = predict.dropout_logits_fn(line.run.program.model)((one, keys), TEST.images)
+    close(found, logits[[1, 1]])
+
+
+# Nothing is compiled twice
+
+
+def test_a_second_run_of_a_program_predicts_without_a_new_compilation():
+    changes = {"model__widths": (3,), "evaluation__batch_size": 9}
+    first, second = (untrained("line", seed=seed, **changes) for seed in (0, 1))
+    assert first.run.program is not second.run.program
+    with compilations.noted() as names:
+        before = logits_of(first, first.stack)["test"]
+    assert names
+    with compilations.noted() as names:
+        after = logits_of(second, second.stack)["test"]
+    assert names == []
+    assert np.abs(before - after).max() > 0.01
+
+
+def test_the_functions_of_equal_models_are_one_static_argument(line):
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def call(fn, *args):
+        traces.append(fn)
+        return fn(*args)
+
+    run, again = line.run, untrained("line", seed=1).run
+    assert run.program.model is not again.program.model
+    params = jax.tree.map(lambda x: x[0], line.stack)
+    batch = jax.random.key(0), run.images[:4]
+    for augment in (True, False):
+        moments = [
+            call(predict.Single(each.program.model, augment).moments, params, batch)
+            for each in (run, again)
+        ]
+        chex.assert_trees_all_equal(*moments)
+        network = params, moments[0]
+        for each in (run, again):
+            call(predict.Single(each.program.model, augment).logits, network, batch[1])
+    assert len(traces) == 4
+
+
+def test_the_functions_of_one_network_are_those_of_many(line, points, predicted):
+    logits, networks = predicted
+    model = line.run.program.model
+    one = jax.tree.map(lambda x: x[3], networks)
+    batch = next(iter(predict.recalibration_batches(line.run, line.settings)))
+    for augment in (True, False):
+        single = predict.Single(model, augment)
+        many = predict.moments_fn(model, augment)(points, batch)
+        expected = jax.tree.map(lambda x: x[3], many)
+        found = single.moments(one.params, batch)
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+        close(single.logits(one, TEST.images), logits[3])
+
+
+def test_functions_of_models_are_equal_if_their_class_and_their_model_are():
+    class Function(predict.ModelFunction):
+        pass
+
+    one, same = (untrained("line", seed=seed).run.program.model for seed in (0, 1))
+    other = untrained("line", model__widths=(3,)).run.program.model
+    assert Function(one) == Function(same)
+    assert hash(Function(one)) == hash(Function(same))
+    assert Function(one) != Function(other)
+    assert Function(one) != predict.ModelFunction(one)
+
+
+# Settings
+
+
+def test_settings_are_those_of_the_config(line):
+    values = {
+        "num_points": 7,
+        "num_bins": 3,
+        "batch_size": 5,
+        "recalibration_batch_size": 11,
+        "recalibration_examples": 33,
+        "recalibration_augment": False,
+        "at_once": 2,
+        "num_samples": 6,
+        "adapt_to_corruption": True,
+        "choose_steps": 4,
+    }
+    config = tiny.config(**{f"evaluation__{name}": value for name, value in values.items()})
+    assert predict.make_settings(config, line.run)._asdict() == values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("num_points", 1, "is 1; use at least 3"),
+        ("num_points", 6, "is 6, which leaves out the midpoint; use an odd number"),
+        ("num_bins", 0, "is 0; use at least 1"),
+        ("batch_size", 0, "is 0; use at least 1"),
+        ("recalibration_examples", -1, "is -1; use at least 0"),
+        ("at_once", -1, "is -1; use at least 0"),
+        ("num_samples", 0, "is 0; use at least 1"),
+        ("choose_steps", -1, "is -1; use at least 0"),
+        ("recalibration_batch_size", 0, "is 0 but there are 64 images"),
+        ("recalibration_batch_size", 65, "is 65 but there are 64 images to recalibrate on; use"),
+    ],
+)
+def test_what_evaluation_cannot_work_with_is_refused(line, name, value, sentence):
+    config = tiny.config(**{f"evaluation__{name}": value})
+    with pytest.raises(UserError, match=rf"^config\.evaluation\.{name} {sentence}"):
+        predict.make_settings(config, line.run)
+
+
+def test_more_images_a_batch_than_recalibration_has_are_refused(line):
+    config = tiny.config(evaluation__recalibration_examples=15)
+    with pytest.raises(UserError, match="batch_size is 16 but there are 15 images"):
+        predict.make_settings(config, line.run)
