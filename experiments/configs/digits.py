@@ -15,7 +15,7 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     config = base_config(recipe)
     config.num_epochs = 30
     config.batch_size = 50
-    config.steps_per_call = 5
+    config.steps_per_call = 2
     config.dataset = "digits"
     # Of the 1,297 images that are not test images: 1,000 are left to train on.
     config.validation_size = 297
