@@ -34,11 +34,12 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     """
     path = Path(path)
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
         raise UserError(
-            f"{path} can't be read as weights ({error}); name the weights.npz of a finished run."
+            f"{path} can't be read as weights ({reason}); name the weights.npz of a finished run."
         ) from error
     wanted = {name: tuple(leaf.shape) for name, leaf in _named(like).items()}
     found = {name: array.shape[1:] for name, array in arrays.items()}
