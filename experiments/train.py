@@ -157,7 +157,8 @@ def _check_plan(run: Run) -> None:
     try:
         plan = program.method.plan(program.length, run.hyper)
     except ValueError as error:  # the library's sentence has both values
-        raise UserError(f"{error} (config.num_epochs, config.schedule)") from error
+        sentence = str(error).removesuffix(".")
+        raise UserError(f"{sentence} (config.num_epochs, config.schedule).") from error
     if plan.start_step < 1:
         raise UserError(
             f"config.schedule.num_models is {program.method.num_models} but there are "

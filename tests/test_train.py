@@ -13,7 +13,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import train
+from experiments import train, weights
 from experiments.errors import UserError
 from experiments.train import History, NonFiniteLoss
 
@@ -77,7 +77,8 @@ def test_schedule_is_the_table_of_the_article(epochs, warmup):
         for e in range(epochs)
     ]
     steps = jnp.arange(run.program.num_steps)
-    rates = 0.4 * jax.vmap(train.schedule(run.program))(steps).reshape(epochs, STEPS_PER_EPOCH)
+    factor = run.program.method.plan(run.program.length, run.hyper).factor
+    rates = 0.4 * jax.vmap(factor)(steps).reshape(epochs, STEPS_PER_EPOCH)
     expected = np.repeat(np.array(table)[:, None], STEPS_PER_EPOCH, axis=1)
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
     assert (np.ptp(rates, axis=1) == 0).all()  # constant within an epoch
@@ -180,7 +181,7 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
     loss_fn = train.make_loss_fn(run.program, run.hyper)
     loss, metrics = loss_fn(params, jax.random.key(0), batch)
 
-    logits, _ = train.training_logits(run.program, params, batch[0])
+    logits, _ = train.training_logits(run.program.model, params, batch[0])
     logits, labels = np.asarray(logits, np.float64), np.asarray(batch[1])
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
@@ -200,6 +201,20 @@ def test_loss_is_that_of_augmented_images():
     chex.assert_trees_all_close(loss, plain(params, key, (images, labels)), rtol=1e-6)
 
 
+def test_units_are_dropped_with_a_key_alone():
+    run = tiny.run("dropout", model__dropout=0.5)
+    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    model, images = run.program.model, run.images[:6]
+    plain, _ = train.training_logits(tiny.run("standard").program.model, params, images)
+    chex.assert_trees_all_equal(train.training_logits(model, params, images)[0], plain)
+    one, same, other = (
+        train.training_logits(model, params, images, jax.random.key(seed))[0] for seed in (0, 0, 1)
+    )
+    chex.assert_trees_all_equal(one, same)
+    assert (one != plain).any()
+    assert (one != other).any()
+
+
 # Training
 
 
@@ -211,15 +226,15 @@ def test_training_learns(line):
     assert history.epochs[-1]["accuracy"] > history.epochs[0]["accuracy"]
 
 
-@pytest.mark.parametrize("per_call", [2, 5])
-def test_calls_of_several_steps_change_nothing(line, per_call):
+def test_calls_of_several_steps_change_nothing(line):
     _, states, history = line
-    several = tiny.run("line", steps_per_call=per_call)
+    several = tiny.run("line", steps_per_call=3)
     other = History(several)
     others = fitted(several, history=other)
-    assert several.steps_per_call == per_call
-    assert len(others) == 20 // per_call
-    chex.assert_trees_all_close(others, states[per_call - 1 :: per_call], rtol=2e-4, atol=2e-5)
+    steps = [3, 6, 9, 10, 13, 16, 19, 20]  # the last call of an epoch is what is left
+    assert [int(state.step) for state in others] == steps
+    same = [states[step - 1] for step in steps]
+    chex.assert_trees_all_close(others, same, rtol=2e-4, atol=2e-5)
     for one, record in zip(timeless(other.epochs), timeless(history.epochs), strict=True):
         assert one == pytest.approx(record, rel=1e-4)
 
@@ -279,7 +294,7 @@ def test_a_seed_decides_everything(line):
 
 def test_an_average_is_kept_and_evaluated_in_place_of_the_last_endpoints(line):
     _, states, _ = line
-    run = tiny.run("line", ema_decay=0.8)
+    run = tiny.run("line", average__name="ema", average__decay=0.8)
     averaged = fitted(run)
     chex.assert_trees_all_close(averaged[-1].endpoints, states[-1].endpoints, rtol=1e-4, atol=1e-5)
     mean = copied(train.init_state(run).endpoints)
@@ -288,6 +303,103 @@ def test_an_average_is_kept_and_evaluated_in_place_of_the_last_endpoints(line):
     chex.assert_trees_all_close(
         run.program.method.trained(averaged[-1]), mean, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("swa_constant_3", {"num_epochs": 4, "batch_size": 8}),
+        ("swa_cyclic_2", {"num_epochs": 4, "batch_size": 16}),
+        ("line", {"schedule__name": "swa_constant", "average__name": "swa", "num_epochs": 5}),
+    ],
+)
+def test_swa_is_the_mean_of_the_visited_networks(recipe, changes):
+    run = tiny.run(recipe, **changes)
+    method, length = run.program.method, run.program.length
+    states = fitted(run)
+    start, every = method.plan(length, run.hyper)[1:]
+    visited = [state.endpoints for state in states[start - 1 :: every]]
+    assert len(visited) == method.num_models > 1
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0, np.float64), *visited)
+    trained = method.trained(states[-1])
+    chex.assert_trees_all_close(trained, mean, rtol=1e-5, atol=1e-6)
+    for leaf, last in zip(
+        jax.tree.leaves(trained), jax.tree.leaves(states[-1].endpoints), strict=True
+    ):
+        assert np.abs(leaf - last).max() > 1e-5
+
+
+# Networks that are given
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Files of two networks that two seeds start with."""
+    folder = tmp_path_factory.mktemp("weights")
+    return tuple(tiny.weights_file(folder / f"{seed}.npz", seed) for seed in (1, 2))
+
+
+def test_given_networks_are_at_their_places_and_the_others_start_at_their_mean(two):
+    run = tiny.run("spro_1", subspace__weights=two)
+    one, other = (train.init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2))
+    mean = jax.tree.map(lambda x, y: (x + y) / 2, one, other)
+    endpoints = train.init_state(run).endpoints
+    for i, expected in enumerate((one, other)):
+        at = jax.tree.map(lambda x, i=i: x[i : i + 1], endpoints)
+        chex.assert_trees_all_equal(at, expected)
+    middle = jax.tree.map(lambda x: x[2:], endpoints)
+    chex.assert_trees_all_close(middle, mean, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("recipe", "places"), [("curve_finding", (0, 2)), ("spro_1", (0, 1))])
+def test_given_networks_stay_bit_for_bit_and_the_others_are_trained(two, recipe, places):
+    run = tiny.run(recipe, subspace__weights=two, optimizer__weight_decay=0.1)
+    assert run.program.method.frozen == places
+    start, (*_, end) = copied(train.init_state(run).endpoints), fitted(run)
+    for leaf, before in zip(jax.tree.leaves(end.endpoints), jax.tree.leaves(start), strict=True):
+        for i in range(3):
+            if i in places:
+                np.testing.assert_array_equal(leaf[i], before[i])
+            else:
+                assert (leaf[i] != before[i]).any()
+
+
+def test_networks_that_are_only_put_together_are_not_trained(two):
+    run = tiny.run("ensemble", subspace__weights=two)
+    assert run.program.num_steps == 0
+    history = History(run)
+    assert fitted(run, history=history) == history.epochs == []
+    trained = run.program.method.trained(train.init_state(run))
+    chex.assert_trees_all_equal(trained, run.given)
+    chex.assert_tree_shape_prefix(trained, (2,))
+
+
+def test_one_file_may_hold_several_given_networks(two, tmp_path):
+    run = tiny.run("curve_finding", subspace__weights=two)
+    weights.save(tmp_path / "both.npz", run.given)
+    same = tiny.run("curve_finding", subspace__weights=(str(tmp_path / "both.npz"),))
+    chex.assert_trees_all_equal(train.init_state(same), train.init_state(run))
+
+
+@pytest.mark.parametrize("recipe", ["ensemble", "curve_finding", "spro_1"])
+def test_without_the_networks_that_it_starts_from_a_run_is_refused(two, recipe):
+    with pytest.raises(UserError, match=f"^config.subspace.weights is empty but {recipe} starts"):
+        tiny.run(recipe)
+    for files, count in ((two[:1], 1), (two + two[:1], 3)):
+        with pytest.raises(UserError, match=f"holds {count} networks but {recipe} .* 2; name"):
+            tiny.run(recipe, subspace__weights=files)
+
+
+def test_a_schedule_that_does_not_fit_is_refused():
+    with pytest.raises(
+        UserError, match=r"least 20 epochs \(config\.num_epochs, config\.sch.*\)\.$"
+    ):
+        tiny.run("swa_cyclic_6")
+    with pytest.raises(UserError, match="num_models is 41 but there are 40 steps; visit fewer"):
+        tiny.run("swa_constant_3", num_epochs=4, schedule__num_models=41)
+
+
+# One compilation
 
 
 def test_seeds_and_numbers_share_one_compilation(monkeypatch):
@@ -330,9 +442,9 @@ def test_endpoints_start_apart_and_depend_on_the_seed(kind, n):
 
 def test_initial_statistics_are_zeros_of_the_right_shapes():
     run = tiny.run("line")
-    stats = train.initial_stats(run.program, run.images)
+    stats = train.initial_stats(run.program.model, run.images)
     params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
-    _, moments = train.training_logits(run.program, params, run.images[:4])
+    _, moments = train.training_logits(run.program.model, params, run.images[:4])
     chex.assert_trees_all_equal_shapes_and_dtypes(stats, moments)
     assert not any(leaf.any() for leaf in jax.tree.leaves(stats))
 
