@@ -89,7 +89,7 @@ def test_numbers_do_not_change_what_is_compiled(kind):
     assert hash(method) == hash(other_method)
     chex.assert_trees_all_equal_shapes_and_dtypes(hyper, other_hyper)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in hyper)
-    changed = [x != y for x, y in zip(hyper, other_hyper, strict=True)]
+    changed = [bool(x != y) for x, y in zip(hyper, other_hyper, strict=True)]
     assert sum(changed) == len(numbers) - 2  # the seed and noise are no hyperparameters
 
 
@@ -336,11 +336,9 @@ def test_the_constant_rate_of_averaging_is_the_low_one_where_networks_are_taken(
 
 @pytest.mark.parametrize("name", ["swa_constant", "swa_cyclic", "fge"])
 def test_the_low_factor_scales_the_end_alone(name):
-    for one, other in [(0.5, 0.25)]:
-        first, second = plan_of(name, low=one)[0], plan_of(name, low=other)[0]
-        np.testing.assert_array_equal(first[:100], second[:100])
-        last = slice(-5, None)
-        np.testing.assert_allclose(second[last] * one, first[last] * other, rtol=1e-5)
+    first, second = plan_of(name, low=0.5)[0], plan_of(name, low=0.25)[0]
+    np.testing.assert_array_equal(first[:100], second[:100])
+    np.testing.assert_allclose(2 * second[-5:], first[-5:], rtol=1e-5)
 
 
 def test_schedules_without_a_low_rate_ignore_it():

@@ -10,8 +10,11 @@ from ml_collections import ConfigDict
 from experiments import workdir
 from experiments.errors import UserError
 
-FILES = (workdir.METRICS, workdir.HISTORY, workdir.REPORT)
-FOLDERS = (workdir.CHECKPOINTS, workdir.TENSORBOARD, workdir.FIGURES)
+FILES = (workdir.METRICS, workdir.HISTORY, workdir.REPORT, workdir.WEIGHTS, workdir.TABLE)
+FOLDERS = (
+    *(workdir.CHECKPOINTS, workdir.TENSORBOARD, workdir.FIGURES, workdir.RUNS),
+    f"{workdir.DAMAGED}3",
+)
 METRICS = {"points": [{"name": "midpoint", "accuracy": 0.5}]}
 
 
@@ -26,9 +29,10 @@ def held(tmp_path, config):
     folder = tmp_path / "run"
     workdir.prepare(folder, config, overwrite=False)
     workdir.publish(folder, METRICS, {"path": b"png"}, "<html>")
-    for name in (workdir.CHECKPOINTS, workdir.TENSORBOARD):
+    for name in FOLDERS:
         (folder / name / "1").mkdir(parents=True)
-    (folder / workdir.HISTORY).write_text("{}")
+    for name in (workdir.HISTORY, workdir.WEIGHTS, workdir.TABLE):
+        (folder / name).write_text("{}")
     (folder / "notes.txt").write_text("mine")
     return folder
 
@@ -73,7 +77,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, config, monkeypatch):
 
 def test_where_things_are_does_not_make_another_config(held, config):
     moved = ConfigDict(config.to_dict())
-    moved.data_dir, moved.checkpoint_seconds = "/elsewhere", 1.0
+    moved.data_dir, moved.checkpoint_seconds, moved.num_threads = "/elsewhere", 1.0, 2
     assert workdir.check(str(held), moved, overwrite=False) == held
 
 
@@ -117,7 +121,7 @@ def test_another_config_is_refused_with_what_differs(held):
 def test_of_many_differences_three_are_named(held):
     other = tiny.config("simplex", seed=3, batch_size=9, num_epochs=7)
     with pytest.raises(
-        UserError, match=r"batch_size is 6 .*kind is 'line' .* and 2 more\)"
+        UserError, match=r"batch_size is 6 .*kind is 'line' .* and 3 more\)"
     ) as caught:
         workdir.check(str(held), other, overwrite=False)
     assert str(caught.value).count(" there and ") == 3
