@@ -165,4 +165,9 @@ def _flatten(config, prefix="config"):
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}.{name}")
         else:
-            yield f"{prefix}.{name}", list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}.{name}", _lists(value)
+
+
+def _lists(value):
+    """A value as JSON has it, tuples inside tuples included."""
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

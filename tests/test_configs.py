@@ -5,57 +5,126 @@ import math
 
 import pytest
 
+from experiments import plan
 from experiments.cli import config_differences
-from experiments.configs import cifar10, cifar100, digits
+from experiments.configs import cifar10, cifar100, digits, suites, tiny_imagenet
 from experiments.configs.base import base_config
 from experiments.errors import UserError
-from experiments.methods import KINDS, make_method
-from experiments.models import CifarResNet, make_network
+from experiments.methods import KINDS, default_num_endpoints, make_method
+from experiments.models import CifarResNet, ImageNetResNet, make_network
+from experiments.recipes import PRODUCTS, RECIPES, product_of
+
+DATA = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
+SUITES = ("digits", "cifar10-small", "cifar10-full", "tiny_imagenet-full")
+NETWORKS = {
+    "cifar10": CifarResNet(10, depth=20, width=16),
+    "tiny_imagenet": ImageNetResNet(10, stem="small", width=64),
+}
+
+
+def flat(config, prefix=""):
+    """Values by their names with dots."""
+    found = {}
+    for name, value in config.to_dict().items():
+        nested = getattr(config[name], "to_dict", None)
+        found |= flat(config[name], f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
+
+
+def changed(one, other):
+    """Names of values that differ, or that only one has."""
+    one, other = flat(one), flat(other)
+    return {name for name in one | other if one.get(name) != other.get(name)}
+
+
+# Runs
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("module", [cifar10, tiny_imagenet])
+def test_a_config_has_the_values_of_the_article_but_for_those_of_its_recipe(module, recipe):
+    config = module.get_config(recipe)
+    values = flat(config)
+    article = {
+        "recipe": recipe,
+        "kind": "standard",
+        "dataset": module.__name__.rsplit(".", 1)[1],
+        "num_epochs": 160,
+        "batch_size": 128,
+        "augmentation": "crop_and_flip",
+        "label_smoothing": 0.0,
+        "label_noise.rate": 0.0,
+        "label_noise.mode": "uniform_wrong",
+        "optimizer.learning_rate": 0.1,
+        "optimizer.momentum": 0.9,
+        "optimizer.weight_decay": 1e-4,
+        "optimizer.warmup_epochs": 5,
+        "schedule.name": "cosine",
+        "schedule.low_factor": 0.5,
+        "average.name": "none",
+        "sharpness.rho": 0.0,
+        "model.dropout": 0.0,
+        "subspace.penalty_pairs": "random",
+        "subspace.num_samples": 1,
+        "subspace.volume": 0.0,
+        "subspace.num_endpoints": default_num_endpoints(config.kind),
+        "subspace.penalty": 0.0 if config.kind in ONE_OR_GIVEN else 1.0,
+        "evaluation.num_points": 21,  # alpha = 0, 0.05 .. 1
+        "evaluation.num_bins": 20,
+        "evaluation.recalibration_examples": 0,  # one full pass
+        "evaluation.recalibration_augment": True,
+    }
+    expected = article | RECIPES[recipe]
+    assert {name: values[name] for name in expected} == expected
+    without = {k: v for k, v in config.model.to_dict().items() if k != "dropout"}
+    base = module.get_config("standard").model
+    assert without == {k: v for k, v in base.to_dict().items() if k != "dropout"}
+    assert make_network(base, 10) == NETWORKS[config.dataset]
+
+
+ONE_OR_GIVEN = ("standard", "standard_matched", "independent")
+
+
+@pytest.mark.parametrize("module", DATA.values(), ids=DATA)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_changes_the_same_values_on_every_data_set(module, recipe):
+    differences = changed(module.get_config(recipe), module.get_config("standard"))
+    assert differences == changed(base_config(recipe), base_config("standard"))
+    own = set(RECIPES[recipe]) | {"recipe", "subspace.num_endpoints", "subspace.penalty"}
+    assert differences <= own
+
+
+@pytest.mark.parametrize(
+    ("module", "size"), [(cifar10, 5000), (cifar100, 5000), (digits, 297), (tiny_imagenet, 10_000)]
+)
+def test_images_are_held_out_for_choices(module, size):
+    assert module.get_config().validation_size == size
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_cifar100_is_cifar10_but_for_the_data(recipe):
+    ours, theirs = cifar100.get_config(recipe), cifar10.get_config(recipe)
+    assert changed(ours, theirs) == {"dataset"}
+    assert ours.dataset == "cifar100"
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "tiny_imagenet"])
+def test_images_are_normalized_as_in_the_article(normalization):
+    modules = [m for m in DATA.values() if m.get_config().normalization == normalization]
+    assert modules == ([cifar10, cifar100] if normalization == "imagenet" else [tiny_imagenet])
+
+
+def test_digits_are_a_whole_number_of_calls_an_epoch():
+    config = digits.get_config("line")
+    steps, rest = divmod(1797 - 500 - config.validation_size, config.batch_size)
+    assert rest == 0
+    assert steps % config.steps_per_call == 0
+
 
 ALL = {
-    **{f"cifar10:{kind}": cifar10.get_config(kind) for kind in KINDS},
-    **{f"cifar100:{kind}": cifar100.get_config(kind) for kind in KINDS},
-    **{f"digits run:{kind}": digits.run_config(kind) for kind in KINDS},
-    **{f"digits:{variant}": digits.get_config(variant) for variant in digits.VARIANTS},
+    **{f"{name}:{r}": m.get_config(r) for name, m in DATA.items() for r in RECIPES},
+    **{f"suite:{name}": suites.get_config(name) for name in SUITES},
 }
-RUNS = {name: config for name, config in ALL.items() if not name.startswith("digits:")}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_cifar10_is_the_recipe_of_the_article(kind):
-    config = cifar10.get_config(kind)
-    assert make_network(config.model, 10) == CifarResNet(10, depth=20, width=16)
-    assert (config.dataset, config.kind) == ("cifar10", kind)
-    assert (config.num_epochs, config.batch_size) == (160, 128)
-    assert config.optimizer.to_dict() == {
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "warmup_epochs": 5,
-    }
-    assert config.subspace.penalty == (0.0 if "standard" in kind else 1.0)
-    assert (config.subspace.penalty_pairs, config.subspace.num_samples) == ("random", 1)
-    assert (config.augmentation, config.normalization) == ("crop_and_flip", "imagenet")
-    assert (config.label_smoothing, config.ema_decay, config.label_noise.rate) == (0, 0, 0)
-
-
-def test_evaluation_is_that_of_the_article():
-    evaluation = cifar10.get_config("line").evaluation
-    assert (evaluation.num_points, evaluation.num_bins) == (21, 20)  # alpha = 0, 0.05 .. 1
-    assert evaluation.recalibration_examples == 0  # one full pass
-    assert evaluation.recalibration_augment
-
-
-def test_cifar_holds_images_out_for_choices():
-    assert cifar10.get_config().validation_size == 5000
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_cifar100_is_cifar10_but_for_the_data(kind):
-    ours, theirs = cifar100.get_config(kind).to_dict(), cifar10.get_config(kind).to_dict()
-    assert ours.pop("dataset") == "cifar100"
-    assert theirs.pop("dataset") == "cifar10"
-    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -67,77 +136,144 @@ def test_a_config_can_be_locked_and_stored(name):
         config.something_new = 1
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("suite")])
 def test_a_config_makes_a_method_and_a_network(name):
-    config = RUNS[name].copy_and_resolve_references().lock()
+    config = ALL[name].copy_and_resolve_references().lock()
     method, _ = make_method(config)
-    assert method.penalty_pairs == ("none" if "standard" in config.kind else "random")
+    assert (method.penalty_pairs == "none") == (config.subspace.penalty == 0)
+    assert config.kind in KINDS
     make_network(config.model, 10)
     assert set(config) == set(base_config("line"))
     assert set(config.evaluation) == set(base_config("line").evaluation)
 
 
-@pytest.mark.parametrize("get_config", [cifar10.get_config, cifar100.get_config, base_config])
-def test_unknown_kinds_are_refused(get_config):
-    with pytest.raises(UserError, match="^Unknown kind 'lines'; choose one of standard, "):
+@pytest.mark.parametrize(
+    "get_config", [*(module.get_config for module in DATA.values()), base_config]
+)
+def test_unknown_recipes_are_refused(get_config):
+    with pytest.raises(UserError, match="^Unknown method 'lines'; choose one of standard, "):
         get_config("lines")
 
 
-@pytest.mark.parametrize("get_config", [cifar10.get_config, cifar100.get_config])
-def test_two_configs_share_nothing(get_config):
-    one = get_config("line")
+@pytest.mark.parametrize("module", DATA.values(), ids=DATA)
+def test_two_configs_share_nothing(module):
+    one = module.get_config("line")
     one.optimizer.momentum = 0.0
-    assert get_config("line").optimizer.momentum == 0.9
+    one.recipe = "mine"
+    assert module.get_config("line").optimizer.momentum == 0.9
+    assert module.get_config("line").recipe == "line"
 
 
-# Digits
+# Suites
 
 
-@pytest.mark.parametrize("variant", digits.VARIANTS)
-def test_what_methods_set_is_not_in_the_runs_config(variant):
-    config = digits.get_config(variant)
-    assert config.variant == variant
-    assert not set(config.run) & set(digits.OF_METHOD)
-    assert set(config.run) | set(digits.OF_METHOD) == set(base_config("line"))
-    for method in config.methods.values():
-        assert method.kind in KINDS
-        assert set(method) <= set(digits.OF_METHOD)
+@pytest.fixture(params=SUITES)
+def suite(request):
+    return suites.get_config(request.param)
 
 
-def test_digits_are_a_whole_number_of_calls_an_epoch():
-    config = digits.get_config("demo").run
-    steps, rest = divmod(1797 - 500 - config.validation_size, config.batch_size)
-    assert rest == 0
-    assert steps % config.steps_per_call == 0
+def test_a_suite_has_its_name_and_its_scale():
+    names = [(config.suite, config.scale) for config in map(suites.get_config, SUITES)]
+    assert names == [
+        ("digits", "digits"),
+        ("cifar10", "small"),
+        ("cifar10", "full"),
+        ("tiny_imagenet", "full"),
+    ]
 
 
-def test_unknown_variants_are_refused():
-    with pytest.raises(UserError, match="^Unknown variant 'sweep'; choose one of demo, tune"):
-        digits.get_config("sweep")
+@pytest.mark.parametrize("name", ["", "cifar10", "cifar10-large"])
+def test_unknown_suites_are_refused_with_those_there_are(name):
+    names = ", ".join(SUITES)
+    with pytest.raises(UserError, match=f"^Unknown suite '{name}'; choose one of {names}\\.$"):
+        suites.get_config(name)
 
 
-def test_tuned_values_are_cells_of_the_sweep_one_for_each_noise_rate():
-    demo, tune = (digits.get_config(variant) for variant in ("demo", "tune"))
-    assert demo.noise_rates == tune.noise_rates
-    assert set(demo.tuned) == set(tune.methods)
-    for name, tuned in demo.tuned.items():
-        assert demo.methods[name].to_dict() == tune.methods[name].to_dict()
-        assert set(tuned) == set(tune.grid) == {"learning_rate", "weight_decay"}
-        for quantity, values in tuned.items():
-            assert len(values) == len(demo.noise_rates)
-            assert set(values) <= set(tune.grid[quantity])
-    assert demo.run.to_dict() == tune.run.to_dict()
+def test_what_recipes_seeds_and_noise_decide_is_not_in_the_runs_config(suite):
+    one = suites.run_config(suite.suite, "line")
+    missing = set(flat(one)) - set(flat(suite.run))
+    assert not set(flat(suite.run)) - set(flat(one))
+    of_recipes = {name for values in RECIPES.values() for name in values}
+    assert of_recipes <= missing
+    assert {name for name in missing if name.split(".")[0] not in suites.OF_RECIPE} == {
+        "label_noise.rate",
+        "label_noise.seed",
+        "label_smoothing",
+        "model.dropout",
+    }
 
 
-def test_the_sweep_and_the_demo_have_different_seeds():
-    seeds = [digits.get_config(variant).seeds for variant in digits.VARIANTS]
-    assert not set(seeds[0]) & set(seeds[1])
-    assert all(len(set(s)) == len(s) >= 3 for s in seeds)
+def test_a_suite_can_be_planned_and_looks_at_seeds_that_are_trained(suite):
+    plan.check(suite)
+    assert set(suite.products) <= set(PRODUCTS)
+    assert not set(suite.seeds) & set(suite.tuning.seeds)
+    assert set(suite.landscape.seeds) <= set(suite.seeds)
+    shown = {product for products, _, _ in suites.FIGURES.values() for product in products}
+    assert set(suite.products) <= shown
 
 
-def test_grids_rise_and_learning_rates_are_positive():
-    grid = digits.get_config("tune").grid
-    for values in grid.values():
+def test_values_of_single_recipes_are_values_of_their_configs(suite):
+    trained = {product_of(product)[0] for product in suite.products}
+    for recipe, values in suite.recipes.items():
+        assert recipe in trained
+        names = {name.replace("__", ".") for name in values}
+        assert names <= set(flat(suites.run_config(suite.suite, recipe)))
+    for recipe, sweep in suite.sweeps.items():
+        assert recipe in trained
+        # A sweep varies what makes the recipe, and its own value is among the others.
+        assert RECIPES[recipe][sweep.name] in sweep["values"]
+    assert set(suite.tuning.recipes) <= trained
+
+
+def test_the_oracle_looks_at_the_test_set_where_it_is_shown(suite):
+    assert "early_stopping" in suite.products
+    assert suite.recipes.standard.evaluation__oracle_epochs > 0
+
+
+def test_grids_and_sweeps_rise_and_noise_starts_at_none(suite):
+    tuning = suite.tuning
+    grids = [tuning.learning_rate, tuning.weight_decay, suite.noise_rates, suite.seeds]
+    for values in [*grids, *(sweep["values"] for sweep in suite.sweeps.values())]:
         assert list(values) == sorted(set(values))
-        assert 0 <= values[0] < values[-1] < math.inf
-    assert grid.learning_rate[0] > 0
+        assert 0 <= values[0] <= values[-1] < math.inf
+    assert tuning.learning_rate[0] > 0
+    assert suite.noise_rates == (0.0, 0.2)
+    assert len(suite.seeds) >= 3
+
+
+def test_tuned_recipes_can_be_given_the_articles_own_values(suite):
+    for recipe in suite.tuning.recipes:
+        optimizer = suites.run_config(suite.suite, recipe).optimizer
+        assert optimizer.learning_rate in suite.tuning.learning_rate
+        assert optimizer.weight_decay in suite.tuning.weight_decay
+
+
+def test_the_full_suites_are_one_protocol():
+    full = [suites.get_config(name) for name in SUITES if name.endswith("full")]
+    assert changed(*full) == {
+        *("suite", "run.dataset", "run.validation_size", "run.normalization"),
+        *(f"run.model.{name}" for name in ("name", "stem", "depth", "width")),
+    }
+
+
+def test_the_small_suite_is_cifar10_at_a_smaller_scale():
+    small, full = (suites.get_config(f"cifar10-{scale}").run for scale in ("small", "full"))
+    names = {name for name in changed(small, full) if not name.startswith("evaluation.")}
+    assert names == {"num_epochs", "train_size", "model.depth", "model.width"}
+
+
+def test_two_suites_share_nothing(suite):
+    name = next(n for n in SUITES if suites.get_config(n) == suite)
+    suite.run.optimizer.momentum = 0.0
+    suite.tuning.recipes = ()
+    suite.landscape.resolution = 3
+    assert suites.get_config(name).run.optimizer.momentum == 0.9
+    assert suites.get_config(name).landscape.resolution == 21
+
+
+@pytest.mark.parametrize("figure", suites.FIGURES)
+def test_figures_show_products_each_once_with_some_labels(figure):
+    products, clean, noisy = suites.FIGURES[figure]
+    assert set(products) <= set(PRODUCTS)
+    assert len(set(products)) == len(products)
+    assert clean or noisy

@@ -56,6 +56,16 @@ def test_a_folder_of_the_same_config_is_used_again(held, config):
     assert below(held) == before
 
 
+def test_pairs_of_vertices_are_the_same_in_the_file(tmp_path):
+    config = tiny.config("spro_1")
+    workdir.prepare(tmp_path, config, overwrite=False)
+    assert workdir.check(str(tmp_path), config, overwrite=False) == tmp_path
+    config.subspace.simplexes = ((0, 2), (0, 1))
+    sentence = r"simplexes is \[\[0, 2\], \[1, 2\]\] there and \[\[0, 2\], \[0, 1\]\] here"
+    with pytest.raises(UserError, match=sentence):
+        workdir.check(str(tmp_path), config, overwrite=False)
+
+
 def test_a_folder_of_other_files_is_used(tmp_path, config):
     (tmp_path / "notes.txt").write_text("mine")
     folder = workdir.check(str(tmp_path), config, overwrite=False)
