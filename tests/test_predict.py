@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from untrained import untrained
+from untrained import TEST, untrained
 
 import subspace_jax as ss
 from experiments import predict, train
 from experiments.data import Split
 from experiments.errors import UserError
 
-TEST = tiny.dataset().test
 SPLITS = {"test": TEST}
 ALPHAS = np.float32([0, 0.25, 0.5, 0.75, 1])
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,7 @@
-"""Runs that were not trained, with networks that are far apart in all their parameters."""
+"""Runs that were not trained, with networks that are far apart in all their parameters.
+
+Their images differ in brightness and slope, so that networks of any weights tell them apart.
+"""
 
 from typing import NamedTuple
 
@@ -9,6 +12,7 @@ import tiny
 
 import subspace_jax as ss
 from experiments import predict, train
+from experiments.data import Dataset, Split
 
 
 class Untrained(NamedTuple):
@@ -19,16 +23,37 @@ class Untrained(NamedTuple):
     settings: predict.Settings
 
 
+def split(seed: int, size: int = tiny.NUM_TEST) -> Split:
+    rng = np.random.default_rng(seed)
+    at = np.linspace(-1, 1, 8)
+    brightness, right, down = rng.uniform([[60], [-50], [-50]], [[190], [50], [50]], (3, size))
+    images = (
+        brightness[:, None, None] + right[:, None, None] * at + down[:, None, None] * at[:, None]
+    )
+    images = images + rng.uniform(-10, 10, images.shape)
+    labels = rng.integers(0, tiny.NUM_CLASSES, size).astype(np.int32)
+    return Split(images.clip(0, 255).astype(np.uint8)[..., None], labels)
+
+
+TRAIN, TEST, VALIDATION = split(0, tiny.NUM_TRAIN), split(1), split(2)
+DATASET = Dataset("smooth", TRAIN, VALIDATION, TEST, tiny.NUM_CLASSES)
+
+
 def untrained(recipe: str = "line", **changes) -> Untrained:
     config = tiny.config(recipe, **changes)
-    run = train.make_run(config, tiny.dataset())
+    run = train.make_run(config, DATASET)
     method, stack = run.program.method, train.init_state(run).endpoints
     kept = {"snapshots": method.num_models, "swag": 1 + method.num_draws}
     if method.average in kept:
         stack = jax.tree.map(lambda x: jnp.repeat(x, kept[method.average], axis=0), stack)
     rng = np.random.default_rng(0)
 
-    def jitter(leaf):  # batch norm too, which starts with equal parameters everywhere
-        return leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)
+    def jitter(path, leaf):  # batch norm too, which starts with equal parameters everywhere
+        leaf = leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)
+        if path[0].key == "Dense_0" and path[1].key == "kernel":
+            # Contrasts of the features, which are all positive: no class is always the largest.
+            return 2 * (leaf - leaf.mean(axis=1, keepdims=True))
+        return leaf
 
-    return Untrained(run, jax.tree.map(jitter, stack), predict.make_settings(config, run))
+    stack = jax.tree.map_with_path(jitter, stack)
+    return Untrained(run, stack, predict.make_settings(config, run))
