@@ -15,7 +15,6 @@ import subspace_jax as ss
 from experiments import methods, train
 from experiments.errors import UserError
 from experiments.methods import AVERAGES, KINDS, SCHEDULES, Hyperparameters, Length, make_method
-from experiments.recipes import RECIPES
 
 # kind -> a recipe that has it
 OF_KIND = {"simplex": "simplex_3", "layerwise_simplex": "layerwise_simplex_3"}
@@ -177,7 +176,7 @@ def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpo
         config.optimizer.weight_decay = 0.1
         method, hyper = make_method(config)
         optimizer = method.optimizer(hyper, Length(5, 2, 1))
-        step = ss.make_train_step(method.subspace, slope_loss, optimizer)
+        step = jax.jit(ss.make_train_step(method.subspace, slope_loss, optimizer))
         state, points = ss.TrainState.create(endpoints, optimizer), []
         for i in range(5):
             keys = jax.random.split(jax.random.key(100 + i))
@@ -245,13 +244,20 @@ def trajectory(config, num_steps, length, start=((3.0, 1.0, -2.0),)):
 
     method, hyper = make_method(config)
     optimizer = method.optimizer(hyper, length)
-    step = jax.jit(ss.make_train_step(method.subspace, loss_fn, optimizer))
+    step = ss.make_train_step(method.subspace, loss_fn, optimizer)
+
+    @jax.jit
+    def train_all(state, noises):
+        def body(state, noise):
+            state, _ = step(state, jax.random.key(2), noise)
+            return state, state.endpoints
+
+        return jax.lax.scan(body, state, noises)
+
     state = ss.TrainState.create(jnp.array(start), optimizer)
-    path = [state.endpoints]
-    for noise in jax.random.normal(jax.random.key(1), (num_steps, 1, 3)):
-        state, _ = step(state, jax.random.key(2), noise)
-        path.append(state.endpoints)
-    return path, state, method
+    noises = jax.random.normal(jax.random.key(1), (num_steps, 1, 3))
+    last, path = train_all(state, noises)
+    return np.concatenate([state.endpoints[None], path]), last, method
 
 
 @pytest.mark.parametrize("recipe", ["sam", "asam", "line_sam"])
@@ -350,14 +356,15 @@ AVERAGED = Length(24, 1, 10)
 
 
 @pytest.mark.parametrize(
-    "recipe", [name for name in RECIPES if name.startswith(("swa_", "snapshot", "fge"))]
+    "recipe",
+    [*(f"swa_{name}_{m}" for name in ("constant", "cyclic") for m in (2, 5, 6)), "snapshot", "fge"],
 )
 def test_averages_and_snapshots_are_those_of_the_visited_networks(recipe):
     config = tiny.config(recipe)
     m = config.schedule.num_models
     path, state, method = trajectory(config, AVERAGED.num_steps, AVERAGED)
     plan = method.plan(AVERAGED, make_method(config)[1])
-    visited = jnp.concatenate([path[plan.start_step + i * plan.every] for i in range(m)])
+    visited = np.concatenate([path[plan.start_step + i * plan.every] for i in range(m)])
     assert len(np.unique(visited, axis=0)) == m
     trained = method.trained(state)
     if config.average.name == "snapshots":

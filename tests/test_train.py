@@ -308,7 +308,6 @@ def test_an_average_is_kept_and_evaluated_in_place_of_the_last_endpoints(line):
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
-        ("swa_constant_3", {"num_epochs": 4, "batch_size": 8}),
         ("swa_cyclic_2", {"num_epochs": 4, "batch_size": 16}),
         ("line", {"schedule__name": "swa_constant", "average__name": "swa", "num_epochs": 5}),
     ],
