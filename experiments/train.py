@@ -122,6 +122,11 @@ def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | Non
     """The stack of networks that a run starts from, or `None` if it starts from none."""
     sub = config.subspace
     wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
+    if not wanted and sub.weights:
+        raise UserError(
+            f"config.subspace.weights is {tuple(sub.weights)} but {config.recipe} starts from no trained "
+            "networks; leave it out, or name the endpoints that they are in config.subspace.given."
+        )
     if not wanted:
         return None
     if not sub.weights:

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     Raises:
       UserError: there is no such file, or it holds other networks.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         with path.open("rb") as stream, np.load(stream) as file:
             arrays = {name: file[name] for name in file.files}

@@ -373,6 +373,11 @@ def test_networks_that_are_only_put_together_are_not_trained(two):
     chex.assert_tree_shape_prefix(trained, (2,))
 
 
+def test_weights_that_nothing_starts_from_are_refused():
+    with pytest.raises(UserError, match=r"weights is \('a.npz',\) but line starts from no trained"):
+        tiny.run("line", subspace__weights=("a.npz",))
+
+
 def test_one_file_may_hold_several_given_networks(two, tmp_path):
     run = tiny.run("curve_finding", subspace__weights=two)
     weights.save(tmp_path / "both.npz", run.given)
