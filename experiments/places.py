@@ -196,7 +196,10 @@ def places_of(work, plan, stack, records, logits, networks) -> dict:
 
 
 def _mc_place(work: Evaluation, center: Networks) -> dict:
-    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016)."""
+    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016).
+
+    Every pass drops the same units in each batch of images: passes are independent, images are not.
+    """
     model, settings = work.run.program.model, work.settings
     key = jax.random.fold_in(jax.random.key(work.run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
@@ -220,7 +223,8 @@ def _chosen_places(work, plan, stack, logits, networks) -> dict:
     """Points and soups that are chosen on validation data."""
     method, settings = work.run.program.method, work.settings
     places = {}
-    if len(plan.points) > 1 and method.average == "none" and not method.is_complex:
+    drawn = method.average in ("swag", "snapshots") or method.is_complex  # not points of a subspace
+    if len(plan.points) > 1 and not drawn:
         best = int(choose.by_grid(logits["validation"], work.labels["validation"], "nll"))
         log_probs = {name: jax.nn.log_softmax(values[best]) for name, values in logits.items()}
         record = work.place_of("chosen point", networks.take([best]), log_probs, 1)

@@ -124,8 +124,8 @@ def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | Non
     wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
     if not wanted and sub.weights:
         raise UserError(
-            f"config.subspace.weights is {tuple(sub.weights)} but {config.recipe} starts from no trained "
-            "networks; leave it out, or name the endpoints that they are in config.subspace.given."
+            f"config.subspace.weights is {tuple(sub.weights)} but {config.recipe} starts from no "
+            "trained networks; leave it out, or name their endpoints in config.subspace.given."
         )
     if not wanted:
         return None
