@@ -102,8 +102,8 @@ def _digits() -> ml_collections.ConfigDict:
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 3})
     config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.997})
     config.recipes.layerwise_line_ema = ml_collections.ConfigDict({"average__decay": 0.997})
-    config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.1, 0.2))
-    config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.1, 0.2))
+    config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.15))
+    config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.15))
     config.tuning.recipes = (
         "standard",
         "ema",
