@@ -46,6 +46,8 @@ missing. --check prints every claim with its test."""
 # Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")
 _WITH_CURVES = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
+# All points and ensembles are kept of these.
+_WITH_PATHS = ("line", "layerwise_line", "curve")
 _METRICS = (
     *("inference_passes", "accuracy", "nll", "brier", "ece", "num_bins", "validation"),
     *("temperature", "scaled", "temperatures", "corruptions", "adapted_corruptions", "ood"),
@@ -131,6 +133,8 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
     done = [] if options.overwrite else [e for e in everything if suite.finished(folder, e)]
     if options.draw_only:
         _require(everything, done, folder)
+    previous = None if options.overwrite else workdir.finished(folder, False)
+    existing = set() if options.overwrite else suite.ids_of_records(folder)
     workdir.prepare(folder, config, options.overwrite)
     record = provenance("experiments.reproduce") | {"seeds": list(config.seeds)}
     begin = time.perf_counter()
@@ -142,6 +146,10 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
             return
     runs = list(outcome.records.values())
     record |= finished_now() | _seconds(runs, time.perf_counter() - begin)
+    if previous and outcome.records.keys() <= existing:
+        # Nothing was run: the numbers come from where they came from before.
+        drawn = {name: record[name] for name in ("command", "commit", "date")}
+        record = previous["provenance"] | {"drawn": drawn}
     metrics = results(config, runs, outcome.failures, record)
     _publish(folder, metrics, chosen_figures)
     failed.extend(outcome.failures)
@@ -243,6 +251,8 @@ def _kept(run: dict) -> dict:
         }
         names = ("id", "method", "setting", "label_noise", "seed", "values", "cost")
         return {name: run[name] for name in names} | {"places": places}
+    if run["method"] not in _WITH_PATHS or run["setting"] != "article":
+        run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}
     names = _METRICS + (_CURVES if run["method"] in _WITH_CURVES else ())
     places = {
         place: {name: value[name] for name in names if name in value}

@@ -206,6 +206,12 @@ def weights_path(folder: Path, entry_id: str) -> Path:
     return folder / workdir.RUNS / f"{entry_id}.npz"
 
 
+def ids_of_records(folder: Path) -> set[str]:
+    """Of all runs of a suite that are done."""
+    root = folder / workdir.RUNS
+    return {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json")}
+
+
 def write(folder: Path, entry: Entry, record: dict) -> None:
     """Writes the record of a run, which marks it as done."""
     path = record_path(folder, entry.id)

@@ -116,8 +116,11 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path):
     metrics = json.loads((tmp_path / "w" / "metrics.json").read_text())
     assert {r["label_noise"] for r in metrics["runs"]} == {0.0}
     assert {claim["outcome"] for claim in metrics["claims"]} == {"too few seeds", "not run"}
-    # Its runs are done, those of another figure are not.
+    # Its runs are done, those of another figure are not. Numbers are from where they were from.
     assert run(tmp_path / "w", "--draw_only", only="fig3", seeds=(0,)) == 0
+    drawn = json.loads((tmp_path / "w" / "metrics.json").read_text())
+    assert "--draw_only" in drawn["provenance"].pop("drawn")["command"]
+    assert drawn == metrics
     before = (tmp_path / "w" / "metrics.json").read_bytes()
     assert run(tmp_path / "w", "--draw_only", only="fig7", seeds=(0,)) == 2
     assert (tmp_path / "w" / "metrics.json").read_bytes() == before
