@@ -218,6 +218,9 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED)
         for verdict in claims.check(group, runs, chosen)
     ]
+    # What is said is said of the numbers that are stored.
+    stored = suite.rounded(claims.to_json(verdicts))
+    verdicts = claims.from_json(stored)
     survival = summary.survival(runs, chosen)
     return {
         "config": json.loads(config.to_json_best_effort()),
@@ -226,7 +229,7 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         "verdict": claims.sentences(verdicts),
         "survival": [entry["sentence"] for entry in survival],
         "table": suite.rounded(summary.table(runs, config.products, chosen)),
-        "claims": suite.rounded(claims.to_json(verdicts)),
+        "claims": stored,
         "chosen": [
             {"setting": setting, "label_noise": noise, "method": method, "values": values}
             for (setting, noise, method), values in chosen.items()

@@ -117,7 +117,8 @@ def run_all(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return outcome
+    ids = [entry.id for entry in entries]  # their order, whichever ended first
+    return Outcome(*({name: found[name] for name in ids if name in found} for found in outcome))
 
 
 def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:

@@ -500,7 +500,8 @@ def markdown(metrics: Record, products: Iterable[str] = ()) -> str:
 
     Args:
       metrics: of a suite.
-      products: the rows that are wanted; empty for all.
+      products: the rows that are wanted, with the number of claims that hold in place of all
+        sentences; empty for all.
 
     Raises:
       UserError: one that the suite does not have.
@@ -521,7 +522,8 @@ def markdown(metrics: Record, products: Iterable[str] = ()) -> str:
     for budget, group in sorted(budgets.items()):
         heading = f"{budget:g} x that of standard training" if math.isfinite(budget) else "unknown"
         parts.append(f"#### Training budget: {heading}\n\n{_markdown_table(group)}")
-    sentences = "\n".join(f"- {sentence}" for sentence in metrics["verdict"])
+    said = [metrics["counts"]] if products else metrics["verdict"]
+    sentences = "\n".join(f"- {sentence}" for sentence in said)
     return "\n\n".join(filter(None, [*parts, sentences]))
 
 

@@ -34,6 +34,7 @@ def test_every_entry_has_its_record(num_threads):
     assert outcome.records == {
         f"article/line/noise0/seed{seed}": {"seed": seed} for seed in range(7)
     }
+    assert list(outcome.records) == [entry.id for entry in entries_of(7)]
     assert outcome.failures == {}
 
 

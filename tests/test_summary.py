@@ -560,9 +560,11 @@ def test_the_command_prints_the_methods_that_are_asked_for(tmp_path, capsys):
     runs = runs_of("standard", [0.9]) + runs_of("line", [0.91]) + runs_of("ema", [0.92])
     for run in runs:
         run["places"]["ensemble"] = place(0.5)
-    path.write_text(json.dumps({"table": summary.table(runs), "verdict": []}))
+    metrics = {"table": summary.table(runs), "verdict": ["One."], "counts": "2 claims."}
+    path.write_text(json.dumps(metrics))
     assert summary.main([str(path), "--only", "ema,line"]) == 0
     output = capsys.readouterr().out
+    assert output.endswith("\n- 2 claims.\n")
     for shown, text in ((True, "91.00"), (True, "92.00"), (False, "90.00"), (False, "50.00")):
         assert (text in output) == shown
     assert summary.main([str(path), "--only", "ema,lime"]) == 2
