@@ -66,7 +66,7 @@ def test_all_figures_together_have_what_one_has(figure):
 def test_sweeps_try_every_value_with_every_seed():
     found = [e for e in entries(suite_of(), "fig7") if e.method == "dropout"]
     assert {(e.seed, e.config.model.dropout) for e in found} == {
-        (seed, rate) for seed in range(8) for rate in (0.05, 0.1, 0.2)
+        (seed, rate) for seed in range(8) for rate in (0.05, 0.15)
     }
     for entry in found:
         assert entry.values == {"model.dropout": entry.config.model.dropout}

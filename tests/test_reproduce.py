@@ -77,7 +77,7 @@ def test_what_is_said_follows_from_the_runs(metrics):
 
 
 def test_tuning_that_diverges_is_named_and_never_chosen(metrics):
-    assert len(metrics["failed"]) == 2 * 2 * 2
+    assert len(metrics["failed"]) == 2 * 2  # methods and noise rates
     for failure in metrics["failed"]:
         assert "learning_rate=1e+30" in failure["id"]
         assert "learning rate" in failure["error"]
