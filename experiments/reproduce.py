@@ -210,7 +210,7 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         for run in runs
         if run["setting"] != "landscape"
     ]
-    runs = summary.with_relative_mce(runs)
+    runs = summary.with_mce(runs)
     chosen = summary.choose_values(runs)
     # Holm's correction is for the claims of one group together.
     verdicts = [

@@ -209,11 +209,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 # Table
 
 
-def with_relative_mce(runs: Sequence[Record]) -> list[dict]:
-    """Runs whose corruption errors are also relative to those of standard training of their seed.
+def with_mce(runs: Sequence[Record]) -> list[dict]:
+    """Runs with their mean corruption errors, raw and relative to standard training of their seed.
 
-    Every place with `corruptions` gets `corruptions_mce.standard`, the mCE whose normaliser is the
-    network of standard training with the same label noise; it is 1 for that network itself.
+    Every place with `corruptions` gets `corruptions_mce.raw`, and `corruptions_mce.standard` whose
+    normaliser is the network of standard training with the same label noise; it is 1 for that
+    network itself (see `subspace_jax.metrics.mean_corruption_error`).
     """
     standard = {
         (run["label_noise"], run["seed"]): run["places"]["midpoint"]["corruptions"]
@@ -225,8 +226,8 @@ def with_relative_mce(runs: Sequence[Record]) -> list[dict]:
     for run in runs:
         baseline = standard.get((run["label_noise"], run["seed"]))
         places = {
-            name: place | {"corruptions_mce": place["corruptions_mce"] | _relative(place, baseline)}
-            if baseline and "corruptions" in place
+            name: place | {"corruptions_mce": _mce(place["corruptions"], baseline)}
+            if "corruptions" in place
             else place
             for name, place in run.get("places", {}).items()
         }
@@ -234,15 +235,14 @@ def with_relative_mce(runs: Sequence[Record]) -> list[dict]:
     return found
 
 
-def _relative(place: Record, baseline: Record) -> dict[str, float]:
-    """A corruption without an error in the baseline leaves it undefined, which is no number."""
-    if any(sum(errors) == 0 for errors in _errors(baseline)):
-        return {}
-    ratios = [
-        sum(own) / sum(others)
-        for own, others in zip(_errors(place["corruptions"]), _errors(baseline), strict=True)
-    ]
-    return {"standard": statistics.fmean(ratios)}
+def _mce(corruptions: Record, baseline: Record | None) -> dict[str, float]:
+    """A corruption without an error in the baseline leaves the ratio undefined, which is no number."""
+    own = [sum(errors) for errors in _errors(corruptions)]
+    mce = {"raw": statistics.fmean(map(statistics.fmean, _errors(corruptions)))}
+    others = [sum(errors) for errors in _errors(baseline)] if baseline else []
+    if all(others) and others:
+        mce["standard"] = statistics.fmean(a / b for a, b in zip(own, others, strict=True))
+    return mce
 
 
 def _errors(corruptions: Record) -> list[list[float]]:

@@ -114,7 +114,7 @@ def _digits() -> ml_collections.ConfigDict:
         "layerwise_line_ema",
     )
     config.tuning.learning_rate = (0.1, 0.3, 1.0, 3.0)
-    config.tuning.weight_decay = (1e-4, 3e-3, 1e-2)
+    config.tuning.weight_decay = (1e-4, 3e-3)
     config.landscape.seeds = (0, 1, 2)
     return config
 
