@@ -95,18 +95,24 @@ def compare(source: str, data_dir: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def picture(images: dict[str, np.ndarray]) -> matplotlib.figure.Figure:
-    """A row for every corruption: the published images on the left, ours on the right."""
+    """A row for every corruption: those of the source on the left, ours on the right."""
     rows = len(images)
     figure = matplotlib.figure.Figure((7.0, 0.85 * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, 2 * _SHOWN, squeeze=False, gridspec_kw={"wspace": 0.02})
+    widths = [1.0] * _SHOWN + [0.3] + [1.0] * _SHOWN  # with a gap between the two halves
+    layout = {"wspace": 0.02, "width_ratios": widths}
+    axes = figure.subplots(rows, len(widths), squeeze=False, gridspec_kw=layout)
+    for gap in axes[:, _SHOWN]:
+        gap.set_axis_off()
+    axes = np.delete(axes, _SHOWN, axis=1)
     for row, (name, pair) in zip(axes, images.items(), strict=True):
         for axis, image in zip(row, pair.reshape(-1, *pair.shape[2:]), strict=True):
             axis.imshow(image, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         label = name.replace("_", "\n")
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    axes[0, _SHOWN // 2 - 1].set_title("published", fontsize=9, loc="right")
-    axes[0, _SHOWN + _SHOWN // 2 - 1].set_title("made here", fontsize=9, loc="right")
+    for half, title in enumerate(("source", "made here")):
+        middle = axes[0, half * _SHOWN + _SHOWN // 2 - 1]
+        middle.set_title(title, fontsize=9, x=1.05)
     return figure
 
 

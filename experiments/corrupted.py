@@ -44,6 +44,11 @@ def check_names(names: Sequence[str], severities: Sequence[int]) -> None:
             raise UserError(
                 f"config.evaluation.corruptions has {name!r}; choose among {', '.join(NAMES)}."
             )
+    if names and not severities:
+        raise UserError(
+            f"config.evaluation.severities is empty but config.evaluation.corruptions has {names[0]!r}; "
+            "use some of 1 to 5."
+        )
     for severity in severities:
         if severity not in SEVERITIES:
             raise UserError(f"config.evaluation.severities has {severity}; use 1 to 5.")
@@ -104,10 +109,12 @@ def load_corrupted(
 
 
 def _check_shape(found: published.Published, what: str, clean: Split) -> None:
-    if found.images.shape[1:] != clean.images.shape[1:]:
+    theirs, ours = (
+        f"{images.dtype} {list(images.shape[1:])}" for images in (found.images, clean.images)
+    )
+    if theirs != ours:
         raise UserError(
-            f"{what} has images {list(found.images.shape[1:])} but the test split has "
-            f"{list(clean.images.shape[1:])}; give the set that belongs to it."
+            f"{what} has images {theirs} but the test split has {ours}; give the set that belongs to it."
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import files
 from experiments.errors import UserError
 
 TFDS_NAMES = ("cifar10", "cifar100")
@@ -370,14 +371,9 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"config.data_dir is {path} but there is no such file; give an .npz file or a folder."
         )
-    try:
-        with open(path, "rb") as stream, np.load(stream) as file:
-            found = list(file)
-            arrays = {key: file[key] for key in (*NPZ_KEYS, "num_classes") if key in found}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} can't be read as an .npz file of plain arrays; write it anew with numpy.savez."
-        ) from error
+    with files.open_npz(path, "an .npz file of plain arrays") as file:
+        found = list(file)
+        arrays = {key: file[key] for key in (*NPZ_KEYS, "num_classes") if key in found}
     missing = [key for key in NPZ_KEYS if key not in found]
     if missing:
         raise UserError(
@@ -423,7 +419,7 @@ def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     """
     data_dir = os.path.expanduser(data_dir)
     if data_dir.endswith(".npz"):
-        with np.load(data_dir) as file:
+        with files.open_npz(data_dir, "an .npz file of plain arrays") as file:
             return tuple(map(str, file["class_names"])) if "class_names" in file.files else ()
     if name in TFDS_NAMES:
         builder = import_prepare(name).stock_builder(name, data_dir)

@@ -1,9 +1,35 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and reading those of others."""
 
+import contextlib
 import json
 import os
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from experiments.errors import UserError
+
+
+@contextlib.contextmanager
+def open_npz(path: str | os.PathLike[str], what: str) -> Iterator[np.lib.npyio.NpzFile]:
+    """An .npz file of plain arrays, open for reading.
+
+    Raises:
+      UserError: the file is none, or an array that is read in the body can't be; it says that the path
+        can't be read as `what`.
+    """
+    try:
+        with open(path, "rb") as stream, np.load(stream) as file:
+            yield file
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} can't be read as {what}; write it anew with numpy.savez."
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

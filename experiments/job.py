@@ -62,6 +62,7 @@ def main(options: SimpleNamespace, module: str) -> None:
     run = train.make_run(config, dataset)
     settings = predict.make_settings(config, run)
     shifted = shifted_images(config, dataset)
+    check_shifted(config, shifted)
     workdir.prepare(folder, config, options.overwrite)
     with Stop() as stop:
         try:
@@ -116,6 +117,19 @@ def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
         },
         {name: functools.partial(_outside, *where, name) for name in evaluation.outside},
     )
+
+
+def check_shifted(config, shifted: places.Shifted) -> None:
+    """Loads the foreign images and a severity of each published corruption, before any training.
+
+    Raises:
+      UserError: they do not exist, can't be read, or do not fit the model.
+    """
+    if config.evaluation.corruption_source != corrupted.GENERATED:
+        for severities in shifted.corrupted.values():
+            next(iter(severities.values()))()
+    for load in shifted.outside.values():
+        load()
 
 
 @functools.lru_cache(maxsize=16)

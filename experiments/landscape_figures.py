@@ -130,7 +130,7 @@ def curvature(runs: Iterable[Run]) -> Figure | None:
         name: label
         for name, label in (
             ("eigenvalue", "Largest Hessian eigenvalue"),
-            ("relative_eigenvalue", "The same, relative to filters"),
+            ("relative_eigenvalue", "Largest eigenvalue, filter-normalised"),
         )
         if all(path["curvature"][name] for path in paths)
     }
@@ -154,7 +154,7 @@ def curvature(runs: Iterable[Run]) -> Figure | None:
     notes = [
         f"training loss of {found['num_images']:,} images, with the statistics of batches of "
         f"{found['batch_size']:,}; {found['num_iterations']} Lanczos iterations",
-        *([f"means of {num_seeds} seeds"] if num_seeds > 1 else []),
+        *([f"means of {num_seeds} seeds, bands of one standard error"] if num_seeds > 1 else []),
         *_labels_of(runs),
     ]
     figure.supxlabel(_sentence(notes), fontsize=9, color="0.3")
@@ -227,7 +227,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
 def _contour(record, metric, ax, *, levels, label, cmap="viridis", triangle=False) -> None:
     values = (100 if metric == "accuracy" else 1) * _array(record[metric])
     if not np.isfinite(values).any():  # all of it is grey
-        ax.set(facecolor="0.8", xlabel="Weight distance", ylabel="Weight distance")
+        ax.set(facecolor="0.8", xlabel="Weight distance (L2)", ylabel="Weight distance (L2)")
         return
     plotting.contour(
         *np.meshgrid(record["x"], record["y"]),
@@ -260,7 +260,7 @@ def _subspace(record, color, ax) -> None:
         look = {"color": color, "markeredgecolor": "white", "marker": "o", "markersize": 8}
         ax.plot(*ends.T, linestyle="none", zorder=4, **look)
     if record["other"] is not None:
-        _named(record["other"], "trained alone", "black", "o", 8, ax)
+        _named(record["other"], "independent network", "black", "o", 8, ax)
     name = "trained network" if kind == "point" else "midpoint"
     _named(record["midpoint"], name, color, "*", 17, ax)
 

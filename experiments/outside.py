@@ -1,11 +1,10 @@
 """Images of no class, for out-of-distribution detection."""
 
 import os
-import zipfile
 
 import numpy as np
 
-from experiments import data
+from experiments import data, files
 from experiments.data import Split, permutation, random_bits
 from experiments.errors import UserError
 
@@ -60,13 +59,8 @@ def _read_npz(name: str) -> np.ndarray:
             f"config.evaluation.outside has {name!r}; use {', '.join((*MADE, 'svhn', *FOREIGN[1:]))} "
             "or an .npz file with test_images."
         )
-    try:
-        with open(path, "rb") as stream, np.load(stream) as file:
-            return file["test_images"]
-    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{name} can't be read as an .npz file with test_images; write it with numpy.savez."
-        ) from error
+    with files.open_npz(path, "an .npz file with test_images") as file:
+        return file["test_images"]
 
 
 def _fitted(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

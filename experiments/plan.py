@@ -22,8 +22,16 @@ def check(config: ConfigDict) -> None:
         values = config[name]
         if not values or len(set(values)) < len(values):
             raise UserError(f"config.{name} is {values}; give at least one value, each once.")
+    for rate in config.noise_rates:
+        if abs(100 * rate - round(100 * rate)) > 1e-6:
+            raise UserError(
+                f"config.noise_rates has {rate} but runs are named by whole percents; use "
+                f"{round(100 * rate) / 100:g}, or train that rate by itself."
+            )
     if config.num_threads < 0:
         raise UserError(f"config.num_threads is {config.num_threads}; use 0 for one per CPU core.")
+    _check_choices(config)
+    _check_landscape(config.landscape)
     unknown = [name for name in config.products if name not in PRODUCTS]
     if unknown:
         raise UserError(f"config.products has {unknown[0]!r}; choose among {', '.join(PRODUCTS)}.")
@@ -45,6 +53,24 @@ def check(config: ConfigDict) -> None:
             f"config.tuning.seeds and config.seeds share {sorted(shared)}; tune with other seeds than "
             "those that are reported."
         )
+
+
+def _check_choices(config: ConfigDict) -> None:
+    """Sweeps and the tuning: numbers, at least one each."""
+    lists = {f"sweeps.{recipe}.values": sweep["values"] for recipe, sweep in config.sweeps.items()}
+    if config.tuning.recipes:
+        names = ("seeds", "learning_rate", "weight_decay")
+        lists |= {f"tuning.{name}": config.tuning[name] for name in names}
+    for name, values in lists.items():
+        if not values or not all(isinstance(value, int | float) for value in values):
+            raise UserError(f"config.{name} is {values}; give at least one number.")
+
+
+def _check_landscape(landscape: ConfigDict) -> None:
+    least = {"resolution": 2, "hessian_images": 1, "hessian_batch_size": 1, "hessian_iterations": 1}
+    for name, value in least.items():
+        if landscape[name] < value:
+            raise UserError(f"config.landscape.{name} is {landscape[name]}; use at least {value}.")
 
 
 def figures_of(only: str) -> tuple[str, ...]:
@@ -182,9 +208,16 @@ def entry(
     run = run_config(config.suite, recipe)
     with run.unlocked():
         run.update(config.run.to_dict())
-        changes = config.recipes.get(recipe, ConfigDict()).to_dict()
-        changes = {name.replace("__", "."): value for name, value in changes.items()}
-        run.update_from_flattened_dict(changes | values)
+    changes = config.recipes.get(recipe, ConfigDict()).to_dict()
+    changes = {name.replace("__", "."): value for name, value in changes.items()} | values
+    run.lock()
+    try:
+        run.update_from_flattened_dict(changes)
+    except (KeyError, AttributeError) as error:
+        raise UserError(
+            f"config.recipes.{recipe} and config.sweeps.{recipe} set {', '.join(changes)} but a run's "
+            "config has not all of them; see --help of `python -m experiments.cifar`."
+        ) from error
     run.seed = seed
     run.label_noise.rate = noise
     run.label_noise.seed = seed

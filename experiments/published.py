@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import data
+from experiments import data, files
 from experiments.errors import UserError
 
 TFDS = "tfds"
@@ -61,17 +61,23 @@ def read(source: str, name: str, severity: int, data_dir: str = "") -> Published
 
 
 def _read_npz(path: Path, name: str, severity: int) -> Published:
-    with np.load(_existing(path)) as file:
+    with files.open_npz(_existing(path), "an .npz file of corrupted images") as file:
         if name not in file.files or "labels" not in file.files:
             raise UserError(
                 f"{path} has {', '.join(file.files)} but not {name} and labels; give another source."
             )
-        return Published(file[name][severity - 1], file["labels"], complete=False)
+        images, labels = file[name], file["labels"]
+    if len(images) < severity:
+        raise UserError(
+            f"{path} has {len(images)} severities of {name} but config.evaluation.severities has "
+            f"{severity}; leave it out."
+        )
+    return Published(images[severity - 1], labels, complete=False)
 
 
 def _read_npy(path: Path, name: str, severity: int) -> Published:
-    images = np.load(_existing(path / f"{name}.npy"), mmap_mode="r")
-    labels = np.load(_existing(path / "labels.npy"))
+    images = _load_npy(path / f"{name}.npy", mmap_mode="r")
+    labels = _load_npy(path / "labels.npy")
     if len(images) != len(labels) or len(images) % 5:
         raise UserError(
             f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
@@ -80,6 +86,14 @@ def _read_npy(path: Path, name: str, severity: int) -> Published:
     size = len(images) // 5
     part = slice((severity - 1) * size, severity * size)
     return Published(np.array(images[part]), labels[part])
+
+
+def _load_npy(path: Path, **options) -> np.ndarray:
+    _existing(path)
+    try:
+        return np.load(path, **options)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} can't be read as an .npy file; unpack it anew.") from error
 
 
 def _read_tfds(name: str, severity: int, data_dir: str) -> Published:
@@ -104,9 +118,9 @@ def _read_folders(path: Path, name: str, severity: int) -> Published:
     classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     paths, labels = [], []
     for label, wordnet_id in enumerate(classes):
-        files = sorted(file for file in os.listdir(folder / wordnet_id) if folders.is_image(file))
-        paths += [f"{wordnet_id}/{file}" for file in files]
-        labels += [label] * len(files)
+        names = sorted(file for file in os.listdir(folder / wordnet_id) if folders.is_image(file))
+        paths += [f"{wordnet_id}/{file}" for file in names]
+        labels += [label] * len(names)
     if not paths:
         raise UserError(f"{folder} has no JPEG files in folders of classes; unpack it anew.")
     images = folders.decode(folder, paths, f"decoding {name} {severity}")

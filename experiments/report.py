@@ -30,19 +30,24 @@ _COSTS = {
     "training_cost": ("Training", lambda cost: f"{cost:.3g} x"),
     "inference_passes": ("Inference", lambda passes: f"{passes} x"),
 }
-# What each suite is, by its scale.
+# What each suite is, by its name and scale.
 _INTRODUCTIONS = {
-    "digits": "Small convolutional networks on scikit-learn's digits: 1,000 training images, 500 test "
-    "images. They show how the methods behave; they do not settle the article's claims.",
-    "small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, its numbers are "
-    "not the article's.",
-    "full": "cResNet20 on CIFAR-10 by the article's protocol.",
+    "digits": "Small convolutional networks on scikit-learn's digits: 1,000 training images, 297 "
+    "validation images, 500 test images, 24 epochs. They show how the methods behave; they do not "
+    "settle the article's claims.",
+    "cifar10 small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, its "
+    "numbers are not the article's.",
+    "cifar10 full": "cResNet20 on CIFAR-10 by the article's protocol, but for 5,000 training images "
+    "that are held out for choices.",
+    "tiny_imagenet full": "ResNet18 on Tiny-ImageNet by the article's protocol, but for the training "
+    "images that are held out for choices.",
 }
 _SUITE_INTRODUCTION = (
     "A line, curve or simplex of networks is trained at random points between its endpoints, and its "
     "midpoint is the network to deploy. Standard (matched) is ordinary training with the learning rate "
     "divided by the number of endpoints, the weight decay multiplied by it and the start at a "
-    "midpoint, so that the subspace is all that a subspace has more. Wrong labels replace true ones in "
+    "midpoint: it differs from a subspace's midpoint in where gradients are taken, and in having no "
+    "cosine penalty. Wrong labels replace true ones in "
     "the training images alone and are never the true ones. Article setting: the article's recipe for "
     "all methods. Tuned setting: learning rate and weight decay chosen for each method on validation "
     "images with true labels. Claims are tested by paired t-tests over seeds at 5 %, corrected by "
@@ -64,19 +69,22 @@ _SUITE_CAPTIONS = {
     "fig1": (
         "Figure 1: subspaces in the landscape",
         "Planes through trained networks with the loss as colour.",
-        "Real two-parameter slices of the loss, with what was trained drawn on them.",
+        "Real two-parameter slices of the loss of the first seed, with what was trained drawn on them, "
+        "and beside the line an independently trained network.",
     ),
     "fig2": (
         "Figure 2: the plane through a trained triangle",
         "Accuracy and loss as colours over a plane with a triangle.",
-        "Statistics are recalibrated at every point; distances are those of weights.",
+        "Batch-norm statistics are recalibrated at every point; distances are L2, of weights. "
+        "Above, means over the grid inside the triangle, and over the rest of the square.",
     ),
     "fig3": ("Figure 3: accuracy along the paths, clean labels", "Curves and dots.", _ALONG),
     "fig4": (
         "Figure 4: number of endpoints",
         "Lines with error bars against the number of endpoints.",
         "Midpoint accuracy against the number of endpoints of a simplex, beside averages of as many "
-        "models and the matched control; error bars are one standard error.",
+        "models and the matched control. With one, all of them are the same standard training. Error "
+        "bars are one standard error.",
     ),
     "fig5": (
         "Figure 5: calibration",
@@ -86,8 +94,8 @@ _SUITE_CAPTIONS = {
     "fig6": (
         "Figure 6: snow",
         "Lines of accuracy against the severity of snow.",
-        "Test images corrupted by snow, made by this project and not the official files; trained with "
-        "clean labels, statistics of clean images.",
+        "Test images corrupted by snow, {snow}; trained with clean labels, batch-norm statistics of "
+        "clean images. Error bars are one standard error.",
     ),
     "fig7": ("Figure 7: accuracy along the paths, wrong labels", "Curves and dots.", _ALONG),
     "rivals": ("Every rival", "Dots with whiskers.", _DOTS),
@@ -95,7 +103,9 @@ _SUITE_CAPTIONS = {
     "curvature": (
         "Curvature along the path",
         "Lines of the largest eigenvalue of the Hessian along each path.",
-        "Of the training loss, with the statistics of the batch; beside it the test error.",
+        "Of the training loss, with the statistics of the batch: as it is, and filter-normalised. As it "
+        "is, it also falls as weights grow, which batch norm leaves free, so compare networks by the "
+        "filter-normalised one. Right, the test error.",
     ),
     "reliability": (
         "Calibration in bins",
@@ -223,7 +233,7 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
         if suite
         else f"One run: {style_of_run(config).label}"
     )
-    captions = _SUITE_CAPTIONS if suite else _RUN_CAPTIONS
+    captions = _suite_captions(config) if suite else _RUN_CAPTIONS
     sentences = metrics.get("verdict", ()) if suite else _run_sentences(metrics)
     tables = _suite_tables(metrics) if suite else _run_tables(metrics)
     body = [
@@ -252,7 +262,21 @@ def _suite_name(config: Metrics) -> str:
 
 
 def _introduction(config: Metrics) -> str:
-    return f"{_INTRODUCTIONS.get(config.get('scale', ''), '')} {_SUITE_INTRODUCTION}".strip()
+    return f"{_INTRODUCTIONS.get(_suite_name(config), '')} {_SUITE_INTRODUCTION}".strip()
+
+
+def _suite_captions(config: Metrics) -> dict[str, tuple[str, ...]]:
+    """The captions, with where corrupted images come from."""
+    evaluation = config.get("run", {}).get("evaluation", {})
+    source = evaluation.get("corruption_source", "generated")
+    made = "made by this project and not the official files"
+    if config.get("suite") == "digits":
+        made += " (at 32 x 32 pixels in colour, then shrunk)"
+    snow = made if source == "generated" else f"of {source}"
+    return {
+        name: tuple(part.format(snow=snow) for part in caption)
+        for name, caption in _SUITE_CAPTIONS.items()
+    }
 
 
 def _claims(metrics: Metrics) -> list[str]:

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     failed = []
     try:
-        name, scale, rest = _suite_and_scale(argv)
+        scale, rest = _suite_and_scale(argv)
     except UserError as error:
         return cli.fail(error)
     code = cli.run(
@@ -72,7 +72,6 @@ def main(argv: list[str] | None = None) -> int:
         default_workdir=f"runs/{scale}",
         define=_define,
     )
-    del name
     return code or bool(failed)
 
 
@@ -87,10 +86,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("check", False, "Print every claim with its test.", flag_values=values)
 
 
-def _suite_and_scale(argv: list[str]) -> tuple[str, str, list[str]]:
-    """The suite, the name of its config, and the other arguments."""
+def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
+    """The name of a suite's config, and the other arguments."""
     names = [argument for argument in argv[:1] if not argument.startswith("-")]
     rest = argv[len(names) :]
+    if not names and not {"-h", "-help", "--help"} & set(argv):
+        raise UserError(f"The first argument names no suite; choose one of {', '.join(SUITES)}.")
     name = names[0] if names else "digits"
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(SUITES)}.")
@@ -105,7 +106,7 @@ def _suite_and_scale(argv: list[str]) -> tuple[str, str, list[str]]:
                 )
             scale = value
             break
-    return name, name if scale == name else f"{name}-{scale}", rest
+    return name if scale == name else f"{name}-{scale}", rest
 
 
 def run(options: SimpleNamespace, failed: list[str]) -> None:

@@ -181,10 +181,14 @@ def check(entries: Sequence[Entry]) -> None:
       UserError: a config that training or evaluation can't work with.
     """
     first = {(*entry[:3], tuple(entry.values)): entry for entry in reversed(entries)}
+    looked_at = set()  # for all methods alike, as a rule
     for entry in first.values():
         make_method(entry.config)
         dataset = job.load_data(entry.config)
-        job.shifted_images(entry.config, dataset)
+        shifted, images = job.shifted_images(entry.config, dataset), str(entry.config.evaluation)
+        if images not in looked_at:
+            job.check_shifted(entry.config, shifted)
+            looked_at.add(images)
         if not entry.needs:
             run = train.make_run(entry.config, dataset)
             predict.make_settings(entry.config, run)
@@ -221,15 +225,28 @@ def write(folder: Path, entry: Entry, record: dict) -> None:
 
 
 def read(folder: Path, entry_id: str) -> dict:
-    """The record of a run that is done."""
-    return json.loads(record_path(folder, entry_id).read_text())
+    """The record of a run that is done.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = record_path(folder, entry_id)
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or "config_sha256" not in record:
+        raise UserError(
+            f"{path} is not a run's whole record; delete it, and the run is done again."
+        )
+    return record
 
 
 def finished(folder: Path, entry: Entry) -> dict | None:
     """The record of a run that is done, here or on another machine.
 
     Raises:
-      UserError: it is that of another config.
+      UserError: it is that of another config, or damaged.
     """
     path = record_path(folder, entry.id)
     if not path.exists():

@@ -187,11 +187,14 @@ def _draw_dots(rows: Sequence[Metrics], metric: str, ax: Axes) -> None:
 
 
 def _label(row: Metrics) -> str:
-    passes = row.get("inference_passes", 1)
+    """The method, and what it costs more than standard training and one network."""
     label = style_of(row["method"]).label
     if row["method"] in SUBSPACES and row["place"] != "midpoint":
         label += f", {row['place']}"
-    return label + (f" ({passes} passes)" if passes > 1 else "")
+    training, passes = row.get("training_cost") or 1, row.get("inference_passes", 1)
+    costs = [f"{training:.2g} x training"] if training > 1.05 else []
+    costs += [f"{passes} passes"] if passes > 1 else []
+    return label + (f" ({', '.join(costs)})" if costs else "")
 
 
 def _dots(groups: Mapping[float, Sequence[Metrics]], metrics: Sequence[str]) -> Drawn | None:
@@ -225,7 +228,7 @@ def _numbers(row: Metrics, metrics: Sequence[str]) -> dict:
 
 
 def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
-    """Midpoint accuracy against the number of endpoints, or of averaged models."""
+    """Accuracy against the number of endpoints, or of averaged models."""
     families = {
         "simplex": ("standard", "line", "simplex_{m}"),
         "layerwise_simplex": ("standard", "layerwise_line", "layerwise_simplex_{m}"),
@@ -259,7 +262,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
         data[family] = {"m": m.tolist(), "accuracy": mean.tolist(), "stderr": stderr.tolist()}
     if not data:
         return None
-    ax.set(xlabel="Endpoints, or averaged models, $m$", ylabel="Midpoint test accuracy [%]")
+    ax.set(xlabel="Endpoints, or averaged models, $m$", ylabel="Test accuracy [%]")
     ax.spines[["top", "right"]].set_visible(False)
     _legend_below(figure, ax)
     return figure, _finite(data)
@@ -322,7 +325,7 @@ def _reliability(runs: Sequence[Metrics], noise: float) -> Drawn | None:
     if not found:
         return None
     figure = Figure(figsize=(2.0 * len(found) + 0.4, 3.2), layout="constrained")
-    figure.suptitle(_title(noise), fontsize=12)
+    figure.suptitle(f"{_title(noise)}, all seeds pooled", fontsize=12)
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     data = {}
     for ax, method in zip(axes, sorted(found, key=order_of), strict=True):

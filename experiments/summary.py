@@ -571,9 +571,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         metrics = json.loads(options.metrics.read_text())
+        if not isinstance(metrics, dict) or "table" not in metrics:
+            raise UserError(f"{options.metrics} has no table; give the metrics.json of a suite.")
         print(markdown(metrics, filter(None, options.only.split(","))))
     except OSError as error:
         print(f"error: {options.metrics} can't be read ({error.strerror}).", file=sys.stderr)
+        return 2
+    except json.JSONDecodeError:
+        print(f"error: {options.metrics} is not JSON; give a metrics.json.", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

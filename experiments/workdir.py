@@ -20,7 +20,10 @@ _OURS = (
     *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
 )
 # Where things are, how often they are saved and how many run at once changes no result.
-_IRRELEVANT = ("config.data_dir", "config.checkpoint_seconds", "config.num_threads")
+_IRRELEVANT = (
+    *("config.data_dir", "config.checkpoint_seconds", "config.num_threads"),
+    *("config.run.data_dir", "config.run.checkpoint_seconds"),  # of a suite
+)
 
 
 def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:

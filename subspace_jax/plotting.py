@@ -276,7 +276,7 @@ def contour(
     if endpoints_xy is not None:
         _triangle(endpoints_xy, names, ax)
     ax.set_aspect("equal")
-    ax.set(xlabel="Weight distance", ylabel="Weight distance")
+    ax.set(xlabel="Weight distance (L2)", ylabel="Weight distance (L2)")
     for axis in (ax.xaxis, ax.yaxis):  # the same steps on both
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     bar = ax.inset_axes((1.04, 0, 0.05, 1))

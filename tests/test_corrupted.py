@@ -115,6 +115,29 @@ def test_a_sample_has_the_first_test_images(tmp_path):
     np.testing.assert_array_equal(found.split.labels, clean.labels[:4])
     with pytest.raises(UserError, match="has snow, labels but not fog and labels"):
         load_corrupted(str(path), "fog", 3, clean, CLASSES)
+    np.savez(path, snow=images[:2], labels=clean.labels[:4])
+    with pytest.raises(UserError, match="has 2 severities of snow but .*severities has 3; leave"):
+        load_corrupted(str(path), "snow", 3, clean, CLASSES)
+
+
+def test_damaged_files_are_named(tmp_path):
+    clean, sample = random_split(), tmp_path / "sample.npz"
+    sample.write_bytes(b"PK damaged")
+    with pytest.raises(UserError, match=f"^{sample} can't be read as an .npz file of corrupted"):
+        load_corrupted(str(sample), "snow", 1, clean, CLASSES)
+    write_npy(tmp_path, clean)
+    for name in ("labels.npy", "snow.npy"):
+        (tmp_path / name).write_bytes(b"damaged")
+        with pytest.raises(UserError, match=f"{name} can't be read as an .npy file; unpack it"):
+            load_corrupted(str(tmp_path), "snow", 1, clean, CLASSES)
+
+
+def test_images_of_another_type_are_refused(tmp_path):
+    clean = random_split()
+    images = write_npy(tmp_path, clean)
+    np.save(tmp_path / "snow.npy", images / np.float32(255))
+    with pytest.raises(UserError, match=r"has images float32 \[32, 32, 3\] .* uint8 \[32, 32, 3\]"):
+        load_corrupted(str(tmp_path), "snow", 1, clean, CLASSES)
 
 
 def test_a_set_of_another_test_split_is_refused(tmp_path):
@@ -124,7 +147,9 @@ def test_a_set_of_another_test_split_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has 6 images of snow at .* test split has 5; give"):
         load_corrupted(source, "snow", 1, Split(clean.images[:5], clean.labels[:5]), CLASSES)
     small = Split(clean.images[:, ::2, ::2], clean.labels)
-    with pytest.raises(UserError, match=r"\[32, 32, 3\] but the test split has \[16, 16, 3\]"):
+    with pytest.raises(
+        UserError, match=r"\[32, 32, 3\] but the test split has uint8 \[16, 16, 3\]"
+    ):
         load_corrupted(source, "snow", 1, small, CLASSES)
     others = Split(clean.images, (clean.labels + 1) % CLASSES)
     with pytest.raises(UserError, match="labels of .* are not those of the 4 classes"):
@@ -245,7 +270,7 @@ def test_classes_that_the_model_lacks_are_refused(tmp_path):
 def test_the_own_set_of_a_model_must_have_its_size(tmp_path):
     write_jpegs(tmp_path, ("n03", "n09"), size=32)
     clean = Split(np.zeros((4, 64, 64, 3), np.uint8), np.zeros(4, np.int32))
-    with pytest.raises(UserError, match=r"\[32, 32, 3\] but the test split has \[64, 64, 3\]"):
+    with pytest.raises(UserError, match=r"\[32, 32, 3\] but the test split has uint8 \[64, 64, 3\]"):
         load_corrupted(str(tmp_path), "snow", 3, clean, 2, class_names=("n03", "n09"))
 
 

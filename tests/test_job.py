@@ -238,12 +238,13 @@ def test_a_line_learns_real_cifar10_through_tfds(tmp_path):
         "--config.model.width=8",
         "--config.num_epochs=1",
         "--config.optimizer.warmup_epochs=0",
+        "--config.train_size=20000",
         "--config.evaluation.num_points=3",
-        "--config.evaluation.recalibration_examples=5000",
+        "--config.evaluation.recalibration_examples=2000",
     ]
     assert cifar.main(arguments) == 0
     found = metrics(tmp_path / "line")
-    assert found["provenance"]["num_training_images"] == 45_000
-    # Ten classes: three times chance after one epoch, on the test images and on those held out.
-    assert found["points"][1]["accuracy"] > 0.3
-    assert found["points"][1]["validation"]["accuracy"] > 0.3
+    assert found["provenance"]["num_training_images"] == 20_000
+    # Ten classes: far from chance after 156 steps, on the test images and on those held out.
+    assert found["points"][1]["accuracy"] > 0.25
+    assert found["points"][1]["validation"]["accuracy"] > 0.25

@@ -115,7 +115,7 @@ def test_fig1_has_a_panel_for_every_kind(runs):
     assert len(limits) == 1
     assert "500 test images; statistics recalibrated" in figure.get_supxlabel()
     names = [text.get_text() for text in figure.axes[1].texts]
-    assert names == ["trained alone", "midpoint"]
+    assert names == ["independent network", "midpoint"]
 
 
 def test_fig1_draws_the_subspace_where_it_lies(runs):
@@ -141,7 +141,7 @@ def test_fig2_shows_the_first_seed_and_means_of_all(runs):
     assert nll.get_title() == "Mean inside 0.30 ± 0.00 nats, outside 0.90 ± 0.00 nats"
     for ax in (accuracy, nll):
         np.testing.assert_allclose(ax.get_lines()[0].get_xydata()[:3], CORNERS)
-        assert ax.get_xlabel() == "Weight distance"
+        assert ax.get_xlabel() == "Weight distance (L2)"
     note = figure.get_supxlabel()
     assert note.startswith(
         "500 test images; statistics recalibrated at every point of 9 x 9 on 1,000"

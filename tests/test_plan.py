@@ -107,6 +107,14 @@ def test_values_of_the_suite_reach_every_run_and_those_of_a_recipe_its_own():
         ({"seeds": (0, 0)}, "config.seeds is"),
         ({"seeds": ()}, "config.seeds is"),
         ({"noise_rates": (0.2, 0.2)}, "config.noise_rates is"),
+        ({"noise_rates": (0.2, 0.204)}, "config.noise_rates has 0.204 but .* percents; use 0.2,"),
+        ({"noise_rates": (0.001,)}, "config.noise_rates has 0.001"),
+        ({"sweeps__dropout__values": ()}, r"config.sweeps.dropout.values is \(\); give"),
+        ({"sweeps__dropout__values": ("a",)}, r"config.sweeps.dropout.values is \('a',\)"),
+        ({"tuning__learning_rate": ()}, r"config.tuning.learning_rate is \(\)"),
+        ({"tuning__seeds": ()}, r"config.tuning.seeds is \(\)"),
+        ({"landscape__resolution": 1}, "config.landscape.resolution is 1; use at least 2"),
+        ({"landscape__hessian_batch_size": 0}, "hessian_batch_size is 0; use at least 1"),
         ({"num_threads": -1}, "config.num_threads is -1"),
         ({"products": ("line", "lines")}, "config.products has 'lines'"),
         ({"tuning__seeds": (7,)}, r"share \[7\]"),
@@ -115,6 +123,14 @@ def test_values_of_the_suite_reach_every_run_and_those_of_a_recipe_its_own():
 def test_a_suite_that_cannot_be_planned_is_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         plan.check(suite_of(**changes))
+
+
+def test_a_sweep_of_a_value_that_no_run_has_is_refused():
+    config = suite_of(sweeps__dropout__name="model.nosuch")
+    with pytest.raises(
+        UserError, match="config.sweeps.dropout set model.nosuch but a run's config"
+    ):
+        entries(config, "fig7")
 
 
 def test_an_unknown_figure_is_refused():

@@ -148,7 +148,7 @@ def test_contour_marks_the_triangle(ax, array):
 def test_contour_has_equal_axes_in_units_of_weight_distance(ax):
     contour(ax, X)
     assert ax.get_aspect() == 1
-    assert ax.get_xlabel() == ax.get_ylabel() == "Weight distance"
+    assert ax.get_xlabel() == ax.get_ylabel() == "Weight distance (L2)"
     assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 5), (-2, 4))
     steps = np.concatenate([np.diff(ax.get_xticks()), np.diff(ax.get_yticks())])
     np.testing.assert_allclose(steps, steps[0])

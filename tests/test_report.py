@@ -131,17 +131,29 @@ def test_suite_page_names_what_failed(suite):
 
 
 @pytest.mark.parametrize(
-    ("scale", "words"),
+    ("name", "scale", "words"),
     [
-        ("digits", "scikit-learn's digits"),
-        ("small", "small-scale version"),
-        ("full", "the article's protocol"),
+        ("digits", "digits", "scikit-learn's digits"),
+        ("cifar10", "small", "small-scale version"),
+        ("cifar10", "full", "cResNet20 on CIFAR-10 by the article's protocol"),
+        ("tiny_imagenet", "full", "ResNet18 on Tiny-ImageNet by the article's protocol"),
     ],
 )
-def test_suite_page_says_what_its_scale_is(suite, scale, words):
-    page = _page(suite | {"config": suite["config"] | {"scale": scale}})
+def test_suite_page_says_what_it_is(suite, name, scale, words):
+    page = _page(suite | {"config": suite["config"] | {"suite": name, "scale": scale}})
     assert words in page.text
     assert "paired t-tests" in page.text
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("generated", "and not the official files"), ("CIFAR-10-C", "by snow, of CIFAR-10-C;")],
+)
+def test_the_caption_of_snow_says_where_it_comes_from(suite, source, words):
+    run = {"evaluation": {"corruption_source": source}}
+    page = report.page(suite | {"config": suite["config"] | {"run": run}}, {"fig6": b"png"})
+    assert words in page
+    assert "{snow}" not in page
 
 
 def test_pages_refer_to_nothing_outside(suite_page, run_page):

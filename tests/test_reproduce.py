@@ -31,6 +31,9 @@ SHORT = [
 ]
 
 
+FEW = "--config.products=('standard', 'line')"
+
+
 def run(workdir, *arguments, only="fig3,fig5,fig6,fig7,tuned,rivals", seeds=(0, 1, 2)):
     arguments = [f"--config.seeds={seeds}", *arguments]
     return reproduce.main(
@@ -112,22 +115,22 @@ def test_running_it_again_trains_nothing_and_says_the_same(workdir, metrics, mon
 
 
 def test_a_figure_alone_takes_its_runs_alone(tmp_path):
-    assert run(tmp_path / "w", only="fig3", seeds=(0,)) == 0
+    assert run(tmp_path / "w", FEW, only="fig3", seeds=(0,)) == 0
     metrics = json.loads((tmp_path / "w" / "metrics.json").read_text())
     assert {r["label_noise"] for r in metrics["runs"]} == {0.0}
     assert {claim["outcome"] for claim in metrics["claims"]} == {"too few seeds", "not run"}
     # Its runs are done, those of another figure are not. Numbers are from where they were from.
-    assert run(tmp_path / "w", "--draw_only", only="fig3", seeds=(0,)) == 0
+    assert run(tmp_path / "w", FEW, "--draw_only", only="fig3", seeds=(0,)) == 0
     drawn = json.loads((tmp_path / "w" / "metrics.json").read_text())
     assert set(drawn["provenance"].pop("drawn")) == {"command", "commit", "date"}
     assert drawn == metrics
     before = (tmp_path / "w" / "metrics.json").read_bytes()
-    assert run(tmp_path / "w", "--draw_only", only="fig7", seeds=(0,)) == 2
+    assert run(tmp_path / "w", FEW, "--draw_only", only="fig7", seeds=(0,)) == 2
     assert (tmp_path / "w" / "metrics.json").read_bytes() == before
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
-    arguments = ["digits", "--workdir", str(tmp_path / "w"), "--only=fig3", *SHORT]
+    arguments = ["digits", "--workdir", str(tmp_path / "w"), "--only=fig3", *SHORT, FEW]
     arguments.append("--config.seeds=(0, 1, 2)")
     command = [sys.executable, "-m", "experiments.reproduce", *arguments]
     process = subprocess.Popen(
@@ -153,6 +156,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     ("arguments", "sentence"),
     [
         (["mnist"], "Unknown suite 'mnist'; choose one of digits, cifar10"),
+        ([], "The first argument names no suite; choose one of digits, cifar10"),
+        (["--check", "digits"], "The first argument names no suite"),
         (["cifar10", "--scale=huge"], "--scale is 'huge' but cifar10 has small, full"),
         (["digits", "--scale", "full"], "--scale is 'full' but digits has digits"),
         (["digits", "--only=fig9"], "--only is 'fig9'; choose among fig1"),

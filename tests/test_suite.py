@@ -226,6 +226,16 @@ def test_a_record_of_another_config_is_refused(done, config):
     assert suite.finished(folder, entry._replace(seed=5)) is None
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": "x"}'])
+def test_a_damaged_record_is_named(done, tmp_path, content):
+    _, entry, *_ = done
+    path = suite.record_path(tmp_path, entry.id)
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"^{path} is not a run's whole record; delete it"):
+        suite.finished(tmp_path, entry)
+
+
 def test_where_data_lie_is_no_part_of_a_run(config, npz):
     there = entry_of(config, data_dir="/elsewhere.npz", checkpoint_seconds=1.0)
     assert suite.digest(there.config) == suite.digest(config)
@@ -323,6 +333,15 @@ def test_fit_configs_pass(config):
         ({"validation_size": 64}, "validation_size is 64"),
         ({"evaluation__corruptions": ("rain",)}, "rain"),
         ({"evaluation__corruptions": ("snow",), "evaluation__severities": (6,)}, "6"),
+        (
+            {"evaluation__corruptions": ("snow",), "evaluation__severities": ()},
+            "severities is empty",
+        ),
+        (
+            {"evaluation__corruptions": ("snow",), "evaluation__corruption_source": "/nowhere"},
+            "/nowhere has neither",
+        ),
+        ({"evaluation__outside": ("noise", "nosuch")}, "outside has 'nosuch'"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused(config, changes, sentence):

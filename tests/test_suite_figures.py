@@ -216,10 +216,10 @@ def test_rows_of_one_method_can_be_told_apart(drawn, everything):
     assert labels[-2:] == ["Layerwise line", "Layerwise line, ensemble (2 passes)"]
 
 
-def test_rows_say_how_many_networks_predict(everything):
+def test_rows_say_what_they_cost(everything):
     labels = [text.get_text() for text in everything["rivals"][0].axes[0].get_yticklabels()]
     assert "MC dropout (10 passes)" in labels
-    assert "Two independent networks (2 passes)" in labels
+    assert "Two independent networks (2 x training, 2 passes)" in labels
     assert "Line" in labels
 
 
@@ -342,7 +342,7 @@ def test_reliability_pools_the_seeds_at_the_largest_noise(metrics, drawn):
     figure, data = drawn["reliability"]
     methods = ["standard", "ema", "dropout", "label_smoothing", "line", "layerwise_line"]
     axes = [ax for ax in figure.axes if ax.get_title()]
-    assert figure.get_suptitle() == "20 % wrong labels"
+    assert figure.get_suptitle() == "20 % wrong labels, all seeds pooled"
     assert [ax.get_title() for ax in axes] == [style_of(method).label for method in methods]
     assert list(data) == methods
     for ax, method in zip(axes, methods, strict=True):
@@ -362,7 +362,7 @@ def test_reliability_pools_the_seeds_at_the_largest_noise(metrics, drawn):
 def test_of_a_suite_with_clean_labels_alone_reliability_is_that_of_clean_labels():
     metrics = suite_metrics(noise_rates=(0.0,))
     figure, data = suite_figures.draw(metrics, ())["reliability"]
-    assert figure.get_suptitle() == "Clean labels"
+    assert figure.get_suptitle() == "Clean labels, all seeds pooled"
     bins = [run["places"]["midpoint"]["reliability"] for run in runs_of(metrics, "ema", 0.0)]
     weight = np.mean([b["weight"] for b in bins], axis=0)
     np.testing.assert_allclose(data["ema"]["weight"], weight)
@@ -412,7 +412,7 @@ def test_without_wrong_labels_there_are_clean_ones_alone():
 def test_of_several_noise_rates_the_largest_is_drawn():
     drawn = suite_figures.draw(suite_metrics(num_seeds=2, noise_rates=(0.0, 0.1, 0.4)), NAMES)
     assert drawn["fig7"][0].axes[0].get_title() == "40 % wrong labels"
-    assert drawn["reliability"][0].get_suptitle() == "40 % wrong labels"
+    assert drawn["reliability"][0].get_suptitle() == "40 % wrong labels, all seeds pooled"
     assert list(drawn["fig5"][1]) == ["Clean labels", "40 % wrong labels"]
 
 

@@ -578,6 +578,17 @@ def test_the_command_names_a_file_that_is_missing(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("{", "is not JSON"), ("[]", "has no table; give"), ('{"runs": []}', "has no table; give")],
+)
+def test_the_command_names_a_file_of_something_else(tmp_path, capsys, content, sentence):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    assert summary.main([str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path} {sentence}")
+
+
 # Mean corruption errors
 
 
