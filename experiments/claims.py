@@ -15,8 +15,8 @@ NOISE = 0.2  # the article's share of wrong labels
 SEVERITIES = range(1, 6)
 
 AGREE, DISAGREE, NOT_SIGNIFICANT = "agree", "disagree", "not significant"
-TOO_FEW, NOT_RUN = "too few seeds", "not run"
-OUTCOMES = (AGREE, DISAGREE, NOT_SIGNIFICANT, TOO_FEW, NOT_RUN)
+NOT_FINITE, TOO_FEW, NOT_RUN = "not finite", "too few seeds", "not run"
+OUTCOMES = (AGREE, DISAGREE, NOT_SIGNIFICANT, NOT_FINITE, TOO_FEW, NOT_RUN)
 
 
 HEADER = ("Figure", "Claim", "Difference", "n", "p", "Outcome", "Expected at full scale")
@@ -165,7 +165,7 @@ CONTROLS: tuple[Claim, ...] = tuple(
 TUNED: tuple[Claim, ...] = tuple(
     claim_of("tuned", subspace, rival, metric, noise, setting="tuned")
     for noise in (0.0, NOISE)
-    for subspace in (*_LINES, "curve", "simplex_3", "layerwise_line_ema")
+    for subspace in (*_LINES, "layerwise_line_ema")
     for rival in ("standard", "ema")
     for metric in styles.METRICS
 )
@@ -199,6 +199,8 @@ def check(
 def _outcome(claim: Claim, effect: summary.Effect) -> str:
     if not effect.num_seeds:
         return NOT_RUN
+    if effect.difference is None:
+        return NOT_FINITE
     if effect.num_seeds < summary.MIN_SEEDS:
         return TOO_FEW
     if not effect.is_significant:
@@ -250,6 +252,7 @@ def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> st
                 AGREE: f"{better} than {amounts}",
                 DISAGREE: f"{worse}, against the claim, than {amounts}",
                 NOT_SIGNIFICANT: f"not significantly different from {_listed(names)}",
+                NOT_FINITE: f"not finite, so not tested, against {_listed(names)}",
                 TOO_FEW: f"not tested, with so few seeds, against {amounts}",
             }[outcome]
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import tensorboardX
 import tqdm
 
@@ -165,7 +166,7 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
     if len(dataset.validation.labels):
         splits["validation"] = dataset.validation
     begin = time.perf_counter()
-    stack = run.program.method.trained(state)
+    stack = run.program.method.trained(state, jax.random.key(config.seed))
     weights.save(folder / workdir.WEIGHTS, stack)
     results = evaluate.evaluate(
         run,

@@ -32,6 +32,8 @@ KINDS = {
 }
 # Kinds whose number of endpoints is not free, and the number.
 FIXED = {"standard": 1, "line": 2, "layerwise_line": 2}
+# Of a run's seed, after the streams of training, evaluation and landscapes.
+_SWAG_STREAM = 6
 AVERAGES = ("none", "ema", "swa", "swag", "snapshots")
 
 
@@ -205,8 +207,9 @@ class Method:
             if self.penalty_pairs != "none":
                 pair_key = key if self.penalty_pairs == "random" else None
                 cost += hyper.penalty * ss.cosine_penalty(endpoints, pair_key)
-            for simplex in self.simplexes:
-                cost -= hyper.volume * ss.log_volume(endpoints, vertices=simplex)
+            if self.simplexes:  # of the whole complex
+                logs = [ss.log_volume(endpoints, vertices=simplex) for simplex in self.simplexes]
+                cost -= hyper.volume * jax.nn.logsumexp(jnp.stack(logs))
             return cost
 
         return penalty
@@ -216,14 +219,14 @@ class Method:
 
         Args:
           state: after training.
-          key: draws SWAG's networks, which follow its mean.
+          key: of the run; draws SWAG's networks, which follow its mean.
         """
         if self.average == "snapshots":
             return jax.tree.map(lambda x: x[:, 0], ss.averaging.snapshots_of(state.opt_state))
         average = ss.averaging.average_of(state.opt_state, default=state.endpoints)
         if self.average != "swag":
             return average
-        key = jax.random.key(0) if key is None else key
+        key = jax.random.fold_in(jax.random.key(0) if key is None else key, _SWAG_STREAM)
         draw = jax.jit(ss.averaging.swag_sample)
         drawn = [draw(state.opt_state, k) for k in jax.random.split(key, self.num_draws)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from experiments.configs.suites import FIGURES, run_config
 from experiments.errors import UserError
 from experiments.methods import make_method
-from experiments.recipes import NEEDS, PRODUCTS, check_recipe, product_of
+from experiments.recipes import NEEDS, PARTNER_SEED, PRODUCTS, Need, check_recipe, product_of
 from experiments.scenes import PATHS, SLICED
 from experiments.suite import Entry
 
@@ -42,6 +42,15 @@ def check(config: ConfigDict) -> None:
             "images; hold some out, or empty config.sweeps and config.tuning.recipes."
         )
     shared = set(config.seeds) & set(config.tuning.seeds)
+    everyone = (*config.seeds, *config.tuning.seeds)
+    if any(type(seed) is not int or seed < 0 for seed in everyone):
+        raise UserError(f"config.seeds and config.tuning.seeds are {everyone}; use 0, 1, 2, ...")
+    partners = {seed + PARTNER_SEED for seed in config.seeds}
+    if partners & set(everyone):
+        raise UserError(
+            f"Seeds {sorted(partners & set(everyone))} are those of networks that others start from, "
+            f"{PARTNER_SEED} above config.seeds; use other ones."
+        )
     strangers = set(config.landscape.seeds) - set(config.seeds)
     if strangers:
         raise UserError(
@@ -56,7 +65,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_choices(config: ConfigDict) -> None:
-    """Sweeps and the tuning: numbers, at least one each."""
+    """Sweeps and the tuning: numbers, at least one each, none twice."""
     lists = {f"sweeps.{recipe}.values": sweep["values"] for recipe, sweep in config.sweeps.items()}
     if config.tuning.recipes:
         names = ("seeds", "learning_rate", "weight_decay")
@@ -64,6 +73,9 @@ def _check_choices(config: ConfigDict) -> None:
     for name, values in lists.items():
         if not values or not all(isinstance(value, int | float) for value in values):
             raise UserError(f"config.{name} is {values}; give at least one number.")
+    for name, values in {"tuning.recipes": config.tuning.recipes, **lists}.items():
+        if len(set(values)) < len(values):
+            raise UserError(f"config.{name} is {values}; give each once.")
 
 
 def _check_landscape(landscape: ConfigDict) -> None:
@@ -92,11 +104,22 @@ def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     for recipe, noise in _recipes(config, figures):
         for seed in config.seeds:
             for values in _sweep_of(config, recipe):
-                _add(wanted, config, recipe, "article", noise, seed, values)
+                _add(wanted, config, recipe, "article", noise, seed, values, seed)
+    for seed in config.landscape.seeds:  # beside which a line is drawn
+        if any(_lines_are_drawn(config, figure) for figure in figures):
+            need = _BESIDE_A_LINE
+            _add(wanted, config, need.recipe, "partner", 0.0, seed + need.seed, {}, seed)
     return list(wanted.values())
 
 
+# A network that has nothing in common with those of the same seed, which share initialisations.
+_BESIDE_A_LINE = Need("standard", PARTNER_SEED)
 _SCENERY = {"fig1": SLICED, "fig2": ("simplex_3",), "curvature": PATHS}
+
+
+def _lines_are_drawn(config: ConfigDict, figure: str) -> bool:
+    lines = "line" in config.products and 0.0 in config.noise_rates
+    return lines and "line" in _SCENERY.get(figure, ())
 
 
 def check_landscapes(entries: Iterable[Entry], only: str) -> None:
@@ -121,8 +144,10 @@ def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]
     entries = []
     for seed in config.landscape.seeds if 0.0 in config.noise_rates else ():
         for recipe in recipes:
-            networks = (recipe, "standard") if recipe == "line" else (recipe,)
-            needs = tuple(f"article/{name}/noise0/seed{seed}" for name in networks)
+            needs = (f"article/{recipe}/noise0/seed{seed}",)
+            if recipe == "line":
+                beside = _BESIDE_A_LINE
+                needs += (f"partner/{beside.recipe}/noise0/seed{seed + beside.seed}",)
             if set(needs) <= trained:
                 entries.append(entry(config, recipe, "landscape", 0.0, seed, {}, needs))
     return entries
@@ -178,14 +203,19 @@ def _sweep_of(config: ConfigDict, recipe: str) -> list[dict]:
     return [{sweep.name: value} for value in sweep["values"]]
 
 
-def _add(wanted, config, recipe, setting, noise, seed, values) -> str:
-    """Adds an entry and, before it, those that it needs; returns its id."""
+def _add(wanted, config, recipe, setting, noise, seed, values, noise_seed) -> str:
+    """Adds an entry and, before it, those that it needs; returns its id.
+
+    All of them have the same wrong labels: there is one data set, and a partner differs from the run
+    that starts from it in its initialisation and its batches alone.
+    """
     needs = []
     for need in NEEDS.get(recipe, ()):
         own = need.seed == 0 and need.recipe in PRODUCTS
         kind = "article" if own else "partner"
-        needs.append(_add(wanted, config, need.recipe, kind, noise, seed + need.seed, {}))
-    made = entry(config, recipe, setting, noise, seed, values, tuple(needs))
+        needed = (need.recipe, kind, noise, seed + need.seed, {}, noise_seed)
+        needs.append(_add(wanted, config, *needed))
+    made = entry(config, recipe, setting, noise, seed, values, tuple(needs), noise_seed)
     wanted.setdefault(made.id, made)
     return made.id
 
@@ -198,8 +228,14 @@ def entry(
     seed: int,
     values: dict,
     needs: tuple[str, ...] = (),
+    noise_seed: int | None = None,
 ) -> Entry:
     """One run of a suite, with the config that it is run with.
+
+    Args:
+      config: of the suite.
+      recipe, setting, noise, seed, values, needs: see `Entry`.
+      noise_seed: of the wrong labels; the run's own by default.
 
     Raises:
       UserError: values that its method can't have.
@@ -220,6 +256,6 @@ def entry(
         ) from error
     run.seed = seed
     run.label_noise.rate = noise
-    run.label_noise.seed = seed
+    run.label_noise.seed = seed if noise_seed is None else noise_seed
     make_method(run)
     return Entry(recipe, setting, noise, seed, run, values, needs)

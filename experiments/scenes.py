@@ -24,8 +24,8 @@ def record(entry: Entry, advance: Advance, *, folder: Path, options: dict, first
     """Looks at the networks of a run, and writes what it sees; what is done is only read.
 
     Args:
-      entry: of the setting "landscape"; its first need is the run, a line's second an independent
-        network.
+      entry: of the setting "landscape"; its first need is the run, a line's second an independently
+        trained network.
       advance: see `suite.run_all`.
       folder: of the suite.
       options: `config.landscape` of the suite.
@@ -91,17 +91,17 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict) -> dict:
     points = suite.read(folder, entry.needs[0])["points"]
     size = min(options["hessian_batch_size"], len(run.labels))
     count = max(options["hessian_images"] // size, 1)
-    batches = [
-        (run.images[i * size : (i + 1) * size], run.labels[i * size : (i + 1) * size])
-        for i in range(min(count, len(run.labels) // size))
-    ]
     key = jax.random.fold_in(jax.random.key(entry.seed), _STREAM)
+    # In a random order, since some data sets are sorted by class.
+    order = jax.random.permutation(jax.random.fold_in(key, 1), len(run.labels))
+    places = [order[i * size : (i + 1) * size] for i in range(min(count, len(order) // size))]
+    batches = [(run.images[at], run.labels[at]) for at in places]
     return landscape.path_record(
         stack,
         subspace,
         points,
         Loss(run.program.model),
-        [(images, labels) for images, labels in batches],
+        batches,
         key,
         num_iterations=options["hessian_iterations"],
     )

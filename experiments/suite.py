@@ -286,7 +286,10 @@ def run_entry(
     settings = predict.make_settings(config, run)
     path = record_path(folder, entry.id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(run, settings, dataset.test, config, path.with_suffix(""), advance, requested)
+    looks = config.evaluation.oracle_epochs if entry.setting == "article" else 0
+    watch = _Watch(
+        run, settings, dataset.test, config, path.with_suffix(""), advance, requested, looks
+    )
     state = watch.train()
     trained = time.perf_counter()
     stack = run.program.method.trained(state, jax.random.key(entry.seed))
@@ -339,10 +342,11 @@ def _cost_of(folder: Path, need: str) -> float:
 class _Watch:
     """The training of one run of a suite: its checkpoints, its progress, the oracle's looks."""
 
-    def __init__(self, run, settings, test, config, folder, advance, requested):
+    def __init__(self, run, settings, test, config, folder, advance, requested, oracle_epochs):
         self._run, self._settings, self._test, self._config = run, settings, test, config
         self._folder, self._advance, self._requested = folder, advance, requested
         self._checkpoints: Checkpoints | None = None
+        self._oracle_epochs = oracle_epochs
         self._seen = 0
         self.oracle: list[dict] = []
         self.ran = False
@@ -379,11 +383,12 @@ class _Watch:
 
     def _look(self, epoch: int, state: ss.TrainState) -> None:
         """One look at the test split, for optimal early stopping."""
-        every = self._config.evaluation.oracle_epochs
-        if not every or epoch % every:
+        if not self._oracle_epochs or epoch % self._oracle_epochs:
             return
         method = self._run.program.method
-        middle = method.subspace.midpoint(method.trained(state))
+        # Averages of several networks have no midpoint: of these, the network that is trained.
+        several = method.average in ("swag", "snapshots")
+        middle = method.subspace.midpoint(state.endpoints if several else method.trained(state))
         params = jax.tree.map(lambda x: x[None], middle)
         splits = {"test": self._test}
         logits, _, _ = predict.predict_networks(self._run, params, splits, self._settings)

@@ -43,7 +43,7 @@ MATCHED = {
 _FURTHER_PLACES = ("endpoints", "ensemble")
 # In a place, but no result on test images.
 _NO_RESULTS = ("inference_passes", "num_bins", "reliability", "risk_coverage", "validation")
-_NO_RESULTS += ("coords", "weights")
+_NO_RESULTS += ("coords", "weights", "oracle", "epoch")
 
 Record = Mapping[str, Any]
 Key = tuple[str, float, str]  # setting, label noise, recipe
@@ -53,16 +53,15 @@ BySeed = dict[int, Record]
 # Which runs count
 
 
-def choose_values(runs: Sequence[Record], by: str = "nll") -> dict[Key, Record]:
-    """What each sweep chose: the values with the best validation metrics of the midpoint.
+def choose_values(runs: Sequence[Record]) -> dict[Key, Record]:
+    """What each sweep chose: the values with the best validation accuracy of the midpoint.
 
-    Nothing but `places.midpoint.validation` is read of the results, and that only where there is a
-    choice. Means over seeds are compared. Values that lack a seed of the sweep, since its run diverged
-    or failed, never win.
+    The lower NLL decides between equals. Nothing but `places.midpoint.validation` is read of the
+    results, and that only where there is a choice. Means over seeds are compared. Values that lack a
+    seed of the sweep, since its run diverged or failed, never win.
 
     Args:
       runs: records of runs; those of a sweep differ in `values`.
-      by: "nll" or "accuracy"; the other one decides between equals.
 
     Returns:
       `values` by `(setting, label_noise, recipe)`, without the sweeps in which nothing can win.
@@ -75,7 +74,7 @@ def choose_values(runs: Sequence[Record], by: str = "nll") -> dict[Key, Record]:
         best = next(iter(cells))
         if len(cells) > 1:
             seeds = {run["seed"] for group in cells.values() for run in group}
-            losses = {cell: _losses(group, seeds, by) for cell, group in sorted(cells.items())}
+            losses = {cell: _losses(group, seeds) for cell, group in sorted(cells.items())}
             best = min(losses, key=losses.__getitem__)
             if losses[best][0] == math.inf:
                 continue
@@ -92,15 +91,16 @@ def _frozen(values: Record) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _losses(runs: Sequence[Record], seeds: set[int], by: str) -> tuple[float, float]:
-    """Mean losses on validation data, the deciding one first; infinite where a seed has none."""
+def _losses(runs: Sequence[Record], seeds: set[int]) -> tuple[float, float]:
+    """Mean error and NLL on validation data; infinite where a seed has none."""
     midpoints = [run["places"]["midpoint"] for run in runs if run.get("places")]
     found = [metrics for midpoint in midpoints if (metrics := midpoint.get("validation"))]
-    means = {}
-    for name, sign in (("nll", 1.0), ("accuracy", -1.0)):
-        numbers = [sign * metrics[name] for metrics in found if metrics[name] is not None]
-        means[name] = statistics.fmean(numbers) if len(numbers) == len(seeds) else math.inf
-    return means.pop(by), *means.values()
+
+    whole = [m for m in found if m["accuracy"] is not None and m["nll"] is not None]
+    if len(whole) < len(seeds):
+        return math.inf, math.inf
+    accuracy, nll = (statistics.fmean(m[name] for m in whole) for name in ("accuracy", "nll"))
+    return round(1 - accuracy, 9), nll  # sums of the same accuracies may differ in their last bits
 
 
 def chosen_runs(
@@ -154,7 +154,8 @@ class Effect(NamedTuple):
       difference, stderr: mean over seeds of ours minus theirs, and its standard error; `None` where
         a value is not finite, and for the standard error of one seed.
       num_seeds: how many seeds both have.
-      p_value: of a two-sided paired t-test; `None` where nothing can be tested.
+      p_value: of a two-sided paired t-test; `None` where nothing can be tested: too few seeds, or the
+        same difference in all of them, as counts of few images can have it by chance.
     """
 
     difference: float | None
@@ -186,7 +187,7 @@ def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None])
         return Effect(mean, stderr, n, None)
     rounding = 1e-14 * max(map(abs, numbers))
     if stderr <= rounding:
-        return Effect(mean, stderr, n, 1.0 if abs(mean) <= rounding else 0.0)
+        return Effect(mean, stderr, n, 1.0 if abs(mean) <= rounding else None)
     return Effect(mean, stderr, n, float(2 * scipy.stats.t.sf(abs(mean / stderr), n - 1)))
 
 

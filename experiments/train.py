@@ -27,7 +27,8 @@ from experiments.methods import Hyperparameters, Length, Method, make_method, nu
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
 _ACCELERATOR_STEPS_PER_CALL = 500
 
-# The streams of randomness that a run's seed is split into; evaluate.py has more.
+# The streams of randomness that a run's seed is split into; predict, layout, scenes and methods
+# have more.
 _INIT, _ORDER, _STEPS = range(3)
 
 

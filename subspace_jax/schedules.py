@@ -109,7 +109,9 @@ def swa_cyclic_schedule(
               \eta_\text{swa} \;\; (e \ge s)
 
     with `(s, c) = swa_cycles(E, m)` and `w` epochs of warm-up; average with
-    `swa(s * steps_per_epoch, c * steps_per_epoch)`. After the last epoch its value stays.
+    `swa(s * steps_per_epoch, c * steps_per_epoch)`. Before `s` the rate is constant in an epoch, in
+    the cycles it falls with every step, so that short ones end near zero too. After the last step its
+    value stays.
 
     Args:
       base_lr: at the start of the first cosine, 0.1 in the article.
@@ -140,7 +142,7 @@ def swa_cyclic_schedule(
     def schedule(step):
         epoch = _epoch(step, num_epochs, steps_per_epoch)
         first = _cosine((epoch - warmup_epochs) / (start - warmup_epochs)) * base_lr
-        cycles = _cosine((epoch - start) % cycle / cycle) * swa_lr
+        cycles = _cosine(_share(step, start, cycle, num_epochs, steps_per_epoch)) * swa_lr
         return _warm_up(epoch, warmup_epochs, base_lr, jnp.where(epoch < start, first, cycles))
 
     return schedule
@@ -187,7 +189,8 @@ def snapshot_schedule(
     .. math:: \eta(e) = \tfrac12 \Big(1 + \cos \frac{\pi (e - e_0)}{c}\Big) \eta_\text{base}
 
     from the start :math:`e_0` of a cycle of `c` epochs, with `(s, c) = snapshot_cycles(E, M)`; the
-    first cycle has `s` epochs, of which the warm-up takes some.
+    first cycle has `s` epochs, of which the warm-up takes some. The rate falls with every step. After
+    the last one its value stays.
 
     Args:
       base_lr: at the start of each cycle.
@@ -213,8 +216,9 @@ def snapshot_schedule(
 
     def schedule(step):
         epoch = _epoch(step, num_epochs, steps_per_epoch)
-        first = _cosine((epoch - warmup_epochs) / (start - warmup_epochs))
-        later = _cosine((epoch - start) % cycle / cycle)
+        length = start - warmup_epochs
+        first = _cosine(_share(step, warmup_epochs, length, num_epochs, steps_per_epoch))
+        later = _cosine(_share(step, start, cycle, num_epochs, steps_per_epoch))
         return _warm_up(
             epoch, warmup_epochs, base_lr, jnp.where(epoch < start, first, later) * base_lr
         )
@@ -311,6 +315,13 @@ def fge_schedule(
 
 def _epoch(step, num_epochs: int, steps_per_epoch: int) -> jax.Array:
     return jnp.minimum(jnp.asarray(step) // steps_per_epoch, num_epochs - 1)
+
+
+def _share(step, start: int, cycle: int, num_epochs: int, steps_per_epoch: int) -> jax.Array:
+    """How much of its cycle of epochs is over at a step, in [0, 1); cycles follow one another."""
+    step = jnp.minimum(jnp.asarray(step), num_epochs * steps_per_epoch - 1)
+    steps = cycle * steps_per_epoch
+    return (step - start * steps_per_epoch) % steps / steps
 
 
 def _cosine(progress: jax.Array) -> jax.Array:

@@ -270,7 +270,9 @@ def test_classes_that_the_model_lacks_are_refused(tmp_path):
 def test_the_own_set_of_a_model_must_have_its_size(tmp_path):
     write_jpegs(tmp_path, ("n03", "n09"), size=32)
     clean = Split(np.zeros((4, 64, 64, 3), np.uint8), np.zeros(4, np.int32))
-    with pytest.raises(UserError, match=r"\[32, 32, 3\] but the test split has uint8 \[64, 64, 3\]"):
+    with pytest.raises(
+        UserError, match=r"\[32, 32, 3\] but the test split has uint8 \[64, 64, 3\]"
+    ):
         load_corrupted(str(tmp_path), "snow", 3, clean, 2, class_names=("n03", "n09"))
 
 

@@ -26,7 +26,10 @@ def test_every_suite_can_be_planned_and_ids_are_unique(name):
     found = entries(config)
     assert len({entry.id for entry in found}) == len(found)
     for entry in found:
-        assert entry.config.seed == entry.config.label_noise.seed == entry.seed
+        assert entry.config.seed == entry.seed
+        # All networks of a run, partners too, learn from one data set.
+        shared = recipes.PARTNER_SEED if entry.setting == "partner" else 0
+        assert entry.config.label_noise.seed in (entry.seed, entry.seed - shared)
         assert entry.config.label_noise.rate == entry.label_noise
         assert entry.config.recipe == entry.method
 
@@ -46,6 +49,27 @@ def test_partners_have_no_network_in_common():
     networks = [need for pair in pairs for need in pair]
     assert len(pairs) == 8
     assert len(set(networks)) == len(networks)
+
+
+def test_networks_that_predict_together_learn_from_the_same_labels():
+    by_id = {entry.id: entry for entry in entries(suite_of())}
+    for entry in by_id.values():
+        for need in entry.needs:
+            assert by_id[need].config.label_noise.seed == entry.config.label_noise.seed
+            assert by_id[need].config.label_noise.rate == entry.config.label_noise.rate
+
+
+def test_beside_a_line_is_a_network_of_another_initialisation():
+    config = suite_of()
+    for figures in (("fig1",), ("curvature",), tuple(suites.FIGURES)):
+        (line,) = (
+            entry
+            for entry in plan.landscape_entries(config, figures)
+            if (entry.method, entry.seed) == ("line", 2)
+        )
+        own, other = line.needs
+        assert (own, other) == ("article/line/noise0/seed2", "partner/standard/noise0/seed1002")
+        assert {own, other} <= {entry.id for entry in entries(config, *figures)}
 
 
 def test_a_figure_asks_for_its_products_alone():
@@ -113,6 +137,13 @@ def test_values_of_the_suite_reach_every_run_and_those_of_a_recipe_its_own():
         ({"sweeps__dropout__values": ("a",)}, r"config.sweeps.dropout.values is \('a',\)"),
         ({"tuning__learning_rate": ()}, r"config.tuning.learning_rate is \(\)"),
         ({"tuning__seeds": ()}, r"config.tuning.seeds is \(\)"),
+        ({"tuning__learning_rate": (0.1, 0.1)}, r"learning_rate is \(0.1, 0.1\); give each once"),
+        ({"tuning__recipes": ("line", "line")}, "config.tuning.recipes is .*; give each once"),
+        ({"seeds": (0.5,), "landscape__seeds": ()}, r"use 0, 1, 2"),
+        (
+            {"seeds": (0, 1, 2, 1000)},
+            r"Seeds \[1000\] are those of networks that others start from",
+        ),
         ({"landscape__resolution": 1}, "config.landscape.resolution is 1; use at least 2"),
         ({"landscape__hessian_batch_size": 0}, "hessian_batch_size is 0; use at least 1"),
         ({"num_threads": -1}, "config.num_threads is -1"),

@@ -1,5 +1,7 @@
 """Learning rates against the articles' numbers and loops by hand, and when networks are taken."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,9 +30,7 @@ SCHEDULES = {
     "snapshot": lambda **kwargs: snapshot_schedule(0.1, 2, **kwargs),
     "fge": lambda **kwargs: fge_schedule(0.1, 0.05, 0.01, 2, **kwargs),
 }
-BY_EPOCH = {name: make for name, make in SCHEDULES.items() if name != "fge"}
 every_schedule = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
-every_schedule_by_epoch = pytest.mark.parametrize("make", BY_EPOCH.values(), ids=BY_EPOCH)
 
 
 def per_epoch(schedule, num_epochs):
@@ -83,14 +83,31 @@ def test_cyclic_schedule_of_one_model_is_a_cosine():
     np.testing.assert_allclose(per_epoch(schedule, 20), expected, rtol=1e-5)
 
 
-@every_schedule_by_epoch
-def test_schedules_are_constant_in_an_epoch_and_after_the_last(make):
-    schedule = make(num_epochs=20, steps_per_epoch=STEPS, warmup_epochs=2)
+@pytest.mark.parametrize("name", ["constant", "cyclic", "snapshot"])
+def test_schedules_keep_their_last_value_and_rise_by_epoch(name):
+    schedule = SCHEDULES[name](num_epochs=20, steps_per_epoch=STEPS, warmup_epochs=2)
     values = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(25 * STEPS))).reshape(25, STEPS)
-    np.testing.assert_array_equal(values, values[:, :1].repeat(STEPS, axis=1))
-    np.testing.assert_array_equal(values[20:, 0], values[19, 0].repeat(5))
+    in_steps = {"constant": 20, "cyclic": 15, "snapshot": 2}[name]  # from this epoch on
+    by_epoch = values[:in_steps]
+    np.testing.assert_array_equal(by_epoch, by_epoch[:, :1].repeat(STEPS, axis=1))
+    np.testing.assert_array_equal(values[20:], np.full((5, STEPS), values[19, -1]))
     assert (values > 0).all()
     assert float(schedule(0)) == values[0, 0]
+
+
+@pytest.mark.parametrize("name", ["cyclic", "snapshot"])
+def test_cycles_of_one_epoch_fall_to_nearly_zero_as_longer_ones_do(name):
+    steps = 20
+    make, num_epochs = {
+        "cyclic": (functools.partial(swa_cyclic_schedule, 0.1, 0.05, 6), 24),
+        "snapshot": (functools.partial(snapshot_schedule, 0.1, 5), 5),
+    }[name]
+    schedule = make(num_epochs=num_epochs, steps_per_epoch=steps)
+    cycles = np.asarray(jax.vmap(schedule)(jnp.arange(num_epochs * steps))).reshape(-1, steps)[-4:]
+    top = {"cyclic": 0.05, "snapshot": 0.1}[name]
+    expected = top * np.cos(np.pi / 2 * np.arange(steps) / steps) ** 2
+    np.testing.assert_allclose(cycles, np.tile(expected, (4, 1)), rtol=1e-4)
+    assert (cycles[:, -1] < 0.01 * top).all()
 
 
 def test_learning_rates_may_be_traced():

@@ -39,29 +39,29 @@ def sweep(nll, accuracy=None, *, recipe="dropout", seeds=3, **where):
 KEY = ("article", 0.0, "dropout")
 
 
-def chosen(runs, **options):
-    return summary.choose_values(runs, **options)[KEY]["model.dropout"]
+def chosen(runs):
+    return summary.choose_values(runs)[KEY]["model.dropout"]
 
 
-def test_the_best_validation_nll_wins():
+def test_the_best_validation_accuracy_wins():
+    assert chosen(sweep({0.1: 0.3, 0.2: 0.2}, {0.1: 0.95, 0.2: 0.9})) == 0.1
+
+
+def test_nll_decides_between_equals():
     assert chosen(sweep({0.1: 0.3, 0.2: 0.2, 0.3: 0.4})) == 0.2
 
 
-def test_accuracy_may_decide():
-    runs = sweep({0.1: 0.3, 0.2: 0.2}, {0.1: 0.95, 0.2: 0.9})
-    assert chosen(runs) == 0.2
-    assert chosen(runs, by="accuracy") == 0.1
-
-
-def test_the_other_metric_decides_between_equals():
-    assert chosen(sweep({0.1: 0.3, 0.2: 0.3}, {0.1: 0.8, 0.2: 0.9})) == 0.2
-    assert chosen(sweep({0.1: 0.3, 0.2: 0.2}), by="accuracy") == 0.2
-
-
 def test_means_over_seeds_decide():
-    runs = sweep({0.1: 0.3, 0.2: 0.31})
-    for run, loss in zip(runs[:3], (0.0, 0.0, 5.0), strict=True):
-        run["places"]["midpoint"]["validation"]["nll"] = loss
+    runs = sweep({0.1: 0.3, 0.2: 0.3}, {0.1: 0.9, 0.2: 0.91})
+    for run, accuracy in zip(runs[:3], (0.99, 0.99, 0.5), strict=True):
+        run["places"]["midpoint"]["validation"]["accuracy"] = accuracy
+    assert chosen(runs) == 0.2
+
+
+def test_equal_means_in_another_order_are_equal():
+    runs = sweep({0.1: 0.3, 0.2: 0.2})
+    for run, accuracy in zip(runs, (0.1, 0.2, 0.3, 0.3, 0.2, 0.1), strict=True):
+        run["places"]["midpoint"]["validation"]["accuracy"] = accuracy
     assert chosen(runs) == 0.2
 
 
@@ -87,7 +87,7 @@ def test_the_test_split_is_never_read():
     for run in runs:
         midpoint = Poisoned(run["places"]["midpoint"])
         run["places"] = {"midpoint": midpoint, "ensemble": Poisoned(), "endpoints": Poisoned()}
-    assert chosen(runs) == chosen(runs, by="accuracy") == 0.2
+    assert chosen(runs) == 0.2
 
 
 @pytest.mark.parametrize("poison", [None, math.nan, math.inf, -1e9, 1e9])
@@ -184,9 +184,9 @@ def test_only_seeds_of_both_count():
         (([], []), (None, None, 0, None)),
         (([0.9], [0.8]), (pytest.approx(0.1), None, 1, None)),
         (([0.9] * 3, [0.9] * 3), (0, 0, 3, 1)),
-        (([0.9] * 3, [0.8] * 3), (pytest.approx(0.1), 0, 3, 0)),
+        (([0.9] * 3, [0.8] * 3), (pytest.approx(0.1), 0, 3, None)),
         # Equal but for rounding: 0.3 - 0.2 is not 0.2 - 0.1.
-        (([0.3, 0.2, 0.5], [0.2, 0.1, 0.4]), (pytest.approx(0.1), pytest.approx(0), 3, 0)),
+        (([0.3, 0.2, 0.5], [0.2, 0.1, 0.4]), (pytest.approx(0.1), pytest.approx(0), 3, None)),
         (([0.9, None, 0.9], [0.8] * 3), (None, None, 3, None)),
         (([0.9, math.nan, 0.9], [0.8] * 3), (None, None, 3, None)),
     ],

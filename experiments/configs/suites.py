@@ -100,8 +100,6 @@ def _digits() -> ml_collections.ConfigDict:
     config.seeds = tuple(range(8))
     config.products = tuple(PRODUCTS)
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 3})
-    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.997})
-    config.recipes.layerwise_line_ema = ml_collections.ConfigDict({"average__decay": 0.997})
     config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.15))
     config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.15))
     config.tuning.recipes = (
@@ -113,7 +111,8 @@ def _digits() -> ml_collections.ConfigDict:
         "layerwise_line",
         "layerwise_line_ema",
     )
-    config.tuning.learning_rate = (0.1, 0.3, 1.0, 3.0)
+    config.tuning.seeds = (100, 101)
+    config.tuning.learning_rate = (0.1, 0.5, 2.0)
     config.tuning.weight_decay = (1e-4, 3e-3)
     config.landscape.seeds = (0, 1, 2)
     return config
