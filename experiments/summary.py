@@ -523,9 +523,46 @@ def markdown(metrics: Record, products: Iterable[str] = ()) -> str:
     for budget, group in sorted(budgets.items()):
         heading = f"{budget:g} x that of standard training" if math.isfinite(budget) else "unknown"
         parts.append(f"#### Training budget: {heading}\n\n{_markdown_table(group)}")
-    said = [metrics["counts"]] if products else metrics["verdict"]
+    said = [metrics["counts"]] if products else [*metrics["verdict"], *chosen_said(metrics)]
     sentences = "\n".join(f"- {sentence}" for sentence in said)
     return "\n\n".join(filter(None, [*parts, sentences]))
+
+
+def chosen_said(metrics: Record) -> list[str]:
+    """What sweeps and the tuning chose, and from which grids, a sentence for each label noise."""
+    config, groups = metrics.get("config", {}), {}
+    for entry in metrics.get("chosen", ()):
+        if entry["setting"] in SETTINGS:
+            groups.setdefault((entry["setting"], entry["label_noise"]), []).append(entry)
+    said = []
+    for (setting, noise), entries in groups.items():
+        grid = {}
+        for entry in entries:
+            if setting == "tuned":
+                tuning = config.get("tuning", {})
+                grid |= {name: tuning.get(name.split(".")[-1], ()) for name in entry["values"]}
+            else:
+                sweep = config.get("sweeps", {}).get(entry["method"], {})
+                grid |= {name: sweep.get("values", ()) for name in entry["values"]}
+        values = "; ".join(
+            f"{styles.style_of(entry['method']).label}: {_values_said(entry['values'])}"
+            for entry in entries
+        )
+        others = "; ".join(
+            f"{_name_said(name)} {', '.join(f'{value:g}' for value in tried)}"
+            for name, tried in grid.items()
+        )
+        start = f"Chosen by validation accuracy, {setting} setting, {labels_said(noise)}"
+        said.append(f"{start}: {values}. Tried: {others}.")
+    return said
+
+
+def _values_said(values: Record) -> str:
+    return ", ".join(f"{_name_said(name)} {value:g}" for name, value in values.items())
+
+
+def _name_said(name: str) -> str:
+    return name.split(".")[-1].replace("_", " ")
 
 
 def _markdown_table(rows: Sequence[Record]) -> str:

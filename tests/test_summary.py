@@ -578,6 +578,33 @@ def test_the_command_names_a_file_that_is_missing(capsys):
     )
 
 
+def test_what_was_chosen_is_said_with_what_was_tried():
+    rate, decay = "optimizer.learning_rate", "optimizer.weight_decay"
+    metrics = {
+        "config": {
+            "sweeps": {"dropout": {"name": "model.dropout", "values": [0.05, 0.15]}},
+            "tuning": {"learning_rate": [0.1, 2.0], "weight_decay": [1e-4]},
+        },
+        "chosen": [
+            {"setting": setting, "label_noise": noise, "method": method, "values": values}
+            for setting, noise, method, values in (
+                ("article", 0.0, "dropout", {"model.dropout": 0.15}),
+                ("tuned", 0.2, "line", {rate: 2.0, decay: 1e-4}),
+                ("tuned", 0.2, "ema", {rate: 0.1, decay: 1e-4}),
+                ("tuning", 0.2, "ema", {rate: 0.1, decay: 1e-4}),
+            )
+        ],
+    }
+    assert summary.chosen_said(metrics) == [
+        "Chosen by validation accuracy, article setting, clean labels: Dropout: dropout 0.15. "
+        "Tried: dropout 0.05, 0.15.",
+        "Chosen by validation accuracy, tuned setting, 20 % wrong labels: Line: learning rate 2, "
+        "weight decay 0.0001; EMA: learning rate 0.1, weight decay 0.0001. "
+        "Tried: learning rate 0.1, 2; weight decay 0.0001.",
+    ]
+    assert summary.chosen_said({}) == []
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [("{", "is not JSON"), ("[]", "has no table; give"), ('{"runs": []}', "has no table; give")],
