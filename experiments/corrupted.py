@@ -89,6 +89,11 @@ def load_corrupted(
         return _generated(name, severity, clean, seed)
     found = published.read(source, name, severity, data_dir)
     what = f"{name} {severity} of {source}"
+    if found.images.ndim != 4 or not 0 < len(found.images) == len(found.labels):
+        raise UserError(
+            f"{what} has images {list(found.images.shape)} and {len(found.labels)} labels; give images "
+            "[N, H, W, C] and a label for each."
+        )
     if found.classes:
         return _of_named_classes(found, what, clean, class_names)
     count = len(found.labels)

@@ -6,6 +6,7 @@ from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep
 """
 
 import functools
+import hashlib
 import importlib.util
 import os
 import threading
@@ -429,6 +430,22 @@ def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
 
         return folders.classes(data_dir)
     return ()
+
+
+def fingerprint(data_dir: str) -> str:
+    """The SHA-256 of an .npz file; empty without one, where a name says what the data are."""
+    path = os.path.expanduser(data_dir)
+    if not data_dir.endswith(".npz") or not os.path.isfile(path):
+        return ""
+    found = os.stat(path)
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: str, size: int, changed: int) -> str:
+    del size, changed  # a file that was written anew is read anew
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.ndarray]:

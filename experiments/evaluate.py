@@ -64,7 +64,7 @@ def evaluate(
         for members in plan.groups
         for average in ("probability", "logit")
     ]
-    return _to_json(
+    return to_json(
         {
             "points": records,
             "ensembles": ensembles,
@@ -100,7 +100,7 @@ def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Arra
     }
 
 
-def _to_json(tree):
+def to_json(tree):
     """Arrays as lists and numbers, fetched in one transfer; `None` for what is not a number."""
     return jax.tree.map(_plain, jax.device_get(tree))
 

@@ -22,7 +22,8 @@ import numpy as np
 import subspace_jax as ss
 from experiments.data import Split
 from experiments.errors import UserError
-from experiments.predict import Wrap, no_wrap
+from experiments.evaluate import to_json
+from experiments.predict import Wrap, mixtures, no_wrap
 from subspace_jax.landscape import filter_normalized_direction, filter_norms
 
 PyTree = ss.tree.PyTree
@@ -91,7 +92,7 @@ def plane_record(
         means = {m: _mean(measured[m], region) for m in ("accuracy", "nll")}
         record[name] = means | {"num_points": int(region.sum())}
     record["outside"]["beyond"] = beyond
-    return _to_json(record | {"corners": corners})
+    return to_json(record | {"corners": corners})
 
 
 def directions_record(
@@ -137,7 +138,7 @@ def directions_record(
     stack, functions = ss.stack([params, *directions]), (stats_fn, logits_fn)
     measured = _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, at_once)
     norm = _kernel_norm(params)
-    return _to_json(_picture(norm * steps, norm * steps, measured) | {"kernel_norm": norm})
+    return to_json(_picture(norm * steps, norm * steps, measured) | {"kernel_norm": norm})
 
 
 def slice_record(
@@ -203,7 +204,7 @@ def slice_record(
         path = corners[[*range(n), *([0] if n > 2 else [])]]
     center = np.asarray(subspace.weights(jnp.asarray(subspace.center)), np.float64)
     shown = {"kind": kind, "path": path, "midpoint": center @ corners[:n]}
-    return record | _OTHER | _to_json(shown | ({"other": corners[2]} if n == 2 else {}))
+    return record | _OTHER | to_json(shown | ({"other": corners[2]} if n == 2 else {}))
 
 
 def barriers(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -296,7 +297,7 @@ def curvature_record(
     }
     if not relative:
         found["relative_eigenvalue"] = None
-    return _to_json(found) | {"statistics": "batch"} | counts
+    return to_json(found) | {"statistics": "batch"} | counts
 
 
 def path_record(
@@ -335,7 +336,7 @@ def path_record(
             f"A simplex of {subspace.num_endpoints} endpoints is no path; measure a line or curve."
         )
     coords = jnp.asarray(subspace.center)[None] if single else jnp.asarray(alphas, jnp.float32)
-    networks = _mixtures(stack, jax.vmap(subspace.weights)(coords))
+    networks = mixtures(stack, jax.vmap(subspace.weights)(coords))
     curvature = curvature_record(
         networks, loss_fn, batches, key, num_iterations=num_iterations, relative=relative, wrap=wrap
     )
@@ -432,11 +433,6 @@ def _add_product(out, params, scale, v, batch, share, *, loss_fn):
     return jax.tree.map(add, out, found, scale)
 
 
-@jax.jit
-def _mixtures(stack, weights):
-    return jax.vmap(ss.mix, in_axes=(0, None))(weights, stack)
-
-
 def _kernel_norm(params: PyTree) -> float:
     """The norm of all kernels together."""
     leaves = jax.tree.leaves_with_path(params)
@@ -467,19 +463,6 @@ def _distance_to_triangle(points: np.ndarray, corners: np.ndarray) -> np.ndarray
     turns = sides[:, 0] * offsets[..., 1] - sides[:, 1] * offsets[..., 0]
     within = (turns >= 0).all(1) | (turns <= 0).all(1)
     return np.where(within, 0.0, distances)
-
-
-def _to_json(tree):
-    """Arrays as lists and numbers; `None` for what is not finite."""
-    return jax.tree.map(_plain, jax.device_get(tree))
-
-
-def _plain(x):
-    if isinstance(x, np.ndarray | np.generic):
-        return _plain(x.tolist())
-    if isinstance(x, list):
-        return [_plain(entry) for entry in x]
-    return _finite(x) if isinstance(x, float) else x
 
 
 def _finite(x: float) -> float | None:

@@ -1,5 +1,6 @@
 """From a suite's config to its runs: which recipes its figures need, at which noise, from what."""
 
+import json
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -9,7 +10,7 @@ from experiments.errors import UserError
 from experiments.methods import make_method
 from experiments.recipes import NEEDS, PARTNER_SEED, PRODUCTS, Need, check_recipe, product_of
 from experiments.scenes import PATHS, SLICED
-from experiments.suite import Entry
+from experiments.suite import Entry, digest
 
 
 def check(config: ConfigDict) -> None:
@@ -140,7 +141,8 @@ def check_landscapes(entries: Iterable[Entry], only: str) -> None:
 def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     """What landscapes look at; a line is drawn beside an independent network of the same seed."""
     recipes = dict.fromkeys(name for figure in figures for name in _SCENERY.get(figure, ()))
-    trained = {entry.id for entry in article_entries(config, figures)}
+    trained = {entry.id: entry for entry in article_entries(config, figures)}
+    look = {name: value for name, value in config.landscape.items() if name != "seeds"}
     entries = []
     for seed in config.landscape.seeds if 0.0 in config.noise_rates else ():
         for recipe in recipes:
@@ -148,8 +150,12 @@ def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]
             if recipe == "line":
                 beside = _BESIDE_A_LINE
                 needs += (f"partner/{beside.recipe}/noise0/seed{seed + beside.seed}",)
-            if set(needs) <= trained:
-                entries.append(entry(config, recipe, "landscape", 0.0, seed, {}, needs))
+            if set(needs) <= trained.keys():
+                how = look | {"first": seed == config.landscape.seeds[0]}
+                given = " ".join([json.dumps(how), *(digest(trained[need]) for need in needs)])
+                entries.append(
+                    entry(config, recipe, "landscape", 0.0, seed, {}, needs, given=given)
+                )
     return entries
 
 
@@ -215,7 +221,8 @@ def _add(wanted, config, recipe, setting, noise, seed, values, noise_seed) -> st
         kind = "article" if own else "partner"
         needed = (need.recipe, kind, noise, seed + need.seed, {}, noise_seed)
         needs.append(_add(wanted, config, *needed))
-    made = entry(config, recipe, setting, noise, seed, values, tuple(needs), noise_seed)
+    given = " ".join(digest(wanted[need]) for need in needs)
+    made = entry(config, recipe, setting, noise, seed, values, tuple(needs), noise_seed, given)
     wanted.setdefault(made.id, made)
     return made.id
 
@@ -229,12 +236,13 @@ def entry(
     values: dict,
     needs: tuple[str, ...] = (),
     noise_seed: int | None = None,
+    given: str = "",
 ) -> Entry:
     """One run of a suite, with the config that it is run with.
 
     Args:
       config: of the suite.
-      recipe, setting, noise, seed, values, needs: see `Entry`.
+      recipe, setting, noise, seed, values, needs, given: see `Entry`.
       noise_seed: of the wrong labels; the run's own by default.
 
     Raises:
@@ -258,4 +266,4 @@ def entry(
     run.label_noise.rate = noise
     run.label_noise.seed = seed if noise_seed is None else noise_seed
     make_method(run)
-    return Entry(recipe, setting, noise, seed, run, values, needs)
+    return Entry(recipe, setting, noise, seed, run, values, needs, given)

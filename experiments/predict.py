@@ -250,11 +250,12 @@ class _Lazy:
 
 
 def adapted(model: Model, networks: Networks, images, settings: Settings) -> Networks:
-    """The networks with the statistics of these very images."""
+    """The networks with the statistics of these very images, in batches of mixed classes."""
     size = min(settings.recalibration_batch_size, len(images))
     images, key = jnp.asarray(images), jax.random.key(0)
+    order = np.asarray(jax.random.permutation(key, len(images)))  # some sets are sorted by class
     starts = range(0, len(images) - size + 1, size)
-    batches = _Lazy(len(starts), lambda i: (key, images[i * size : (i + 1) * size]))
+    batches = _Lazy(len(starts), lambda i: (key, images[order[i * size : (i + 1) * size]]))
     moments = moments_fn(model, False, settings.at_once or None)
     found = ss.recalibrate(moments, networks.params, batches, num_examples=lambda b: len(b[1]))
     return networks._replace(stats=found.stats)

@@ -33,7 +33,7 @@ _COSTS = {
 # What each suite is, by its name and scale.
 _INTRODUCTIONS = {
     "digits": "Small convolutional networks on scikit-learn's digits: 1,000 training images, 297 "
-    "validation images, 500 test images, 24 epochs. They show how the methods behave; they do not "
+    "validation images, 500 test images, 20 epochs. They show how the methods behave; they do not "
     "settle the article's claims.",
     "cifar10 small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, its "
     "numbers are not the article's.",
@@ -193,14 +193,6 @@ def text_table(rows: Sequence[Metrics]) -> str:
         return "  ".join(parts).rstrip()
 
     return "\n".join(map(line, [header, ["-" * width for width in widths], *cells]))
-
-
-def markdown_table(rows: Sequence[Metrics]) -> str:
-    """The rows as a Markdown table."""
-    header, cells, num_texts = _cells(rows)
-    rule = [":--" if i < num_texts else "--:" for i in range(len(header))]
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in cells]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *escaped])
 
 
 def run_rows(metrics: Metrics) -> list[Metrics]:

@@ -131,7 +131,7 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
     everything = [*entries, *tuning, *scenery]
     plan.check_landscapes(scenery, options.only)
     # Refuses records of another config.
-    done = [] if options.overwrite else [e for e in everything if suite.finished(folder, e)]
+    done = [] if options.overwrite else [e for e in everything if suite.is_settled(folder, e)]
     if options.draw_only:
         _require(everything, done, folder)
     previous = None if options.overwrite else workdir.finished(folder, False)
@@ -178,7 +178,12 @@ def _run_all(
             raise suite.Interrupted
         if entry.setting == "landscape":
             return scenes.record(
-                entry, advance, folder=folder, options=options, first_seed=first_seed
+                entry,
+                advance,
+                folder=folder,
+                options=options,
+                first_seed=first_seed,
+                requested=lambda: stop.requested,
             )
         return suite.run_entry(entry, advance, folder=folder, requested=lambda: stop.requested)
 
@@ -187,7 +192,7 @@ def _run_all(
     if not tuned:
         return first
     if draw_only:
-        _require(tuned, [entry for entry in tuned if suite.finished(folder, entry)], folder)
+        _require(tuned, [entry for entry in tuned if suite.is_settled(folder, entry)], folder)
     second = suite.run_all(tuned, run_one, config.num_threads)
     return Outcome(first.records | second.records, first.failures | second.failures)
 

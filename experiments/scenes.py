@@ -5,6 +5,7 @@ networks they look at, and leave a record of their own.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,7 +21,15 @@ PATHS = ("standard", "line", "layerwise_line", "curve")
 _STREAM = 5
 
 
-def record(entry: Entry, advance: Advance, *, folder: Path, options: dict, first_seed: int) -> dict:
+def record(
+    entry: Entry,
+    advance: Advance,
+    *,
+    folder: Path,
+    options: dict,
+    first_seed: int,
+    requested: Callable[[], bool] = lambda: False,
+) -> dict:
     """Looks at the networks of a run, and writes what it sees; what is done is only read.
 
     Args:
@@ -30,27 +39,29 @@ def record(entry: Entry, advance: Advance, *, folder: Path, options: dict, first
       folder: of the suite.
       options: `config.landscape` of the suite.
       first_seed: the one of which all slices are drawn, and not the triangle alone.
+      requested: whether a signal came, so that looking is to be given up.
 
     Raises:
       UserError: three networks that determine no plane.
+      Interrupted: a signal came.
     """
     if done := suite.finished(folder, entry):
         advance(1.0)
         return done
-    begin = time.perf_counter()
+    begin, wrap = time.perf_counter(), suite.interruptible(requested)
     run = train.make_run(entry.config, job.load_data(entry.config))
     like = train.one_network(run)
     stacks = [weights.load(suite.weights_path(folder, need), like) for need in entry.needs]
     found, places = {}, {}
     if entry.method == "simplex_3" or (entry.method in SLICED and entry.seed == first_seed):
-        found["slice"] = _slice(run, stacks, entry, options["resolution"])
+        found["slice"] = _slice(run, stacks, entry, options["resolution"], wrap)
         if entry.method == "simplex_3":
             for region in ("inside", "outside"):
                 means = {name: found["slice"][region][name] for name in ("accuracy", "nll")}
                 places[f"{region} the triangle"] = {"inference_passes": 1} | means
     advance(0.5)
     if entry.method in PATHS:
-        found["path"] = _path(run, stacks[0], entry, folder, options)
+        found["path"] = _path(run, stacks[0], entry, folder, options, wrap)
     result = suite.rounded(
         {
             "id": entry.id,
@@ -63,12 +74,12 @@ def record(entry: Entry, advance: Advance, *, folder: Path, options: dict, first
             "landscape": found,
             "wall_seconds": time.perf_counter() - begin,
         }
-    ) | {"config_sha256": suite.digest(entry.config)}
+    ) | suite.identity(entry)
     suite.write(folder, entry, result)
     return result
 
 
-def _slice(run, stacks, entry: Entry, resolution: int) -> dict:
+def _slice(run, stacks, entry: Entry, resolution: int, wrap: predict.Wrap) -> dict:
     settings = predict.make_settings(entry.config, run)
     single = predict.Single(run.program.model, settings.recalibration_augment)
     dataset = job.load_data(entry.config)
@@ -81,11 +92,12 @@ def _slice(run, stacks, entry: Entry, resolution: int) -> dict:
         dataset.test,
         key=jax.random.fold_in(jax.random.key(entry.seed), _STREAM),
         resolution=resolution,
+        wrap=wrap,
         batch_size=settings.batch_size,
     )
 
 
-def _path(run, stack, entry: Entry, folder: Path, options: dict) -> dict:
+def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.Wrap) -> dict:
     """Barriers and curvature; layerwise points at given coordinates are those of a line."""
     subspace = run.program.method.subspace
     points = suite.read(folder, entry.needs[0])["points"]
@@ -104,6 +116,7 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict) -> dict:
         batches,
         key,
         num_iterations=options["hessian_iterations"],
+        wrap=wrap,
     )
 
 

@@ -20,13 +20,14 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments import evaluate, files, job, predict, recipes, train, weights, workdir
+from experiments import data, evaluate, files, job, predict, recipes, train, weights, workdir
 from experiments.checkpoint import Checkpoints
 from experiments.errors import UserError
 from experiments.methods import make_method
 
 Advance = Callable[[float], None]
 _TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
+_DIVERGED = ".diverged"  # of the file that says why a run has no record
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
 # What changes no result of a run: where things are, and how often they are saved.
 _IRRELEVANT = ("data_dir", "checkpoint_seconds")
@@ -52,6 +53,8 @@ class Entry(NamedTuple):
       config: all of it; the weights that it starts from are filled in when they are there.
       values: what a sweep or the tuning chose, by name in the config.
       needs: ids of the entries whose networks it starts from.
+      given: what else than the config decides the result: digests of those entries, and how a landscape
+        is looked at.
     """
 
     method: str
@@ -61,6 +64,7 @@ class Entry(NamedTuple):
     config: ml_collections.ConfigDict
     values: dict[str, float] = {}
     needs: tuple[str, ...] = ()
+    given: str = ""
 
     @property
     def id(self) -> str:
@@ -194,9 +198,11 @@ def check(entries: Sequence[Entry]) -> None:
             predict.make_settings(entry.config, run)
 
 
-def digest(config: ml_collections.ConfigDict) -> str:
-    """Of all that decides a run's results."""
-    values = {k: v for k, v in config.to_dict().items() if k not in _IRRELEVANT}
+def digest(entry: Entry) -> str:
+    """Of all that decides a run's results, but for the data."""
+    values = {k: v for k, v in entry.config.to_dict().items() if k not in _IRRELEVANT}
+    if entry.given:
+        values["given"] = entry.given
     values["subspace"] = {k: v for k, v in values["subspace"].items() if k != "weights"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -252,12 +258,33 @@ def finished(folder: Path, entry: Entry) -> dict | None:
     if not path.exists():
         return None
     record = read(folder, entry.id)
-    if record["config_sha256"] != digest(entry.config):
-        raise UserError(
-            f"{path} is the record of a run of another config ({record['config_sha256'][:12]} there, "
-            f"{digest(entry.config)[:12]} here); move it away or choose another --workdir."
-        )
+    _check_same(path, record, entry)
     return record
+
+
+def _check_same(path: Path, record: dict, entry: Entry) -> None:
+    here = {"config_sha256": digest(entry), "data_sha256": data.fingerprint(entry.config.data_dir)}
+    for name, what in (("config_sha256", "config"), ("data_sha256", "data set")):
+        there = record.get(name, "")
+        if there != here[name] and (name == "config_sha256" or (there and here[name])):
+            raise UserError(
+                f"{path} is the record of a run of another {what} ({there[:12]} there, "
+                f"{here[name][:12]} here); move it away or choose another --workdir."
+            )
+
+
+def diverged(folder: Path, entry: Entry) -> str:
+    """Why a run diverged that was tried before; empty if it was not, or has another config now."""
+    path = record_path(folder, entry.id).with_suffix(_DIVERGED)
+    if not path.exists():
+        return ""
+    note = json.loads(path.read_text())
+    return note["error"] if note["config_sha256"] == digest(entry) else ""
+
+
+def is_settled(folder: Path, entry: Entry) -> bool:
+    """Whether a run is done, or known to diverge."""
+    return finished(folder, entry) is not None or bool(diverged(folder, entry))
 
 
 def run_entry(
@@ -278,6 +305,8 @@ def run_entry(
     if record := finished(folder, entry):
         advance(1.0)
         return record
+    if error := diverged(folder, entry):  # as it would again
+        raise UserError(error)
     begin = time.perf_counter()
     config = entry.config.copy_and_resolve_references()
     config.subspace.weights = tuple(str(weights_path(folder, need)) for need in entry.needs)
@@ -290,7 +319,12 @@ def run_entry(
     watch = _Watch(
         run, settings, dataset.test, config, path.with_suffix(""), advance, requested, looks
     )
-    state = watch.train()
+    try:
+        state = watch.train()
+    except train.NonFiniteLoss as error:
+        note = {"config_sha256": digest(entry), "error": str(error)}
+        files.write_atomically(path.with_suffix(_DIVERGED), json.dumps(note) + "\n")
+        raise
     trained = time.perf_counter()
     stack = run.program.method.trained(state, jax.random.key(entry.seed))
     splits = {"test": dataset.test, "validation": dataset.validation}
@@ -300,7 +334,12 @@ def run_entry(
         splits.pop("validation")
     shifted = job.shifted_images(config, dataset)
     places = recipes.places_of(entry.method)
-    results = evaluate.evaluate(run, stack, splits, settings, shifted=shifted, robust=places)
+    try:
+        wrap = interruptible(requested)
+        results = evaluate.evaluate(run, stack, splits, settings, wrap, shifted, places)
+    except Interrupted:
+        watch.keep(state)
+        raise
     if watch.oracle:
         results["places"]["early stopping"] = watch.best_of_all()
     memory = train.step_memory(run, state) if watch.ran else None
@@ -327,12 +366,32 @@ def run_entry(
         },
         "wall_seconds": time.perf_counter() - begin,
     }
-    record = rounded(record) | {"config_sha256": digest(entry.config)}
+    record = rounded(record) | identity(entry)
     if entry.setting != "tuning":
         weights.save(weights_path(folder, entry.id), stack)
     write(folder, entry, record)
     watch.clean()
     return record
+
+
+def identity(entry: Entry) -> dict[str, str]:
+    """What a record says of what it is the record of."""
+    fingerprint = data.fingerprint(entry.config.data_dir)
+    known = {"data_sha256": fingerprint} if fingerprint else {}
+    return {"config_sha256": digest(entry)} | known
+
+
+def interruptible(requested: Callable[[], bool]) -> predict.Wrap:
+    """Passes batches through until a signal comes, and then raises `Interrupted`."""
+
+    def wrap(batches, what):
+        del what
+        for batch in batches:
+            if requested():
+                raise Interrupted
+            yield batch
+
+    return wrap
 
 
 def _cost_of(folder: Path, need: str) -> float:
@@ -345,6 +404,7 @@ class _Watch:
     def __init__(self, run, settings, test, config, folder, advance, requested, oracle_epochs):
         self._run, self._settings, self._test, self._config = run, settings, test, config
         self._folder, self._advance, self._requested = folder, advance, requested
+        self._history = train.History(run)
         self._checkpoints: Checkpoints | None = None
         self._oracle_epochs = oracle_epochs
         self._seen = 0
@@ -354,7 +414,7 @@ class _Watch:
     def train(self) -> ss.TrainState:
         """The state after the last step, from the last checkpoint on if there is one."""
         run, seconds = self._run, self._config.checkpoint_seconds
-        state, history = train.init_state(run), train.History(run)
+        state, history = train.init_state(run), self._history
         if (self._folder / workdir.CHECKPOINTS).exists():
             state, history = self._restored(state, history)
         last, epoch = time.monotonic(), int(state.step) // run.program.steps_per_epoch
@@ -399,6 +459,10 @@ class _Watch:
         """The place of optimal early stopping: an oracle, chosen on the test split itself."""
         best = max(self.oracle, key=lambda look: look["accuracy"])
         return {"inference_passes": 1, "oracle": True, **best, "looks": self.oracle}
+
+    def keep(self, state: ss.TrainState) -> None:
+        """Saves what is trained, when its evaluation is given up."""
+        self._save(state, self._history)
 
     def _open(self) -> Checkpoints:
         if self._checkpoints is None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from experiments import files
+from experiments import data, files
 from experiments.cli import config_differences
 from experiments.errors import UserError
 
 CONFIG, METRICS, HISTORY, REPORT = "config.json", "metrics.json", "history.jsonl", "report.html"
 CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
 WEIGHTS, RUNS, TABLE = "weights.npz", "runs", "table.md"
+_DATA = "data_sha256"  # beside the config: of an .npz file, wherever it lies
 DAMAGED = "damaged_checkpoint_"
 # All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
 _OURS = (
@@ -30,7 +31,8 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
     """The folder, if a run of this config may use it; nothing is written or deleted yet.
 
     Raises:
-      UserError: it is a file, or holds a run of another config or files of unknown origin.
+      UserError: it is a file, or holds a run of another config, of another .npz file, or files of
+        unknown origin.
     """
     path = Path(folder).expanduser()
     if path.exists() and not path.is_dir():
@@ -45,7 +47,14 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
         return path
     if overwrite:
         return path
-    differences = config_differences(_read(path / CONFIG), config, _IRRELEVANT)
+    held = _read(path / CONFIG)
+    there, here = held.pop(_DATA, ""), data.fingerprint(config.get("data_dir", ""))
+    if there and here and there != here:
+        raise UserError(
+            f"{path} holds a run of other data ({_DATA} {there[:12]} there, {here[:12]} of "
+            f"{config.data_dir}); choose another --workdir or pass --overwrite."
+        )
+    differences = config_differences(held, config, _IRRELEVANT)
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
@@ -62,7 +71,10 @@ def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
             delete(entry)
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
-        files.write_json(path / CONFIG, config.to_dict())
+        fingerprint = data.fingerprint(config.get("data_dir", ""))
+        files.write_json(
+            path / CONFIG, config.to_dict() | ({_DATA: fingerprint} if fingerprint else {})
+        )
 
 
 def finished(path: Path, overwrite: bool) -> dict | None:

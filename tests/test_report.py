@@ -5,8 +5,6 @@ from html.parser import HTMLParser
 
 import pytest
 import synthetic_metrics
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from experiments import claims, figures, report, suite_figures
 from experiments.configs.suites import FIGURES
@@ -261,47 +259,6 @@ def test_networks_without_a_subspace_have_no_midpoint(suite):
         network = row["place"] == "midpoint" and row["method"] not in SUBSPACES
         assert place == ("network" if network else row["place"])
     assert any("midpoint" in line for line in lines)
-
-
-NUMBERS = st.none() | st.floats(-1e6, 1e6) | st.sampled_from([math.inf, -math.inf, math.nan])
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from(METRICS + MCE), st.tuples(NUMBERS, NUMBERS)), max_size=4
-    )
-)
-def test_markdown_keeps_the_numbers(values):
-    """Every number comes back to its decimals, in the column of its metric; `NaN` for null."""
-    rows = [
-        {"method": "a|b", "num_seeds": 3 + i}
-        | {name: {"mean": mean, "stderr": stderr} for name, (mean, stderr) in row.items()}
-        for i, row in enumerate(values)
-    ]
-    header, _, *lines = [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in report.markdown_table(rows).splitlines()
-    ]
-    assert len(lines) == len(rows)
-    for cells, row in zip(lines, rows, strict=True):
-        found = dict(zip(header, cells, strict=True))
-        assert found.pop("Method") == r"a\|b"
-        assert found.pop("Seeds") == str(row["num_seeds"])
-        for name, quantity in QUANTITIES.items():
-            if name not in row:
-                assert found.pop(quantity.label, "") == ""
-                continue
-            mean, stderr = row[name]["mean"], row[name]["stderr"]
-            expected = [math.nan if mean is None else mean] + [stderr] * (stderr is not None)
-            numbers = [float(number) for number in found.pop(quantity.label).split(" ± ")]
-            assert numbers == [
-                pytest.approx(
-                    quantity.scale * x, abs=0.51 * 10.0**-quantity.decimals, rel=1e-12, nan_ok=True
-                )
-                for x in expected
-            ]
-        assert not found
 
 
 def test_numbers_that_are_not_finite_are_shown(suite):

@@ -169,7 +169,7 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
 ):
     given = {}
 
-    def path_record(stack, subspace, points, loss_fn, batches, key, *, num_iterations):
+    def path_record(stack, subspace, points, loss_fn, batches, key, *, num_iterations, wrap):
         given.update(batches=batches, num_iterations=num_iterations)
         return {}
 

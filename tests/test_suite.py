@@ -238,8 +238,9 @@ def test_a_damaged_record_is_named(done, tmp_path, content):
 
 def test_where_data_lie_is_no_part_of_a_run(config, npz):
     there = entry_of(config, data_dir="/elsewhere.npz", checkpoint_seconds=1.0)
-    assert suite.digest(there.config) == suite.digest(config)
-    assert suite.digest(entry_of(config, seed=1).config) != suite.digest(config)
+    assert suite.digest(there) == suite.digest(entry_of(config))
+    assert suite.digest(entry_of(config, seed=1)) != suite.digest(entry_of(config))
+    assert suite.digest(there._replace(given="x")) != suite.digest(there)
 
 
 def test_tuning_never_sees_the_test_split(config, tmp_path, monkeypatch):
@@ -274,6 +275,54 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(done, config, tmp_path
     assert timeless(resumed) == timeless(record)
     folder = suite.record_path(tmp_path, entry.id).parent
     assert {path.name for path in folder.iterdir()} == {"seed0.json", "seed0.npz"}
+
+
+def test_a_run_that_was_stopped_while_it_is_evaluated_is_not_trained_again(
+    done, config, tmp_path, monkeypatch
+):
+    _, entry, record, _ = done
+
+    def evaluate(run, stack, splits, settings, wrap, *others):
+        assert list(wrap([1, 2], "predict")) == [1, 2]
+        monkeypatch.undo()
+        signals.append("SIGTERM")
+        return list(wrap([1, 2], "predict"))
+
+    signals = []
+    monkeypatch.setattr(suite.evaluate, "evaluate", evaluate)
+    with pytest.raises(Interrupted):
+        run_entry(entry, tmp_path, requested=lambda: bool(signals))
+    monkeypatch.setattr(suite.train, "train_call", lambda *_: pytest.fail("it was trained again"))
+    resumed = run_entry(entry, tmp_path)
+    different = timeless(resumed)["cost"] | {"step_memory_bytes": 0}
+    assert different == timeless(record)["cost"] | {"step_memory_bytes": 0}
+    assert resumed["places"] == record["places"]
+
+
+def test_a_run_that_diverged_is_not_tried_again(config, tmp_path, monkeypatch):
+    entry = entry_of(config, optimizer__learning_rate=1e30)
+    assert not suite.is_settled(tmp_path, entry)
+    with pytest.raises(UserError) as first:
+        run_entry(entry, tmp_path)
+    assert suite.is_settled(tmp_path, entry)
+    monkeypatch.setattr(suite.train, "fit", lambda *_: pytest.fail("it was trained again"))
+    with pytest.raises(UserError) as second:
+        run_entry(entry, tmp_path)
+    assert str(second.value) == str(first.value)
+    assert not suite.is_settled(tmp_path, entry_of(config, optimizer__learning_rate=1e29))
+
+
+def test_records_of_other_data_are_refused(config, tmp_path):
+    entry = entry_of(config)
+    suite.write(tmp_path, entry, suite.identity(entry))
+    assert suite.finished(tmp_path, entry)
+    suite.write(tmp_path, entry, suite.identity(entry) | {"data_sha256": "0" * 64})
+    with pytest.raises(UserError, match="is the record of a run of another data set"):
+        suite.finished(tmp_path, entry)
+    record = suite.identity(entry)
+    del record["data_sha256"]  # of a data set with a name
+    suite.write(tmp_path, entry, record)
+    assert suite.finished(tmp_path, entry)
 
 
 def test_threads_do_not_change_results(config, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import tiny
 from ml_collections import ConfigDict
@@ -89,6 +90,22 @@ def test_where_things_are_does_not_make_another_config(held, config):
     moved = ConfigDict(config.to_dict())
     moved.data_dir, moved.checkpoint_seconds, moved.num_threads = "/elsewhere", 1.0, 2
     assert workdir.check(str(held), moved, overwrite=False) == held
+
+
+def test_the_data_of_a_run_may_move_but_not_change(tmp_path, config):
+    here, there = tmp_path / "here.npz", tmp_path / "there.npz"
+    for path, images in ((here, 1), (there, 1)):
+        np.savez(path, images=images)
+    config.data_dir = str(here)
+    workdir.prepare(tmp_path / "run", config, overwrite=False)
+    config.data_dir = str(there)
+    assert workdir.check(str(tmp_path / "run"), config, overwrite=False)
+    np.savez(there, images=2)
+    with pytest.raises(UserError, match="holds a run of other data .*; choose another --workdir"):
+        workdir.check(str(tmp_path / "run"), config, overwrite=False)
+    assert workdir.check(str(tmp_path / "run"), config, overwrite=True)
+    there.unlink()
+    assert workdir.check(str(tmp_path / "run"), config, overwrite=False)
 
 
 # Refusals
