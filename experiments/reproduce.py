@@ -267,7 +267,7 @@ def _kept(run: dict) -> dict:
         place: {name: value[name] for name in names if name in value}
         for place, value in run["places"].items()
     }
-    return {k: v for k, v in run.items() if k != "config_sha256"} | {"places": places}
+    return {k: v for k, v in run.items() if not k.endswith("_sha256")} | {"places": places}
 
 
 def _publish(folder: Path, metrics: dict, names: tuple[str, ...]) -> None:

@@ -62,19 +62,12 @@ def record(
     advance(0.5)
     if entry.method in PATHS:
         found["path"] = _path(run, stacks[0], entry, folder, options, wrap)
-    result = suite.rounded(
-        {
-            "id": entry.id,
-            "method": entry.method,
-            "setting": entry.setting,
-            "label_noise": entry.label_noise,
-            "seed": entry.seed,
-            "values": entry.values,
-            "places": places,
-            "landscape": found,
-            "wall_seconds": time.perf_counter() - begin,
-        }
-    ) | suite.identity(entry)
+    seen = {
+        "places": places,
+        "landscape": found,
+        "wall_seconds": time.perf_counter() - begin,
+    }
+    result = suite.identity(entry) | suite.rounded(seen)
     suite.write(folder, entry, result)
     return result
 

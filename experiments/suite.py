@@ -345,12 +345,6 @@ def run_entry(
     memory = train.step_memory(run, state) if watch.ran else None
     own = run.program.num_steps * run.batch_size
     record = {
-        "id": entry.id,
-        "method": entry.method,
-        "setting": entry.setting,
-        "label_noise": entry.label_noise,
-        "seed": entry.seed,
-        "values": entry.values,
         "places": results["places"],
         "points": [_kept(point) for point in results["points"]],
         "ensembles": [_kept(ensemble) for ensemble in results["ensembles"]],
@@ -366,7 +360,7 @@ def run_entry(
         },
         "wall_seconds": time.perf_counter() - begin,
     }
-    record = rounded(record) | identity(entry)
+    record = identity(entry) | rounded(record)
     if entry.setting != "tuning":
         weights.save(weights_path(folder, entry.id), stack)
     write(folder, entry, record)
@@ -374,11 +368,19 @@ def run_entry(
     return record
 
 
-def identity(entry: Entry) -> dict[str, str]:
+def identity(entry: Entry) -> dict:
     """What a record says of what it is the record of."""
     fingerprint = data.fingerprint(entry.config.data_dir)
-    known = {"data_sha256": fingerprint} if fingerprint else {}
-    return {"config_sha256": digest(entry)} | known
+    return {
+        "id": entry.id,
+        "method": entry.method,
+        "setting": entry.setting,
+        "label_noise": entry.label_noise,
+        "seed": entry.seed,
+        "values": entry.values,
+        "config_sha256": digest(entry),
+        **({"data_sha256": fingerprint} if fingerprint else {}),
+    }
 
 
 def interruptible(requested: Callable[[], bool]) -> predict.Wrap:

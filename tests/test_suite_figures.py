@@ -48,17 +48,18 @@ def everything():
 
 
 def runs_of(metrics, method, noise, setting="article"):
-    """A method's runs; of a sweep, those with the values with the best validation NLL."""
+    """A method's runs; of a sweep, those with the values with the best validation accuracy."""
     where = {"method": method, "label_noise": noise, "setting": setting}
     cells = {}
     for run in metrics["runs"]:
         if all(run[name] == value for name, value in where.items()):
             cells.setdefault(json.dumps(run["values"]), []).append(run)
 
-    def loss(runs):
-        return statistics.fmean(run["places"]["midpoint"]["validation"]["nll"] for run in runs)
+    def accuracy(runs):
+        found = [run["places"]["midpoint"]["validation"]["accuracy"] for run in runs]
+        return statistics.fmean(found)
 
-    return min(cells.values(), key=loss)
+    return max(cells.values(), key=accuracy)
 
 
 def numbers(values, scale=100.0):
