@@ -310,15 +310,14 @@ def run_entry(
     begin = time.perf_counter()
     config = entry.config.copy_and_resolve_references()
     config.subspace.weights = tuple(str(weights_path(folder, need)) for need in entry.needs)
+    if entry.setting != "article":  # whose test split no oracle looks at
+        config.evaluation.oracle_epochs = 0
     dataset = job.load_data(config)
     run = train.make_run(config, dataset)
     settings = predict.make_settings(config, run)
     path = record_path(folder, entry.id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    looks = config.evaluation.oracle_epochs if entry.setting == "article" else 0
-    watch = _Watch(
-        run, settings, dataset.test, config, path.with_suffix(""), advance, requested, looks
-    )
+    watch = _Watch(run, settings, dataset.test, config, path.with_suffix(""), advance, requested)
     try:
         state = watch.train()
     except train.NonFiniteLoss as error:
@@ -403,12 +402,11 @@ def _cost_of(folder: Path, need: str) -> float:
 class _Watch:
     """The training of one run of a suite: its checkpoints, its progress, the oracle's looks."""
 
-    def __init__(self, run, settings, test, config, folder, advance, requested, oracle_epochs):
+    def __init__(self, run, settings, test, config, folder, advance, requested):
         self._run, self._settings, self._test, self._config = run, settings, test, config
         self._folder, self._advance, self._requested = folder, advance, requested
         self._history = train.History(run)
         self._checkpoints: Checkpoints | None = None
-        self._oracle_epochs = oracle_epochs
         self._seen = 0
         self.oracle: list[dict] = []
         self.ran = False
@@ -445,7 +443,8 @@ class _Watch:
 
     def _look(self, epoch: int, state: ss.TrainState) -> None:
         """One look at the test split, for optimal early stopping."""
-        if not self._oracle_epochs or epoch % self._oracle_epochs:
+        every = self._config.evaluation.oracle_epochs
+        if not every or epoch % every:
             return
         method = self._run.program.method
         # Averages of several networks have no midpoint: of these, the network that is trained.

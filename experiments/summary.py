@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import scipy.stats
 
+import subspace_jax as ss
 from experiments import styles
 from experiments.errors import UserError
 from experiments.recipes import LARGEST, PRODUCTS, product_of
@@ -238,11 +240,10 @@ def with_mce(runs: Sequence[Record]) -> list[dict]:
 
 def _mce(corruptions: Record, baseline: Record | None) -> dict[str, float]:
     """A corruption without an error in the baseline leaves the ratio undefined, which is no number."""
-    own = [sum(errors) for errors in _errors(corruptions)]
-    mce = {"raw": statistics.fmean(map(statistics.fmean, _errors(corruptions)))}
-    others = [sum(errors) for errors in _errors(baseline)] if baseline else []
-    if all(others) and others:
-        mce["standard"] = statistics.fmean(a / b for a, b in zip(own, others, strict=True))
+    errors, others = np.array(_errors(corruptions)), np.array(_errors(baseline or {}))
+    mce = {"raw": float(ss.metrics.mean_corruption_error(errors))}
+    if others.size and others.sum(1).all():
+        mce["standard"] = float(ss.metrics.mean_corruption_error(errors, others))
     return mce
 
 
