@@ -442,9 +442,9 @@ class _Watch:
         self._seen = num_steps
 
     def _look(self, epoch: int, state: ss.TrainState) -> None:
-        """One look at the test split, for optimal early stopping."""
+        """One look at the test split, for optimal early stopping; one is after the last epoch."""
         every = self._config.evaluation.oracle_epochs
-        if not every or epoch % every:
+        if not every or (epoch % every and epoch < self._config.num_epochs):
             return
         method = self._run.program.method
         # Averages of several networks have no midpoint: of these, the network that is trained.

@@ -55,8 +55,8 @@ def arguments(npz: Path, workdir: Path, *more: str, kind: str = "line") -> list[
     return ["--config", str(config), "--workdir", str(workdir), data, *SMALL, *more]
 
 
-def start(npz: Path, workdir: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir, *more)]
+def start(npz: Path, workdir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -111,12 +111,12 @@ def test_logs_pictures_and_report_are_there(finished):
     assert "</html>" in (finished / "report.html").read_text()
 
 
-@pytest.mark.parametrize("kind", ["standard", "standard_matched", "curve", "layerwise_simplex"])
+@pytest.mark.parametrize("kind", ["standard", "standard_matched", "layerwise_simplex"])
 def test_other_kinds_train_and_report(npz, tmp_path, kind):
     more = ["--config.num_epochs=2", "--config.average.name=ema", "--config.label_noise.rate=0.2"]
     assert cifar.main(arguments(npz, tmp_path / kind, *more, kind=kind)) == 0
     points = metrics(tmp_path / kind)["points"]
-    assert len(points) == {"curve": 3, "layerwise_simplex": 7}.get(kind, 1)
+    assert len(points) == {"layerwise_simplex": 7}.get(kind, 1)
 
 
 def test_weights_of_finished_runs_are_what_others_start_from(npz, finished, tmp_path, capsys):

@@ -15,7 +15,7 @@ from experiments import claims, reproduce, suite, summary
 from experiments.configs import suites
 
 ROOT = Path(__file__).resolve().parent.parent
-PRODUCTS = ("standard", "standard_matched", "ema", "line", "ensemble", "dropout")
+PRODUCTS = ("standard", "standard_matched", "line", "ensemble", "dropout")
 SHORT = [
     "--config.run.num_epochs=2",
     "--config.run.steps_per_call=1",
@@ -136,7 +136,7 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path):
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     arguments = ["digits", "--workdir", str(tmp_path / "w"), "--only=fig3", *SHORT]
-    arguments += ["--config.seeds=(0, 1, 2)", f"--config.products={FEW}"]
+    arguments += ["--config.seeds=(0,)", f"--config.products={FEW}"]
     command = [sys.executable, "-m", "experiments.reproduce", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

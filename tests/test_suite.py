@@ -211,6 +211,12 @@ def test_the_oracle_is_the_best_look_at_the_test_split(done):
     assert oracle["oracle"] is True
 
 
+def test_the_oracle_looks_at_the_last_epoch_too(config, tmp_path):
+    entry = entry_of(config, evaluation__oracle_epochs=2, num_epochs=3)
+    places = run_entry(entry, tmp_path)["places"]
+    assert [look["epoch"] for look in places["early stopping"]["looks"]] == [2, 3]
+
+
 def test_a_run_that_is_done_is_read_and_not_trained(done, monkeypatch):
     folder, entry, record, _ = done
     monkeypatch.setattr(suite.train, "fit", pytest.fail)

@@ -109,7 +109,8 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.evaluation.at_once = 0
     # Networks drawn from a complex, and passes of Monte-Carlo dropout.
     config.evaluation.num_samples = 10
-    # In suites: epochs between looks at the test set for optimal early stopping, an oracle; 0 for none.
+    # In suites: epochs between looks at the test set for optimal early stopping, an oracle; 0 for
+    # none. The last epoch is looked at too.
     config.evaluation.oracle_epochs = 0
     # Corruptions of the test images, where they come from ("generated" or a path), how severe.
     config.evaluation.corruptions = ()
