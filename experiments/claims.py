@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import styles, summary
+from experiments import significance, styles, summary, wording
 from experiments.recipes import LARGEST, PRODUCTS, product_of
 
 NOISE = 0.2  # the article's share of wrong labels
@@ -50,12 +50,12 @@ class Claim(NamedTuple):
         """The claim as one sentence."""
         where = []
         if self.label_noise:
-            where.append(f"with {summary.labels_said(self.label_noise)}")
+            where.append(f"with {wording.labels_said(self.label_noise)}")
         if self.setting != "article":
             where.append(f"with both {self.setting}")
         start = f"{' and '.join(where)}, {_said(self.ours)}".removeprefix(", ")
         is_one = self.ours[1] in ("midpoint", "ensemble")
-        says = f"{'has' if is_one else 'have'} {self.better} {summary.metric_said(self.metric)}"
+        says = f"{'has' if is_one else 'have'} {self.better} {wording.metric_said(self.metric)}"
         if (self.metric, self.better) == ("accuracy", "higher"):
             says = f"{'is' if is_one else 'are'} more accurate"
         return f"{start[0].upper()}{start[1:]} {says} than {_said(self.theirs, self.ours)}."
@@ -190,18 +190,18 @@ def check(
         seeds = found.get((claim.setting, claim.label_noise, recipe), {})
         return summary.column(seeds, place, claim.metric)
 
-    effects = [summary.paired(column(c, c.ours), column(c, c.theirs)) for c in claims]
-    corrected = summary.holm([effect.p_value for effect in effects])
+    effects = [significance.paired(column(c, c.ours), column(c, c.theirs)) for c in claims]
+    corrected = significance.holm([effect.p_value for effect in effects])
     effects = [e._replace(p_value=p) for e, p in zip(effects, corrected, strict=True)]
     return [Verdict(c, *e, _outcome(c, e)) for c, e in zip(claims, effects, strict=True)]
 
 
-def _outcome(claim: Claim, effect: summary.Effect) -> str:
+def _outcome(claim: Claim, effect: significance.Effect) -> str:
     if not effect.num_seeds:
         return NOT_RUN
     if effect.difference is None:
         return NOT_FINITE
-    if effect.num_seeds < summary.MIN_SEEDS:
+    if effect.num_seeds < significance.MIN_SEEDS:
         return TOO_FEW
     if not effect.is_significant:
         return NOT_SIGNIFICANT
@@ -229,7 +229,7 @@ def _sentence(figure, noise, ours, group: Sequence[Verdict]) -> str:
     counts = sorted({verdict.num_seeds for verdict in group})
     seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     seeds += " seed" if counts == [1] else " seeds"
-    name = f"{figure_said(figure)}, {summary.labels_said(noise)}"
+    name = f"{figure_said(figure)}, {wording.labels_said(noise)}"
     return f"{name}, {_said(ours)}: {said} ({seeds})."
 
 
@@ -244,7 +244,7 @@ def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> st
         worse = {"higher": "lower", "lower": "higher"}[better]
         names = [_said(verdict.claim.theirs, ours) for verdict in verdicts]
         amounts = _listed(
-            f"{name} ({summary.amount(metric, v.difference, v.stderr)})"
+            f"{name} ({wording.amount(metric, v.difference, v.stderr)})"
             for name, v in zip(names, verdicts, strict=True)
         )
         said.append(
@@ -256,7 +256,7 @@ def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> st
                 TOO_FEW: f"not tested, with so few seeds, against {amounts}",
             }[outcome]
         )
-    return f"{summary.metric_said(metric)} {', '.join(said)}"
+    return f"{wording.metric_said(metric)} {', '.join(said)}"
 
 
 def _listed(names) -> str:
@@ -334,11 +334,11 @@ def cells(verdict: Verdict) -> tuple[str, ...]:
     expected = ""
     if claim.gap is not None:
         sign = 1 if claim.better == "higher" else -1
-        expected = summary.amount(claim.metric, sign * claim.gap)
+        expected = wording.amount(claim.metric, sign * claim.gap)
     return (
         claim.figure,
         claim.text,
-        summary.amount(claim.metric, verdict.difference, verdict.stderr),
+        wording.amount(claim.metric, verdict.difference, verdict.stderr),
         str(verdict.num_seeds),
         "" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
         verdict.outcome,

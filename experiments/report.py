@@ -274,7 +274,7 @@ def _suite_captions(config: Metrics) -> dict[str, tuple[str, ...]]:
 
 def _claims(metrics: Metrics) -> list[str]:
     """Every claim with its test, what survives of the gains, and what failed."""
-    from experiments import claims, summary  # which need the tables of this module
+    from experiments import claims, markdown  # which need the tables of this module
 
     verdicts = claims.from_json(metrics.get("claims", ()))
     rows = [claims.cells(v) for v in verdicts if v.outcome != claims.NOT_RUN]
@@ -288,7 +288,7 @@ def _claims(metrics: Metrics) -> list[str]:
         parts.append(
             f"<details><summary>How much of each gain survives</summary><ul>{items}</ul></details>"
         )
-    if chosen := summary.chosen_said(metrics):
+    if chosen := markdown.chosen_said(metrics):
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in chosen)
         parts.append(f"<details><summary>What was chosen</summary><ul>{items}</ul></details>")
     if failed := metrics.get("failed"):

@@ -16,6 +16,7 @@ from experiments import (
     figures,
     files,
     landscape_figures,
+    markdown,
     plan,
     report,
     scenes,
@@ -279,7 +280,7 @@ def _publish(folder: Path, metrics: dict, names: tuple[str, ...]) -> None:
         pictures[name] = figures.png(figure)
         files.write_atomically(target / f"{name}.pdf", figures.pdf(figure))
         files.write_json(target / f"{name}.json", data)
-    files.write_atomically(folder / workdir.TABLE, summary.markdown(metrics) + "\n")
+    files.write_atomically(folder / workdir.TABLE, markdown.results(metrics) + "\n")
     workdir.publish(folder, metrics, pictures, report.page(metrics, pictures))
 
 

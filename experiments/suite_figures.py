@@ -12,7 +12,7 @@ from experiments.configs.suites import FIGURES
 from experiments.figures import legend_below, path_of, pooled_reliability
 from experiments.recipes import LARGEST, product_of
 from experiments.styles import METRICS, QUANTITIES, SUBSPACES, order_of, style_of
-from experiments.summary import labels_said
+from experiments.wording import labels_said
 from subspace_jax import plotting
 
 Metrics = Mapping[str, Any]

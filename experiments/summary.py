@@ -1,30 +1,20 @@
-"""From the records of a suite's runs to its table, and what is left of each gain under control.
+"""From the records of a suite's runs to its table, and what is left of each gain under control."""
 
-    python -m experiments.summary results/digits/metrics.json [--only standard,line]
-
-prints the table of what predicts and the sentences as Markdown, for the README.
-"""
-
-import argparse
 import itertools
 import json
 import math
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import scipy.stats
 
 import subspace_jax as ss
 from experiments import styles
-from experiments.errors import UserError
 from experiments.recipes import LARGEST, PRODUCTS, product_of
+from experiments.significance import MIN_SEEDS, Effect, holm, paired
+from experiments.wording import amount, labels_said, metric_said, percent
 
-SIGNIFICANCE = 0.05
-MIN_SEEDS = 3  # fewer are not tested
 # What is reported. Runs of "tuning" chose the values of "tuned"; others start from those of "partner".
 SETTINGS = ("article", "tuned")
 
@@ -146,69 +136,6 @@ def _metrics(place: Record, prefix: str = "") -> Iterator[tuple[str, float | Non
             yield f"{prefix}{name}", value
 
 
-# Tests
-
-
-class Effect(NamedTuple):
-    """A difference that is paired by seed.
-
-    Attributes:
-      difference, stderr: mean over seeds of ours minus theirs, and its standard error; `None` where
-        a value is not finite, and for the standard error of one seed.
-      num_seeds: how many seeds both have.
-      p_value: of a two-sided paired t-test; `None` where nothing can be tested: too few seeds, or the
-        same difference in all of them, as counts of few images can have it by chance.
-    """
-
-    difference: float | None
-    stderr: float | None
-    num_seeds: int
-    p_value: float | None
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the p-value is below `SIGNIFICANCE`."""
-        return self.p_value is not None and self.p_value < SIGNIFICANCE
-
-
-def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> Effect:
-    """The difference of two columns over the seeds that both have.
-
-    Example:
-      >>> paired({0: 2.0, 1: 3.0, 2: 4.0}, {2: 1.0, 1: 1.0, 0: 1.0, 3: 9.0})
-      Effect(difference=2.0, stderr=0.577, num_seeds=3, p_value=0.074)
-    """
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    n, numbers = len(pairs), [value for pair in pairs for value in pair]
-    if not n or None in numbers or not all(map(math.isfinite, numbers)):
-        return Effect(None, None, n, None)
-    differences = [ours - theirs for ours, theirs in pairs]
-    mean = statistics.fmean(differences)
-    stderr = statistics.stdev(differences) / n**0.5 if n > 1 else None
-    if n < MIN_SEEDS:
-        return Effect(mean, stderr, n, None)
-    rounding = 1e-14 * max(map(abs, numbers))
-    if stderr <= rounding:
-        return Effect(mean, stderr, n, 1.0 if abs(mean) <= rounding else None)
-    return Effect(mean, stderr, n, float(2 * scipy.stats.t.sf(abs(mean / stderr), n - 1)))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone; `None` was not tested.
-
-    Example:
-      >>> holm([0.5, None, 0.25])
-      [0.5, None, 0.5]
-    """
-    tested = sorted((p_value, i) for i, p_value in enumerate(p_values) if p_value is not None)
-    corrected: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p_value, i) in enumerate(tested):
-        largest = max(largest, min(1.0, p_value * (len(tested) - rank)))
-        corrected[i] = largest
-    return corrected
-
-
 # Table
 
 
@@ -291,7 +218,7 @@ def table(
             | {"inference_passes": places[0].get("inference_passes", 1)}
             | _means(places)
         )
-    return sorted(rows, key=_rank)
+    return sorted(rows, key=rank)
 
 
 def _cost(found: Mapping[Key, BySeed], key: Key, recipe: str) -> float | None:
@@ -300,7 +227,8 @@ def _cost(found: Mapping[Key, BySeed], key: Key, recipe: str) -> float | None:
     return None if key[2] != recipe or None in passes else statistics.fmean(passes)
 
 
-def _rank(row: Record) -> tuple:
+def rank(row: Record) -> tuple:
+    """Where a row stands: by setting, label noise, method, place."""
     place = _FURTHER_PLACES.index(row["place"]) + 1 if row["place"] in _FURTHER_PLACES else 0
     setting = SETTINGS.index(row["setting"])
     return setting, row["label_noise"], styles.order_of(row["method"]), row["method"], place
@@ -441,189 +369,3 @@ def _better(metric: str, found: Effect) -> str:
     else:
         note = "" if found.is_significant else " (not significant)"
     return f"{word} by {amount(metric, abs(found.difference), stderr, sign='')}{note}"
-
-
-# How numbers are said
-
-
-def labels_said(noise: float) -> str:
-    """`clean labels` or `20 % wrong labels`."""
-    return f"{100 * noise:.0f} % wrong labels" if noise else "clean labels"
-
-
-def metric_said(metric: str) -> str:
-    """A metric in the middle of a sentence.
-
-    Example:
-      >>> metric_said("corruptions.snow.3.accuracy"), metric_said("scaled.nll")
-      ('accuracy under snow of severity 3', 'scaled NLL')
-    """
-    *parents, name = metric.split(".")
-    name = name if name in ("accuracy", "brier") else name.upper()
-    if parents[:1] == ["corruptions"]:
-        return f"{name} under {parents[1].replace('_', ' ')} of severity {parents[2]}"
-    return " ".join([*parents, name])
-
-
-def amount(metric: str, value: float | None, stderr: float | None = None, sign: str = "+") -> str:
-    """A difference in the unit of its metric.
-
-    Example:
-      >>> amount("accuracy", 0.0278, 0.0055), amount("nll", -0.1)
-      ('+2.78 ± 0.55 points', '-0.100 nats')
-    """
-    if value is None:
-        return "not finite"
-    _, scale, decimals = styles.quantity_of(metric)
-    unit = " points" if scale == 100 else " nats" if metric.endswith("nll") else ""
-    return f"{_spread(scale * value, stderr and scale * stderr, decimals, sign)}{unit}"
-
-
-def percent(value: float, stderr: float | None) -> str:
-    """A share.
-
-    Example:
-      >>> percent(0.25, 0.1), percent(0.25, None)
-      ('25 ± 10 %', '25 %')
-    """
-    return f"{_spread(100 * value, stderr and 100 * stderr, 0, '')} %"
-
-
-def _spread(value: float, stderr: float | None, decimals: int, sign: str = "") -> str:
-    mean = f"{value:{sign}.{decimals}f}"
-    return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"
-
-
-def markdown(metrics: Record, products: Iterable[str] = ()) -> str:
-    """The results as Markdown: what predicts, by what its training costs; what holds.
-
-    Under a heading for every training budget, rows are sorted by setting, label noise and what a
-    prediction costs.
-
-    Args:
-      metrics: of a suite.
-      products: the rows that are wanted, with the number of claims that hold in place of all
-        sentences; empty for all.
-
-    Raises:
-      UserError: one that the suite does not have.
-    """
-    rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
-    if products := tuple(products):
-        names = dict.fromkeys(row["method"] for row in rows)
-        for product in products:
-            if product not in names:
-                raise UserError(f"--only has {product!r}; choose among {', '.join(names)}.")
-        wanted = {(product, product_of(product)[1]) for product in products}
-        rows = [row for row in rows if (row["method"], row["place"]) in wanted]
-    budgets: dict[float, list[Record]] = {}
-    for row in rows:
-        cost = row.get("training_cost")
-        budgets.setdefault(math.inf if cost is None else round(cost, 1), []).append(row)
-    parts = []
-    for budget, group in sorted(budgets.items()):
-        heading = f"{budget:g} x that of standard training" if math.isfinite(budget) else "unknown"
-        parts.append(f"#### Training budget: {heading}\n\n{_markdown_table(group)}")
-    said = [metrics["counts"]] if products else [*metrics["verdict"], *chosen_said(metrics)]
-    sentences = "\n".join(f"- {sentence}" for sentence in said)
-    return "\n\n".join(filter(None, [*parts, sentences]))
-
-
-def chosen_said(metrics: Record) -> list[str]:
-    """What sweeps and the tuning chose, and from which grids, a sentence for each label noise."""
-    config, groups = metrics.get("config", {}), {}
-    for entry in metrics.get("chosen", ()):
-        if entry["setting"] in SETTINGS:
-            groups.setdefault((entry["setting"], entry["label_noise"]), []).append(entry)
-    said = []
-    for (setting, noise), entries in groups.items():
-        grid = {}
-        for entry in entries:
-            if setting == "tuned":
-                tuning = config.get("tuning", {})
-                grid |= {name: tuning.get(name.split(".")[-1], ()) for name in entry["values"]}
-            else:
-                sweep = config.get("sweeps", {}).get(entry["method"], {})
-                grid |= {name: sweep.get("values", ()) for name in entry["values"]}
-        values = "; ".join(
-            f"{styles.style_of(entry['method']).label}: {_values_said(entry['values'])}"
-            for entry in entries
-        )
-        others = "; ".join(
-            f"{_name_said(name)} {', '.join(f'{value:g}' for value in tried)}"
-            for name, tried in grid.items()
-        )
-        start = f"Chosen by validation accuracy, {setting} setting, {labels_said(noise)}"
-        said.append(f"{start}: {values}. Tried: {others}.")
-    return said
-
-
-def _values_said(values: Record) -> str:
-    return ", ".join(f"{_name_said(name)} {value:g}" for name, value in values.items())
-
-
-def _name_said(name: str) -> str:
-    return name.split(".")[-1].replace("_", " ")
-
-
-def _markdown_table(rows: Sequence[Record]) -> str:
-    header = ["Setting", "Noise", "Method", "Place", "Passes"]
-    metrics = styles.shown(rows)
-    rule = [":--"] * 4 + ["--:"] * (2 + len(metrics))
-    header += [styles.QUANTITIES[name].label for name in metrics] + ["Seeds"]
-
-    def rank(row):
-        return *_rank(row)[:2], row.get("inference_passes", 1), *_rank(row)[2:]
-
-    cells = [
-        [row["setting"], f"{100 * row['label_noise']:.0f} %", styles.style_of(row["method"]).label]
-        + [_place_said(row), str(row.get("inference_passes", 1))]
-        + [_cell(row, name) for name in metrics]
-        + [str(row["num_seeds"])]
-        for row in sorted(rows, key=rank)
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *cells])
-
-
-def _place_said(row: Record) -> str:
-    subspace = row["method"] in styles.SUBSPACES
-    return "network" if row["place"] == "midpoint" and not subspace else row["place"]
-
-
-def _cell(row: Record, metric: str) -> str:
-    mean = row.get(metric, {}).get("mean")
-    if mean is None:
-        return "not finite" if metric in row else ""
-    _, scale, decimals = styles.QUANTITIES[metric]
-    stderr = row[metric]["stderr"]
-    return _spread(scale * mean, stderr and scale * stderr, decimals)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the rows of what predicts and the sentences of a metrics.json as Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.summary",
-        description="Print the results of a suite as Markdown.",
-    )
-    parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
-    parser.add_argument("--only", default="", help="methods with commas between; default: all")
-    options = parser.parse_args(argv)
-    try:
-        metrics = json.loads(options.metrics.read_text())
-        if not isinstance(metrics, dict) or "table" not in metrics:
-            raise UserError(f"{options.metrics} has no table; give the metrics.json of a suite.")
-        print(markdown(metrics, filter(None, options.only.split(","))))
-    except OSError as error:
-        print(f"error: {options.metrics} can't be read ({error.strerror}).", file=sys.stderr)
-        return 2
-    except json.JSONDecodeError:
-        print(f"error: {options.metrics} is not JSON; give a metrics.json.", file=sys.stderr)
-        return 2
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from records import record, values
 
-from experiments import claims, recipes, summary
+from experiments import claims, recipes, significance, summary
 from experiments.claims import ARTICLE, CONTROLS, TUNED, Claim, claim_of
 
 EVERY = (*ARTICLE, *CONTROLS, *TUNED)
@@ -252,7 +252,9 @@ def test_claiming_the_opposite_swaps_the_outcome():
 
 def test_claims_are_corrected_for_those_that_have_runs():
     alone = [one(SUITE, v.claim) for v in VERDICTS]
-    assert summary.holm([v.p_value for v in alone]) == pytest.approx([v.p_value for v in VERDICTS])
+    assert significance.holm([v.p_value for v in alone]) == pytest.approx(
+        [v.p_value for v in VERDICTS]
+    )
     some = [run for run in SUITE if run["method"] in ("line", "standard")]
     tested = [v for v in claims.check(EVERY, some) if v.outcome != "not run"]
     assert tested == claims.check([v.claim for v in tested], some)

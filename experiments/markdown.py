@@ -1,0 +1,154 @@
+"""The results of a suite as Markdown.
+
+    python -m experiments.markdown results/digits/metrics.json [--only standard,line]
+
+prints the table of what predicts and the sentences, for the README.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments import styles, summary, wording
+from experiments.errors import UserError
+from experiments.recipes import product_of
+from experiments.summary import Record
+
+
+def results(metrics: Record, products: Iterable[str] = ()) -> str:
+    """The results: what predicts, by what its training costs; what holds.
+
+    Under a heading for every training budget, rows are sorted by setting, label noise and what a
+    prediction costs.
+
+    Args:
+      metrics: of a suite.
+      products: the rows that are wanted, with the number of claims that hold in place of all
+        sentences; empty for all.
+
+    Raises:
+      UserError: one that the suite does not have.
+    """
+    rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
+    if products := tuple(products):
+        names = dict.fromkeys(row["method"] for row in rows)
+        for product in products:
+            if product not in names:
+                raise UserError(f"--only has {product!r}; choose among {', '.join(names)}.")
+        wanted = {(product, product_of(product)[1]) for product in products}
+        rows = [row for row in rows if (row["method"], row["place"]) in wanted]
+    budgets: dict[float, list[Record]] = {}
+    for row in rows:
+        cost = row.get("training_cost")
+        budgets.setdefault(math.inf if cost is None else round(cost, 1), []).append(row)
+    parts = []
+    for budget, group in sorted(budgets.items()):
+        heading = f"{budget:g} x that of standard training" if math.isfinite(budget) else "unknown"
+        parts.append(f"#### Training budget: {heading}\n\n{_markdown_table(group)}")
+    said = [metrics["counts"]] if products else [*metrics["verdict"], *chosen_said(metrics)]
+    sentences = "\n".join(f"- {sentence}" for sentence in said)
+    return "\n\n".join(filter(None, [*parts, sentences]))
+
+
+def chosen_said(metrics: Record) -> list[str]:
+    """What sweeps and the tuning chose, and from which grids, a sentence for each label noise."""
+    config, groups = metrics.get("config", {}), {}
+    for entry in metrics.get("chosen", ()):
+        if entry["setting"] in summary.SETTINGS:
+            groups.setdefault((entry["setting"], entry["label_noise"]), []).append(entry)
+    said = []
+    for (setting, noise), entries in groups.items():
+        grid = {}
+        for entry in entries:
+            if setting == "tuned":
+                tuning = config.get("tuning", {})
+                grid |= {name: tuning.get(name.split(".")[-1], ()) for name in entry["values"]}
+            else:
+                sweep = config.get("sweeps", {}).get(entry["method"], {})
+                grid |= {name: sweep.get("values", ()) for name in entry["values"]}
+        values = "; ".join(
+            f"{styles.style_of(entry['method']).label}: {_values_said(entry['values'])}"
+            for entry in entries
+        )
+        others = "; ".join(
+            f"{_name_said(name)} {', '.join(f'{value:g}' for value in tried)}"
+            for name, tried in grid.items()
+        )
+        start = f"Chosen by validation accuracy, {setting} setting, {wording.labels_said(noise)}"
+        said.append(f"{start}: {values}. Tried: {others}.")
+    return said
+
+
+def _values_said(values: Record) -> str:
+    return ", ".join(f"{_name_said(name)} {value:g}" for name, value in values.items())
+
+
+def _name_said(name: str) -> str:
+    return name.split(".")[-1].replace("_", " ")
+
+
+def _markdown_table(rows: Sequence[Record]) -> str:
+    header = ["Setting", "Noise", "Method", "Place", "Passes"]
+    metrics = styles.shown(rows)
+    rule = [":--"] * 4 + ["--:"] * (2 + len(metrics))
+    header += [styles.QUANTITIES[name].label for name in metrics] + ["Seeds"]
+
+    def rank(row):
+        setting, noise, *rest = summary.rank(row)
+        return setting, noise, row.get("inference_passes", 1), *rest
+
+    cells = [
+        [row["setting"], f"{100 * row['label_noise']:.0f} %", styles.style_of(row["method"]).label]
+        + [_place_said(row), str(row.get("inference_passes", 1))]
+        + [_cell(row, name) for name in metrics]
+        + [str(row["num_seeds"])]
+        for row in sorted(rows, key=rank)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *cells])
+
+
+def _place_said(row: Record) -> str:
+    subspace = row["method"] in styles.SUBSPACES
+    return "network" if row["place"] == "midpoint" and not subspace else row["place"]
+
+
+def _cell(row: Record, metric: str) -> str:
+    mean = row.get(metric, {}).get("mean")
+    if mean is None:
+        return "not finite" if metric in row else ""
+    _, scale, decimals = styles.QUANTITIES[metric]
+    stderr = row[metric]["stderr"]
+    return wording.spread(scale * mean, stderr and scale * stderr, decimals)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the rows of what predicts and the sentences of a metrics.json as Markdown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.markdown",
+        description="Print the results of a suite as Markdown.",
+    )
+    parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
+    parser.add_argument("--only", default="", help="methods with commas between; default: all")
+    options = parser.parse_args(argv)
+    try:
+        metrics = json.loads(options.metrics.read_text())
+        if not isinstance(metrics, dict) or "table" not in metrics:
+            raise UserError(f"{options.metrics} has no table; give the metrics.json of a suite.")
+        print(results(metrics, filter(None, options.only.split(","))))
+    except OSError as error:
+        print(f"error: {options.metrics} can't be read ({error.strerror}).", file=sys.stderr)
+        return 2
+    except json.JSONDecodeError:
+        print(f"error: {options.metrics} is not JSON; give a metrics.json.", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Differences between methods, paired by seed, and whether they are more than chance."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import scipy.stats
+
+SIGNIFICANCE = 0.05
+MIN_SEEDS = 3  # fewer are not tested
+
+
+class Effect(NamedTuple):
+    """A difference that is paired by seed.
+
+    Attributes:
+      difference, stderr: mean over seeds of ours minus theirs, and its standard error; `None` where
+        a value is not finite, and for the standard error of one seed.
+      num_seeds: how many seeds both have.
+      p_value: of a two-sided paired t-test; `None` where nothing can be tested: too few seeds, or the
+        same difference in all of them, as counts of few images can have it by chance.
+    """
+
+    difference: float | None
+    stderr: float | None
+    num_seeds: int
+    p_value: float | None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the p-value is below `SIGNIFICANCE`."""
+        return self.p_value is not None and self.p_value < SIGNIFICANCE
+
+
+def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> Effect:
+    """The difference of two columns over the seeds that both have.
+
+    Example:
+      >>> paired({0: 2.0, 1: 3.0, 2: 4.0}, {2: 1.0, 1: 1.0, 0: 1.0, 3: 9.0})
+      Effect(difference=2.0, stderr=0.577, num_seeds=3, p_value=0.074)
+    """
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    n, numbers = len(pairs), [value for pair in pairs for value in pair]
+    if not n or None in numbers or not all(map(math.isfinite, numbers)):
+        return Effect(None, None, n, None)
+    differences = [ours - theirs for ours, theirs in pairs]
+    mean = statistics.fmean(differences)
+    stderr = statistics.stdev(differences) / n**0.5 if n > 1 else None
+    if n < MIN_SEEDS:
+        return Effect(mean, stderr, n, None)
+    rounding = 1e-14 * max(map(abs, numbers))
+    if stderr <= rounding:
+        return Effect(mean, stderr, n, 1.0 if abs(mean) <= rounding else None)
+    return Effect(mean, stderr, n, float(2 * scipy.stats.t.sf(abs(mean / stderr), n - 1)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone; `None` was not tested.
+
+    Example:
+      >>> holm([0.5, None, 0.25])
+      [0.5, None, 0.5]
+    """
+    tested = sorted((p_value, i) for i, p_value in enumerate(p_values) if p_value is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p_value, i) in enumerate(tested):
+        largest = max(largest, min(1.0, p_value * (len(tested) - rank)))
+        corrected[i] = largest
+    return corrected

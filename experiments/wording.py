@@ -1,0 +1,51 @@
+"""How sentences say label noise, metrics, differences with their errors, and shares."""
+
+from experiments import styles
+
+
+def labels_said(noise: float) -> str:
+    """`clean labels` or `20 % wrong labels`."""
+    return f"{100 * noise:.0f} % wrong labels" if noise else "clean labels"
+
+
+def metric_said(metric: str) -> str:
+    """A metric in the middle of a sentence.
+
+    Example:
+      >>> metric_said("corruptions.snow.3.accuracy"), metric_said("scaled.nll")
+      ('accuracy under snow of severity 3', 'scaled NLL')
+    """
+    *parents, name = metric.split(".")
+    name = name if name in ("accuracy", "brier") else name.upper()
+    if parents[:1] == ["corruptions"]:
+        return f"{name} under {parents[1].replace('_', ' ')} of severity {parents[2]}"
+    return " ".join([*parents, name])
+
+
+def amount(metric: str, value: float | None, stderr: float | None = None, sign: str = "+") -> str:
+    """A difference in the unit of its metric.
+
+    Example:
+      >>> amount("accuracy", 0.0278, 0.0055), amount("nll", -0.1)
+      ('+2.78 ± 0.55 points', '-0.100 nats')
+    """
+    if value is None:
+        return "not finite"
+    _, scale, decimals = styles.quantity_of(metric)
+    unit = " points" if scale == 100 else " nats" if metric.endswith("nll") else ""
+    return f"{spread(scale * value, stderr and scale * stderr, decimals, sign)}{unit}"
+
+
+def percent(value: float, stderr: float | None) -> str:
+    """A share.
+
+    Example:
+      >>> percent(0.25, 0.1), percent(0.25, None)
+      ('25 ± 10 %', '25 %')
+    """
+    return f"{spread(100 * value, stderr and 100 * stderr, 0, '')} %"
+
+
+def spread(value: float, stderr: float | None, decimals: int, sign: str = "") -> str:
+    mean = f"{value:{sign}.{decimals}f}"
+    return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"
