@@ -1,10 +1,13 @@
 """What the README shows works as it stands there."""
 
+import json
 import re
 from pathlib import Path
 
 import jax
 import pytest
+
+from experiments import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -14,6 +17,15 @@ README = (ROOT / "README.md").read_text()
 def test_python_examples_run(code):
     with jax.numpy_dtype_promotion("standard"):  # users have it; optax.adam needs it
         exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README),
+)
+def test_tables_are_those_of_the_results(path, methods):
+    metrics = json.loads((ROOT / path).read_text())
+    assert markdown.results(metrics, methods.split(",")) in README
 
 
 def test_files_that_are_linked_exist():
