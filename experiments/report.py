@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from experiments import claims, markdown
 from experiments.styles import (
     METRICS,
     QUANTITIES,
@@ -274,8 +275,6 @@ def _suite_captions(config: Metrics) -> dict[str, tuple[str, ...]]:
 
 def _claims(metrics: Metrics) -> list[str]:
     """Every claim with its test, what survives of the gains, and what failed."""
-    from experiments import claims, markdown  # which need the tables of this module
-
     verdicts = claims.from_json(metrics.get("claims", ()))
     rows = [claims.cells(v) for v in verdicts if v.outcome != claims.NOT_RUN]
     parts = []

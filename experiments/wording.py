@@ -47,5 +47,11 @@ def percent(value: float, stderr: float | None) -> str:
 
 
 def spread(value: float, stderr: float | None, decimals: int, sign: str = "") -> str:
+    """A mean with its standard error, if there is one.
+
+    Example:
+      >>> spread(2.5, 0.25, 2), spread(2.5, None, 1, sign="+")
+      ('2.50 ± 0.25', '+2.5')
+    """
     mean = f"{value:{sign}.{decimals}f}"
     return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"

@@ -11,18 +11,22 @@ from experiments import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README)
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_there_is_something_to_test():
+    assert CODE
+    assert len(TABLES) == README.count("The next tables are the output of") == 2
+
+
+@pytest.mark.parametrize("code", CODE)
 def test_python_examples_run(code):
     with jax.numpy_dtype_promotion("standard"):  # users have it; optax.adam needs it
         exec(compile(code, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize(
-    ("path", "methods"),
-    re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README),
-)
+@pytest.mark.parametrize(("path", "methods"), TABLES)
 def test_tables_are_those_of_the_results(path, methods):
     metrics = json.loads((ROOT / path).read_text())
     assert markdown.results(metrics, methods.split(",")) in README

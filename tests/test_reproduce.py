@@ -22,7 +22,7 @@ SHORT = [
     "--config.run.evaluation.num_points=3",
     "--config.run.evaluation.severities=(1, 5)",
     "--config.run.evaluation.outside=('noise',)",
-    "--config.sweeps.dropout.values=(0.1,)",
+    "--config.sweeps.dropout.values=(0.1, 0.2)",
     "--config.tuning.recipes=('standard', 'line')",
     "--config.tuning.seeds=(100,)",
     "--config.tuning.learning_rate=(0.1, 1e30)",
@@ -136,7 +136,8 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path):
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     arguments = ["digits", "--workdir", str(tmp_path / "w"), "--only=fig3", *SHORT]
-    arguments += ["--config.seeds=(0,)", f"--config.products={FEW}"]
+    arguments += ["--config.seeds=(0, 1)", "--config.products=('line',)"]
+    arguments += ["--config.num_threads=1"]  # so that the second run is to come after the first
     command = [sys.executable, "-m", "experiments.reproduce", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -147,7 +148,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert "run the same command again" in output or "Report: " in output
+    assert "run the same command again" in output
     kept = {path: path.read_bytes() for path in records.rglob("*.json")}
     assert kept
     assert reproduce.main(arguments) == 0
@@ -208,7 +209,7 @@ def test_committed_results_are_those_of_the_suite(name):
     assert found["failed"] == []
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10-small"])
+@pytest.mark.parametrize("name", ["digits", "cifar10-small", "cifar10-small-pilot"])
 def test_committed_results_agree_with_their_own_runs(name):
     found = committed(name)
     chosen = summary.choose_values(found["runs"])
