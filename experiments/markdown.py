@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import styles, summary, wording
+from experiments import cli, styles, summary, wording
 from experiments.errors import UserError
 from experiments.recipes import product_of
 from experiments.summary import Record
@@ -138,15 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(metrics, dict) or "table" not in metrics:
             raise UserError(f"{options.metrics} has no table; give the metrics.json of a suite.")
         print(results(metrics, filter(None, options.only.split(","))))
-    except OSError as error:
-        print(f"error: {options.metrics} can't be read ({error.strerror}).", file=sys.stderr)
-        return 2
-    except json.JSONDecodeError:
-        print(f"error: {options.metrics} is not JSON; give a metrics.json.", file=sys.stderr)
-        return 2
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return cli.fail(error)
+    except OSError as error:
+        return cli.fail(f"{options.metrics} can't be read ({error.strerror}).")
+    except ValueError:
+        return cli.fail(f"{options.metrics} is not JSON; give a metrics.json.")
     return 0
 
 

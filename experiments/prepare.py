@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+from experiments import cli
 from experiments.errors import UserError
 
 CONNECT_SECONDS = 5.0  # TFDS itself would try for 200 seconds before it reports a missing network
@@ -176,8 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(f"ready: {prepare(arguments.name, arguments.data_dir)}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return cli.fail(error)
     return 0
 
 

@@ -129,10 +129,15 @@ def test_what_was_chosen_is_said_with_what_was_tried():
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("{", "is not JSON"), ("[]", "has no table; give"), ('{"runs": []}', "has no table; give")],
+    [
+        ("{", "is not JSON"),
+        ("\udcff", "is not JSON"),
+        ("[]", "has no table; give"),
+        ('{"runs": []}', "has no table; give"),
+    ],
 )
 def test_the_command_names_a_file_of_something_else(tmp_path, capsys, content, sentence):
     path = tmp_path / "x.json"
-    path.write_text(content)
+    path.write_bytes(content.encode(errors="surrogateescape"))
     assert markdown.main([str(path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {path} {sentence}")

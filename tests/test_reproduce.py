@@ -15,7 +15,7 @@ from experiments import claims, reproduce, suite, summary
 from experiments.configs import suites
 
 ROOT = Path(__file__).resolve().parent.parent
-PRODUCTS = ("standard", "standard_matched", "line", "ensemble", "dropout")
+PRODUCTS = ("standard", "standard_matched", "ema", "line", "ensemble", "dropout")
 SHORT = [
     "--config.run.num_epochs=2",
     "--config.run.steps_per_call=1",
