@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments import compiler
 from experiments.errors import UserError
 
 
@@ -40,6 +41,7 @@ def run(
         options = _parse(argv, description, default_config, default_workdir, define)
         if options is None:
             return 0
+        compiler.configure()
         main(options)
     except UserError as error:
         return fail(error)

@@ -18,12 +18,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from experiments.convolution import conv_general_dilated
 from experiments.errors import UserError
 
 # The article's initialisation: normal with variance 2 / fan-in, for every convolution.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-Conv = functools.partial(nn.Conv, use_bias=False, kernel_init=kaiming_normal)
+Conv = functools.partial(
+    nn.Conv,
+    use_bias=False,
+    kernel_init=kaiming_normal,
+    conv_general_dilated=conv_general_dilated,
+)
 
 
 def batch_norm(train: bool, name: str | None = None) -> nn.BatchNorm:

@@ -1,0 +1,64 @@
+"""How the commands use XLA, in one place: its flags and the cache of compiled programs.
+
+The library sets neither: both belong to a process, and an unknown flag ends it.
+"""
+
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
+import jaxlib
+
+# XLA's own thread-parallel convolutions instead of YNNPACK's, which jaxlib 0.10 runs on one core from
+# some sizes on; reductions stay with YNNPACK. Later versions gain nothing (docs/performance.md).
+_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_CPU_FLAGS = {"0.10": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def configure() -> None:
+    """Sets XLA's flags and the folder of compiled programs, unless the user has set them.
+
+    Call it before anything is computed. What the user says wins: a flag of the same name in
+    `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`.
+    """
+    flags = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
+    if flags:
+        os.environ["XLA_FLAGS"] = flags
+    if jax.config.jax_enable_compilation_cache and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+
+
+def cpu_flags(given: str, version: str) -> str:
+    """`XLA_FLAGS` for a version of jaxlib, those that are given included.
+
+    Example:
+      >>> cpu_flags("--xla_dump_to=here", "0.12.0")
+      '--xla_dump_to=here'
+    """
+    value = _CPU_FLAGS.get(".".join(version.split(".")[:2]))
+    if value is None or _CPU_FLAG in given:
+        return given
+    return f"{given} {_CPU_FLAG}={value}".strip()
+
+
+def cache_folder() -> pathlib.Path:
+    """Where compiled programs are kept: in the user's cache, apart for every kind of processor.
+
+    A program that was compiled for another processor may not run on this one, and home folders are
+    shared by machines.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    return pathlib.Path(home) / "subspace_jax" / f"xla-{kind}"
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = ("model name", "flags", "Features")
+    found = sorted({line for line in lines if line.startswith(names)})
+    return "\n".join(found) or f"{platform.machine()} {platform.processor()}"

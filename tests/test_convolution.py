@@ -1,0 +1,142 @@
+"""The convolution is `lax.conv_general_dilated` in values and in all derivatives."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import models
+from experiments.convolution import conv_general_dilated, unfused
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# strides, padding, size of the kernel, groups, dilation of the kernel
+GEOMETRIES = {
+    "same": ((1, 1), "SAME", 3, 1, (1, 1)),
+    "strided": ((2, 2), ((1, 1), (1, 1)), 3, 1, (1, 1)),
+    "shortcut": ((2, 2), "SAME", 1, 1, (1, 1)),
+    "uneven": ((2, 1), ((0, 1), (2, 0)), 3, 1, (1, 1)),
+    "grouped": ((1, 1), "SAME", 3, 2, (1, 1)),
+    "dilated": ((1, 1), "SAME", 3, 1, (2, 2)),
+}
+
+
+def setting(geometry):
+    strides, padding, size, groups, dilation = GEOMETRIES[geometry]
+    keys = jax.random.split(jax.random.key(0))
+    images = jax.random.normal(keys[0], (3, 7, 6, 4))
+    kernel = jax.random.normal(keys[1], (size, size, 4 // groups, 4))
+    kwargs = {
+        "rhs_dilation": dilation,
+        "dimension_numbers": DIMENSIONS,
+        "feature_group_count": groups,
+        "precision": None,
+    }
+
+    def of(convolve):
+        return functools.partial(convolve, window_strides=strides, padding=padding, **kwargs)
+
+    return images, kernel, of(conv_general_dilated), of(jax.lax.conv_general_dilated)
+
+
+def energy(convolve, images, kernel):
+    return jnp.sum(jnp.tanh(convolve(jnp.tanh(images), kernel)) ** 2)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_values_are_those_of_lax(geometry):
+    images, kernel, ours, plain = setting(geometry)
+    chex.assert_trees_all_equal(jax.jit(ours)(images, kernel), jax.jit(plain)(images, kernel))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_gradients_are_those_of_lax(geometry):
+    images, kernel, *both = setting(geometry)
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(energy, fn), argnums=(0, 1)))(images, kernel)
+        for fn in both
+    )
+    chex.assert_trees_all_close(found, expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_curvature_is_that_of_lax(geometry):
+    """Forward over reverse: what the Hessian-vector products of the landscape need."""
+    images, kernel, *both = setting(geometry)
+
+    def curvature(fn):
+        gradient = jax.grad(functools.partial(energy, fn), argnums=(0, 1))
+        return jax.jit(lambda *at: jax.jvp(gradient, at, (images, kernel))[1])(images, kernel)
+
+    found, expected = map(curvature, both)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_over_kernels():
+    images, kernel, ours, plain = setting("same")
+    kernels = jnp.stack([kernel, -2 * kernel])
+    gradients = [
+        jax.vmap(jax.grad(functools.partial(energy, fn), argnums=1), in_axes=(None, 0))
+        for fn in (ours, plain)
+    ]
+    chex.assert_trees_all_close(*(g(images, kernels) for g in gradients), rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_kernel_s_gradient_reads_its_input_apart():
+    """One barrier a convolution in a gradient, none in a prediction."""
+    images, kernel, ours, _ = setting("same")
+    predict = functools.partial(energy, ours)
+
+    def barriers(fn):
+        lines = jax.jit(fn).lower(images, kernel).as_text().splitlines()
+        return sum("call @" in line and 'inlineable = "false"' in line for line in lines)
+
+    assert barriers(predict) == 0
+    assert barriers(jax.grad(predict, argnums=0)) == 0
+    assert barriers(jax.grad(predict, argnums=1)) == 1
+
+
+def test_xla_computes_nothing_anew_for_a_weight_gradient():
+    """Compiled, what makes a layer's input appears once with the barrier, and twice without."""
+
+    def loss(convolve, scale, kernel, images):
+        x = jnp.maximum(images * scale + 1, 0)  # stands for batch norm and ReLU
+        return jnp.sum(convolve(x, kernel) ** 2)
+
+    images, kernel, ours, plain = setting("same")
+    maxima = []
+    for fn in (ours, plain):
+        gradient = jax.grad(functools.partial(loss, fn), argnums=(0, 1))
+        compiled = jax.jit(gradient).lower(jnp.float32(2), kernel, images).compile()
+        maxima.append(compiled.as_text().count(" maximum("))
+    assert maxima[0] < maxima[1]
+
+
+def test_the_barrier_changes_nothing():
+    x = jax.random.normal(jax.random.key(0), (3, 2))
+    chex.assert_trees_all_equal(jax.jit(unfused)(x), x)
+    chex.assert_trees_all_equal(jax.grad(lambda x: unfused(x).sum())(x), jnp.ones_like(x))
+
+
+def test_a_network_s_step_is_that_of_the_plain_convolution(monkeypatch):
+    """The fast path against the plain one, in float32: loss and all gradients."""
+    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+
+    def gradients():
+        network = models.CifarResNet(10, depth=8, width=4)
+        variables = network.init(jax.random.key(1), images, train=False)
+
+        def loss(params):
+            logits, _ = network.apply(
+                variables | {"params": params}, images, train=True, mutable="batch_stats"
+            )
+            return -jax.nn.log_softmax(logits)[:, 0].mean()
+
+        return jax.jit(jax.value_and_grad(loss))(variables["params"])
+
+    fast = gradients()
+    keywords = dict(models.Conv.keywords)
+    del keywords["conv_general_dilated"]
+    monkeypatch.setattr(models, "Conv", functools.partial(models.Conv.func, **keywords))
+    chex.assert_trees_all_close(fast, gradients(), rtol=1e-4, atol=1e-6)
