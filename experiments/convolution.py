@@ -1,4 +1,4 @@
-"""The convolution of the networks: `jax.lax.conv_general_dilated` with a faster weight gradient on a CPU.
+"""The convolution of the networks: that of `jax.lax`, with a faster weight gradient on a CPU.
 
 The gradient of a kernel needs the layer's input once more, as `[C, H, W, N]`. On a CPU, XLA fuses
 into that transposition all that made the input (batch norm, ReLU, the residual sum) and computes it

@@ -31,6 +31,7 @@ def provenance(module: str) -> dict:
         "cpu": f"{os.cpu_count()} x {_cpu_model()}",
         "precision": "float32",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     }
 
 

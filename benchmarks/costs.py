@@ -1,0 +1,147 @@
+"""What a run costs besides its steps: memory, the start of the program, evaluation."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.contestants import images_and_labels
+from benchmarks.rounds import spread
+from experiments import layout, predict, train
+from experiments.configs import cifar10
+from experiments.data import Dataset, Split
+
+SIZES = {"standard": 1, "line": 2, "simplex_6": 6}
+
+_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+_FIRST_STEP = """
+from experiments import compiler
+compiler.configure()
+from types import SimpleNamespace
+from benchmarks.contestants import CONTESTANTS
+options = SimpleNamespace(device="", threads=0, batch_size=128, steps=1)
+CONTESTANTS["line"](options)[0]()
+"""
+
+
+def _run(recipe: str, batch_size: int, num_train: int, num_test: int):
+    images, labels = images_and_labels()
+    config = cifar10.get_config(recipe)
+    config.batch_size = batch_size
+    parts = [Split(images[:n], labels[:n]) for n in (num_train, 0, num_test)]
+    return config, train.make_run(config, Dataset("random", *parts, 10)), parts[-1]
+
+
+def memory(batch_size: int) -> dict:
+    """Bytes of a step, as XLA plans them, for 1, 2 and 6 endpoints.
+
+    `excess_bytes` is what a step needs beyond an ordinary one and the weights and optimizer states of
+    the endpoints that it has more; 0 or less is as planned.
+    """
+    found = {}
+    for recipe, size in SIZES.items():
+        _, run, _ = _run(recipe, batch_size, 10 * batch_size, 10)
+        state = train.init_state(run)
+        found[recipe] = {
+            "num_endpoints": size,
+            "step_bytes": train.step_memory(run, state),
+            "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        }
+    one = found["standard"]
+    for record in found.values():
+        if record["step_bytes"] is not None:
+            more = record["state_bytes"] - one["state_bytes"]
+            record["excess_bytes"] = record["step_bytes"] - one["step_bytes"] - more
+    return found
+
+
+def start(quick: bool) -> dict:
+    """Seconds to import the library, and from the start of a process to the end of its first step.
+
+    The first step is that of a line of cResNet20; `cold` compiles, `warm` finds its programs in the
+    cache that the experiments keep.
+    """
+    times = 1 if quick else 5
+    imports = {
+        module: [float(_python(_IMPORT.format(module))[1]) for _ in range(times)]
+        for module in ("jax", "optax", "subspace_jax")
+    }
+    cold, warm = [], []
+    for _ in range(1 if quick else 3):
+        with tempfile.TemporaryDirectory() as folder:
+            cold.append(_python(_FIRST_STEP, XDG_CACHE_HOME=folder)[0])
+            warm.append(_python(_FIRST_STEP, XDG_CACHE_HOME=folder)[0])
+    return {
+        "import_seconds": {name: spread(values) for name, values in imports.items()},
+        "first_step_seconds": {"cold": spread(cold), "warm": spread(warm)},
+    }
+
+
+def _python(code: str, **environment: str) -> tuple[float, str]:
+    """Wall seconds of a process, and what it printed."""
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return time.perf_counter() - begin, done.stdout
+
+
+def evaluation(options: SimpleNamespace, quick: bool) -> dict:
+    """Seconds to evaluate the points of a line, with statistics measured for each and ensembles.
+
+    `one pass` is the experiments' way: all points together, every batch loaded once. `point by
+    point` is the same one point after another, the second round of it, compiled. `PyTorch` is a
+    process a point with two passes, the training images and the test images, as in the article's
+    code; it is timed for three points.
+    """
+    points, num_train, num_test = (3, 512, 128) if quick else (21, 2560, 1024)
+    config, run, test = _run("line", options.batch_size, num_train, num_test)
+    config.evaluation.num_points = points
+    settings = predict.make_settings(config, run)
+    plan = layout.layout(run, settings)
+    stack = run.program.method.trained(train.init_state(run), jax.random.key(0))
+    networks = predict.mixtures(stack, jnp.asarray(plan.weights))
+
+    def timed(groups):
+        begin = time.perf_counter()
+        for group in groups:
+            members = jax.tree.map(lambda x, group=group: x[np.asarray(group)], networks)
+            logits, _, _ = predict.predict_networks(run, members, {"test": test}, settings)
+            jax.block_until_ready(logits)
+        return time.perf_counter() - begin
+
+    together, single = [list(range(points))], [[i] for i in range(points)]
+    small = run._replace(images=run.images[: settings.recalibration_batch_size])
+    for groups in (together, single[:1]):  # compiles
+        run, whole = small._replace(labels=small.labels[: len(small.images)]), run
+        timed(groups)
+        run = whole
+    found = {"one pass": [], "point by point": []}
+    for _ in range(1 if quick else 2):
+        found["one pass"].append(timed(together))
+        found["point by point"].append(timed(single))
+    seconds = {name: spread(values) for name, values in found.items()}
+    if find_spec("torch") is not None:
+        code = (
+            "from benchmarks import peers; peers.evaluate_point({}, {}, {}, "
+            f"device={options.device!r}, threads={options.threads})"
+        )
+        each = [_python(code.format(a, num_train, num_test))[0] for a in (0.0, 0.5, 1.0)]
+        seconds["PyTorch"] = spread([points * value for value in each])
+    return {
+        "num_points": points,
+        "num_training_images": num_train,
+        "num_test_images": num_test,
+        "seconds": seconds,
+    }

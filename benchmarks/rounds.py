@@ -1,0 +1,100 @@
+"""Timing in turns: every contestant is a process of its own, and all work once in every round.
+
+The speed of a shared machine drifts by more than the differences that matter, so numbers are compared
+within a round only: a ratio is the median, over rounds, of two contestants' images per second in the
+same round.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import tqdm
+
+from experiments import launch
+
+
+class Failed(Exception):
+    """A contestant's process ended early."""
+
+
+def measure(
+    names: Sequence[str], options: SimpleNamespace, *, rounds: int, warmup: int = 1
+) -> dict[str, list[dict]]:
+    """What every contestant answers in every round (see `benchmarks.worker`), by name.
+
+    Args:
+      names: of `benchmarks.contestants.CONTESTANTS`.
+      options: `device`, `threads`, `batch_size` and `steps` of a unit of work.
+      rounds: how many are counted.
+      warmup: rounds before them, in which programs are compiled.
+
+    Raises:
+      Failed: a contestant's process ended, with the last line of what it said.
+    """
+    workers, answers = {}, {name: [] for name in names}
+    try:
+        for name in names:
+            told = json.dumps(vars(options) | {"contestant": name})
+            workers[name] = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", told],
+                env=launch.environment(os.environ),  # PyTorch's processes too
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+        for number in tqdm.trange(warmup + rounds, unit="round", desc="training steps"):
+            for name, worker in workers.items():
+                answer = _ask(name, worker)
+                if number >= warmup:
+                    answers[name].append(answer)
+    finally:
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.terminate()
+        for worker in workers.values():
+            worker.wait()
+            worker.stdout.close()
+    return answers
+
+
+def _ask(name, worker) -> dict:
+    try:
+        worker.stdin.write("\n")
+        line = worker.stdout.readline()
+    except OSError:
+        line = ""
+    if not line:
+        raise Failed(f"{name!r} ended with exit code {worker.wait()}; its messages are above.")
+    return json.loads(line)
+
+
+def speeds(answers: Sequence[dict]) -> list[float]:
+    """Images per second of every round."""
+    return [answer["images"] / answer["seconds"] for answer in answers]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, and the range of the rounds.
+
+    Example:
+      >>> spread([3.0, 1.0, 2.0])
+      {'median': 2.0, 'min': 1.0, 'max': 3.0}
+    """
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(first: Sequence[dict], second: Sequence[dict]) -> dict[str, float]:
+    """The first's images per second as a multiple of the second's, round by round.
+
+    Example:
+      >>> slow, fast = {"images": 1, "seconds": 2.0}, {"images": 1, "seconds": 1.0}
+      >>> ratio([fast, fast], [slow, fast])
+      {'median': 1.5, 'min': 1.0, 'max': 2.0}
+    """
+    return spread([a / b for a, b in zip(speeds(first), speeds(second), strict=True)])

@@ -1,0 +1,143 @@
+"""Times training, evaluation and start-up of this project beside PyTorch's, in one run."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+
+from benchmarks import costs, rounds, table
+from benchmarks.contestants import CONTESTANTS
+from experiments import cli, compiler, files
+from experiments.errors import UserError
+from experiments.provenance import finished_now, provenance
+
+DESCRIPTION = """Times this project beside PyTorch, in turns, and writes ratios.
+
+    python -m benchmarks.run [--device cpu|gpu] [--quick] [--output FOLDER]
+
+Training steps of cResNet20 by contestants that work in turns; evaluation of the points of a line in
+one pass, point by point, and in a process of its own for every point; the start of the program; the
+memory of a step. PyTorch takes part if it is installed (`pip install 'subspace_jax[benchmarks]'`)."""
+
+# (name, first, second, target): the first's images per second over the second's.
+RATIOS = (
+    ("line / standard", "line", "standard", 1 / 1.03),
+    ("layerwise line / standard", "layerwise line", "standard", 1 / 1.03),
+    ("simplex of 6 / standard", "simplex of 6", "standard", 1 / 1.08),
+    ("standard / PyTorch standard", "standard", "PyTorch standard", 0.75),
+    ("line / PyTorch line", "line", "PyTorch line", 0.75),
+    ("line / PyTorch line, loader", "line", "PyTorch line, loader", None),
+    ("standard / PyTorch, channels last", "standard", "PyTorch standard, channels last", None),
+    ("line / PyTorch line, tuned", "line", "PyTorch line, tuned", None),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="few rounds: does everything work?")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=9, help="of training steps")
+    parser.add_argument("--steps", type=int, default=0, help="of a round; default: 6, GPU 390")
+    parser.add_argument(
+        "--only", default="", help="contestants with semicolons between; default: all"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/performance"))
+    options = parser.parse_args(argv)
+    try:
+        results = measure(options)
+        options.output.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(options.output / "performance.json", json.dumps(results, indent=1))
+        text = table.markdown(results)
+        files.write_atomically(options.output / "performance.md", text)
+    except (UserError, rounds.Failed) as error:
+        return cli.fail(error)
+    except OSError as error:
+        return cli.fail(f"{error.filename or options.output} can't be written: {error.strerror}.")
+    print(text)
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """All measurements of a run, as JSON values.
+
+    Raises:
+      UserError: a device that is not there, an unknown contestant, or counts below 1.
+    """
+    chosen = [name for name in options.only.split(";") if name] or list(CONTESTANTS)
+    if unknown := [name for name in chosen if name not in CONTESTANTS]:
+        raise UserError(
+            f"Contestant {unknown[0]!r} is unknown; choose of {'; '.join(CONTESTANTS)}."
+        )
+    for name in ("rounds", "batch_size"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
+    if options.steps < 0:
+        raise UserError(f"--steps is {options.steps}; use at least 1, or 0 for the default.")
+    begin = time.perf_counter()
+    compiler.configure()
+    record = provenance("benchmarks.run")
+    if options.device != ("cpu" if jax.default_backend() == "cpu" else "gpu"):
+        raise UserError(
+            f"--device is {options.device} but JAX runs on {jax.default_backend()}; install the "
+            "jaxlib of that device, or set JAX_PLATFORMS."
+        )
+    if find_spec("torch") is None:
+        chosen = [name for name in chosen if not name.startswith("PyTorch")]
+    counts = SimpleNamespace(
+        device=options.device,
+        threads=os.cpu_count(),
+        batch_size=options.batch_size,
+        steps=options.steps or {"cpu": 6, "gpu": 390}[options.device],
+    )
+    number = 2 if options.quick else options.rounds
+    answers = rounds.measure(chosen, counts, rounds=number)
+    training = {
+        name: {
+            "images_per_second": rounds.spread(rounds.speeds(found)),
+            "peak_bytes": found[-1]["peak_bytes"],
+            "answers": found,
+        }
+        for name, found in answers.items()
+    }
+    ratios = {
+        name: rounds.ratio(answers[first], answers[second]) | {"target": target}
+        for name, first, second, target in RATIOS
+        if first in answers and second in answers
+    }
+    results = {
+        "settings": vars(counts) | {"rounds": number, "quick": options.quick},
+        "training": training,
+        "ratios": ratios,
+        "memory": costs.memory(options.batch_size),
+        "start": costs.start(options.quick),
+        "evaluation": costs.evaluation(counts, options.quick),
+    }
+    return results | {
+        "provenance": record
+        | finished_now()
+        | {"wall_seconds": time.perf_counter() - begin, "torch": _torch_version()}
+    }
+
+
+def _torch_version() -> str | None:
+    if find_spec("torch") is None:
+        return None
+    return version("torch")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

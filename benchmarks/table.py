@@ -1,0 +1,70 @@
+"""The measurements of `benchmarks.run` as Markdown."""
+
+
+def markdown(results: dict) -> str:
+    """Tables of ratios, speeds, evaluation, start and memory."""
+    sections = [_ratios(results), _speeds(results), _costs(results), _memory(results)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _of(values: dict, digits: int) -> str:
+    """A median and the range of the rounds."""
+    median, low, high = (f"{values[k]:.{digits}f}" for k in ("median", "min", "max"))
+    return f"{median} ({low} to {high})"
+
+
+def _ratios(results) -> str:
+    rows = []
+    for name, found in results["ratios"].items():
+        target = found["target"]
+        if target is None:
+            said, met = "", ""
+        else:
+            said, met = f"at least {target:.2f}", "yes" if found["median"] >= target else "no"
+        rows.append([name, _of(found, 2), said, met])
+    return _table(["images/s, ratio in one round", "median (range)", "target", "met"], rows)
+
+
+def _speeds(results) -> str:
+    rows = [
+        [name, _of(found["images_per_second"], 0), f"{found['peak_bytes'] / 2**20:.0f}"]
+        for name, found in results["training"].items()
+    ]
+    return _table(["training", "images/s, median (range)", "peak memory, MiB"], rows)
+
+
+def _costs(results) -> str:
+    found = results["evaluation"]
+    what = (
+        f"evaluation of {found['num_points']} points, {found['num_training_images']} + "
+        f"{found['num_test_images']} images"
+    )
+    rows = [[f"{what}, {name}", _of(v, 1)] for name, v in found["seconds"].items()]
+    begin = results["start"]
+    rows += [[f"import {name}", _of(v, 2)] for name, v in begin["import_seconds"].items()]
+    rows += [
+        [f"process start to first step, {name} cache", _of(v, 1)]
+        for name, v in begin["first_step_seconds"].items()
+    ]
+    return _table(["cost", "seconds, median (range)"], rows)
+
+
+def _memory(results) -> str:
+    rows = [
+        [
+            str(found["num_endpoints"]),
+            *(_mebibytes(found.get(f"{k}_bytes")) for k in ("step", "state", "excess")),
+        ]
+        for found in results["memory"].values()
+    ]
+    header = ["endpoints", "step, MiB", "weights and optimizer, MiB", "beyond the bound, MiB"]
+    return _table(header, rows)
+
+
+def _mebibytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**20:.1f}"
