@@ -71,6 +71,16 @@ def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Co
     return unit, options.steps * options.batch_size
 
 
+def plain_convolution(options: SimpleNamespace, *, recipe: str) -> Contestant:
+    """The experiments' training with the convolution of `jax.lax`, as Flax layers have it."""
+    from experiments import models
+
+    keywords = dict(models.Conv.keywords)
+    del keywords["conv_general_dilated"]
+    models.Conv = functools.partial(models.Conv.func, **keywords)
+    return ours(options, recipe=recipe)
+
+
 CONTESTANTS = {
     "standard": functools.partial(ours, recipe="standard"),
     "line": functools.partial(ours, recipe="line"),
@@ -86,3 +96,20 @@ CONTESTANTS = {
         peer, method="line", loader="resident", channels_last=True, compiled=True
     ),
 }
+
+# The same training without one of the things that make it fast, on a CPU.
+ABLATIONS = {
+    "standard, plain convolution": functools.partial(plain_convolution, recipe="standard"),
+    "standard, small pages": functools.partial(ours, recipe="standard"),
+    "standard, XLA's flags": functools.partial(ours, recipe="standard"),
+    "standard, none of these": functools.partial(plain_convolution, recipe="standard"),
+}
+CONTESTANTS |= ABLATIONS
+# What else their processes find in their environment.
+_SMALL_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+ENVIRONMENTS = {
+    "standard, small pages": _SMALL_PAGES,
+    "standard, none of these": _SMALL_PAGES,
+}
+# These do without the flags that the commands set.
+WITHOUT_FLAGS = ("standard, XLA's flags", "standard, none of these")

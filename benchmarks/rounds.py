@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import tqdm
 
+from benchmarks.contestants import ENVIRONMENTS
 from experiments import launch
 
 
@@ -42,7 +43,8 @@ def measure(
             told = json.dumps(vars(options) | {"contestant": name})
             workers[name] = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", told],
-                env=launch.environment(os.environ),  # PyTorch's processes too
+                # PyTorch's processes have huge pages too
+                env=launch.environment(os.environ) | ENVIRONMENTS.get(name, {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import jax
 
 from benchmarks import costs, rounds, table
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import ABLATIONS, CONTESTANTS
 from experiments import cli, compiler, files
 from experiments.errors import UserError
 from experiments.provenance import finished_now, provenance
@@ -37,6 +37,7 @@ RATIOS = (
     ("line / PyTorch line, loader", "line", "PyTorch line, loader", None),
     ("standard / PyTorch, channels last", "standard", "PyTorch standard, channels last", None),
     ("line / PyTorch line, tuned", "line", "PyTorch line, tuned", None),
+    *((f"standard / {name}", "standard", name, None) for name in ABLATIONS),
 )
 
 
@@ -55,14 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="", help="contestants with semicolons between; default: all"
     )
+    parser.add_argument("--ablations", action="store_true", help="ours without its parts, alone")
     parser.add_argument("--output", type=Path, default=Path("runs/performance"))
     options = parser.parse_args(argv)
     try:
         results = measure(options)
         options.output.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(options.output / "performance.json", json.dumps(results, indent=1))
         text = table.markdown(results)
-        files.write_atomically(options.output / "performance.md", text)
+        name = "ablations" if options.ablations else "performance"
+        files.write_atomically(options.output / f"{name}.json", json.dumps(results, indent=1))
+        files.write_atomically(options.output / f"{name}.md", text)
     except (UserError, rounds.Failed) as error:
         return cli.fail(error)
     except OSError as error:
@@ -77,7 +80,10 @@ def measure(options: argparse.Namespace) -> dict:
     Raises:
       UserError: a device that is not there, an unknown contestant, or counts below 1.
     """
-    chosen = [name for name in options.only.split(";") if name] or list(CONTESTANTS)
+    chosen = [name for name in options.only.split(";") if name]
+    if options.ablations:
+        chosen = chosen or ["standard", *ABLATIONS]
+    chosen = chosen or [name for name in CONTESTANTS if name not in ABLATIONS]
     if unknown := [name for name in chosen if name not in CONTESTANTS]:
         raise UserError(
             f"Contestant {unknown[0]!r} is unknown; choose of {'; '.join(CONTESTANTS)}."
@@ -122,10 +128,13 @@ def measure(options: argparse.Namespace) -> dict:
         "settings": vars(counts) | {"rounds": number, "quick": options.quick},
         "training": training,
         "ratios": ratios,
-        "memory": costs.memory(options.batch_size),
-        "start": costs.start(options.quick),
-        "evaluation": costs.evaluation(counts, options.quick),
     }
+    if not options.ablations:
+        results |= {
+            "memory": costs.memory(options.batch_size),
+            "start": costs.start(options.quick),
+            "evaluation": costs.evaluation(counts, options.quick),
+        }
     return results | {
         "provenance": record
         | finished_now()

@@ -3,7 +3,9 @@
 
 def markdown(results: dict) -> str:
     """Tables of ratios, speeds, evaluation, start and memory."""
-    sections = [_ratios(results), _speeds(results), _costs(results), _memory(results)]
+    sections = [_ratios(results), _speeds(results)]
+    if "memory" in results:
+        sections += [_costs(results), _memory(results)]
     return "\n\n".join(sections) + "\n"
 
 

@@ -11,17 +11,18 @@ import sys
 import time
 from types import SimpleNamespace
 
+from benchmarks.contestants import CONTESTANTS, WITHOUT_FLAGS
+
 
 def main() -> None:
     """Serves until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not an answer
     options = SimpleNamespace(**json.loads(sys.argv[1]))
-    if not options.contestant.startswith("PyTorch"):
+    if not options.contestant.startswith("PyTorch") and options.contestant not in WITHOUT_FLAGS:
         from experiments import compiler
 
         compiler.configure()
-    from benchmarks.contestants import CONTESTANTS
 
     unit, images = CONTESTANTS[options.contestant](options)
     for _ in sys.stdin:

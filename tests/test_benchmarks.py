@@ -1,0 +1,135 @@
+"""The benchmarks' machinery, and guards of speed that no neighbour's load can disturb: counts."""
+
+import collections
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import contestants, rounds, run, table
+from experiments import train
+from experiments.configs import cifar10
+from experiments.data import Dataset, Split
+
+RESULTS = Path(__file__).parent.parent / "results" / "performance"
+SMALL = SimpleNamespace(device="cpu", threads=1, batch_size=2, steps=1)
+
+
+def said(capsys, *arguments):
+    code = run.main(arguments)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--only", "nobody"], "error: Contestant 'nobody' is unknown; choose of standard;"),
+        (["--rounds", "0"], "error: --rounds is 0; use at least 1."),
+        (["--batch_size", "-1"], "error: --batch_size is -1; use at least 1."),
+        (["--steps", "-1"], "error: --steps is -1; use at least 1, or 0 for the default."),
+        (["--device", "gpu"], "error: --device is gpu but JAX runs on cpu;"),
+    ],
+)
+def test_bad_input(arguments, sentence, capsys):
+    code, error = said(capsys, *arguments)
+    assert code == 2
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+
+
+def test_a_contestant_trains_in_its_own_process():
+    (answers,) = rounds.measure(["standard"], SMALL, rounds=2).values()
+    assert [answer["images"] for answer in answers] == [2, 2]
+    assert all(answer["seconds"] > 0 and answer["peak_bytes"] > 2**20 for answer in answers)
+
+
+def test_a_contestant_that_ends_early_is_named(monkeypatch):
+    with pytest.raises(rounds.Failed, match="'nobody' ended with exit code 1"):
+        rounds.measure(["nobody"], SMALL, rounds=1)
+
+
+def test_every_ratio_is_of_contestants():
+    named = {name for _, *pair, _ in run.RATIOS for name in pair}
+    assert named <= contestants.CONTESTANTS.keys()
+    assert contestants.ENVIRONMENTS.keys() <= contestants.ABLATIONS.keys()
+
+
+def test_ratios_are_of_the_same_round():
+    """A machine that slows down changes no ratio."""
+    drift = [1.0, 2.0, 4.0]
+    ours = [{"images": 10, "seconds": s} for s in drift]
+    theirs = [{"images": 10, "seconds": 2 * s} for s in drift]
+    assert rounds.ratio(ours, theirs) == {"median": 2.0, "min": 2.0, "max": 2.0}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_tables_are_those_of_the_measurements(path):
+    results = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == table.markdown(results)
+    assert not results["provenance"]["commit"].endswith("-dirty")
+    for name, first, second, _ in run.RATIOS:
+        if name in results["ratios"]:
+            pair = (results["training"][one]["answers"] for one in (first, second))
+            found = {k: results["ratios"][name][k] for k in ("median", "min", "max")}
+            assert found == pytest.approx(rounds.ratio(*pair))
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """The compiled training steps of a small residual network, as XLA's text."""
+    images = jnp.zeros((32, 8, 8, 3), jnp.uint8)
+    split = Split(images, jnp.zeros(32, jnp.int32))
+
+    def compiled(recipe):
+        config = cifar10.get_config(recipe)
+        config.model.update(depth=8, width=4)
+        config.batch_size = 8
+        made = train.make_run(config, Dataset("zeros", split, split, split, 10))
+        key, indices = jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
+        return (
+            train.train_call.lower(
+                train.init_state(made),
+                made.hyper,
+                key,
+                made.images,
+                made.labels,
+                indices,
+                program=made.program,
+                unroll=True,
+            )
+            .compile()
+            .as_text()
+        )
+
+    recipes = ("standard", "line", "layerwise_line", "simplex_6")
+    return {recipe: compiled(recipe) for recipe in recipes}
+
+
+def kernels(program):
+    """How many operations of each kind the program runs, those inside fusions left out."""
+    entry = program[program.index("\nENTRY ") :]
+    found = re.findall(r"= \S+ ([\w-]+)\(", entry)
+    free = {"parameter", "constant", "bitcast", "get-tuple-element", "tuple"}
+    return collections.Counter(kind for kind in found if kind not in free)
+
+
+@pytest.mark.parametrize("recipe", ["line", "layerwise_line", "simplex_6"])
+def test_a_step_of_a_subspace_runs_one_network(recipe, programs):
+    """As many convolutions as an ordinary step: the number of endpoints adds none."""
+    assert kernels(programs[recipe])["convolution"] == kernels(programs["standard"])["convolution"]
+
+
+@pytest.mark.parametrize("recipe", ["line", "layerwise_line", "simplex_6"])
+def test_a_step_of_a_subspace_adds_few_kernels(recipe, programs):
+    """Mixing, the penalty and the update of the stack: a few for every leaf of the network."""
+    more = kernels(programs[recipe]).total() - kernels(programs["standard"]).total()
+    leaves = 31
+    assert more <= 8 * leaves
+
+
+def test_six_endpoints_need_no_more_kernels_than_two(programs):
+    assert kernels(programs["simplex_6"]).total() <= 1.1 * kernels(programs["line"]).total()
