@@ -1,9 +1,9 @@
 """Huge memory pages for the commands, decided before anything is imported.
 
 A training step on a CPU moves hundreds of megabytes of activations, and the C library asks for them
-anew in every step. In pages of 4 KiB, the faults and the translation of their addresses take a
-quarter of the step's time (docs/performance.md). The GNU C library takes pages of 2 MiB if its
-environment says so when a process starts.
+anew in every step: in pages of 4 KiB, each one a fault, with addresses that miss the processor's
+tables. The GNU C library takes pages of 2 MiB if its environment says so when a process starts.
+docs/performance.md has what that gains.
 """
 
 import os
