@@ -98,10 +98,10 @@ def _python(code: str, **environment: str) -> tuple[float, str]:
 
 
 def evaluation(options: SimpleNamespace, quick: bool) -> dict:
-    """Seconds to evaluate the points of a line, with statistics measured for each and ensembles.
+    """Seconds to predict with the points of a line, with statistics measured for each.
 
     `one pass` is the experiments' way: all points together, every batch loaded once. `point by
-    point` is the same one point after another, the second round of it, compiled. `PyTorch` is a
+    point` is the same one point after another, compiled before. `PyTorch` is a
     process a point with two passes, the training images and the test images, as in the article's
     code; it is timed for three points.
     """
@@ -113,7 +113,7 @@ def evaluation(options: SimpleNamespace, quick: bool) -> dict:
     stack = run.program.method.trained(train.init_state(run), jax.random.key(0))
     networks = predict.mixtures(stack, jnp.asarray(plan.weights))
 
-    def timed(groups):
+    def timed(groups, run=run):
         begin = time.perf_counter()
         for group in groups:
             members = jax.tree.map(lambda x, group=group: x[np.asarray(group)], networks)
@@ -122,11 +122,10 @@ def evaluation(options: SimpleNamespace, quick: bool) -> dict:
         return time.perf_counter() - begin
 
     together, single = [list(range(points))], [[i] for i in range(points)]
-    small = run._replace(images=run.images[: settings.recalibration_batch_size])
-    for groups in (together, single[:1]):  # compiles
-        run, whole = small._replace(labels=small.labels[: len(small.images)]), run
-        timed(groups)
-        run = whole
+    size = settings.recalibration_batch_size
+    one_batch = run._replace(images=run.images[:size], labels=run.labels[:size])
+    for groups in (together, single[:1]):
+        timed(groups, one_batch)  # compiles
     found = {"one pass": [], "point by point": []}
     for _ in range(1 if quick else 2):
         found["one pass"].append(timed(together))

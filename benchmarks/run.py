@@ -25,7 +25,7 @@ DESCRIPTION = """Times this project beside PyTorch, in turns, and writes ratios.
 
 Training steps of cResNet20 by contestants that work in turns; evaluation of the points of a line in
 one pass, point by point, and in a process of its own for every point; the start of the program; the
-memory of a step. PyTorch takes part if it is installed (`pip install 'subspace_jax[benchmarks]'`)."""
+memory of a step. PyTorch takes part if it is installed (`python -m pip install -e '.[benchmarks]'`)."""
 
 # (name, first, second, target): the first's images per second over the second's.
 RATIOS = (
@@ -102,6 +102,11 @@ def measure(options: argparse.Namespace) -> dict:
             "jaxlib of that device, or set JAX_PLATFORMS."
         )
     if find_spec("torch") is None:
+        if options.only and any(name.startswith("PyTorch") for name in chosen):
+            raise UserError(
+                "--only names contestants of PyTorch but it is not installed; "
+                "run python -m pip install -e '.[benchmarks]'."
+            )
         chosen = [name for name in chosen if not name.startswith("PyTorch")]
     counts = SimpleNamespace(
         device=options.device,

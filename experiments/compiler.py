@@ -12,7 +12,7 @@ import jax
 import jaxlib
 
 # XLA's own thread-parallel convolutions instead of YNNPACK's, which jaxlib 0.10 runs on one core from
-# some sizes on; reductions stay with YNNPACK. Later versions gain nothing (docs/performance.md).
+# some sizes on; reductions stay with YNNPACK. Add a version only after trying it there.
 _CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _CPU_FLAGS = {"0.10": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
 

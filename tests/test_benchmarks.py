@@ -78,6 +78,14 @@ def test_committed_tables_are_those_of_the_measurements(path):
             assert found == pytest.approx(rounds.ratio(*pair))
 
 
+def test_spreads_in_the_documentation_are_measured():
+    spread = re.compile(r"\d+\.\d+ \(\d+\.\d+ to \d+\.\d+\)")
+    said = spread.findall((RESULTS.parents[1] / "docs" / "performance.md").read_text())
+    found = spread.findall("".join(path.read_text() for path in RESULTS.glob("*.md")))
+    assert said
+    assert set(said) <= set(found)
+
+
 @pytest.fixture(scope="module")
 def programs():
     """The compiled training steps of a small residual network, as XLA's text."""
