@@ -41,6 +41,13 @@ def test_bad_input(arguments, sentence, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_peer_that_is_not_installed_is_not_passed_over(monkeypatch, capsys):
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    code, error = said(capsys, "--only", "line;PyTorch line")
+    assert code == 2
+    assert error.startswith("error: --only names contestants of PyTorch but it is not installed;")
+
+
 def test_a_contestant_trains_in_its_own_process():
     (answers,) = rounds.measure(["standard"], SMALL, rounds=2).values()
     assert [answer["images"] for answer in answers] == [2, 2]
