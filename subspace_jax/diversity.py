@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from subspace_jax import tree
 from subspace_jax.tree import PyTree
@@ -44,6 +45,10 @@ def kernel_gram(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
       >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
       Array(12., dtype=float32)
     """
+    return tree.gram(_kernels(endpoints, select))
+
+
+def _kernels(endpoints, select) -> list[jax.Array]:
     leaves = jax.tree.leaves_with_path(endpoints)
     selected = [leaf for path, leaf in leaves if select(path, leaf)]
     if not selected:
@@ -51,7 +56,7 @@ def kernel_gram(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
             f"None of the {len(leaves)} leaves of the endpoints is selected as a kernel (by default "
             "those of rank 2 or more in one network); pass `select` to name the ones that count."
         )
-    return tree.gram(selected)
+    return selected
 
 
 def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
@@ -75,10 +80,18 @@ def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
     """
     g = kernel_gram(endpoints, select)
     squared_norms = jnp.diagonal(g)
-    positive = squared_norms > 0
-    inverse = jnp.where(positive, 1 / jnp.where(positive, squared_norms, 1), 0)
+    return _squared_cosine(g, squared_norms[:, None], squared_norms[None, :])
+
+
+def _squared_cosine(product, first, second):
+    """Of an inner product and two squared norms; 0 if one of these is."""
+
+    def share(squared_norm):
+        positive = squared_norm > 0
+        return jnp.where(positive, product / jnp.where(positive, squared_norm, 1), 0)
+
     # In this order no intermediate value is larger than needed: norms of 1e12 do not overflow.
-    return (g * inverse[:, None]) * (g * inverse[None, :])
+    return share(first) * share(second)
 
 
 def cosine_penalty(
@@ -110,17 +123,27 @@ def cosine_penalty(
       >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
       Array(0.5, dtype=float32)
     """
-    cosines = squared_cosines(endpoints, select)
-    n = cosines.shape[0]
+    n = tree.num_stacked(endpoints)
     if n < 2:
         raise ValueError(
             f"The cosine penalty is between pairs but there is {n} endpoint; "
             "train it without a penalty or use at least 2 endpoints."
         )
-    if key is not None:
-        i, j = jax.random.choice(key, n, (2,), replace=False)
-        return cosines[i, j]
-    return cosines.mean(where=~jnp.eye(n, dtype=bool))  # no ones to cancel: the rest may be tiny
+    if key is None:
+        cosines = squared_cosines(endpoints, select)
+        off_diagonal = ~jnp.eye(n, dtype=bool)  # leaves no ones to cancel: the rest may be tiny
+        return cosines.mean(where=off_diagonal)
+    kernels = [_wide(leaf) for leaf in _kernels(endpoints, select)]
+    pair = jax.random.choice(key, n, (2,), replace=False)
+    # One-hot weights select the pair: a stack that is sharded over its endpoints is not gathered.
+    # The gradient is elementwise, which XLA fuses into the optimizer: no stack of it is kept.
+    first, second = (tree.mix(jax.nn.one_hot(i, n), kernels) for i in pair)
+    inner = optax.tree.vdot
+    return _squared_cosine(inner(first, second), inner(first, first), inner(second, second))
+
+
+def _wide(leaf):
+    return leaf.astype(tree.wider_dtype(jnp.float32, leaf))
 
 
 def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
