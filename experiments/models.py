@@ -1,7 +1,8 @@
 """The networks of the experiments, as Flax Linen modules.
 
 Every module is called as `module.apply({"params": p, "batch_stats": s}, images, train=...)` on
-normalised images `[B, H, W, C]` and returns logits `[B, K]` in float32. Batch norm has momentum 0:
+normalised images `[B, H, W, C]` and returns logits `[B, K]` in float32. Parameters and batch-norm
+statistics are float32 too; activations have the module's `dtype`. Batch norm has momentum 0:
 in training mode the updated `batch_stats` are the moments of the batch alone, which is what
 `subspace_jax.recalibrate` pools. No running average is kept, since no point of a subspace could use it.
 
@@ -10,7 +11,6 @@ With a `dropout` rate above 0, activations are dropped in training mode, which n
 `train=True, dropout=False`, Monte-Carlo dropout with `train=False, dropout=True`.
 """
 
-import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -24,17 +24,34 @@ from experiments.errors import UserError
 # The article's initialisation: normal with variance 2 / fan-in, for every convolution.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-Conv = functools.partial(
-    nn.Conv,
-    use_bias=False,
-    kernel_init=kaiming_normal,
-    conv_general_dilated=conv_general_dilated,
-)
+
+def conv(
+    x: jax.Array,
+    width: int,
+    size: int,
+    stride: int = 1,
+    *,
+    padding: int | str | None = None,
+    name: str | None = None,
+) -> jax.Array:
+    """A square convolution without bias, padded by half its size unless told, in the dtype of `x`."""
+    return nn.Conv(
+        width,
+        (size, size),
+        strides=stride,
+        padding=size // 2 if padding is None else padding,
+        use_bias=False,
+        dtype=x.dtype,
+        kernel_init=kaiming_normal,
+        conv_general_dilated=conv_general_dilated,
+        name=name,
+    )(x)
 
 
-def batch_norm(train: bool, name: str | None = None) -> nn.BatchNorm:
-    """Batch norm with scale 1 and bias 0; epsilon as in PyTorch, which the article used."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
+    """Batch norm in float32, rounded to the dtype of `x`; scale 1, bias 0, PyTorch's epsilon."""
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+    return norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Array:
@@ -49,20 +66,24 @@ class ConvNet(nn.Module):
       num_classes: `K`.
       widths: channels of the stages; every stage but the first halves the resolution.
       dropout: rate of dropout at the end of every stage.
+      dtype: of the activations.
     """
 
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)
     dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        x = x.astype(self.dtype)
         for i, width in enumerate(self.widths):
-            x = Conv(width, (3, 3), strides=1 if i == 0 else 2)(x)
-            x = nn.relu(batch_norm(train)(x))
+            x = conv(x, width, 3, 1 if i == 0 else 2, padding="SAME")
+            x = nn.relu(batch_norm(x, train))
             x = drop(x, self.dropout, train, dropout)
         x = x.mean((1, 2))
-        return nn.Dense(self.num_classes, kernel_init=kaiming_normal)(x)
+        logits = nn.Dense(self.num_classes, dtype=x.dtype, kernel_init=kaiming_normal)(x)
+        return logits.astype(jnp.float32)
 
 
 class BasicBlock(nn.Module):
@@ -77,13 +98,13 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
-        y = Conv(self.width, (3, 3), strides=self.stride, padding=1)(x)
-        y = nn.relu(batch_norm(train)(y))
-        y = Conv(self.width, (3, 3), padding=1)(y)
-        y = drop(batch_norm(train)(y), self.dropout, train, dropout)
+        y = conv(x, self.width, 3, self.stride)
+        y = nn.relu(batch_norm(y, train))
+        y = conv(y, self.width, 3)
+        y = drop(batch_norm(y, train), self.dropout, train, dropout)
         if x.shape != y.shape:
-            x = Conv(self.width, (1, 1), strides=self.stride, name="shortcut")(x)
-            x = batch_norm(train, name="shortcut_norm")(x)
+            x = conv(x, self.width, 1, self.stride, name="shortcut")
+            x = batch_norm(x, train, name="shortcut_norm")
         return nn.relu(x + y)
 
 
@@ -98,24 +119,26 @@ class CifarResNet(nn.Module):
       depth: number of layers with weights, `6 n + 2`; 20 is the article's cResNet20.
       width: channels of the first stage; 16 in the article.
       dropout: rate of dropout in every block.
+      dtype: of the activations.
     """
 
     num_classes: int
     depth: int = 20
     width: int = 16
     dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
-        x = Conv(self.width, (3, 3), padding=1)(x)
-        x = nn.relu(batch_norm(train)(x))
+        x = conv(x.astype(self.dtype), self.width, 3)
+        x = nn.relu(batch_norm(x, train))
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
                 width = self.width * 2**stage
                 x = BasicBlock(width, stride, self.dropout)(x, train, dropout)
         x = x.mean((1, 2), keepdims=True)
-        return Conv(self.num_classes, (1, 1), name="classifier")(x)[:, 0, 0].astype(jnp.float32)
+        return conv(x, self.num_classes, 1, name="classifier")[:, 0, 0].astype(jnp.float32)
 
 
 class Bottleneck(nn.Module):
@@ -137,14 +160,13 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
-        y = nn.relu(batch_norm(train)(Conv(self.inner, (1, 1))(x)))
-        y = Conv(self.inner, (3, 3), strides=self.stride, padding=1)(y)
-        y = nn.relu(batch_norm(train)(y))
-        y = batch_norm(train)(Conv(4 * self.width, (1, 1))(y))
+        y = nn.relu(batch_norm(conv(x, self.inner, 1), train))
+        y = nn.relu(batch_norm(conv(y, self.inner, 3, self.stride), train))
+        y = batch_norm(conv(y, 4 * self.width, 1), train)
         y = drop(y, self.dropout, train, dropout)
         if x.shape != y.shape:
-            x = Conv(4 * self.width, (1, 1), strides=self.stride, name="shortcut")(x)
-            x = batch_norm(train, name="shortcut_norm")(x)
+            x = conv(x, 4 * self.width, 1, self.stride, name="shortcut")
+            x = batch_norm(x, train, name="shortcut_norm")
         return nn.relu(x + y)
 
 
@@ -162,6 +184,7 @@ class ImageNetResNet(nn.Module):
         convolution with stride 1, which the article uses for Tiny-ImageNet.
       width: channels of the stem.
       dropout: rate of dropout in every block.
+      dtype: of the activations.
     """
 
     num_classes: int
@@ -170,13 +193,15 @@ class ImageNetResNet(nn.Module):
     stem: str = "imagenet"
     width: int = 64
     dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        x = x.astype(self.dtype)
         if self.stem == "small":
-            x = nn.relu(batch_norm(train)(Conv(self.width, (3, 3), padding=1)(x)))
+            x = nn.relu(batch_norm(conv(x, self.width, 3), train))
         else:
-            x = nn.relu(batch_norm(train)(Conv(self.width, (7, 7), strides=2, padding=3)(x)))
+            x = nn.relu(batch_norm(conv(x, self.width, 7, 2), train))
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.blocks):
             width = self.width * 2**stage
@@ -188,7 +213,7 @@ class ImageNetResNet(nn.Module):
                     module = BasicBlock(width, stride, self.dropout)
                 x = module(x, train, dropout)
         x = x.mean((1, 2), keepdims=True)
-        return Conv(self.num_classes, (1, 1), name="classifier")(x)[:, 0, 0].astype(jnp.float32)
+        return conv(x, self.num_classes, 1, name="classifier")[:, 0, 0].astype(jnp.float32)
 
 
 # Blocks of the stages, and widening, by name.
@@ -198,6 +223,7 @@ IMAGENET_RESNETS = {
     "wide_resnet50_2": ((3, 4, 6, 3), 2),
 }
 STEMS = ("imagenet", "small")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NAMES = ("conv_net", "cifar_resnet", *IMAGENET_RESNETS)
 
 
@@ -205,14 +231,18 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
     """The network that `config.model` names.
 
     Raises:
-      UserError: an unknown name, or a depth, stem or rate of dropout that the network can't have.
+      UserError: an unknown name or dtype, or a depth, stem or rate of dropout that the network can't
+        have.
     """
-    dropout = config.get("dropout", 0.0)
+    dropout, dtype = config.get("dropout", 0.0), config.get("dtype", "float32")
     if not 0 <= dropout < 1:
         raise UserError(f"config.model.dropout is {dropout}; use at least 0 and less than 1.")
+    if dtype not in DTYPES:
+        raise UserError(f"config.model.dtype is {dtype!r}; choose {' or '.join(DTYPES)}.")
+    common = {"dropout": dropout, "dtype": DTYPES[dtype]}
     if config.name == "conv_net":
         _check_widths(config.widths)
-        return ConvNet(num_classes, widths=tuple(config.widths), dropout=dropout)
+        return ConvNet(num_classes, widths=tuple(config.widths), **common)
     if config.name == "cifar_resnet":
         _check_widths([config.width])
         if config.depth < 8 or config.depth % 6 != 2:
@@ -220,14 +250,14 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
                 f"config.model.depth is {config.depth} but a CIFAR ResNet has 6 n + 2 layers; "
                 "use 8, 14, 20, 32, 44, 56 or 110."
             )
-        return CifarResNet(num_classes, depth=config.depth, width=config.width, dropout=dropout)
+        return CifarResNet(num_classes, depth=config.depth, width=config.width, **common)
     if config.name in IMAGENET_RESNETS:
         if config.stem not in STEMS:
             raise UserError(f"config.model.stem is {config.stem!r}; choose {' or '.join(STEMS)}.")
         width = config.get("width", 64)
         _check_widths([width])
         blocks, widening = IMAGENET_RESNETS[config.name]
-        return ImageNetResNet(num_classes, blocks, widening, config.stem, width, dropout)
+        return ImageNetResNet(num_classes, blocks, widening, config.stem, width, **common)
     raise UserError(f"config.model.name is {config.name!r}; choose one of {', '.join(NAMES)}.")
 
 

@@ -388,3 +388,51 @@ def test_rates_of_dropout_out_of_range_are_refused(rate):
     config = ConfigDict({"name": "conv_net", "widths": [4], "dropout": rate})
     with pytest.raises(UserError, match=rf"^config\.model\.dropout is {rate}; use at least 0"):
         make_network(config, num_classes=10)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def both(request):
+    """A network in float32 and in bfloat16, and variables for both."""
+    network = NETWORKS[request.param]
+    return network, dataclasses.replace(network, dtype=jnp.bfloat16), initialised(network)
+
+
+def gradient(network, variables):
+    def loss(params, stats):
+        logits, updated = network.apply(
+            {"params": params, "batch_stats": stats}, BATCH, train=True, mutable="batch_stats"
+        )
+        return -jax.nn.log_softmax(logits)[:, 0].mean(), (logits, updated)
+
+    return jax.jit(jax.grad(loss, has_aux=True))(variables["params"], variables["batch_stats"])
+
+
+def test_bfloat16_is_for_activations_alone(both):
+    """Weights, gradients, statistics and logits are float32 in both; what is between is rounded."""
+    wide, narrow, variables = both
+    chex.assert_trees_all_equal_dtypes(initialised(narrow), variables)
+    (grads, (logits, stats)), (found, (rounded, found_stats)) = (
+        gradient(network, variables) for network in (wide, narrow)
+    )
+    chex.assert_trees_all_equal_dtypes(found, grads, variables["params"])
+    chex.assert_trees_all_equal_dtypes(found_stats, stats)
+    assert rounded.dtype == logits.dtype == jnp.float32
+    difference = jnp.abs(rounded - logits).max() / jnp.abs(logits).max()
+    assert 0 < difference < 0.05
+    chex.assert_trees_all_close(found_stats, stats, rtol=0.05, atol=0.02)
+
+
+def test_bfloat16_convolutions_have_no_wide_operand(both):
+    _, narrow, variables = both
+    program = str(jax.make_jaxpr(lambda v: narrow.apply(v, BATCH, train=False))(variables))
+    results = [line for line in program.splitlines() if "= conv_general_dilated[" in line]
+    assert results
+    assert all(":bf16[" in line for line in results)
+
+
+def test_a_config_names_the_dtype_of_activations():
+    values = {"name": "conv_net", "widths": (4,)}
+    assert make_network(ConfigDict(values), 3).dtype == jnp.float32
+    assert make_network(ConfigDict(values | {"dtype": "bfloat16"}), 3).dtype == jnp.bfloat16
+    with pytest.raises(UserError, match=r"^config\.model\.dtype is 'int8'; choose float32 or bf"):
+        make_network(ConfigDict(values | {"dtype": "int8"}), 3)
