@@ -82,16 +82,31 @@ def load(
       UserError: If an argument or the data are unfit.
     """
     _check_noise_options(noise_rate, noise_mode, noise_file)  # before anything is decoded
-    train, test, num_classes = load_arrays(name, data_dir)
-    given = train.labels
+    data_dir = os.path.expanduser(data_dir)
+    with _ONE_AT_A_TIME:
+        parts = _parts(name, data_dir, _stamp(data_dir), validation_size, split_seed, train_size)
     if noise_mode == FILE_MODE:
-        given = read_labels(noise_file, train.labels, num_classes)
+        true = load_arrays(name, data_dir)[0].labels
+        given = read_labels(noise_file, true, parts.num_classes)
+        rest, _ = hold_out(Split(given, given), validation_size, split_seed)
+        labels = _keep(rest, train_size, split_seed).labels
+    else:
+        labels = corrupt_labels(
+            parts.train.labels, parts.num_classes, noise_rate, noise_mode, noise_seed
+        )
+    return parts._replace(train=parts.train._replace(labels=labels))
+
+
+@functools.lru_cache(maxsize=2)
+def _parts(
+    name: str, data_dir: str, stamp: Any, validation_size: int, split_seed: int, train_size: int
+) -> Dataset:
+    """A data set with its true labels; runs that share it hold the same arrays."""
+    train, test, num_classes = _load_arrays(name, data_dir, stamp)
     rest, validation = hold_out(train, validation_size, split_seed)
-    given, _ = hold_out(Split(given, given), validation_size, split_seed)
-    rest = _keep(rest._replace(labels=given.labels), train_size, split_seed)
-    if noise_mode != FILE_MODE:
-        labels = corrupt_labels(rest.labels, num_classes, noise_rate, noise_mode, noise_seed)
-        rest = rest._replace(labels=labels)
+    rest = _keep(rest, train_size, split_seed)
+    for array in (*rest, *validation):
+        array.setflags(write=False)
     return Dataset(name, rest, validation, test, num_classes)
 
 

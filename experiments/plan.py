@@ -31,6 +31,8 @@ def check(config: ConfigDict) -> None:
             )
     if config.num_threads < 0:
         raise UserError(f"config.num_threads is {config.num_threads}; use 0 for one per CPU core.")
+    if config.runs_at_once < 1:
+        raise UserError(f"config.runs_at_once is {config.runs_at_once}; use 1 for one by one.")
     _check_choices(config)
     _check_landscape(config.landscape)
     unknown = [name for name in config.products if name not in PRODUCTS]

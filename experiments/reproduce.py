@@ -30,6 +30,7 @@ from experiments.configs.suites import FIGURES
 from experiments.errors import UserError
 from experiments.provenance import finished_now, provenance
 from experiments.suite import Entry, Outcome
+from experiments.together import Together
 
 # suite -> its scales, the first by default.
 SUITES = {"digits": ("digits",), "cifar10": ("small", "full"), "tiny_imagenet": ("full",)}
@@ -186,15 +187,18 @@ def _run_all(
                 first_seed=first_seed,
                 requested=lambda: stop.requested,
             )
-        return suite.run_entry(entry, advance, folder=folder, requested=lambda: stop.requested)
+        return suite.run_entry(
+            entry, advance, folder=folder, requested=lambda: stop.requested, together=together
+        )
 
-    first = suite.run_all(entries, run_one, config.num_threads)
+    together = Together(config.runs_at_once)
+    first = suite.run_all(entries, run_one, config.num_threads, together)
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
     if draw_only:
         _require(tuned, [entry for entry in tuned if suite.is_settled(folder, entry)], folder)
-    second = suite.run_all(tuned, run_one, config.num_threads)
+    second = suite.run_all(tuned, run_one, config.num_threads, together)
     return Outcome(first.records | second.records, first.failures | second.failures)
 
 

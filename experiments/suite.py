@@ -24,8 +24,10 @@ from experiments import data, evaluate, files, job, predict, recipes, train, wei
 from experiments.checkpoint import Checkpoints
 from experiments.errors import UserError
 from experiments.methods import make_method
+from experiments.together import Together
 
 Advance = Callable[[float], None]
+ALONE = Together(1)
 _TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 _DIVERGED = ".diverged"  # of the file that says why a run has no record
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
@@ -85,6 +87,7 @@ def run_all(
     entries: Sequence[Entry],
     run_one: Callable[[Entry, Advance], dict],
     num_threads: int,
+    together: Together = ALONE,
 ) -> Outcome:
     """Runs every entry after those that it needs, with progress and time left.
 
@@ -96,16 +99,17 @@ def run_all(
       run_one: `(entry, advance) -> record`; as it goes it calls `advance(share)` with the share of its
         work that is newly done, and lets pass whatever that raises.
       num_threads: how many run at once; 0 for one per CPU core.
+      together: if it has groups of several, runs of a method train as one program, group by group.
 
     Raises:
       Interrupted: a signal came; runs that have begun were saved.
       KeyboardInterrupt: a second one came.
     """
     stop, lock = threading.Event(), threading.Lock()
-    outcome = Outcome({}, {})
+    outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), together.at_once)
     with (
         tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
-        concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
     ):
 
         def advance(share):
@@ -116,7 +120,8 @@ def run_all(
 
         try:
             for layer in _layers(entries):
-                _run_layer(layer, run_one, advance, pool, outcome)
+                for group in [layer] if together.at_once == 1 else _groups(layer, together.at_once):
+                    _run_group(group, run_one, advance, pool, outcome, together)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -148,7 +153,19 @@ def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
     return layers
 
 
-def _run_layer(entries, run_one, advance, pool, outcome: Outcome) -> None:
+def _groups(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
+    """Entries of one method together, at most so many of them."""
+    methods: dict[str, list[Entry]] = {}
+    for entry in entries:
+        methods.setdefault(entry.method, []).append(entry)
+    return [
+        tuple(same[start : start + size])
+        for same in methods.values()
+        for start in range(0, len(same), size)
+    ]
+
+
+def _run_group(entries, run_one, advance, pool, outcome: Outcome, together: Together) -> None:
     def run_whole(entry):
         shares = []
 
@@ -159,13 +176,16 @@ def _run_layer(entries, run_one, advance, pool, outcome: Outcome) -> None:
         try:
             return run_one(entry, count)
         finally:
+            together.leave(entry.id)
             left[entry.id] = max(0.0, 1.0 - sum(shares))
 
     futures, left = {}, {}
+    together.enter(entry.id for entry in entries)
     for entry in entries:
         missing = [need for need in entry.needs if need in outcome.failures]
         if missing:
             outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
+            together.leave(entry.id)
             advance(1.0)
         else:
             futures[pool.submit(run_whole, entry)] = entry
@@ -288,7 +308,12 @@ def is_settled(folder: Path, entry: Entry) -> bool:
 
 
 def run_entry(
-    entry: Entry, advance: Advance, *, folder: Path, requested: Callable[[], bool]
+    entry: Entry,
+    advance: Advance,
+    *,
+    folder: Path,
+    requested: Callable[[], bool],
+    together: Together = ALONE,
 ) -> dict:
     """Trains and evaluates one run, and writes its record; one that is done is only read.
 
@@ -297,6 +322,7 @@ def run_entry(
       advance: see `run_all`.
       folder: of the suite.
       requested: whether a signal came, so that the run is to be saved and given up.
+      together: see `run_all`; the run leaves it when it is trained.
 
     Raises:
       UserError: training diverged, or data are missing.
@@ -319,11 +345,12 @@ def run_entry(
     path.parent.mkdir(parents=True, exist_ok=True)
     watch = _Watch(run, settings, dataset.test, config, path.with_suffix(""), advance, requested)
     try:
-        state = watch.train()
+        state = watch.train(together.call(entry.id))
     except train.NonFiniteLoss as error:
         note = {"config_sha256": digest(entry), "error": str(error)}
         files.write_atomically(path.with_suffix(_DIVERGED), json.dumps(note) + "\n")
         raise
+    together.leave(entry.id)
     trained = time.perf_counter()
     stack = run.program.method.trained(state, jax.random.key(entry.seed))
     splits = {"test": dataset.test, "validation": dataset.validation}
@@ -341,7 +368,8 @@ def run_entry(
         raise
     if watch.oracle:
         results["places"]["early stopping"] = watch.best_of_all()
-    memory = train.step_memory(run, state) if watch.ran else None
+    alone = together.at_once == 1  # else its step was never compiled
+    memory = train.step_memory(run, state) if watch.ran and alone else None
     own = run.program.num_steps * run.batch_size
     record = {
         "places": results["places"],
@@ -354,6 +382,8 @@ def run_entry(
             + sum(_cost_of(folder, need) for need in entry.needs),
             "training_images": own,
             "step_memory_bytes": memory,
+            # With other runs beside it: of all of them.
+            "runs_at_once": together.at_once,
             "training_seconds": trained - begin,
             "evaluation_seconds": time.perf_counter() - trained,
         },
@@ -411,14 +441,14 @@ class _Watch:
         self.oracle: list[dict] = []
         self.ran = False
 
-    def train(self) -> ss.TrainState:
+    def train(self, call: Callable) -> ss.TrainState:
         """The state after the last step, from the last checkpoint on if there is one."""
         run, seconds = self._run, self._config.checkpoint_seconds
         state, history = train.init_state(run), self._history
         if (self._folder / workdir.CHECKPOINTS).exists():
             state, history = self._restored(state, history)
         last, epoch = time.monotonic(), int(state.step) // run.program.steps_per_epoch
-        for latest in train.fit(run, state, history):
+        for latest in train.fit(run, state, history, call):
             state, self.ran = latest, True
             now = int(history.num_dispatched) // run.program.steps_per_epoch
             if now > epoch:

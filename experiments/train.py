@@ -102,7 +102,7 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
         warmup_epochs=config.optimizer.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
-    images = jnp.asarray(data.train.images)
+    images = _resident(_Same(data.train.images))
     steps_per_call = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
     run = Run(
         program=Program(model, method, length),
@@ -117,6 +117,24 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
     )
     _check_plan(run)
     return run
+
+
+class _Same:
+    """An array that is equal to itself alone."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array  # which is kept, so that no other gets its id
+
+    def __eq__(self, other):
+        return self.array is other.array
+
+    def __hash__(self):
+        return id(self.array)
+
+
+@functools.lru_cache(maxsize=4)
+def _resident(same: _Same) -> jax.Array:
+    return jnp.asarray(same.array)
 
 
 def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
@@ -298,7 +316,7 @@ def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn
 
 @functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="state")
 def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
-    """Several training steps in one call.
+    """Several training steps of one run in one call.
 
     Args:
       state: donated.
@@ -331,6 +349,30 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
         state, metric = body(state, indices[i])
         metrics.append(metric)
     return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
+def train_calls(states, others, images, *, program, unroll):
+    """Several training steps of several runs of one program in one call, vectorised over the runs.
+
+    Args:
+      states: of every run; donated.
+      others: of every run `(hyper, key, labels, indices)`, as for `train_call`.
+      images: of all of them.
+      program, unroll: as for `train_call`.
+
+    Returns:
+      What `train_call` returns, of every run.
+    """
+
+    def one(state, other):
+        hyper, key, labels, indices = other
+        return train_call.__wrapped__(
+            state, hyper, key, images, labels, indices, program=program, unroll=unroll
+        )
+
+    found = jax.vmap(one)(ss.stack(states), ss.stack(others))
+    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size"))
@@ -448,11 +490,19 @@ def check_finite(run: Run, state: ss.TrainState) -> None:
         )
 
 
-def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainState]:
+def fit(
+    run: Run, state: ss.TrainState, history: History, call: Callable | None = None
+) -> Iterator[ss.TrainState]:
     """Trains from a state to the end, yielding the state after every call.
 
     A yielded state is donated to the next call: use it before asking for the next one. On return
     the history is complete.
+
+    Args:
+      run: what is trained.
+      state: where it starts.
+      history: takes the metrics.
+      call: with the arguments and results of `train_call`, which is the default.
 
     Raises:
       NonFiniteLoss: training diverged; noticed one call late.
@@ -460,13 +510,13 @@ def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainSt
     program, per_call = run.program, run.steps_per_call
     root = jax.random.key(run.seed)
     order_key, step_key = (jax.random.fold_in(root, stream) for stream in (_ORDER, _STEPS))
-    size, unroll = len(run.labels), on_cpu()
+    size, unroll, call = len(run.labels), on_cpu(), call or train_call
     first = int(state.step)
     for epoch in range(first // program.steps_per_epoch, program.length.num_epochs):
         order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
         done = max(first - epoch * program.steps_per_epoch, 0)
         for start in range(done, program.steps_per_epoch, per_call):
-            state, metrics = train_call(
+            state, metrics = call(
                 state,
                 run.hyper,
                 step_key,
@@ -481,18 +531,25 @@ def fit(run: Run, state: ss.TrainState, history: History) -> Iterator[ss.TrainSt
     history.flush()
 
 
-def step_memory(run: Run, state: ss.TrainState) -> int | None:
-    """Bytes that a training call needs at once: its arguments, results and temporaries.
-
-    The call must have been made before: it is not compiled again.
-    """
+def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
+    """The program of a run's training calls; it is not compiled again if a call has been made."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, run.hyper))
-    indices = jax.ShapeDtypeStruct((run.steps_per_call, run.batch_size), jnp.int32)
-    key = jax.random.key(run.seed)
-    compiled = train_call.lower(
-        *shapes, key, run.images, run.labels, indices, program=run.program, unroll=on_cpu()
+    steps = min(run.steps_per_call, run.program.steps_per_epoch)
+    indices = jax.ShapeDtypeStruct((steps, run.batch_size), jnp.int32)
+    return train_call.lower(
+        *shapes,
+        jax.random.key(run.seed),
+        run.images,
+        run.labels,
+        indices,
+        program=run.program,
+        unroll=on_cpu(),
     ).compile()
-    found = compiled.memory_analysis()
+
+
+def step_memory(run: Run, state: ss.TrainState) -> int | None:
+    """Bytes that a training call needs at once: its arguments, results and temporaries."""
+    found = compiled_call(run, state).memory_analysis()
     if found is None:
         return None
     shared = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes

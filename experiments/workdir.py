@@ -22,7 +22,7 @@ _OURS = (
 )
 # Where things are, how often they are saved and how many run at once changes no result.
 _IRRELEVANT = (
-    *("config.data_dir", "config.checkpoint_seconds", "config.num_threads"),
+    *("config.data_dir", "config.checkpoint_seconds", "config.num_threads", "config.runs_at_once"),
     *("config.run.data_dir", "config.run.checkpoint_seconds"),  # of a suite
 )
 

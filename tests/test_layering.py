@@ -58,7 +58,9 @@ STANDARD_LIBRARY = {
 }
 THIRD_PARTY = {"jax", "numpy"}
 MORE_THIRD_PARTY = {
-    **dict.fromkeys(("training", "averaging", "calibration", "schedules", "sharpness"), {"optax"}),
+    **dict.fromkeys(
+        ("training", "averaging", "calibration", "diversity", "schedules", "sharpness"), {"optax"}
+    ),
     "plotting": {"matplotlib"},
 }
 FORBIDDEN_NAMES = {
