@@ -9,8 +9,14 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 import jax
 
 from experiments import compiler
+from tests import compilations
 
 compiler.configure()
+# Inherited by the processes that tests start, so that all compute the same bits.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), *(f"--{k}={v}" for k, v in compilations.FAST.items())]
+).strip()
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else uses the first
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

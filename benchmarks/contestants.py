@@ -1,11 +1,13 @@
 """What is timed: training steps of this project and of PyTorch, under one interface.
 
-A contestant is `function(options) -> (unit, images)`: a function without arguments that does one unit
-of work and waits for its end, and how many images that unit trains on. Nothing is compiled or
-loaded in a unit after the first one. All train the same network, cResNet20 on 50,000 images like
-CIFAR-10's, padded, cropped and flipped.
+A contestant is `function(options) -> unit`: a function without arguments that does one unit of work,
+waits for its end and returns how many images it trained on. Nothing is compiled or loaded in a unit
+after the first one. All train the same network, cResNet20 on 50,000 images like CIFAR-10's, padded,
+cropped and flipped.
 """
 
+import concurrent.futures
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 
 NUM_IMAGES = 50_000
-Contestant = tuple[Callable[[], None], int]
+Unit = Callable[[], int]
 
 
 @functools.cache
@@ -25,29 +27,74 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(0, 10, NUM_IMAGES, dtype=np.int32)
 
 
-def ours(options: SimpleNamespace, *, recipe: str) -> Contestant:
-    """Training by the experiments' own loop: batches drawn on the device, several steps a call."""
+def make_run(options: SimpleNamespace, *, recipe: str, dtype: str = "float32", seed: int = 0):
+    """A run of the experiments on CIFAR-10, with random images."""
     from experiments import train
     from experiments.configs import cifar10
     from experiments.data import Dataset, Split
 
     config = cifar10.get_config(recipe)
-    config.batch_size = options.batch_size
+    config.update(batch_size=options.batch_size, seed=seed)
+    config.model.dtype = dtype
     split = Split(*images_and_labels())
-    run = train.make_run(config, Dataset("random", split, split, split, 10))
+    return train.make_run(config, Dataset("random", split, split, split, 10))
+
+
+def training(options: SimpleNamespace, run, call: Callable | None = None) -> Unit:
+    """The experiments' own loop: batches drawn on the device, several steps a call."""
+    from experiments import train
+
     calls = -(-options.steps // run.steps_per_call)
     history = train.History(run)
-    states = train.fit(run, train.init_state(run), history)
+    states = train.fit(run, train.init_state(run), history, call)
 
     def unit():
+        begun = history.num_dispatched
         for state in itertools.islice(states, calls):
             last = state
         last.step.block_until_ready()
+        return int(history.num_dispatched - begun) * run.batch_size
 
-    return unit, calls * run.steps_per_call * options.batch_size
+    return unit
 
 
-def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Contestant:
+def ours(options: SimpleNamespace, **choices) -> Unit:
+    """One run; `choices` are those of `make_run`."""
+    return training(options, make_run(options, **choices))
+
+
+def several(options: SimpleNamespace, *, num_runs: int, **choices) -> Unit:
+    """Runs of several seeds in one program."""
+    from experiments.together import Together
+
+    together = Together(num_runs)
+    names = [str(seed) for seed in range(num_runs)]
+    together.enter(names)
+    units = [
+        training(options, make_run(options, seed=seed, **choices), together.call(name))
+        for seed, name in enumerate(names)
+    ]
+    pool = concurrent.futures.ThreadPoolExecutor(num_runs)
+
+    def unit():
+        return sum(pool.map(lambda one: one(), units))
+
+    return unit
+
+
+def flat(options: SimpleNamespace, **choices) -> Unit:
+    """One run whose endpoints are two matrices, kernels and all else, instead of a tree of leaves."""
+    from benchmarks.flat import FlatNetwork
+
+    run = make_run(options, **choices)
+    model = dataclasses.replace(
+        run.program.model, network=FlatNetwork(run.program.model.network, (1, 32, 32, 3))
+    )
+    program = dataclasses.replace(run.program, model=model)
+    return training(options, run._replace(program=program))
+
+
+def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Unit:
     """Training by PyTorch; see `benchmarks.peers`."""
     from benchmarks import peers
 
@@ -67,18 +114,19 @@ def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Co
         for _ in range(options.steps):
             step()
         peers.wait(options.device)
+        return options.steps * options.batch_size
 
-    return unit, options.steps * options.batch_size
+    return unit
 
 
-def plain_convolution(options: SimpleNamespace, *, recipe: str) -> Contestant:
+def plain_convolution(options: SimpleNamespace, **choices) -> Unit:
     """The experiments' training with the convolution of `jax.lax`, as Flax layers have it."""
     import jax
 
     from experiments import models
 
     models.conv_general_dilated = jax.lax.conv_general_dilated
-    return ours(options, recipe=recipe)
+    return ours(options, **choices)
 
 
 CONTESTANTS = {
@@ -97,14 +145,38 @@ CONTESTANTS = {
     ),
 }
 
-# The same training without one of the things that make it fast, on a CPU.
+# What an accelerator is for, slower than the above on a CPU: bfloat16 activations, and runs of several
+# seeds vectorised.
+ACCELERATED = {
+    "standard, bfloat16": functools.partial(ours, recipe="standard", dtype="bfloat16"),
+    "line, bfloat16": functools.partial(ours, recipe="line", dtype="bfloat16"),
+    "simplex of 6, bfloat16": functools.partial(ours, recipe="simplex_6", dtype="bfloat16"),
+    "8 lines at once, bfloat16": functools.partial(
+        several, recipe="line", dtype="bfloat16", num_runs=8
+    ),
+}
+# The training before the comma without one of the things that make it fast, or with another instead.
 ABLATIONS = {
     "standard, plain convolution": functools.partial(plain_convolution, recipe="standard"),
     "standard, small pages": functools.partial(ours, recipe="standard"),
     "standard, XLA's flags": functools.partial(ours, recipe="standard"),
     "standard, none of these": functools.partial(plain_convolution, recipe="standard"),
+    "line, flat": functools.partial(flat, recipe="line"),
+    "simplex of 6, flat": functools.partial(flat, recipe="simplex_6"),
 }
-CONTESTANTS |= ABLATIONS
+
+
+def baseline(name: str) -> str:
+    """The contestant that an ablation is one of.
+
+    Example:
+      >>> baseline("line, flat")
+      'line'
+    """
+    return name.partition(", ")[0]
+
+
+CONTESTANTS |= ACCELERATED | ABLATIONS
 # What else their processes find in their environment.
 _SMALL_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
 ENVIRONMENTS = {

@@ -27,7 +27,7 @@ compiler.configure()
 from types import SimpleNamespace
 from benchmarks.contestants import CONTESTANTS
 options = SimpleNamespace(device="", threads=0, batch_size=128, steps=1)
-CONTESTANTS["line"](options)[0]()
+CONTESTANTS["line"](options)()
 """
 
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import jax
 
-from benchmarks import costs, rounds, table
-from benchmarks.contestants import ABLATIONS, CONTESTANTS
+from benchmarks import costs, roofline, rounds, table
+from benchmarks.contestants import ABLATIONS, ACCELERATED, CONTESTANTS, baseline
 from experiments import cli, compiler, files
 from experiments.errors import UserError
 from experiments.provenance import finished_now, provenance
@@ -27,17 +27,37 @@ Training steps of cResNet20 by contestants that work in turns; evaluation of the
 one pass, point by point, and in a process of its own for every point; the start of the program; the
 memory of a step. PyTorch takes part if it is installed (`python -m pip install -e '.[benchmarks]'`)."""
 
-# (name, first, second, target): the first's images per second over the second's.
+# (name, first, second, targets by device): the first's images per second over the second's.
 RATIOS = (
-    ("line / standard", "line", "standard", 1 / 1.03),
-    ("layerwise line / standard", "layerwise line", "standard", 1 / 1.03),
-    ("simplex of 6 / standard", "simplex of 6", "standard", 1 / 1.08),
-    ("standard / PyTorch standard", "standard", "PyTorch standard", 0.75),
-    ("line / PyTorch line", "line", "PyTorch line", 0.75),
-    ("line / PyTorch line, loader", "line", "PyTorch line, loader", None),
-    ("standard / PyTorch, channels last", "standard", "PyTorch standard, channels last", None),
-    ("line / PyTorch line, tuned", "line", "PyTorch line, tuned", None),
-    *((f"standard / {name}", "standard", name, None) for name in ABLATIONS),
+    ("line / standard", "line", "standard", {"cpu": 1 / 1.03, "gpu": 1 / 1.03}),
+    ("layerwise line / standard", "layerwise line", "standard", {"cpu": 1 / 1.03, "gpu": 1 / 1.03}),
+    ("simplex of 6 / standard", "simplex of 6", "standard", {"cpu": 1 / 1.08, "gpu": 1 / 1.08}),
+    ("standard / PyTorch standard", "standard", "PyTorch standard", {"cpu": 0.75}),
+    ("line / PyTorch line", "line", "PyTorch line", {"cpu": 0.75}),
+    ("line / PyTorch line, loader", "line", "PyTorch line, loader", {}),
+    ("standard / PyTorch, channels last", "standard", "PyTorch standard, channels last", {}),
+    ("line / PyTorch line, tuned", "line", "PyTorch line, tuned", {}),
+    ("line / standard, bfloat16", "line, bfloat16", "standard, bfloat16", {"gpu": 1 / 1.03}),
+    (
+        "simplex of 6 / standard, bfloat16",
+        *("simplex of 6, bfloat16", "standard, bfloat16", {"gpu": 1 / 1.08}),
+    ),
+    ("line, bfloat16 / line", "line, bfloat16", "line", {}),
+    (
+        "line, bfloat16 / PyTorch line, loader",
+        *("line, bfloat16", "PyTorch line, loader", {"gpu": 10.0}),
+    ),
+    (
+        "line, bfloat16 / PyTorch line, tuned",
+        *("line, bfloat16", "PyTorch line, tuned", {"gpu": 1.3}),
+    ),
+    (
+        "8 lines at once / one, bfloat16",
+        "8 lines at once, bfloat16",
+        "line, bfloat16",
+        {"gpu": 2.0},
+    ),
+    *((f"{baseline(name)} / {name}", baseline(name), name, {}) for name in ABLATIONS),
 )
 
 
@@ -82,8 +102,9 @@ def measure(options: argparse.Namespace) -> dict:
     """
     chosen = [name for name in options.only.split(";") if name]
     if options.ablations:
-        chosen = chosen or ["standard", *ABLATIONS]
-    chosen = chosen or [name for name in CONTESTANTS if name not in ABLATIONS]
+        chosen = chosen or list(dict.fromkeys([*map(baseline, ABLATIONS), *ABLATIONS]))
+    without = ABLATIONS | (ACCELERATED if options.device == "cpu" else {})
+    chosen = chosen or [name for name in CONTESTANTS if name not in without]
     if unknown := [name for name in chosen if name not in CONTESTANTS]:
         raise UserError(
             f"Contestant {unknown[0]!r} is unknown; choose of {'; '.join(CONTESTANTS)}."
@@ -94,6 +115,8 @@ def measure(options: argparse.Namespace) -> dict:
     if options.steps < 0:
         raise UserError(f"--steps is {options.steps}; use at least 1, or 0 for the default.")
     begin = time.perf_counter()
+    # Every contestant is a process with memory of its own on the one device.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     compiler.configure()
     record = provenance("benchmarks.run")
     if options.device != ("cpu" if jax.default_backend() == "cpu" else "gpu"):
@@ -125,8 +148,9 @@ def measure(options: argparse.Namespace) -> dict:
         for name, found in answers.items()
     }
     ratios = {
-        name: rounds.ratio(answers[first], answers[second]) | {"target": target}
-        for name, first, second, target in RATIOS
+        name: rounds.ratio(answers[first], answers[second])
+        | {"target": targets.get(options.device)}
+        for name, first, second, targets in RATIOS
         if first in answers and second in answers
     }
     results = {
@@ -137,6 +161,7 @@ def measure(options: argparse.Namespace) -> dict:
     if not options.ablations:
         results |= {
             "memory": costs.memory(options.batch_size),
+            "roofline": roofline.measure(counts, training, options.quick),
             "start": costs.start(options.quick),
             "evaluation": costs.evaluation(counts, options.quick),
         }

@@ -5,7 +5,7 @@ def markdown(results: dict) -> str:
     """Tables of ratios, speeds, evaluation, start and memory."""
     sections = [_ratios(results), _speeds(results)]
     if "memory" in results:
-        sections += [_costs(results), _memory(results)]
+        sections += [_costs(results), _memory(results), _roofline(results["roofline"])]
     return "\n\n".join(sections) + "\n"
 
 
@@ -65,6 +65,23 @@ def _memory(results) -> str:
         for found in results["memory"].values()
     ]
     header = ["endpoints", "step, MiB", "weights and optimizer, MiB", "beyond the bound, MiB"]
+    return _table(header, rows)
+
+
+def _roofline(found) -> str:
+    rows = [
+        [
+            name,
+            *(_mebibytes(step[key]) for key in ("bound_bytes", "program_bytes")),
+            f"{1000 * step['bound_bytes'] / found['copy_bytes_per_second']:.2f}",
+            f"{1000 * step['step_seconds']:.2f}",
+            f"{100 * step['share']:.0f} %",
+        ]
+        for name, step in found["steps"].items()
+    ]
+    copied = found["copy_bytes_per_second"] / 1e9
+    header = ["step", "activations moved, MiB", "XLA's count, MiB"]
+    header += [f"at {copied:.1f} GB/s, ms", "measured, ms", "share"]
     return _table(header, rows)
 
 

@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import contestants, rounds, run, table
-from experiments import train
+from benchmarks import contestants, roofline, rounds, run, table
+from benchmarks.flat import FlatNetwork
+from experiments import models, train
 from experiments.configs import cifar10
 from experiments.data import Dataset, Split
+from tests import compilations, tiny
 
 RESULTS = Path(__file__).parent.parent / "results" / "performance"
 SMALL = SimpleNamespace(device="cpu", threads=1, batch_size=2, steps=1)
@@ -63,6 +66,65 @@ def test_every_ratio_is_of_contestants():
     named = {name for _, *pair, _ in run.RATIOS for name in pair}
     assert named <= contestants.CONTESTANTS.keys()
     assert contestants.ENVIRONMENTS.keys() <= contestants.ABLATIONS.keys()
+    assert set(map(contestants.baseline, contestants.ABLATIONS)) <= contestants.CONTESTANTS.keys()
+
+
+def test_several_runs_at_once_are_timed_as_all_of_them(monkeypatch):
+    def make_run(options, seed):
+        return tiny.run("line", seed=seed)
+
+    monkeypatch.setattr(contestants, "make_run", make_run)
+    options = SimpleNamespace(steps=3)
+    unit = contestants.several(options, num_runs=2)
+    assert [unit(), unit()] == 2 * [2 * 3 * 6]
+    assert contestants.ours(options, seed=0)() == 3 * 6
+
+
+def test_a_flat_network_is_the_network():
+    network, image = (
+        models.ConvNet(3, widths=(4, 8)),
+        jax.random.normal(jax.random.key(1), (2, 8, 8, 1)),
+    )
+    variables = network.init(jax.random.key(0), image, train=False)
+    flat = FlatNetwork(network, (1, 8, 8, 1))
+    found = flat.init(jax.random.key(0), image, train=False)
+    assert {name: x.shape for name, x in found["params"].items()} == {
+        "kernels": (1, 4 * 9 + 4 * 8 * 9 + 8 * 3),
+        "others": (2 * 4 + 2 * 8 + 3,),
+    }
+    chex.assert_trees_all_equal(flat.unflatten(found["params"]), variables["params"])
+    logits = (net.apply(v, image, train=False) for net, v in ((network, variables), (flat, found)))
+    chex.assert_trees_all_equal(*logits)
+
+
+def test_activations_of_a_residual_block_are_counted_by_hand():
+    x, y = 2 * 16 * 16 * 16, 2 * 8 * 8 * 32  # a block that halves the resolution
+    network = models.CifarResNet(10, depth=8, width=16)
+
+    def moved(size):
+        images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+        return roofline.moved_elements(network, images)
+
+    image, z = 2 * 16 * 16 * 3, 2 * 4 * 4 * 64
+    stem = 2 * (image + x) + 8 * x
+    same = 2 * (3 * (x + x) + 8 * x) + 4 * x
+    halving = [
+        3 * (a + b) + 3 * (b + b) + 3 * (a + b) + 3 * 8 * b + 4 * b for a, b in ((x, y), (y, z))
+    ]
+    classifier = 3 * (2 * 64 + 2 * 10)
+    assert moved(16) == stem + same + sum(halving) + classifier
+
+
+def test_the_share_of_the_roofline_is_that_of_the_measured_step(monkeypatch):
+    monkeypatch.setattr(roofline, "copy_bandwidth", lambda quick: 1e6)
+    monkeypatch.setattr(roofline, "make_run", lambda options, recipe, dtype: tiny.run(recipe))
+    training = {"line": {"images_per_second": {"median": 60.0}}}
+    found = roofline.measure(None, training, quick=True)["steps"]
+    assert found.keys() == {"line"}
+    step = found["line"]
+    assert step["step_seconds"] == 0.1
+    assert step["share"] == pytest.approx(step["bound_bytes"] / 1e5)
+    assert step["program_bytes"] > step["bound_bytes"]
 
 
 def test_ratios_are_of_the_same_round():
@@ -114,7 +176,7 @@ def programs():
             indices,
             program=made.program,
             unroll=True,
-        ).compile()
+        ).compile(compiler_options=compilations.USERS)
 
     recipes = ("standard", "line", "layerwise_line", "simplex_6")
     return {recipe: compiled(recipe) for recipe in recipes}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import cifar
+from tests import compilations
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -242,7 +243,8 @@ def test_a_line_learns_real_cifar10_through_tfds(tmp_path):
         "--config.evaluation.num_points=3",
         "--config.evaluation.recalibration_examples=2000",
     ]
-    assert cifar.main(arguments) == 0
+    command = [sys.executable, "-m", "experiments.cifar", *arguments]
+    subprocess.run(command, cwd=ROOT, env=compilations.users_environment(), check=True)
     found = metrics(tmp_path / "line")
     assert found["provenance"]["num_training_images"] == 20_000
     # Ten classes: far from chance after 156 steps, on the test images and on those held out.

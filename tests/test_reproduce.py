@@ -13,6 +13,7 @@ import pytest
 
 from experiments import claims, reproduce, suite, summary
 from experiments.configs import suites
+from tests import compilations
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = ("standard", "standard_matched", "ema", "line", "ensemble", "dropout")
@@ -32,18 +33,26 @@ SHORT = [
 
 
 FEW = ("standard", "line")
+ALL = "fig3,fig5,fig6,fig7,tuned,rivals"
 
 
-def run(
-    workdir,
-    *arguments,
-    only="fig3,fig5,fig6,fig7,tuned,rivals",
-    seeds=(0, 1, 2),
-    products=PRODUCTS,
-):
+def command_line(workdir, *arguments, only=ALL, seeds=(0, 1, 2), products=PRODUCTS):
     arguments = [f"--config.seeds={seeds}", f"--config.products={products}", *arguments]
-    return reproduce.main(
-        ["digits", "--workdir", str(workdir), f"--only={only}", *SHORT, *arguments]
+    return ["digits", "--workdir", str(workdir), f"--only={only}", *SHORT, *arguments]
+
+
+def run(*arguments, **choices):
+    return reproduce.main(command_line(*arguments, **choices))
+
+
+def start(arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.reproduce", *arguments],
+        cwd=ROOT,
+        env=compilations.users_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -51,7 +60,9 @@ def run(
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "all"
     # The tuning with an infinite learning rate fails, is named and never chosen.
-    assert run(folder) == 1
+    process = start(command_line(folder))
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
     return folder
 
 
@@ -138,10 +149,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     arguments = ["digits", "--workdir", str(tmp_path / "w"), "--only=fig3", *SHORT]
     arguments += ["--config.seeds=(0, 1)", "--config.products=('line',)"]
     arguments += ["--config.num_threads=1"]  # so that the second run is to come after the first
-    command = [sys.executable, "-m", "experiments.reproduce", *arguments]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start(arguments)
     records = tmp_path / "w" / "runs" / "article"
     while process.poll() is None and not list(records.rglob("*.json")):
         time.sleep(0.05)
@@ -151,7 +159,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
     assert "run the same command again" in output
     kept = {path: path.read_bytes() for path in records.rglob("*.json")}
     assert kept
-    assert reproduce.main(arguments) == 0
+    process = start(arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     for path, content in kept.items():
         assert path.read_bytes() == content
         theirs = json.loads((workdir / "runs" / "article" / path.relative_to(records)).read_text())
