@@ -21,7 +21,7 @@ from experiments.provenance import finished_now, provenance
 
 DESCRIPTION = """Times this project beside PyTorch, in turns, and writes ratios.
 
-    python -m benchmarks.run [--device cpu|gpu] [--quick] [--output FOLDER]
+    python -m benchmarks.run [--device cpu|gpu] [--quick] [--ablations | --overhead] [--output FOLDER]
 
 Training steps of cResNet20 by contestants that work in turns; evaluation of the points of a line in
 one pass, point by point, and in a process of its own for every point; the start of the program; the
@@ -60,6 +60,9 @@ RATIOS = (
     *((f"{baseline(name)} / {name}", baseline(name), name, {}) for name in ABLATIONS),
 )
 
+# What `--overhead` compares.
+OVERHEAD = ("standard", "line", "layerwise line", "simplex of 6")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
@@ -76,14 +79,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="", help="contestants with semicolons between; default: all"
     )
-    parser.add_argument("--ablations", action="store_true", help="ours without its parts, alone")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--ablations", action="store_true", help="ours without its parts, alone")
+    alone.add_argument(
+        "--overhead",
+        action="store_true",
+        help="ours beside each other, alone: for small differences",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/performance"))
     options = parser.parse_args(argv)
     try:
         results = measure(options)
         options.output.mkdir(parents=True, exist_ok=True)
         text = table.markdown(results)
-        name = "ablations" if options.ablations else "performance"
+        name = next((k for k in ("ablations", "overhead") if getattr(options, k)), "performance")
         files.write_atomically(options.output / f"{name}.json", json.dumps(results, indent=1))
         files.write_atomically(options.output / f"{name}.md", text)
     except (UserError, rounds.Failed) as error:
@@ -101,6 +110,8 @@ def measure(options: argparse.Namespace) -> dict:
       UserError: a device that is not there, an unknown contestant, or counts below 1.
     """
     chosen = [name for name in options.only.split(";") if name]
+    if options.overhead:
+        chosen = chosen or list(OVERHEAD)
     if options.ablations:
         chosen = chosen or list(dict.fromkeys([*map(baseline, ABLATIONS), *ABLATIONS]))
     without = ABLATIONS | (ACCELERATED if options.device == "cpu" else {})
@@ -158,7 +169,7 @@ def measure(options: argparse.Namespace) -> dict:
         "training": training,
         "ratios": ratios,
     }
-    if not options.ablations:
+    if not (options.ablations or options.overhead):
         results |= {
             "memory": costs.memory(options.batch_size),
             "roofline": roofline.measure(counts, training, options.quick),
