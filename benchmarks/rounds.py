@@ -5,12 +5,13 @@ within a round only: a ratio is the median, over rounds, of two contestants' ima
 same round.
 """
 
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import tqdm
@@ -24,7 +25,12 @@ class Failed(Exception):
 
 
 def measure(
-    names: Sequence[str], options: SimpleNamespace, *, rounds: int, warmup: int = 1
+    names: Sequence[str],
+    options: SimpleNamespace,
+    *,
+    rounds: int,
+    warmup: int = 1,
+    sessions: int = 1,
 ) -> dict[str, list[dict]]:
     """What every contestant answers in every round (see `benchmarks.worker`), by name.
 
@@ -32,12 +38,31 @@ def measure(
       names: of `benchmarks.contestants.CONTESTANTS`.
       options: `device`, `threads`, `batch_size` and `steps` of a unit of work.
       rounds: how many are counted.
-      warmup: rounds before them, in which programs are compiled.
+      warmup: rounds before them in every session, in which programs are compiled.
+      sessions: how often all processes are started anew meanwhile: where its memory happens to lie
+        makes a process some percent faster or slower than another of the same program.
 
     Raises:
       Failed: a contestant's process ended, with the last line of what it said.
     """
-    workers, answers = {}, {name: [] for name in names}
+    answers = {name: [] for name in names}
+    counts = [rounds // sessions + (i < rounds % sessions) for i in range(sessions)]
+    total = sum(warmup + count for count in counts if count)
+    with tqdm.tqdm(total=total, unit="round", desc="training steps") as bar:
+        for count in filter(None, counts):
+            with _workers(names, options) as workers:
+                for number in range(warmup + count):
+                    for name, worker in workers.items():
+                        answer = _ask(name, worker)
+                        if number >= warmup:
+                            answers[name].append(answer)
+                    bar.update()
+    return answers
+
+
+@contextlib.contextmanager
+def _workers(names, options) -> Iterator[dict[str, subprocess.Popen]]:
+    workers = {}
     try:
         for name in names:
             told = json.dumps(vars(options) | {"contestant": name})
@@ -50,11 +75,7 @@ def measure(
                 text=True,
                 bufsize=1,
             )
-        for number in tqdm.trange(warmup + rounds, unit="round", desc="training steps"):
-            for name, worker in workers.items():
-                answer = _ask(name, worker)
-                if number >= warmup:
-                    answers[name].append(answer)
+        yield workers
     finally:
         for worker in workers.values():
             worker.stdin.close()
@@ -62,7 +83,6 @@ def measure(
         for worker in workers.values():
             worker.wait()
             worker.stdout.close()
-    return answers
 
 
 def _ask(name, worker) -> dict:

@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds: does everything work?")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9, help="of training steps")
+    parser.add_argument("--sessions", type=int, default=3, help="new processes so many times")
     parser.add_argument("--steps", type=int, default=0, help="of a round; default: 6, GPU 390")
     parser.add_argument(
         "--only", default="", help="contestants with semicolons between; default: all"
@@ -120,7 +121,7 @@ def measure(options: argparse.Namespace) -> dict:
         raise UserError(
             f"Contestant {unknown[0]!r} is unknown; choose of {'; '.join(CONTESTANTS)}."
         )
-    for name in ("rounds", "batch_size"):
+    for name in ("rounds", "sessions", "batch_size"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
     if options.steps < 0:
@@ -148,8 +149,8 @@ def measure(options: argparse.Namespace) -> dict:
         batch_size=options.batch_size,
         steps=options.steps or {"cpu": 6, "gpu": 390}[options.device],
     )
-    number = 2 if options.quick else options.rounds
-    answers = rounds.measure(chosen, counts, rounds=number)
+    number, sessions = (2, 1) if options.quick else (options.rounds, options.sessions)
+    answers = rounds.measure(chosen, counts, rounds=number, sessions=sessions)
     training = {
         name: {
             "images_per_second": rounds.spread(rounds.speeds(found)),
@@ -165,7 +166,7 @@ def measure(options: argparse.Namespace) -> dict:
         if first in answers and second in answers
     }
     results = {
-        "settings": vars(counts) | {"rounds": number, "quick": options.quick},
+        "settings": vars(counts) | {"rounds": number, "sessions": sessions, "quick": options.quick},
         "training": training,
         "ratios": ratios,
     }

@@ -9,7 +9,8 @@ def markdown(results: dict) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -29,7 +30,7 @@ def _ratios(results) -> str:
         else:
             said, met = f"at least {target:.2f}", "yes" if found["median"] >= target else "no"
         rows.append([name, _of(found, 2), said, met])
-    return _table(["images/s, ratio in one round", "median (range)", "target", "met"], rows)
+    return table(["images/s, ratio in one round", "median (range)", "target", "met"], rows)
 
 
 def _speeds(results) -> str:
@@ -37,7 +38,7 @@ def _speeds(results) -> str:
         [name, _of(found["images_per_second"], 0), f"{found['peak_bytes'] / 2**20:.0f}"]
         for name, found in results["training"].items()
     ]
-    return _table(["training", "images/s, median (range)", "peak memory, MiB"], rows)
+    return table(["training", "images/s, median (range)", "peak memory, MiB"], rows)
 
 
 def _costs(results) -> str:
@@ -53,26 +54,26 @@ def _costs(results) -> str:
         [f"process start to first step, {name} cache", _of(v, 1)]
         for name, v in begin["first_step_seconds"].items()
     ]
-    return _table(["cost", "seconds, median (range)"], rows)
+    return table(["cost", "seconds, median (range)"], rows)
 
 
 def _memory(results) -> str:
     rows = [
         [
             str(found["num_endpoints"]),
-            *(_mebibytes(found.get(f"{k}_bytes")) for k in ("step", "state", "excess")),
+            *(mebibytes(found.get(f"{k}_bytes")) for k in ("step", "state", "excess")),
         ]
         for found in results["memory"].values()
     ]
     header = ["endpoints", "step, MiB", "weights and optimizer, MiB", "beyond the bound, MiB"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _roofline(found) -> str:
     rows = [
         [
             name,
-            *(_mebibytes(step[key]) for key in ("bound_bytes", "program_bytes")),
+            *(mebibytes(step[key]) for key in ("bound_bytes", "program_bytes")),
             f"{1000 * step['bound_bytes'] / found['copy_bytes_per_second']:.2f}",
             f"{1000 * step['step_seconds']:.2f}",
             f"{100 * step['share']:.0f} %",
@@ -82,8 +83,9 @@ def _roofline(found) -> str:
     copied = found["copy_bytes_per_second"] / 1e9
     header = ["step", "activations moved, MiB", "XLA's count, MiB"]
     header += [f"at {copied:.1f} GB/s, ms", "measured, ms", "share"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
-def _mebibytes(count: int | None) -> str:
+def mebibytes(count: int | None) -> str:
+    """A number of bytes in MiB."""
     return "unknown" if count is None else f"{count / 2**20:.1f}"

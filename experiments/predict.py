@@ -127,7 +127,8 @@ def predict(
 ) -> jax.Array:
     """Logits `[P, N, K]` of networks `[P, ...]` for uint8 images `[N, H, W, C]`."""
     fn = logits_fn(model, settings.at_once or None)
-    batches = wrap(padded_batches(images, settings.batch_size), "predict")
+    size = -(-settings.batch_size // model.num_shards) * model.num_shards
+    batches = wrap(padded_batches(images, size, model.num_shards), "predict")
     return ss.predict(fn, networks, batches)[:, : len(images)]
 
 
@@ -185,7 +186,7 @@ def logits_fn(model: Model, at_once: int | None = None):
         params, stats = network
         return model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(images, model.normalization),
+            normalize(model.spread(images), model.normalization),
             train=False,
         )
 
@@ -200,7 +201,7 @@ def dropout_logits_fn(model: Model):
         params, stats = network
         return model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(images, model.normalization),
+            normalize(model.spread(images), model.normalization),
             train=False,
             dropout=True,
             rngs={"dropout": key},
@@ -224,9 +225,9 @@ def recalibration_batches(run: Run, settings: Settings) -> "_Lazy":
     return _Lazy(len(starts), lambda i: (keys[i], run.images[order[i * size : (i + 1) * size]]))
 
 
-def padded_batches(images, batch_size):
-    """Batches of one size, the last filled up with copies of its last image."""
-    size = min(batch_size, len(images))
+def padded_batches(images, batch_size, multiple=1):
+    """Batches of one size, a multiple; the last filled up with copies of its last image."""
+    size = min(batch_size, -(-len(images) // multiple) * multiple)
     images = jnp.asarray(images)
     last = len(images) - 1
 
@@ -287,6 +288,6 @@ class Single:
         params, stats = network
         return self.model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(images, self.model.normalization),
+            normalize(self.model.spread(images), self.model.normalization),
             train=False,
         )

@@ -502,7 +502,7 @@ class _Watch:
 
     def _restored(self, state, history):
         if restored := self._open().restore(state):
-            state, record = restored
+            state, record = train.place(self._run, restored[0]), restored[1]
             history.restore(record["history"])
             self.oracle = record["oracle"]
         return state, history

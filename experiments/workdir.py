@@ -20,9 +20,11 @@ _OURS = (
     *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE),
     *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
 )
-# Where things are, how often they are saved and how many run at once changes no result.
+# Where things are, how often they are saved, how many run at once and on which devices changes no
+# result by more than rounding.
 _IRRELEVANT = (
     *("config.data_dir", "config.checkpoint_seconds", "config.num_threads", "config.runs_at_once"),
+    *("config.mesh", "config.run.mesh"),
     *("config.run.data_dir", "config.run.checkpoint_seconds"),  # of a suite
 )
 

@@ -19,6 +19,7 @@ from subspace_jax import (
     landscape,
     metrics,
     schedules,
+    sharding,
     sharpness,
 )
 from subspace_jax.diversity import (
@@ -69,6 +70,7 @@ __all__ = [
     "predict",
     "recalibrate",
     "schedules",
+    "sharding",
     "sharpness",
     "simplex",
     "simplicial_complex",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import contestants, roofline, rounds, run, table
+from benchmarks import contestants, roofline, rounds, run, scaling, table
 from benchmarks.flat import FlatNetwork
 from experiments import models, train
 from experiments.configs import cifar10
@@ -32,6 +32,7 @@ def said(capsys, *arguments):
     [
         (["--only", "nobody"], "error: Contestant 'nobody' is unknown; choose of standard;"),
         (["--rounds", "0"], "error: --rounds is 0; use at least 1."),
+        (["--sessions", "0"], "error: --sessions is 0; use at least 1."),
         (["--batch_size", "-1"], "error: --batch_size is -1; use at least 1."),
         (["--steps", "-1"], "error: --steps is -1; use at least 1, or 0 for the default."),
         (["--device", "gpu"], "error: --device is gpu but JAX runs on cpu;"),
@@ -52,8 +53,8 @@ def test_a_peer_that_is_not_installed_is_not_passed_over(monkeypatch, capsys):
 
 
 def test_a_contestant_trains_in_its_own_process():
-    (answers,) = rounds.measure(["standard"], SMALL, rounds=2).values()
-    assert [answer["images"] for answer in answers] == [2, 2]
+    (answers,) = rounds.measure(["standard"], SMALL, rounds=3, sessions=2).values()
+    assert [answer["images"] for answer in answers] == [2, 2, 2]
     assert all(answer["seconds"] > 0 and answer["peak_bytes"] > 2**20 for answer in answers)
 
 
@@ -145,6 +146,40 @@ def test_committed_tables_are_those_of_the_measurements(path):
             pair = (results["training"][one]["answers"] for one in (first, second))
             found = {k: results["ratios"][name][k] for k in ("median", "min", "max")}
             assert found == pytest.approx(rounds.ratio(*pair))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--devices", "3"], "error: --devices is 3 but JAX has 8; use that number."),
+        (["--endpoints", "0"], "error: --endpoints is 0; use at least 1."),
+        (
+            ["--batch_size", "4", "--devices", "8"],
+            "error: A batch of 4 examples can't be split over 8",
+        ),
+    ],
+)
+def test_bad_meshes(arguments, sentence, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(scaling.jax.config, "update", lambda *_: None)  # devices exist already
+    assert scaling.main([*arguments, "--output", str(tmp_path / "scaling")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "scaling").exists()
+
+
+def test_the_committed_meshes_keep_the_promise():
+    """Eight endpoints on eight devices: each has what one network needs."""
+    results = json.loads((RESULTS.parent / "scaling" / "scaling.json").read_text())
+    text = (RESULTS.parent / "scaling" / "scaling.md").read_text()
+    assert text == scaling.markdown(results)
+    assert not results["provenance"]["commit"].endswith("-dirty")
+    meshes = results["meshes"]
+    one = meshes["one network, one device"]["state_bytes"]
+    assert meshes["data=1,endpoint=8"]["state_bytes"] <= 1.1 * one
+    assert meshes["one device"]["state_bytes"] > 7.9 * one
+    docs = (RESULTS.parents[1] / "docs" / "scaling.md").read_text()
+    assert text in docs
 
 
 def test_spreads_in_the_documentation_are_measured():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cifar
+from experiments import cifar, tiny_imagenet
 from tests import compilations
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
@@ -250,3 +250,26 @@ def test_a_line_learns_real_cifar10_through_tfds(tmp_path):
     # Ten classes: far from chance after 156 steps, on the test images and on those held out.
     assert found["points"][1]["accuracy"] > 0.25
     assert found["points"][1]["validation"]["accuracy"] > 0.25
+
+
+@pytest.mark.skipif("SUBSPACE_JAX_DATA_DIR" not in os.environ, reason="needs Tiny-ImageNet")
+def test_a_line_trains_on_real_tiny_imagenet(tmp_path):
+    """On those of its classes that are there, from the official folders to the report."""
+    arguments = [
+        "--config",
+        str(ROOT / "experiments/configs/tiny_imagenet.py:line"),
+        f"--workdir={tmp_path / 'line'}",
+        f"--config.data_dir={Path(os.environ['SUBSPACE_JAX_DATA_DIR']) / 'tiny-imagenet-20'}",
+        "--config.model.width=4",
+        "--config.num_epochs=1",
+        "--config.optimizer.warmup_epochs=0",
+        "--config.validation_size=500",
+        "--config.train_size=1000",
+        "--config.evaluation.num_points=3",
+    ]
+    assert tiny_imagenet.main(arguments) == 0
+    found = metrics(tmp_path / "line")
+    assert found["provenance"]["num_training_images"] == 1000
+    assert "experiments.tiny_imagenet" in found["provenance"]["command"]
+    assert [epoch["step"] for epoch in found["history"]] == [7]
+    assert all(np.isfinite(point["nll"]) for point in found["points"])

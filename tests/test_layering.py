@@ -30,6 +30,7 @@ INTERNAL = {
     "training": {"tree", "subspaces"},
     "plotting": {"metrics"},
     "schedules": set(),
+    "sharding": {"tree", "training"},
     "sharpness": {"tree"},
     "landscape": {"tree", "diversity", "recalibration"},
     "calibration": {"tree", "metrics", "prediction", "subspaces", "weighted"},

@@ -19,6 +19,9 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.batch_size = 128
     # Steps per compiled call; 0: up to 500 on accelerators, one step on a CPU. Calls end with the epoch.
     config.steps_per_call = 0
+    # How all devices share a run, as "data=4,endpoint=2": batches split over both, endpoints over the
+    # second; "data" alone takes what the other leaves. "": one device.
+    config.mesh = ""
 
     config.dataset = ""
     # Where TFDS keeps its data ("": TFDS_DATA_DIR or ~/tensorflow_datasets), or a file ending in .npz.

@@ -1,0 +1,144 @@
+"""Memory and time of a training step on meshes of devices: what the endpoints cost each device."""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.contestants import images_and_labels
+from benchmarks.table import mebibytes, table
+from experiments import cli, compiler, files, train
+from experiments.configs import cifar10
+from experiments.data import Dataset, Split
+from experiments.errors import UserError
+from experiments.provenance import finished_now, provenance
+
+DESCRIPTION = """Memory and time of a training step of cResNet20 on meshes of devices.
+
+    python -m benchmarks.scaling [--devices N] [--endpoints M] [--output FOLDER]
+
+A simplex of M endpoints on one device, and on every mesh of N devices. On a CPU the devices are parts of
+one processor (JAX's host devices): memory is then what it would be on N devices, and time is not."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument("--endpoints", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument(
+        "--steps", type=int, default=5, help="that are timed, after one that is not"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/scaling"))
+    options = parser.parse_args(argv)
+    try:
+        results = measure(options)
+        options.output.mkdir(parents=True, exist_ok=True)
+        text = markdown(results)
+        files.write_atomically(options.output / "scaling.json", json.dumps(results, indent=1))
+        files.write_atomically(options.output / "scaling.md", text)
+    except UserError as error:
+        return cli.fail(error)
+    except OSError as error:
+        return cli.fail(f"{error.filename or options.output} can't be written: {error.strerror}.")
+    print(text)
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """All meshes, as JSON values.
+
+    Raises:
+      UserError: a count below 1, other devices than there are, or a batch that they do not divide.
+    """
+    for name in ("devices", "endpoints", "batch_size", "steps"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
+    compiler.configure()
+    jax.config.update("jax_num_cpu_devices", options.devices)  # nothing elsewhere than on a CPU
+    if len(jax.devices()) != options.devices:
+        raise UserError(
+            f"--devices is {options.devices} but JAX has {len(jax.devices())}; use that number."
+        )
+    begin, record = time.perf_counter(), provenance("benchmarks.scaling")
+    shares = [k for k in range(1, options.devices + 1) if options.devices % k == 0]
+    layouts = [f"data={options.devices // k},endpoint={k}" for k in shares]
+    layouts = [
+        k for k, share in zip(layouts, shares, strict=True) if options.endpoints % share == 0
+    ]
+    found = {"one network, one device": _mesh(options, "standard", "")}
+    found |= {
+        layout or "one device": _mesh(options, "simplex_2", layout) for layout in ("", *layouts)
+    }
+    return {
+        "settings": {
+            **{name: getattr(options, name) for name in ("devices", "endpoints", "batch_size")},
+            "steps": options.steps,
+        },
+        "meshes": found,
+        "provenance": record
+        | finished_now()
+        | {"wall_seconds": time.perf_counter() - begin, "devices": str(jax.devices()[0])},
+    }
+
+
+def _mesh(options, recipe: str, layout: str) -> dict:
+    images, labels = images_and_labels()
+    split = Split(images[: 10 * options.batch_size], labels[: 10 * options.batch_size])
+    config = cifar10.get_config(recipe)
+    config.update(batch_size=options.batch_size, mesh=layout, steps_per_call=1)
+    if recipe != "standard":
+        config.subspace.num_endpoints = options.endpoints
+    run = train.make_run(config, Dataset("random", split, split, split, 10))
+    state = train.init_state(run)
+    analysis = train.compiled_call(run, state).memory_analysis()
+    history, times = train.History(run), []
+    begin = time.perf_counter()
+    for count, latest in enumerate(train.fit(run, state, history)):
+        jnp.asarray(latest.step).block_until_ready()
+        times.append(time.perf_counter() - begin)
+        if count == options.steps:
+            break
+        begin = time.perf_counter()
+    return {
+        # The state is donated, and all that is: of one device, as XLA plans it.
+        "state_bytes": analysis.alias_size_in_bytes,
+        "temporary_bytes": analysis.temp_size_in_bytes,
+        "step_seconds": {
+            "median": statistics.median(times[1:]),
+            "min": min(times[1:]),
+            "max": max(times[1:]),
+        },
+    }
+
+
+def markdown(results: dict) -> str:
+    """The meshes as a table."""
+    one = results["meshes"]["one network, one device"]["state_bytes"]
+    rows = [
+        [
+            name,
+            mebibytes(found["state_bytes"]),
+            f"{found['state_bytes'] / one:.2f}",
+            mebibytes(found["temporary_bytes"]),
+            "{median:.2f} ({min:.2f} to {max:.2f})".format(**found["step_seconds"]),
+        ]
+        for name, found in results["meshes"].items()
+    ]
+    header = ["mesh", "state per device, MiB", "of one network's", "temporaries per device, MiB"]
+    return table([*header, "step, seconds (range)"], rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Tiny-ImageNet by the article's recipe; see `python -m experiments.tiny_imagenet --help`."""
+
+import functools
+import sys
+
+from experiments import cli, job
+
+DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on Tiny-ImageNet.
+
+    python -m experiments.tiny_imagenet --config experiments/configs/tiny_imagenet.py:METHOD \\
+        --config.data_dir=tiny-imagenet-200 --workdir W
+
+METHOD as for experiments.cifar. The data set is its unpacked folder, with all or some of its
+classes; --config.model.name=resnet50 is the larger network. The same command resumes an interrupted
+run; SIGTERM and Ctrl-C save before they stop."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return cli.run(
+        functools.partial(job.main, module="experiments.tiny_imagenet"),
+        argv=argv,
+        description=DESCRIPTION,
+        default_config="experiments/configs/tiny_imagenet.py:line",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

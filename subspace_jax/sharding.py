@@ -1,0 +1,293 @@
+"""Training on several devices: how endpoints, their optimizer state and batches lie on a mesh.
+
+A mesh has three axes, any of which may be 1. Endpoints, their gradients and optimizer state are split
+over `endpoint`, so that `m` endpoints on `m` devices cost each what one network costs; examples are
+split over `data` and `endpoint` together, so that no device idles while one network is sampled; runs
+that train together are split over `run`. Nothing else changes: the training step is the one of a
+single device, `mix` becomes a partial sum and one reduction, and XLA puts the reductions in.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from subspace_jax.training import TrainState
+from subspace_jax.tree import PyTree, num_stacked
+
+AXES = ("run", "data", "endpoint")
+
+
+def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of devices with the axes `run`, `data` and `endpoint`.
+
+    Args:
+      layout: sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
+        `data`, which then takes all devices that the others leave.
+      devices: of the mesh; all devices of all processes by default.
+
+    Raises:
+      ValueError: the layout can't be read, or its sizes do not multiply to the number of devices.
+
+    Example:
+      >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
+      {'run': 1, 'data': 1, 'endpoint': 1}
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = _sizes(layout)
+    others = math.prod(sizes.values())
+    if "data" not in sizes and len(devices) % others == 0:
+        sizes["data"] = len(devices) // others
+    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    if math.prod(shape) != len(devices):
+        divisors = [k for k in range(1, len(devices) + 1) if len(devices) % k == 0]
+        raise ValueError(
+            f"The mesh {layout!r} is for {math.prod(shape)} devices but there are {len(devices)}; "
+            f"choose sizes of {', '.join(map(str, divisors))} that multiply to {len(devices)}."
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _sizes(layout: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for part in filter(None, layout.replace(" ", "").split(",")):
+        axis, _, size = part.partition("=")
+        if axis not in AXES or axis in sizes or not size.isdecimal() or int(size) < 1:
+            raise ValueError(
+                f"{part!r} in the mesh {layout!r} is no axis and size; "
+                "name axes of run, data and endpoint once each, as 'data=4,endpoint=2'."
+            )
+        sizes[axis] = int(size)
+    return sizes
+
+
+def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
+    """Refuses a mesh that can't split so many endpoints equally.
+
+    Args:
+      mesh: of `make_mesh`.
+      num_endpoints: `n`.
+
+    Raises:
+      ValueError: `endpoint` does not divide the number of endpoints.
+
+    Example:
+      >>> check_endpoints(make_mesh("endpoint=1", jax.devices()[:1]), 3)
+    """
+    shards = mesh.shape["endpoint"]
+    if num_endpoints % shards:
+        divisors = [str(k) for k in range(1, num_endpoints + 1) if num_endpoints % k == 0]
+        raise ValueError(
+            f"The mesh splits endpoints {shards} ways but there are {num_endpoints} of them; "
+            f"use endpoint={' or '.join(divisors)}."
+        )
+
+
+def stack_shardings(mesh: Mesh, endpoints: PyTree, *, split_leaves: bool = False) -> PyTree:
+    """Where the leaves of a stack lie: split over `endpoint`, the same on all of `data`.
+
+    Args:
+      mesh: of `make_mesh`.
+      endpoints: stack with leaves `[n, ...]`, arrays or their shapes.
+      split_leaves: whether the largest axis of every leaf that `data` divides is split over it too,
+        as in fully sharded data parallelism: less memory, for a gather of the sampled network.
+
+    Returns:
+      A tree of `jax.sharding.NamedSharding`.
+
+    Raises:
+      ValueError: `endpoint` does not divide the number of endpoints.
+
+    Example:
+      >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
+      >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
+      P('endpoint',)
+    """
+    check_endpoints(mesh, num_stacked(endpoints))
+
+    def place(leaf):
+        spec = ["endpoint"] + [None] * (leaf.ndim - 1)
+        size = mesh.shape["data"]
+        fitting = [i for i in range(1, leaf.ndim) if leaf.shape[i] % size == 0]
+        if split_leaves and fitting and size > 1:
+            spec[max(fitting, key=lambda i: leaf.shape[i])] = "data"
+        while spec[-1] is None:
+            spec.pop()
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree.map(place, endpoints)
+
+
+def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False) -> TrainState:
+    """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
+
+    A part of the optimizer's state that has the structure of the endpoints lies as they do, with
+    axes before the endpoints' (networks that an average has kept) not split; all else is the same on
+    all devices.
+
+    Args:
+      mesh: of `make_mesh`.
+      state: of `make_train_step`, arrays or their shapes.
+      split_leaves: as in `stack_shardings`.
+
+    Returns:
+      A `TrainState` of `jax.sharding.NamedSharding`.
+
+    Raises:
+      ValueError: as `stack_shardings` does.
+
+    Example:
+      >>> import optax
+      >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))
+      >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
+      >>> state_shardings(mesh, state).opt_state[0].trace["w"].spec
+      P('endpoint',)
+    """
+    endpoints = stack_shardings(mesh, state.endpoints, split_leaves=split_leaves)
+    structure, everywhere = jax.tree.structure(state.endpoints), NamedSharding(mesh, P())
+
+    def is_like_endpoints(part):
+        return jax.tree.structure(part) == structure
+
+    def place(part):
+        if not is_like_endpoints(part):
+            return everywhere
+
+        def like(leaf, endpoint, sharding):
+            more = leaf.ndim - endpoint.ndim
+            if more < 0 or leaf.shape[more:] != endpoint.shape:
+                return everywhere
+            return NamedSharding(mesh, P(*(None,) * more, *sharding.spec))
+
+        return jax.tree.map(like, part, state.endpoints, endpoints)
+
+    opt_state = jax.tree.map(place, state.opt_state, is_leaf=is_like_endpoints)
+    return TrainState(everywhere, endpoints, opt_state)
+
+
+def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedSharding:
+    """Where a batch lies: examples split over `data` and `endpoint` together.
+
+    Args:
+      mesh: of `make_mesh`.
+      batch_size: how many examples, of all devices together.
+      axis: which one is that of the examples.
+
+    Raises:
+      ValueError: the devices do not divide the batch.
+
+    Example:
+      >>> batch_sharding(make_mesh("endpoint=1", jax.devices()[:1]), 128).spec
+      P(('data', 'endpoint'),)
+    """
+    shards = mesh.shape["data"] * mesh.shape["endpoint"]
+    if batch_size % shards:
+        below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
+        raise ValueError(
+            f"A batch of {batch_size} examples can't be split over {shards} devices "
+            f"(data x endpoint); use a batch size of {f'{below} or {above}' if below else above}."
+        )
+    return NamedSharding(mesh, P(*(None,) * axis, ("data", "endpoint")))
+
+
+class MemoryReport(NamedTuple):
+    """Bytes that a training step needs on one device.
+
+    Attributes:
+      endpoints: the device's share of the stack.
+      optimizer: of the optimizer's state.
+      gradients: of the sampled network, which is the same on all devices.
+      activations: all else that XLA keeps meanwhile.
+      inputs: batches, or a data set that is resident.
+      limit: what the device has; `None` if it is not known.
+    """
+
+    endpoints: int
+    optimizer: int
+    gradients: int
+    activations: int
+    inputs: int
+    limit: int | None
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return self.endpoints + self.optimizer + self.gradients + self.activations + self.inputs
+
+    def sentence(self) -> str:
+        """What is needed and, if that is more than there is, which axis of the mesh to enlarge.
+
+        Example:
+          >>> report = MemoryReport(2**30, 2**30, 2**29, 2**33, 0, limit=2**33)
+          >>> report.sentence().partition("; ")[2]
+          'enlarge the axis data, which splits the activations.'
+        """
+        parts = ", ".join(
+            f"{name} {_gibibytes(getattr(self, name))}" for name in self._fields if name != "limit"
+        )
+        needed = f"A step needs {_gibibytes(self.total)} GiB on a device ({parts})"
+        if self.limit is None or self.total <= self.limit:
+            return f"{needed}."
+        largest = max(("activations", "endpoints", "optimizer"), key=lambda k: getattr(self, k))
+        axis = (
+            "data, which splits the activations"
+            if largest == "activations"
+            else "endpoint, which splits endpoints and optimizer state"
+        )
+        return f"{needed} and it has {_gibibytes(self.limit)} GiB; enlarge the axis {axis}."
+
+
+def memory_report(
+    compiled: jax.stages.Compiled, state: TrainState, *, limit: int | None = None
+) -> MemoryReport | None:
+    """What a compiled training step needs on each device, before it is run.
+
+    Args:
+      compiled: `jax.jit(step, donate_argnums=0).lower(state, key, batch).compile()`.
+      state: that it was compiled for, arrays on their devices.
+      limit: bytes of a device; what the device itself says by default, if it does.
+
+    Returns:
+      `None` where XLA does not say.
+
+    Example:
+      >>> import optax
+      >>> state = TrainState.create(jax.numpy.zeros((2, 1000)), optax.sgd(0.1, momentum=0.9))
+      >>> step = jax.jit(lambda state: state, donate_argnums=0)
+      >>> report = memory_report(step.lower(state).compile(), state)
+      >>> report.endpoints, report.optimizer
+      (8000, 8000)
+    """
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    device = jax.tree.leaves(state)[0].sharding.device_set
+    device = min(device, key=lambda d: d.id)
+
+    def share(tree):
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    stack = jax.tree.leaves(state.endpoints)
+    gradients = sum(x.nbytes // x.shape[0] for x in stack)
+    temporary = found.temp_size_in_bytes
+    if limit is None:
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+    arguments = share(state)
+    return MemoryReport(
+        endpoints=share(state.endpoints),
+        optimizer=share(state.opt_state),
+        gradients=min(gradients, temporary),
+        activations=max(temporary - gradients, 0)
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes,
+        inputs=max(found.argument_size_in_bytes - arguments, 0),
+        limit=limit,
+    )
+
+
+def _gibibytes(count: int) -> str:
+    return f"{count / 2**30:.1f}" if count >= 2**29 else f"{count / 2**30:.3f}"
