@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> dict:
     ]
     found = {"one network, one device": _mesh(options, "standard", "")}
     found |= {
-        layout or "one device": _mesh(options, "simplex_2", layout) for layout in ("", *layouts)
+        layout or "one device": _mesh(options, "simplex_3", layout) for layout in ("", *layouts)
     }
     return {
         "settings": {
