@@ -273,3 +273,12 @@ def test_a_line_trains_on_real_tiny_imagenet(tmp_path):
     assert "experiments.tiny_imagenet" in found["provenance"]["command"]
     assert [epoch["step"] for epoch in found["history"]] == [7]
     assert all(np.isfinite(point["nll"]) for point in found["points"])
+
+
+def test_the_committed_run_of_tiny_imagenet_is_what_the_documentation_says():
+    found = json.loads((ROOT / "results" / "tiny-imagenet-20" / "metrics.json").read_text())
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    assert f"{100 * found['points'][2]['accuracy']:.1f} % of 1,000" in text
+    assert f"{found['provenance']['wall_seconds']:.0f} seconds" in text
+    assert found["config"]["num_epochs"] == 5
+    assert "dirty" not in found["provenance"]["commit"]
