@@ -3,7 +3,7 @@
 A network as small as cResNet20 computes little with every activation that it loads, so that memory
 bounds its step on an accelerator. The bound is of a program in which every convolution and every pass
 of a batch norm is one kernel that reads its operands and writes its result, with all elementwise work
-fused into them; weights, logits and images are left out:
+fused into them; weights are left out:
 
     convolution, input x, output y    forward x + y; input's gradient y + x; weights' gradient x + y
     batch norm (and ReLU) of y        forward y for the moments, 2 y for the result;

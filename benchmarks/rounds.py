@@ -92,7 +92,10 @@ def _ask(name, worker) -> dict:
     except OSError:
         line = ""
     if not line:
-        raise Failed(f"{name!r} ended with exit code {worker.wait()}; its messages are above.")
+        raise Failed(
+            f"{name!r} ended with exit code {worker.wait()}; "
+            "see its messages above, or leave it out with --only."
+        )
     return json.loads(line)
 
 

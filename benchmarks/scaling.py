@@ -60,11 +60,20 @@ def measure(options: argparse.Namespace) -> dict:
     """All meshes, as JSON values.
 
     Raises:
-      UserError: a count below 1, other devices than there are, or a batch that they do not divide.
+      UserError: a count below 1, other devices than there are, one endpoint, or a batch that the
+        devices do not divide.
     """
     for name in ("devices", "endpoints", "batch_size", "steps"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
+    if options.endpoints < 2:
+        raise UserError(f"--endpoints is {options.endpoints}; a simplex has at least 2.")
+    if options.batch_size % options.devices:
+        fitting = options.batch_size // options.devices * options.devices + options.devices
+        raise UserError(
+            f"--batch_size is {options.batch_size} but is to be split over {options.devices} devices; "
+            f"use {fitting}."
+        )
     compiler.configure()
     jax.config.update("jax_num_cpu_devices", options.devices)  # nothing elsewhere than on a CPU
     if len(jax.devices()) != options.devices:

@@ -162,11 +162,20 @@ def _make_mesh(config, method: Method) -> jax.sharding.Mesh | None:
     try:
         mesh = sharding.make_mesh(config.mesh)
         sharding.check_endpoints(mesh, method.subspace.num_endpoints)
-        sharding.batch_sharding(mesh, config.batch_size // method.num_samples)
     except ValueError as error:  # the library's sentence has both values
+        raise UserError(f"{str(error).removesuffix('.')} (config.mesh).") from error
+    if mesh.shape["run"] > 1:
         raise UserError(
-            f"{str(error).removesuffix('.')} (config.mesh, config.batch_size)."
-        ) from error
+            f"config.mesh is {config.mesh!r} but a run trains alone; use the axes data and endpoint."
+        )
+    least = mesh.size * method.num_samples
+    if rest := config.batch_size % least:
+        below = config.batch_size - rest
+        raise UserError(
+            f"config.batch_size is {config.batch_size} but is to be split over {mesh.size} devices "
+            f"and {method.num_samples} sampled networks; use "
+            f"{f'{below} or ' if below else ''}{below + least}."
+        )
     return mesh
 
 
@@ -583,7 +592,13 @@ def fit(
 
 def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
     """The program of a run's training calls; it is not compiled again if a call has been made."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, run.hyper))
+    on_mesh = run.program.model.mesh is not None
+    shapes = [
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        if on_mesh
+        else jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hyper),
+    ]
     steps = min(run.steps_per_call, run.program.steps_per_epoch)
     indices = jax.ShapeDtypeStruct((steps, run.batch_size), jnp.int32)
     return train_call.lower(

@@ -2,9 +2,10 @@
 
 A mesh has three axes, any of which may be 1. Endpoints, their gradients and optimizer state are split
 over `endpoint`, so that `m` endpoints on `m` devices cost each what one network costs; examples are
-split over `data` and `endpoint` together, so that no device idles while one network is sampled; runs
-that train together are split over `run`. Nothing else changes: the training step is the one of a
-single device, `mix` becomes a partial sum and one reduction, and XLA puts the reductions in.
+split over `data` and `endpoint` together, so that no device idles while one network is sampled. `run`
+is for programs that stack whole runs: nothing here splits over it. Nothing else changes: the training
+step is the one of a single device, `mix` becomes a partial sum and one reduction, and XLA puts the
+reductions in.
 """
 
 import math
@@ -79,7 +80,8 @@ def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
     """
     shards = mesh.shape["endpoint"]
     if num_endpoints % shards:
-        divisors = [str(k) for k in range(1, num_endpoints + 1) if num_endpoints % k == 0]
+        common = math.gcd(num_endpoints, mesh.size)
+        divisors = [str(k) for k in range(1, common + 1) if common % k == 0]
         raise ValueError(
             f"The mesh splits endpoints {shards} ways but there are {num_endpoints} of them; "
             f"use endpoint={' or '.join(divisors)}."
@@ -124,13 +126,13 @@ def stack_shardings(mesh: Mesh, endpoints: PyTree, *, split_leaves: bool = False
 def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False) -> TrainState:
     """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
 
-    A part of the optimizer's state that has the structure of the endpoints lies as they do, with
-    axes before the endpoints' (networks that an average has kept) not split; all else is the same on
-    all devices.
+    A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape does
+    too lies as that one, with axes before (networks that an average has kept) not split; all else is
+    the same on all devices.
 
     Args:
       mesh: of `make_mesh`.
-      state: of `make_train_step`, arrays or their shapes.
+      state: of `TrainState.create`, arrays or their shapes.
       split_leaves: as in `stack_shardings`.
 
     Returns:
@@ -147,25 +149,24 @@ def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False
       P('endpoint',)
     """
     endpoints = stack_shardings(mesh, state.endpoints, split_leaves=split_leaves)
-    structure, everywhere = jax.tree.structure(state.endpoints), NamedSharding(mesh, P())
+    everywhere = NamedSharding(mesh, P())
+    shardings = jax.tree.leaves(endpoints)
+    known = {
+        path: (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree.leaves_with_path(state.endpoints), shardings, strict=True
+        )
+    }
 
-    def is_like_endpoints(part):
-        return jax.tree.structure(part) == structure
+    def place(path, leaf):
+        for start in range(len(path) + 1):  # an endpoint's path ends that of its momentum
+            shape, sharding = known.get(path[start:], (None, everywhere))
+            more = leaf.ndim - len(shape or ())
+            if shape is not None and more >= 0 and leaf.shape[more:] == shape:
+                return NamedSharding(mesh, P(*(None,) * more, *sharding.spec))
+        return everywhere
 
-    def place(part):
-        if not is_like_endpoints(part):
-            return everywhere
-
-        def like(leaf, endpoint, sharding):
-            more = leaf.ndim - endpoint.ndim
-            if more < 0 or leaf.shape[more:] != endpoint.shape:
-                return everywhere
-            return NamedSharding(mesh, P(*(None,) * more, *sharding.spec))
-
-        return jax.tree.map(like, part, state.endpoints, endpoints)
-
-    opt_state = jax.tree.map(place, state.opt_state, is_leaf=is_like_endpoints)
-    return TrainState(everywhere, endpoints, opt_state)
+    return TrainState(everywhere, endpoints, jax.tree.map_with_path(place, state.opt_state))
 
 
 def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedSharding:
@@ -231,13 +232,16 @@ class MemoryReport(NamedTuple):
         needed = f"A step needs {_gibibytes(self.total)} GiB on a device ({parts})"
         if self.limit is None or self.total <= self.limit:
             return f"{needed}."
-        largest = max(("activations", "endpoints", "optimizer"), key=lambda k: getattr(self, k))
-        axis = (
-            "data, which splits the activations"
-            if largest == "activations"
-            else "endpoint, which splits endpoints and optimizer state"
-        )
-        return f"{needed} and it has {_gibibytes(self.limit)} GiB; enlarge the axis {axis}."
+        parts = ("endpoints", "optimizer", "gradients", "activations", "inputs")
+        advice = {
+            "endpoints": "enlarge the axis endpoint, which splits endpoints and optimizer state",
+            "gradients": "train a smaller network",
+            "activations": "enlarge the axis data, which splits the activations",
+            "inputs": "keep fewer examples on the device",
+        }
+        advice["optimizer"] = advice["endpoints"]
+        largest = max(parts, key=lambda name: getattr(self, name))
+        return f"{needed} and it has {_gibibytes(self.limit)} GiB; {advice[largest]}."
 
 
 def memory_report(

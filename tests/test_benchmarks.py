@@ -151,12 +151,13 @@ def test_committed_tables_are_those_of_the_measurements(path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--devices", "3"], "error: --devices is 3 but JAX has 8; use that number."),
+        (["--devices", "4"], "error: --devices is 4 but JAX has 8; use that number."),
         (["--endpoints", "0"], "error: --endpoints is 0; use at least 1."),
         (
             ["--batch_size", "4", "--devices", "8"],
-            "error: A batch of 4 examples can't be split over 8",
+            "error: --batch_size is 4 but is to be split over 8 devices; use 8.",
         ),
+        (["--endpoints", "1"], "error: --endpoints is 1; a simplex has at least 2."),
     ],
 )
 def test_bad_meshes(arguments, sentence, capsys, monkeypatch, tmp_path):

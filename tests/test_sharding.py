@@ -259,9 +259,7 @@ def test_data_takes_what_is_left():
 
 def test_more_shards_than_endpoints():
     mesh = sharding.make_mesh("endpoint=8")
-    with pytest.raises(
-        ValueError, match="8 ways but there are 6 of them; use endpoint=1 or 2 or 3"
-    ):
+    with pytest.raises(ValueError, match="8 ways but there are 6 of them; use endpoint=1 or 2."):
         sharding.stack_shardings(mesh, jnp.zeros((6, 2)))
 
 
@@ -294,3 +292,57 @@ def test_the_example_of_the_documentation_runs(capsys):
     assert int(names["state"].step) == 2
     assert names["state"].endpoints["w"].sharding.spec == P("endpoint")
     assert capsys.readouterr().out.startswith("A step needs ")
+
+
+def test_masked_and_labelled_optimizers_lie_as_the_endpoints():
+    """And stay there: the compiled step takes what it returns."""
+    params = {"w": jnp.zeros((8, 4)), "b": jnp.zeros((8, 2))}
+    sgd = optax.sgd(0.1, momentum=0.9)
+    for optimizer in (
+        optax.masked(sgd, {"w": True, "b": False}),
+        optax.multi_transform({"slow": sgd, "fast": sgd}, {"w": "slow", "b": "fast"}),
+    ):
+        state = ss.TrainState.create(params, optimizer)
+        mesh = sharding.make_mesh("endpoint=8")
+        state = jax.device_put(state, sharding.state_shardings(mesh, state))
+        step = ss.make_train_step(
+            ss.simplex(8), lambda p, key, x: ((p["w"].sum() - p["b"].sum() - x) ** 2, {}), optimizer
+        )
+        compiled = jax.jit(step).lower(state, jax.random.key(0), jnp.float32(1)).compile()
+        for _ in range(2):
+            state, _ = compiled(state, jax.random.key(0), jnp.float32(1))
+        momenta = [x for x in jax.tree.leaves(state.opt_state) if x.ndim == 2]
+        assert momenta
+        assert all(x.sharding.spec[0] == "endpoint" for x in momenta)
+
+
+def test_the_report_is_of_one_device():
+    state, program = compiled_step("data=2,endpoint=4")
+    report = sharding.memory_report(program, state)
+    stack = sum(x.nbytes for x in jax.tree.leaves(state.endpoints))
+    assert report.endpoints == stack // 4
+    assert 2 * stack // 4 <= report.optimizer <= 2 * stack // 4 + 100  # momentum, average, counts
+    assert report.gradients == stack // N
+    found = program.memory_analysis()
+    used = found.argument_size_in_bytes + found.output_size_in_bytes
+    expected = used - found.alias_size_in_bytes + found.temp_size_in_bytes
+    assert report.total == pytest.approx(expected, rel=0.01)
+    assert report.limit is None  # host devices say nothing
+    assert "GiB on a device" in report.sentence()
+    assert "enlarge" not in report.sentence()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "advice"),
+    [
+        ((1, 1, 1, 9, 0), "enlarge the axis data, which splits the activations"),
+        ((6, 4, 1, 1, 0), "enlarge the axis endpoint, which splits endpoints"),
+        ((4, 6, 1, 1, 0), "enlarge the axis endpoint, which splits endpoints"),
+        ((1, 1, 1, 1, 8), "keep fewer examples on the device."),
+        ((1, 1, 8, 1, 1), "train a smaller network."),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_helps(sizes, advice):
+    report = sharding.MemoryReport(*(2**30 * size for size in sizes), limit=2**33)
+    assert report.sentence().startswith("A step needs 12.0 GiB on a device (endpoints ")
+    assert f"and it has 8.0 GiB; {advice}" in report.sentence()
