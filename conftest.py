@@ -5,6 +5,8 @@ from importlib.util import find_spec
 
 # Tests leave nothing in the user's cache, and compile what they say they compile.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Devices for meshes; all else uses the first. How many there are decides how XLA splits sums.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 import jax
 
@@ -16,7 +18,6 @@ compiler.configure()
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), *(f"--{k}={v}" for k, v in compilations.FAST.items())]
 ).strip()
-jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else uses the first
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -22,7 +22,8 @@ USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": Tru
 
 def users_environment() -> dict[str, str]:
     """The environment of a process that compiles as a user's: for runs that are long."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    ours = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 @contextlib.contextmanager
