@@ -21,11 +21,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.contestants import make_run
+from benchmarks.contestants import CONTESTANTS, make_run, ours
 from experiments import models, train
 
 _COPIED_BYTES = 2**28
-RECIPES = {"standard": "standard", "line": "line", "simplex of 6": "simplex_6"}
 
 
 def moved_elements(network: nn.Module, images: jax.ShapeDtypeStruct) -> int:
@@ -80,21 +79,20 @@ def measure(options, training: dict, quick: bool) -> dict:
     """
     bandwidth = copy_bandwidth(quick)
     found = {}
-    for name, recipe in RECIPES.items():
-        for dtype in models.DTYPES:
-            full = name if dtype == "float32" else f"{name}, {dtype}"
-            if full not in training:
-                continue
-            run = make_run(options, recipe=recipe, dtype=dtype)._replace(steps_per_call=1)
-            images = jax.ShapeDtypeStruct((run.batch_size, *run.images.shape[1:]), jnp.float32)
-            moved = moved_elements(run.program.model.network, images)
-            bound = moved * jnp.dtype(dtype).itemsize
-            seconds = run.batch_size / training[full]["images_per_second"]["median"]
-            cost = train.compiled_call(run, train.init_state(run)).cost_analysis()
-            found[full] = {
-                "bound_bytes": bound,
-                "program_bytes": cost.get("bytes accessed"),
-                "step_seconds": seconds,
-                "share": bound / bandwidth / seconds,
-            }
+    for name, values in training.items():
+        contestant = CONTESTANTS[name]
+        if contestant.func is not ours:
+            continue
+        run = make_run(options, **contestant.keywords)._replace(steps_per_call=1)
+        network = run.program.model.network
+        images = jax.ShapeDtypeStruct((run.batch_size, *run.images.shape[1:]), jnp.float32)
+        bound = moved_elements(network, images) * jnp.dtype(network.dtype).itemsize
+        seconds = run.batch_size / values["images_per_second"]["median"]
+        cost = train.compiled_call(run, train.init_state(run)).cost_analysis()
+        found[name] = {
+            "bound_bytes": bound,
+            "program_bytes": cost.get("bytes accessed"),
+            "step_seconds": seconds,
+            "share": bound / bandwidth / seconds,
+        }
     return {"copy_bytes_per_second": bandwidth, "steps": found}

@@ -1,7 +1,6 @@
 """Times training, evaluation and start-up of this project beside PyTorch's, in one run."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -13,9 +12,9 @@ from types import SimpleNamespace
 
 import jax
 
-from benchmarks import costs, roofline, rounds, table
+from benchmarks import costs, output, roofline, rounds, table
 from benchmarks.contestants import ABLATIONS, ACCELERATED, CONTESTANTS, baseline
-from experiments import cli, compiler, files
+from experiments import compiler
 from experiments.errors import UserError
 from experiments.provenance import finished_now, provenance
 
@@ -89,19 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/performance"))
     options = parser.parse_args(argv)
-    try:
-        results = measure(options)
-        options.output.mkdir(parents=True, exist_ok=True)
-        text = table.markdown(results)
-        name = next((k for k in ("ablations", "overhead") if getattr(options, k)), "performance")
-        files.write_atomically(options.output / f"{name}.json", json.dumps(results, indent=1))
-        files.write_atomically(options.output / f"{name}.md", text)
-    except (UserError, rounds.Failed) as error:
-        return cli.fail(error)
-    except OSError as error:
-        return cli.fail(f"{error.filename or options.output} can't be written: {error.strerror}.")
-    print(text)
-    return 0
+    name = next((k for k in ("ablations", "overhead") if getattr(options, k)), "performance")
+    return output.write(lambda: measure(options), table.markdown, options.output, name)
 
 
 def measure(options: argparse.Namespace) -> dict:

@@ -1,7 +1,6 @@
 """Memory and time of a training step on meshes of devices: what the endpoints cost each device."""
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -11,9 +10,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from benchmarks import output
 from benchmarks.contestants import images_and_labels
 from benchmarks.table import mebibytes, table
-from experiments import cli, compiler, files, train
+from experiments import compiler, train
 from experiments.configs import cifar10
 from experiments.data import Dataset, Split
 from experiments.errors import UserError
@@ -42,18 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/scaling"))
     options = parser.parse_args(argv)
-    try:
-        results = measure(options)
-        options.output.mkdir(parents=True, exist_ok=True)
-        text = markdown(results)
-        files.write_atomically(options.output / "scaling.json", json.dumps(results, indent=1))
-        files.write_atomically(options.output / "scaling.md", text)
-    except UserError as error:
-        return cli.fail(error)
-    except OSError as error:
-        return cli.fail(f"{error.filename or options.output} can't be written: {error.strerror}.")
-    print(text)
-    return 0
+    return output.write(lambda: measure(options), markdown, options.output, "scaling")
 
 
 def measure(options: argparse.Namespace) -> dict:

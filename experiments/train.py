@@ -592,17 +592,10 @@ def fit(
 
 def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
     """The program of a run's training calls; it is not compiled again if a call has been made."""
-    on_mesh = run.program.model.mesh is not None
-    shapes = [
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        if on_mesh
-        else jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state),
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hyper),
-    ]
-    steps = min(run.steps_per_call, run.program.steps_per_epoch)
-    indices = jax.ShapeDtypeStruct((steps, run.batch_size), jnp.int32)
+    indices = jax.ShapeDtypeStruct((run.steps_per_call, run.batch_size), jnp.int32)
     return train_call.lower(
-        *shapes,
+        state,
+        run.hyper,
         jax.random.key(run.seed),
         run.images,
         run.labels,

@@ -150,19 +150,19 @@ def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False
     """
     endpoints = stack_shardings(mesh, state.endpoints, split_leaves=split_leaves)
     everywhere = NamedSharding(mesh, P())
-    shardings = jax.tree.leaves(endpoints)
+    leaves = jax.tree.leaves_with_path(state.endpoints)
     known = {
         path: (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            jax.tree.leaves_with_path(state.endpoints), shardings, strict=True
-        )
+        for (path, leaf), sharding in zip(leaves, jax.tree.leaves(endpoints), strict=True)
     }
 
     def place(path, leaf):
         for start in range(len(path) + 1):  # an endpoint's path ends that of its momentum
-            shape, sharding = known.get(path[start:], (None, everywhere))
-            more = leaf.ndim - len(shape or ())
-            if shape is not None and more >= 0 and leaf.shape[more:] == shape:
+            if path[start:] not in known:
+                continue
+            shape, sharding = known[path[start:]]
+            more = leaf.ndim - len(shape)
+            if more >= 0 and leaf.shape[more:] == shape:
                 return NamedSharding(mesh, P(*(None,) * more, *sharding.spec))
         return everywhere
 
@@ -216,7 +216,7 @@ class MemoryReport(NamedTuple):
     @property
     def total(self) -> int:
         """Bytes of all of them."""
-        return self.endpoints + self.optimizer + self.gradients + self.activations + self.inputs
+        return sum(self[:-1])
 
     def sentence(self) -> str:
         """What is needed and, if that is more than there is, which axis of the mesh to enlarge.
@@ -226,13 +226,11 @@ class MemoryReport(NamedTuple):
           >>> report.sentence().partition("; ")[2]
           'enlarge the axis data, which splits the activations.'
         """
-        parts = ", ".join(
-            f"{name} {_gibibytes(getattr(self, name))}" for name in self._fields if name != "limit"
-        )
-        needed = f"A step needs {_gibibytes(self.total)} GiB on a device ({parts})"
+        parts = dict(zip(self._fields[:-1], self[:-1], strict=True))
+        said = ", ".join(f"{name} {_gibibytes(size)}" for name, size in parts.items())
+        needed = f"A step needs {_gibibytes(self.total)} GiB on a device ({said})"
         if self.limit is None or self.total <= self.limit:
             return f"{needed}."
-        parts = ("endpoints", "optimizer", "gradients", "activations", "inputs")
         advice = {
             "endpoints": "enlarge the axis endpoint, which splits endpoints and optimizer state",
             "gradients": "train a smaller network",
@@ -240,7 +238,7 @@ class MemoryReport(NamedTuple):
             "inputs": "keep fewer examples on the device",
         }
         advice["optimizer"] = advice["endpoints"]
-        largest = max(parts, key=lambda name: getattr(self, name))
+        largest = max(parts, key=parts.get)
         return f"{needed} and it has {_gibibytes(self.limit)} GiB; {advice[largest]}."
 
 
@@ -268,8 +266,6 @@ def memory_report(
     found = compiled.memory_analysis()
     if found is None:
         return None
-    device = jax.tree.leaves(state)[0].sharding.device_set
-    device = min(device, key=lambda d: d.id)
 
     def share(tree):
         leaves = jax.tree.leaves(tree)
@@ -279,8 +275,8 @@ def memory_report(
     gradients = sum(x.nbytes // x.shape[0] for x in stack)
     temporary = found.temp_size_in_bytes
     if limit is None:
+        device = min(jax.tree.leaves(state)[0].sharding.device_set, key=lambda d: d.id)
         limit = (device.memory_stats() or {}).get("bytes_limit")
-    arguments = share(state)
     return MemoryReport(
         endpoints=share(state.endpoints),
         optimizer=share(state.opt_state),
@@ -288,7 +284,7 @@ def memory_report(
         activations=max(temporary - gradients, 0)
         + found.output_size_in_bytes
         - found.alias_size_in_bytes,
-        inputs=max(found.argument_size_in_bytes - arguments, 0),
+        inputs=max(found.argument_size_in_bytes - share(state), 0),
         limit=limit,
     )
 

@@ -118,7 +118,7 @@ def test_activations_of_a_residual_block_are_counted_by_hand():
 
 def test_the_share_of_the_roofline_is_that_of_the_measured_step(monkeypatch):
     monkeypatch.setattr(roofline, "copy_bandwidth", lambda quick: 1e6)
-    monkeypatch.setattr(roofline, "make_run", lambda options, recipe, dtype: tiny.run(recipe))
+    monkeypatch.setattr(roofline, "make_run", lambda options, recipe: tiny.run(recipe))
     training = {"line": {"images_per_second": {"median": 60.0}}}
     found = roofline.measure(None, training, quick=True)["steps"]
     assert found.keys() == {"line"}

@@ -61,8 +61,9 @@ def test_a_suite_s_run_is_the_same_run_on_every_mesh():
     assert suite.digest(entries[0]) == suite.digest(entries[1])
 
 
-def test_the_program_of_a_run_is_not_compiled_again():
-    run = make_run("data=4,endpoint=2")
+@pytest.mark.parametrize("layout", ["", "data=4,endpoint=2"])
+def test_the_program_of_a_run_is_not_compiled_again(layout):
+    run = make_run(layout)
     trained(run)
     state = train.init_state(run)
     with compilations.noted() as names:
