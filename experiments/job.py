@@ -90,6 +90,8 @@ def load_data(config) -> data.Dataset:
         validation_size=config.validation_size,
         split_seed=config.split_seed,
         train_size=config.train_size,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
         noise_rate=noise.rate,
         noise_mode=noise.mode,
         noise_seed=noise.seed,
@@ -105,7 +107,7 @@ def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
     """
     evaluation = config.evaluation
     corrupted.check_names(evaluation.corruptions, evaluation.severities)
-    where = (config.dataset, config.data_dir)
+    where = (config.dataset, config.data_dir, config.image_size)
     return places.Shifted(
         {
             name: {
@@ -134,9 +136,9 @@ def check_shifted(config, shifted: places.Shifted) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _corrupted(dataset, data_dir, source, name, severity) -> corrupted.Corrupted:
+def _corrupted(dataset, data_dir, image_size, source, name, severity) -> corrupted.Corrupted:
     """Runs of a suite share them."""
-    _, test, num_classes = data.load_arrays(dataset, data_dir)
+    _, test, num_classes = data.load_arrays(dataset, data_dir, image_size)
     return corrupted.load_corrupted(
         source,
         name,
@@ -154,8 +156,8 @@ def _tfds_folder(data_dir: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _outside(dataset, data_dir, name):
-    _, test, _ = data.load_arrays(dataset, data_dir)
+def _outside(dataset, data_dir, image_size, name):
+    _, test, _ = data.load_arrays(dataset, data_dir, image_size)
     return outside.load_outside(name, test, _tfds_folder(data_dir))
 
 
@@ -188,7 +190,11 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
         "num_training_images": len(run.labels),
     }
     config = json.loads(config.to_json_best_effort())
-    return {"config": config, "provenance": record, "history": history.epochs} | results
+    found = {"config": config, "provenance": record, "history": history.epochs}
+    if run.loader is not None:
+        names = list(run.loader.corrupt)
+        found["corrupt_images"] = {"count": len(names), "names": names}
+    return found | results
 
 
 def _train(config, run, folder, stop) -> tuple:

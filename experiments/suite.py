@@ -31,9 +31,9 @@ ALONE = Together(1)
 _TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 _DIVERGED = ".diverged"  # of the file that says why a run has no record
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
-# What changes no result of a run by more than rounding: where things are, how often they are saved, and
-# on which devices.
-_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh")
+# What changes no result of a run by more than rounding: where things are, how they are loaded, how often
+# they are saved, and on which devices.
+_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh", "loader")
 # What is kept of every point and ensemble along a path.
 _KEPT = (
     *("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece"),

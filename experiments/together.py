@@ -9,6 +9,8 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from experiments import train
 
 
@@ -71,8 +73,8 @@ def _make(calls: list[tuple]) -> None:
     groups: dict[tuple, list[tuple]] = {}
     for arguments, static, future in calls:
         _, _, _, images, labels, indices = arguments
-        # The same images, not equal ones: each call has them once.
-        same = (*static, id(images), labels.shape, indices.shape)
+        # The same images, not equal ones: each call has them once. Streamed batches are of one run.
+        same = (*static, id(images), labels.shape, np.shape(indices))
         groups.setdefault(same, []).append((arguments, static, future))
     for group in groups.values():
         futures = [future for _, _, future in group]
