@@ -208,8 +208,9 @@ class Loader:
             most = self.options.max_corrupt
             if len(self.corrupt) > most:
                 raise UserError(
-                    f"{len(self.corrupt)} training images can't be decoded, the last being {name}, but "
-                    f"config.loader.max_corrupt is {most}; restore the data set, or allow more."
+                    f"Training images that can't be decoded: {len(self.corrupt)}, the last being "
+                    f"{name}, but config.loader.max_corrupt is {most}; restore the data set, or allow "
+                    "more."
                 )
             print(f"{name} can't be decoded and is passed over.", file=sys.stderr)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from experiments.errors import UserError
 from experiments.records import Records
@@ -128,7 +128,8 @@ class Pictures(_Decoded):
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "it is no image" if unknown else " ".join(str(error).split())
             raise Unreadable(f"{self.records.name(number)} can't be decoded ({reason})") from error
 
     def _make(self, numbers: np.ndarray) -> np.ndarray:
@@ -143,7 +144,9 @@ class Pictures(_Decoded):
                 for _ in threads.map(fill, range(len(numbers))):
                     pass
         except Unreadable as error:
-            raise UserError(f"{error}; restore that file from the data set.") from error
+            raise UserError(
+                f"{error}; restore that file from the data set and run the same command again."
+            ) from error
         return images
 
 

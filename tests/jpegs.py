@@ -31,37 +31,38 @@ def make(root, seed: int = 0):
     return root
 
 
-def values(root) -> dict:
-    """What makes the config of ImageNet small enough for a test, by names with dots."""
-    return {
-        "data_dir": str(root),
-        "num_classes": len(CLASSES),
-        "image_size": SIDE,
-        "validation_size": 6,
-        "batch_size": 8,
-        "num_epochs": 3,
-        "steps_per_call": 1,
-        "optimizer.warmup_epochs": 1,
-        "model.name": "resnet18",
-        "model.width": 4,
-        "model.dtype": "float32",
-        "loader.num_threads": 1,
-        "loader.max_corrupt": 2,
-        "evaluation.num_points": 3,
-        "evaluation.batch_size": 8,
-        "evaluation.recalibration_batch_size": 8,
-        "evaluation.recalibration_examples": 16,
-    }
+def get_config(recipe: str = "line") -> ConfigDict:
+    """The config of ImageNet, with a network and values that are small enough for a test.
+
+    This file is a config file of a command too.
+    """
+    config = imagenet.get_config(recipe)
+    config.model.name, config.model.widths = "conv_net", (4, 8)
+    config.update_from_flattened_dict(VALUES)
+    return config
 
 
 def config(root, recipe: str = "line", **changes) -> ConfigDict:
     """`a__b=1` sets `config.a.b`."""
-    small = imagenet.get_config(recipe)
-    small.update_from_flattened_dict(values(root))
+    small = get_config(recipe)
+    small.data_dir = str(root)
     small.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return small
 
 
-def flags(root) -> list[str]:
-    """The same as arguments of a command."""
-    return [f"--config.{name}={value}" for name, value in values(root).items()]
+VALUES = {
+    "num_classes": len(CLASSES),
+    "image_size": SIDE,
+    "validation_size": 6,
+    "batch_size": 8,
+    "num_epochs": 3,
+    "steps_per_call": 1,
+    "optimizer.warmup_epochs": 1,
+    "model.dtype": "float32",
+    "loader.num_threads": 1,
+    "loader.max_corrupt": 2,
+    "evaluation.num_points": 3,
+    "evaluation.batch_size": 8,
+    "evaluation.recalibration_batch_size": 8,
+    "evaluation.recalibration_examples": 16,
+}
