@@ -7,6 +7,7 @@ that the position of its iterator is the number of the step, and a run that resu
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -50,8 +51,8 @@ class Options(NamedTuple):
 class Order(Sequence):
     """The examples of the batches of a training: `[B]` numbers at every step.
 
-    Every epoch is a permutation of its own, the rest left out; Grain computes each number when it is
-    asked for.
+    Every epoch is a permutation of its own, the rest left out; Grain's shuffle gives each number
+    without the others.
 
     Args:
       size: of the split.
@@ -61,9 +62,7 @@ class Order(Sequence):
     """
 
     def __init__(self, size: int, batch_size: int, num_epochs: int, seed: int):
-        bits = np.random.Philox([seed, _ORDER]).random_raw()
-        self._shuffled = import_grain().MapDataset.range(size).shuffle(seed=int(bits % 2**32))
-        self._size, self._batch_size = size, batch_size
+        self._size, self._batch_size, self._seed = size, batch_size, seed
         self._num_epochs, self._steps = num_epochs, size // batch_size
 
     def __len__(self) -> int:
@@ -71,8 +70,10 @@ class Order(Sequence):
 
     def __getitem__(self, step: int) -> np.ndarray:
         epoch, step = divmod(step, self._steps)
-        start = epoch * self._size + step * self._batch_size
-        return np.array([self._shuffled[start + row] for row in range(self._batch_size)])
+        bits = np.random.Philox([self._seed, _ORDER, epoch]).random_raw()
+        shuffle, start = import_grain().experimental.index_shuffle, step * self._batch_size
+        options = {"max_index": self._size - 1, "seed": int(bits % 2**32), "rounds": 4}
+        return np.array([shuffle(start + row, **options) for row in range(self._batch_size)])
 
 
 class Batches:
@@ -112,7 +113,8 @@ class Batches:
         images = np.empty((len(self.rows), *self.pictures.shape[1:]), np.uint8)
         labels = np.empty(len(self.rows), np.int32)
         for at, row in enumerate(self.rows):
-            for i in np.roll(examples, -row):
+            # From its own example on to those of the rows after it.
+            for i in itertools.chain(examples[row:], examples[:row]):
                 if i in unreadable:
                     continue
                 try:
@@ -223,6 +225,7 @@ def import_grain() -> Any:
     """
     try:
         import grain
+        import grain.experimental
     except ModuleNotFoundError as error:
         raise UserError(
             f"Training images are loaded with {error.name}, which is not installed; pip install "

@@ -77,8 +77,11 @@ def test_every_epoch_is_a_permutation_of_its_own():
     assert (epochs[0] != epochs[1]).any()
 
 
+def test_a_data_set_of_one_image_is_an_order_too():
+    assert [Order(1, 1, 3, 0)[step].tolist() for step in range(3)] == [[0]] * 3
+
+
 def test_seeds_have_orders_of_their_own_and_never_each_others():
-    # Of Grain's own seeds, the second epoch of one is the first of the next.
     epochs = {
         (seed, epoch): Order(NUM, BATCH, EPOCHS, seed)[epoch * (STEPS // EPOCHS)].tolist()
         for seed in range(4)
