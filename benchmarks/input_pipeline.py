@@ -151,7 +151,7 @@ def _bare(pictures: Pictures, options, *, crop: bool) -> Callable[[], dict]:
 def _pipeline(pictures, labels, options, workers: int, threads: int) -> Callable[[], dict]:
     """Batches of a training, from the second on: the first waits for processes to start."""
     chosen = loader.Options(workers, threads, prefetch=2, max_corrupt=0)
-    order = _Endless(len(pictures), options.batch_size)
+    order = _AsOfImageNet(len(pictures), options.batch_size)
     ahead = max(workers, 1) * (max(threads, 2) + 2)
 
     def work() -> dict:
@@ -174,15 +174,15 @@ def _pipeline(pictures, labels, options, workers: int, threads: int) -> Callable
     return work
 
 
-class _Endless(loader.Order):
-    """Batches that may be larger than the data set."""
+class _AsOfImageNet(loader.Order):
+    """The order of a data set of that size, whose images are those of a smaller one again and again."""
 
     def __init__(self, size: int, batch_size: int):
-        super().__init__(max(size, batch_size), min(size, batch_size), 10**6, seed=0)
-        self._most, self._rows = size, batch_size
+        super().__init__(1_281_167, batch_size, num_epochs=1, seed=0)
+        self._found = size
 
     def __getitem__(self, step: int) -> np.ndarray:
-        return np.resize(super().__getitem__(step), self._rows) % self._most
+        return super().__getitem__(step) % self._found
 
 
 def _in_turns(contestants: dict[str, Callable[[], dict]], rounds: int) -> dict[str, list[dict]]:
