@@ -200,6 +200,8 @@ class Loader:
         with contextlib.closing(iterator):
             for images, labels, unreadable in iterator:
                 self._note([batches.pictures.name(i) for i in unreadable])
+                if options.num_workers:  # out of shared memory, which ends with its last reader
+                    images, labels = np.array(images), np.array(labels)
                 yield images, labels
 
     def _note(self, names: Sequence[str]) -> None:
