@@ -191,10 +191,7 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
     }
     config = json.loads(config.to_json_best_effort())
     found = {"config": config, "provenance": record, "history": history.epochs}
-    if run.loader is not None:
-        names = list(run.loader.corrupt)
-        found["corrupt_images"] = {"count": len(names), "names": names}
-    return found | results
+    return found | ({} if run.loader is None else run.loader.record()) | results
 
 
 def _train(config, run, folder, stop) -> tuple:

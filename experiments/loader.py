@@ -204,6 +204,10 @@ class Loader:
                     images, labels = np.array(images), np.array(labels)
                 yield images, labels
 
+    def record(self) -> dict:
+        """JSON values: how many images were passed over, and which."""
+        return {"corrupt_images": {"count": len(self.corrupt), "names": sorted(self.corrupt)}}
+
     def _note(self, names: Sequence[str]) -> None:
         for name in names:
             if name in self.corrupt:

@@ -390,6 +390,8 @@ def run_entry(
         },
         "wall_seconds": time.perf_counter() - begin,
     }
+    if run.loader is not None:
+        record |= run.loader.record()
     record = identity(entry) | rounded(record)
     if entry.setting != "tuning":
         weights.save(weights_path(folder, entry.id), stack)

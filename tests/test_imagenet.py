@@ -20,8 +20,8 @@ from experiments import (
     job,
     loader,
     predict,
-    reproduce,
     stream,
+    suite,
     train,
 )
 from experiments.configs import suites
@@ -61,6 +61,18 @@ def make_run(folder, recipe="line", **changes):
     return config, train.make_run(config, job.load_data(config))
 
 
+def corrupted_set(root, classes, side):
+    rng = np.random.default_rng(1)
+    for label, name in enumerate(classes):
+        target = root / "weather" / "snow" / "2" / name
+        target.mkdir(parents=True)
+        for i in range(2):
+            pixels = np.full((side, side, 3), 60 + 40 * label + i, np.uint8)
+            pixels[: side // 2] += rng.integers(0, 9, (side // 2, side, 3), np.uint8)
+            Image.fromarray(pixels).save(target / f"{i}.JPEG", "JPEG")
+    return str(root)
+
+
 # The article's recipe
 
 
@@ -82,10 +94,20 @@ def test_the_config_has_the_values_of_the_article():
 
 
 @pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory):
+def snow(tmp_path_factory):
+    """What evaluates on published corrupted images."""
+    root = corrupted_set(tmp_path_factory.mktemp("published"), jpegs.CLASSES, jpegs.SIDE)
+    return (
+        "--config.evaluation.corruptions=('snow',)",
+        "--config.evaluation.severities=(2,)",
+        f"--config.evaluation.corruption_source={root}",
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(folder, snow, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "line"
-    more = "--config.evaluation.corruptions=('snow',)", "--config.evaluation.severities=(1,)"
-    assert imagenet.main(arguments(folder, workdir, *more)) == 0
+    assert imagenet.main(arguments(folder, workdir, *snow)) == 0
     return workdir
 
 
@@ -96,16 +118,15 @@ def test_the_command_trains_evaluates_and_reports(finished):
     assert [point["name"] for point in found["points"]] == ["endpoint 0", "midpoint", "endpoint 1"]
     assert found["recalibration"] == {"num_examples": 16, "batch_size": 8, "augmented": True}
     assert found["corrupt_images"] == {"count": 0, "names": []}
-    assert found["places"]["midpoint"]["corruptions"]["snow"].keys() == {"1"}
+    assert found["places"]["midpoint"]["corruptions"]["snow"].keys() == {"2"}
     assert found["provenance"]["num_training_images"] == 42
     assert "</html>" in (finished / "report.html").read_text()
 
 
 def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
-    folder, finished, tmp_path, monkeypatch, capsys
+    folder, snow, finished, tmp_path, monkeypatch, capsys
 ):
     fit, workdir = train.fit, tmp_path / "line"
-    more = "--config.evaluation.corruptions=('snow',)", "--config.evaluation.severities=(1,)"
 
     def interrupted(run, state, history, call=None):
         for count, latest in enumerate(fit(run, state, history, call), start=1):
@@ -114,12 +135,12 @@ def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
             yield latest
 
     monkeypatch.setattr(train, "fit", interrupted)
-    assert imagenet.main(arguments(folder, workdir, *more)) == 0
+    assert imagenet.main(arguments(folder, workdir, *snow)) == 0
     assert "Stopped at step 7 of 15" in capsys.readouterr().out
     assert not (workdir / "metrics.json").exists()
     monkeypatch.setattr(train, "fit", fit)
     other = "--config.loader.num_threads=3", "--config.loader.num_workers=1"
-    assert imagenet.main(arguments(folder, workdir, *more, *other)) == 0
+    assert imagenet.main(arguments(folder, workdir, *snow, *other)) == 0
     assert metrics(workdir)["provenance"]["resumed_at_step"] == 7
     assert results(workdir) == results(finished)
 
@@ -223,6 +244,15 @@ def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
     assert said.startswith(f"error: Training images that can't be decoded: 1, the last being {bad}")
 
 
+def test_what_was_passed_over_before_an_interruption_is_kept(folder):
+    _, run = make_run(folder)
+    run.loader.corrupt.append("one.JPEG")
+    saved = json.loads(json.dumps(train.History(run).to_json()))
+    _, again = make_run(folder)
+    train.History(again).restore(saved)
+    assert again.loader.record() == {"corrupt_images": {"count": 1, "names": ["one.JPEG"]}}
+
+
 def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp_path):
     root = shutil.copytree(folder, tmp_path / "imagenet")
     bad = root / "val" / "n002" / "n002_1.JPEG"
@@ -266,18 +296,6 @@ def test_predictions_are_those_of_an_array_of_the_same_images(folder):
 
 
 # Corrupted images
-
-
-def corrupted_set(root, classes, side):
-    rng = np.random.default_rng(1)
-    for label, name in enumerate(classes):
-        target = root / "weather" / "snow" / "2" / name
-        target.mkdir(parents=True)
-        for i in range(2):
-            pixels = np.full((side, side, 3), 60 + 40 * label + i, np.uint8)
-            pixels[: side // 2] += rng.integers(0, 9, (side // 2, side, 3), np.uint8)
-            Image.fromarray(pixels).save(target / f"{i}.JPEG", "JPEG")
-    return str(root)
 
 
 def load_corrupted(folder, source, severity=2):
@@ -342,24 +360,19 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, f
 # Suites
 
 
-def test_a_suite_streams_as_a_run_does(folder, tmp_path, capsys):
-    values = jpegs.VALUES | {
-        "data_dir": str(folder),
-        "num_epochs": 2,
-        "model.name": "resnet18",
-        "model.width": 2,
-        "evaluation.corruptions": "()",
-    }
-    small = [f"--config.run.{name}={value}" for name, value in values.items()]
-    more = ["--config.products=('standard',)", "--config.seeds=(0,)"]
-    workdir = tmp_path / "suite"
-    assert reproduce.main(["imagenet", "--workdir", str(workdir), *small, *more]) == 0
-    found = json.loads((workdir / "metrics.json").read_text())
-    assert [run["id"] for run in found["runs"]] == ["article/standard/noise0/seed0"]
-    assert found["failed"] == []
+def test_a_suite_streams_as_a_run_does(folder, tmp_path):
+    config = jpegs.config(folder, "standard", num_epochs=2)
+    entry, shares = suite.Entry("standard", "article", 0.0, 0, config), []
+    record = suite.run_entry(entry, shares.append, folder=tmp_path, requested=lambda: False)
+    assert record["corrupt_images"] == {"count": 0, "names": []}
+    assert record["cost"]["training_images"] == 2 * 5 * 8
+    assert record["cost"]["step_memory_bytes"] > 0
+    assert suite.finished(tmp_path, entry) == record
+    config.loader.num_workers = 3  # as it changes no result
+    assert suite.finished(tmp_path, entry) == record
 
 
 def test_the_suite_has_what_the_article_compares():
-    suite = suites.get_config("imagenet-full")
-    assert {"standard", "standard_matched", "line", "layerwise_line"} <= set(suite.products)
-    assert suite.run.evaluation.corruptions == ("snow",)
+    config = suites.get_config("imagenet-full")
+    assert {"standard", "standard_matched", "line", "layerwise_line"} <= set(config.products)
+    assert config.run.evaluation.corruptions == ("snow",)
