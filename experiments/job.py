@@ -19,6 +19,7 @@ from experiments import (
     figures,
     files,
     outside,
+    placement,
     places,
     predict,
     recipes,
@@ -197,7 +198,7 @@ def _train(config, run, folder, stop) -> tuple:
     with Logs(folder) as logs:
         history = train.History(run, on_epoch=logs.write)
         if restored := checkpoints.restore(state):
-            state, record = train.place(run, restored[0]), restored[1]
+            state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
             history.restore(record["history"])
         logs.start_from(history.epochs)
         start = int(state.step)

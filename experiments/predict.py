@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 import subspace_jax as ss
+from experiments import placement
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, normalize
@@ -127,8 +128,9 @@ def predict(
 ) -> jax.Array:
     """Logits `[P, N, K]` of networks `[P, ...]` for uint8 images `[N, H, W, C]`."""
     fn = logits_fn(model, settings.at_once or None)
-    size = -(-settings.batch_size // model.num_shards) * model.num_shards
-    batches = wrap(padded_batches(images, size, model.num_shards), "predict")
+    shards = placement.num_shards(model.mesh)
+    size = -(-settings.batch_size // shards) * shards
+    batches = wrap(padded_batches(images, size, shards), "predict")
     return ss.predict(fn, networks, batches)[:, : len(images)]
 
 
@@ -186,7 +188,7 @@ def logits_fn(model: Model, at_once: int | None = None):
         params, stats = network
         return model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(model.spread(images), model.normalization),
+            normalize(placement.spread(model.mesh, images), model.normalization),
             train=False,
         )
 
@@ -201,7 +203,7 @@ def dropout_logits_fn(model: Model):
         params, stats = network
         return model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(model.spread(images), model.normalization),
+            normalize(placement.spread(model.mesh, images), model.normalization),
             train=False,
             dropout=True,
             rngs={"dropout": key},
@@ -288,6 +290,6 @@ class Single:
         params, stats = network
         return self.model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(self.model.spread(images), self.model.normalization),
+            normalize(placement.spread(self.model.mesh, images), self.model.normalization),
             train=False,
         )

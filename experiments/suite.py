@@ -20,7 +20,18 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments import data, evaluate, files, job, predict, recipes, train, weights, workdir
+from experiments import (
+    data,
+    evaluate,
+    files,
+    job,
+    placement,
+    predict,
+    recipes,
+    train,
+    weights,
+    workdir,
+)
 from experiments.checkpoint import Checkpoints
 from experiments.errors import UserError
 from experiments.methods import make_method
@@ -503,7 +514,7 @@ class _Watch:
 
     def _restored(self, state, history):
         if restored := self._open().restore(state):
-            state, record = train.place(self._run, restored[0]), restored[1]
+            state, record = placement.place(self._run.program.model.mesh, restored[0]), restored[1]
             history.restore(record["history"])
             self.oracle = record["oracle"]
         return state, history

@@ -16,15 +16,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 import subspace_jax as ss
-from experiments import models, weights
+from experiments import models, placement, weights
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, NORMALIZATIONS, normalize
 from experiments.methods import Hyperparameters, Length, Method, make_method, num_averaged_inits
-from subspace_jax import sharding
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
 _ACCELERATOR_STEPS_PER_CALL = 500
@@ -48,18 +46,6 @@ class Model:
     normalization: str
     augmentation: str
     mesh: jax.sharding.Mesh | None = None
-
-    @property
-    def num_shards(self) -> int:
-        """Over how many devices a batch is split."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["endpoint"]
-
-    def spread(self, batch: jax.Array) -> jax.Array:
-        """A batch, split over the devices if they divide it; traced."""
-        if self.mesh is None or len(batch) % self.num_shards:
-            return batch
-        where = sharding.batch_sharding(self.mesh, len(batch))
-        return jax.lax.with_sharding_constraint(batch, where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +98,14 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
         network=models.make_network(config.model, data.num_classes),
         normalization=config.normalization,
         augmentation=config.augmentation,
-        mesh=_make_mesh(config, method),
+        mesh=placement.make_mesh(config, method),
     )
     length = Length(
         num_epochs=config.num_epochs if method.trains else 0,
         warmup_epochs=config.optimizer.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
-    everywhere = None if model.mesh is None else NamedSharding(model.mesh, PartitionSpec())
+    everywhere = placement.everywhere(model.mesh)
     images = _resident(_Same(data.train.images), everywhere)
     steps_per_call = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
     run = Run(
@@ -151,32 +137,8 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=4)
-def _resident(same: _Same, where: NamedSharding | None) -> jax.Array:
+def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Array:
     return jax.device_put(same.array, where)
-
-
-def _make_mesh(config, method: Method) -> jax.sharding.Mesh | None:
-    """The mesh that a config names, if it fits the endpoints and the batches."""
-    if not config.mesh:
-        return None
-    try:
-        mesh = sharding.make_mesh(config.mesh)
-        sharding.check_endpoints(mesh, method.subspace.num_endpoints)
-    except ValueError as error:  # the library's sentence has both values
-        raise UserError(f"{str(error).removesuffix('.')} (config.mesh).") from error
-    if mesh.shape["run"] > 1:
-        raise UserError(
-            f"config.mesh is {config.mesh!r} but a run trains alone; use the axes data and endpoint."
-        )
-    least = mesh.size * method.num_samples
-    if rest := config.batch_size % least:
-        below = config.batch_size - rest
-        raise UserError(
-            f"config.batch_size is {config.batch_size} but is to be split over {mesh.size} devices "
-            f"and {method.num_samples} sampled networks; use "
-            f"{f'{below} or ' if below else ''}{below + least}."
-        )
-    return mesh
 
 
 def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
@@ -276,24 +238,10 @@ def init_state(run: Run) -> ss.TrainState:
     if run.given is not None:
         endpoints = _around(run.given, run.program.method)
         optimizer = run.program.method.optimizer(run.hyper, run.program.length)
-        return place(run, ss.TrainState.create(endpoints, optimizer))
+        return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
     key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
     init = _compiled_init(run.program, run.num_averaged_inits)
     return init(key, run.hyper, run.images[:1])
-
-
-def place(run: Run, state: ss.TrainState) -> ss.TrainState:
-    """A state, on the devices of the run's mesh if it has one."""
-    mesh = run.program.model.mesh
-    return state if mesh is None else jax.device_put(state, sharding.state_shardings(mesh, state))
-
-
-def _keep_place(program: Program, state: ss.TrainState) -> ss.TrainState:
-    """The same, traced."""
-    mesh = program.model.mesh
-    if mesh is None:
-        return state
-    return jax.lax.with_sharding_constraint(state, sharding.state_shardings(mesh, state))
 
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
@@ -321,7 +269,7 @@ def _compiled_init(program: Program, num_averaged: int):
         else:
             endpoints = method.subspace.init(key, one)
         optimizer = method.optimizer(hyper, program.length)
-        return _keep_place(program, ss.TrainState.create(endpoints, optimizer))
+        return placement.keep(program.model.mesh, ss.TrainState.create(endpoints, optimizer))
 
     # It runs once, and at full optimisation it compiles for seconds on a CPU.
     options = {"xla_backend_optimization_level": 0} if on_cpu() else {}
@@ -345,7 +293,7 @@ def training_logits(
     """
     logits, updated = model.network.apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
-        normalize(model.spread(images), model.normalization),
+        normalize(placement.spread(model.mesh, images), model.normalization),
         train=True,
         dropout=dropout_key is not None,
         mutable="batch_stats",
@@ -397,9 +345,9 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
     )
 
     def body(state, index):
-        index = program.model.spread(index)
+        index = placement.spread(program.model.mesh, index)
         state, metrics = step(state, key, (images[index], labels[index]))
-        return _keep_place(program, state), metrics
+        return placement.keep(program.model.mesh, state), metrics
 
     if not unroll:
         return jax.lax.scan(body, state, indices)
