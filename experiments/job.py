@@ -3,6 +3,7 @@
 import functools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 import tensorboardX
 import tqdm
 
+import subspace_jax as ss
 from experiments import (
     corrupted,
     data,
@@ -31,6 +33,7 @@ from experiments import (
 )
 from experiments.checkpoint import Checkpoints
 from experiments.cli import Stop
+from experiments.errors import UserError
 from experiments.methods import make_method
 from experiments.provenance import finished_now, provenance
 
@@ -162,7 +165,7 @@ def _outside(dataset, data_dir, name):
 
 def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:
     record = provenance(module) | {"seed": config.seed}
-    state, history, start = _train(config, run, folder, stop)
+    state, history, start, memory = _train(config, run, folder, stop)
     splits = {"test": dataset.test}
     if len(dataset.validation.labels):
         splits["validation"] = dataset.validation
@@ -178,6 +181,8 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
         shifted,
         recipes.places_of(config.recipe),
     )
+    if memory is not None:
+        record["memory"] = memory._asdict()
     seconds = [epoch["seconds"] for epoch in history.epochs]
     speeds = [epoch["images_per_second"] for epoch in history.epochs]
     record |= {
@@ -202,6 +207,7 @@ def _train(config, run, folder, stop) -> tuple:
             history.restore(record["history"])
         logs.start_from(history.epochs)
         start = int(state.step)
+        memory = _memory(run, state) if start < run.program.num_steps else None
         try:
             for latest in _with_bar(run, state, history):
                 state = latest
@@ -213,7 +219,24 @@ def _train(config, run, folder, stop) -> tuple:
             _save(checkpoints, run, state, history)
         finally:
             checkpoints.close()
-    return state, history, start
+    return state, history, start, memory
+
+
+def _memory(run: train.Run, state: ss.TrainState) -> ss.sharding.MemoryReport | None:
+    """What the training needs on each device, said before its first step; `None` on a CPU alone.
+
+    Raises:
+      UserError: the device has less.
+    """
+    if train.on_cpu() and run.program.model.mesh is None:
+        return None
+    report = ss.sharding.memory_report(train.compiled_call(run, state), state)
+    if report is None:
+        return None
+    if not report.fits:
+        raise UserError(report.sentence())
+    print(report.sentence(), file=sys.stderr)
+    return report
 
 
 def _with_bar(run, state, history) -> Iterator:

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 import subspace_jax as ss
-from experiments import placement
+from experiments import models, placement
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, normalize
@@ -88,6 +88,11 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
             f"config.evaluation.recalibration_batch_size is {settings.recalibration_batch_size} but "
             f"there are {min(examples, len(run.labels))} images to recalibrate on; use 1 to that."
         )
+    models.check_groups(
+        run.program.model.network.norm_groups,
+        settings.recalibration_batch_size,
+        "config.evaluation.recalibration_batch_size",
+    )
     return settings
 
 
@@ -254,7 +259,8 @@ class _Lazy:
 
 def adapted(model: Model, networks: Networks, images, settings: Settings) -> Networks:
     """The networks with the statistics of these very images, in batches of mixed classes."""
-    size = min(settings.recalibration_batch_size, len(images))
+    groups = model.network.norm_groups
+    size = min(settings.recalibration_batch_size, len(images) // groups * groups)
     images, key = jnp.asarray(images), jax.random.key(0)
     order = np.asarray(jax.random.permutation(key, len(images)))  # some sets are sorted by class
     starts = range(0, len(images) - size + 1, size)

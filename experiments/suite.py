@@ -226,7 +226,7 @@ def check(entries: Sequence[Entry]) -> None:
             job.check_shifted(entry.config, shifted)
             looked_at.add(images)
         if not entry.needs:
-            run = train.make_run(entry.config, dataset)
+            run = train.make_run(entry.config, dataset, slot=0)
             predict.make_settings(entry.config, run)
 
 
@@ -351,7 +351,7 @@ def run_entry(
     if entry.setting != "article":  # whose test split no oracle looks at
         config.evaluation.oracle_epochs = 0
     dataset = job.load_data(config)
-    run = train.make_run(config, dataset)
+    run = train.make_run(config, dataset, together.slot(entry.id))
     settings = predict.make_settings(config, run)
     path = record_path(folder, entry.id)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,8 +85,14 @@ class Run(NamedTuple):
     given: ss.tree.PyTree | None  # stack of the networks of `method.frozen`, trained before
 
 
-def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
+def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
     """Builds everything that a run needs from its config, once.
+
+    Args:
+      config: of the run.
+      data: what it trains on.
+      slot: of a run that trains together with others, its place among them, which decides its part of
+        a mesh with the axis `run`; `None` for a run alone.
 
     Raises:
       UserError: a value that training can't work with.
@@ -98,7 +104,10 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
         network=models.make_network(config.model, data.num_classes),
         normalization=config.normalization,
         augmentation=config.augmentation,
-        mesh=placement.make_mesh(config, method),
+        mesh=placement.make_mesh(config, method, slot),
+    )
+    models.check_groups(
+        model.network.norm_groups, config.batch_size, "config.batch_size", method.num_samples
     )
     length = Length(
         num_epochs=config.num_epochs if method.trains else 0,
@@ -136,7 +145,7 @@ class _Same:
         return id(self.array)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=32)  # runs together have their images on devices of their own
 def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Array:
     return jax.device_put(same.array, where)
 
@@ -380,6 +389,31 @@ def train_calls(states, others, images, *, program, unroll):
 
     found = jax.vmap(one)(ss.stack(states), ss.stack(others))
     return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
+def train_apart(states, others, images, *, program, unroll):
+    """`train_calls` on a mesh that splits the runs over its axis `run`: none knows of the others.
+
+    Args:
+      states: of all runs, leaves `[R, ...]`; donated.
+      others: `(hyper, key, labels, indices)`, leaves `[R, ...]`.
+      images: of all of them, the same on all devices.
+      program, unroll: as for `train_call`; the mesh of its model is that of all runs.
+
+    Returns:
+      What `train_call` returns, leaves `[R, ...]`.
+    """
+
+    def one(state, other):
+        hyper, key, labels, indices = other
+        state, metrics = train_call.__wrapped__(
+            state, hyper, key, images, labels, indices, program=program, unroll=unroll
+        )
+        everywhere = placement.everywhere(program.model.mesh)
+        return state, jax.lax.with_sharding_constraint(metrics, everywhere)
+
+    return jax.vmap(one, spmd_axis_name="run")(states, others)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size"))
