@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 import subspace_jax as ss
 from experiments import models, placement, weights
@@ -405,15 +406,28 @@ def train_apart(states, others, images, *, program, unroll):
       What `train_call` returns, leaves `[R, ...]`.
     """
 
-    def one(state, other):
-        hyper, key, labels, indices = other
-        state, metrics = train_call.__wrapped__(
-            state, hyper, key, images, labels, indices, program=program, unroll=unroll
-        )
-        everywhere = placement.everywhere(program.model.mesh)
-        return state, jax.lax.with_sharding_constraint(metrics, everywhere)
+    def own(states, others, images):
+        def one(state, other):
+            hyper, key, labels, indices = other
+            return train_call.__wrapped__(
+                state, hyper, key, images, labels, indices, program=program, unroll=unroll
+            )
 
-    return jax.vmap(one, spmd_axis_name="run")(states, others)
+        if len(states.step) > 1:
+            return jax.vmap(one)(states, others)
+        # Vectorised convolutions would be grouped ones.
+        found = one(*jax.tree.map(lambda x: x[0], (states, others)))
+        return jax.tree.map(lambda x: x[None], found)
+
+    of_run, of_all = PartitionSpec("run"), PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=program.model.mesh,
+        in_specs=(of_run, of_run, of_all),
+        out_specs=of_run,
+        axis_names={"run"},
+        check_vma=False,
+    )(states, others, images)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size"))
