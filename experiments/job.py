@@ -36,6 +36,7 @@ from experiments.cli import Stop
 from experiments.errors import UserError
 from experiments.methods import make_method
 from experiments.provenance import finished_now, provenance
+from subspace_jax import sharding
 
 
 class Interrupted(Exception):
@@ -207,8 +208,8 @@ def _train(config, run, folder, stop) -> tuple:
             history.restore(record["history"])
         logs.start_from(history.epochs)
         start = int(state.step)
-        memory = _memory(run, state) if start < run.program.num_steps else None
         try:
+            memory = step_report(run, state) if start < run.program.num_steps else None
             for latest in _with_bar(run, state, history):
                 state = latest
                 due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
@@ -222,7 +223,7 @@ def _train(config, run, folder, stop) -> tuple:
     return state, history, start, memory
 
 
-def _memory(run: train.Run, state: ss.TrainState) -> ss.sharding.MemoryReport | None:
+def step_report(run: train.Run, state: ss.TrainState) -> sharding.MemoryReport | None:
     """What the training needs on each device, said before its first step; `None` on a CPU alone.
 
     Raises:
@@ -230,7 +231,7 @@ def _memory(run: train.Run, state: ss.TrainState) -> ss.sharding.MemoryReport | 
     """
     if train.on_cpu() and run.program.model.mesh is None:
         return None
-    report = ss.sharding.memory_report(train.compiled_call(run, state), state)
+    report = sharding.memory_report(train.compiled_call(run, state), state)
     if report is None:
         return None
     if not report.fits:
