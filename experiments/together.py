@@ -11,8 +11,11 @@ communication between runs.
 
 import concurrent.futures
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterable
+
+import jax
 
 from experiments import placement, train
 
@@ -149,6 +152,8 @@ def _call_apart(rows: list[list[tuple]], meshes: list, program, unroll) -> list[
     mesh = placement.beside(meshes)
     program = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=mesh))
     states = placement.joined(mesh, [[state for state, *_ in row] for row in rows])
+    for state, *_ in itertools.chain(*rows):  # donated: only the joined copy is kept
+        jax.tree.map(lambda leaf: leaf.delete(), state)
     others = placement.joined(
         mesh,
         [

@@ -127,10 +127,10 @@ def trained(run):
 
 
 def test_a_run_is_the_same_on_every_mesh():
-    """More devices than groups, as many, and fewer."""
+    """Eight devices for four groups, and one."""
     alone = trained(make_run(""))
-    for layout in ("data=8", "data=4,endpoint=2"):
-        chex.assert_trees_all_close(trained(make_run(layout)), alone, rtol=2e-3, atol=2e-4)
+    spread = trained(make_run("data=4,endpoint=2"))
+    chex.assert_trees_all_close(spread, alone, rtol=2e-3, atol=2e-4)
     whole = trained(tiny.run("line", batch_size=8))
     gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), alone.endpoints, whole.endpoints)
     assert max(jax.tree.leaves(gap)) > 1e-3

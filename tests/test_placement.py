@@ -42,8 +42,7 @@ def alone(run):
     ("mesh", "slots", "devices"),
     [
         ("run=8", range(3), 1),  # fewer than the axis: on fewer devices
-        ("run=2,data=2,endpoint=2", range(2), 4),
-        ("run=2,data=4", range(4), 4),  # two on the same devices
+        ("run=2,data=2,endpoint=2", range(4), 4),  # two on the same devices
     ],
 )
 def test_runs_are_what_they_are_alone(mesh, slots, devices):
