@@ -326,7 +326,11 @@ def corrupt_images(setting: Setting, rng: random.Random) -> dict:
     root = setting.folder / "images"
     files = _make_images(root, np.random.default_rng(rng.getrandbits(32)))
     more = ["--config.dataset=tiny_imagenet", f"--config.data_dir={root}", "--config.num_epochs=1"]
-    more += ["--config.validation_size=0", "--config.train_size=0", "--config.batch_size=20"]
+    more += [
+        "--config.optimizer.warmup_epochs=0",
+        "--config.train_size=0",
+        "--config.batch_size=20",
+    ]
     more += ["--config.evaluation.batch_size=20", f"--config.max_corrupt={LIMIT}"]
     damages = (lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"text", lambda b: b[20:])
     chosen = rng.sample(files, len(damages))
