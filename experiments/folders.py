@@ -275,8 +275,10 @@ def decode_intact(
 
 
 def _decode(root, paths, title, size, strict) -> tuple[np.ndarray, dict[int, str]]:
-    """Images, and the reasons of those that failed. JPEG decoding leaves Python's lock, so threads
-    share the work."""
+    """Images, black where one failed, and the reasons by index.
+
+    JPEG decoding leaves Python's lock, so threads share the work.
+    """
     images, failures = np.zeros((len(paths), size, size, 3), np.uint8), {}
 
     def decode_chunk(start):

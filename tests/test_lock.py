@@ -59,29 +59,28 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-@pytest.mark.parametrize("command", ["run", "suite"])
+COMMANDS = {
+    "run": (cifar.main, [f"--config={ROOT / 'experiments/configs/digits.py'}:line"]),
+    "suite": (reproduce.main, ["digits"]),
+}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS.values(), ids=COMMANDS)
 def test_the_second_process_is_refused_by_name_and_touches_nothing(
-    tmp_path, holder, capsys, command, overwrite
+    tmp_path, holder, capsys, command, arguments, overwrite
 ):
     folder = tmp_path / "run"
-    config = {"suite": "digits", "scale": "digits"}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "runs").mkdir()
-    (folder / "runs" / "record.json").write_text("{}")
+    if overwrite:  # what another config left there
+        (folder / "config.json").write_text('{"seed": 1}')
+        (folder / "runs").mkdir()
+        (folder / "runs" / "record.json").write_text("{}")
     before = contents(folder)
-    if command == "run":
-        (folder / "config.json").unlink()
-        (folder / "runs" / "record.json").unlink()
-        (folder / "runs").rmdir()
-        before = contents(folder)
-        config = f"--config={ROOT / 'experiments/configs/digits.py'}:line"
-        assert cifar.main([config, "--workdir", str(folder), *overwrite]) == 2
-    else:
-        assert reproduce.main(["digits", "--workdir", str(folder), "--overwrite"]) == 2
+    more = ["--workdir", str(folder), *["--overwrite"][: int(overwrite)]]
+    assert command([*arguments, *more]) == 2
     said = capsys.readouterr().err
-    assert f"error: {folder} is in use by process {holder.pid} on " in said
-    assert "wait until it has finished, stop it, or choose another --workdir." in said
+    assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
+    assert said.endswith("; wait until it has finished, stop it, or choose another --workdir.\n")
     assert said.count("\n") == 1
     assert contents(folder) == before
 
