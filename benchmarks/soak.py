@@ -89,7 +89,7 @@ def markdown(results: dict) -> str:
     """The faults as a table."""
     killed, told, disk = (results[name] for name in ("kills", "signals", "full_disk"))
     lost, moments = killed["steps_lost"], killed["moments"]
-    stopped = ", ".join(map(str, told["stopped_at_steps"])) or "none before it had finished"
+    stopped = ", ".join(map(str, told["stopped_at_steps"]))
     damaged, images = results["damage"], results["corrupt_images"]
     rows = [
         [
@@ -100,8 +100,8 @@ def markdown(results: dict) -> str:
         ],
         [
             f"SIGTERM, {told['signals']} times",
-            f"stopped at steps {stopped}",
-            "exit code 0, no step lost; bit for bit",
+            f"stopped at steps {stopped}" if stopped else "all came after the run had finished",
+            "exit code 0, no step lost; bit for bit" if stopped else "not tried",
         ],
         [
             "the disk fills up",
