@@ -43,13 +43,17 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The three parts of a data set; `validation` has no images where none are held out."""
+    """The three parts of a data set; `validation` has no images where none are held out.
+
+    `skipped` are training files that could not be decoded, each with the reason.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     num_classes: int
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def load(
@@ -63,6 +67,7 @@ def load(
     noise_mode: str = "uniform_wrong",
     noise_seed: int = 0,
     noise_file: str = "",
+    max_corrupt: int = 0,
 ) -> Dataset:
     """Loads a data set, holds out validation images, then corrupts training labels alone.
 
@@ -77,6 +82,7 @@ def load(
       noise_mode: See `corrupt_labels`, or `file` to take the labels of `noise_file`.
       noise_seed: Chooses labels and new values; see `corrupt_labels`.
       noise_file: In the mode `file`, labels of the whole training set; see `read_labels`.
+      max_corrupt: How many training images of a folder may be left out since they can't be decoded.
 
     Raises:
       UserError: If an argument or the data are unfit.
@@ -85,6 +91,10 @@ def load(
     data_dir = os.path.expanduser(data_dir)
     with _ONE_AT_A_TIME:
         parts = _parts(name, data_dir, _stamp(data_dir), validation_size, split_seed, train_size)
+    if name == "tiny_imagenet" and not data_dir.endswith(".npz"):
+        from experiments import folders  # imports Pillow
+
+        folders.check_skipped(data_dir, parts.skipped, max_corrupt)
     if noise_mode == FILE_MODE:
         true = load_arrays(name, data_dir)[0].labels
         given = read_labels(noise_file, true, parts.num_classes)
@@ -102,12 +112,12 @@ def _parts(
     name: str, data_dir: str, stamp: Any, validation_size: int, split_seed: int, train_size: int
 ) -> Dataset:
     """A data set with its true labels; runs that share it hold the same arrays."""
-    train, test, num_classes = _load_arrays(name, data_dir, stamp)
+    train, test, num_classes, skipped = _load_arrays(name, data_dir, stamp)
     rest, validation = hold_out(train, validation_size, split_seed)
     rest = _keep(rest, train_size, split_seed)
     for array in (*rest, *validation):
         array.setflags(write=False)
-    return Dataset(name, rest, validation, test, num_classes)
+    return Dataset(name, rest, validation, test, num_classes, skipped)
 
 
 def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
@@ -127,7 +137,7 @@ def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
     """
     data_dir = os.path.expanduser(data_dir)
     with _ONE_AT_A_TIME:
-        return _load_arrays(name, data_dir, _stamp(data_dir))
+        return _load_arrays(name, data_dir, _stamp(data_dir))[:3]
 
 
 def _stamp(data_dir: str) -> Any:
@@ -139,7 +149,8 @@ def _stamp(data_dir: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, int]:
+def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, int, tuple]:
+    """What `load_arrays` returns, and the files that were left out."""
     del stamp
     if data_dir.endswith(".npz"):
         source, arrays = data_dir, _read_npz(data_dir)
@@ -159,7 +170,7 @@ def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, in
     train, test, num_classes = _checked(arrays, source)
     for array in (*train, *test):
         array.setflags(write=False)
-    return train, test, num_classes
+    return train, test, num_classes, tuple(map(tuple, arrays.get("skipped", np.empty(0)).tolist()))
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:

@@ -20,6 +20,7 @@ from experiments import (
     evaluate,
     figures,
     files,
+    lock,
     outside,
     placement,
     places,
@@ -51,26 +52,41 @@ def main(options: SimpleNamespace, module: str) -> None:
       module: the command's module, for the record.
 
     Raises:
-      UserError: a config, data or workdir that a run can't have, divergence, a full disk.
+      UserError: a config, data or workdir that a run can't have, divergence, a full disk, another
+        process in the workdir.
     """
     begin = time.perf_counter()
     config = options.config
     make_method(config)  # refuses a bad config before any data is read
     folder = workdir.check(options.workdir, config, options.overwrite)
-    if metrics := workdir.finished(folder, options.overwrite):
-        print(_headline(metrics))
-        print(
-            f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do."
-        )
-        print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
+    if _is_done(folder, options.overwrite):
         return
+    with lock.hold(folder):
+        # Whoever held it may have made and finished this run, or another.
+        workdir.check(options.workdir, config, options.overwrite)
+        if not _is_done(folder, options.overwrite):
+            _run(config, folder, options.overwrite, module, begin)
+
+
+def _is_done(folder: Path, overwrite: bool) -> bool:
+    """Whether the run is finished; then it is shown."""
+    metrics = workdir.finished(folder, overwrite)
+    if metrics is None:
+        return False
+    print(_headline(metrics))
+    print(f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do.")
+    print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
+    return True
+
+
+def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> None:
     dataset = load_data(config)
     run = train.make_run(config, dataset)
     settings = predict.make_settings(config, run)
     shifted = shifted_images(config, dataset)
     check_shifted(config, shifted)
-    workdir.prepare(folder, config, options.overwrite)
     with Stop() as stop:
+        workdir.prepare(folder, config, overwrite)
         try:
             metrics = _train_and_evaluate(
                 config, dataset, run, settings, shifted, folder, stop, module
@@ -99,7 +115,14 @@ def load_data(config) -> data.Dataset:
         noise_mode=noise.mode,
         noise_seed=noise.seed,
         noise_file=noise.file,
+        max_corrupt=config.max_corrupt,
     )
+
+
+def data_record(dataset: data.Dataset) -> dict:
+    """What a record says of a data set: the training files that were left out, and why."""
+    skipped = [{"file": file, "reason": reason} for file, reason in dataset.skipped]
+    return {"num_skipped": len(skipped), "skipped": skipped}
 
 
 def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
@@ -195,7 +218,12 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
         "num_training_images": len(run.labels),
     }
     config = json.loads(config.to_json_best_effort())
-    return {"config": config, "provenance": record, "history": history.epochs} | results
+    return {
+        "config": config,
+        "provenance": record,
+        "data": data_record(dataset),
+        "history": history.epochs,
+    } | results
 
 
 def _train(config, run, folder, stop) -> tuple:

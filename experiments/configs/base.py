@@ -27,6 +27,9 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.dataset = ""
     # Where TFDS keeps its data ("": TFDS_DATA_DIR or ~/tensorflow_datasets), or a file ending in .npz.
     config.data_dir = ""
+    # Of Tiny-ImageNet's folders: training images that can't be decoded are left out and named, up to so
+    # many; with more the run stops, and with a test image that can't be decoded always.
+    config.max_corrupt = 10
     # Of the training images that are not held out, the first so many in a random order; 0 for all.
     config.train_size = 0
     # Examples held out of the training split for every choice; 0 in the article.
