@@ -1,5 +1,6 @@
 """Corrupted test images: made here, or published ones that fit the model."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import subspace_jax as ss
 from experiments import published
 from experiments.data import Split
 from experiments.errors import UserError
+from experiments.pictures import Mapped, is_lazy
 
 NAMES = tuple(ss.corruptions.CORRUPTIONS)
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -87,7 +89,8 @@ def load_corrupted(
     check_names([name], [severity])
     if source == GENERATED:
         return _generated(name, severity, clean, seed)
-    found = published.read(source, name, severity, data_dir)
+    image_size = clean.images.shape[1] if is_lazy(clean.images) else 0
+    found = published.read(source, name, severity, data_dir, image_size)
     what = f"{name} {severity} of {source}"
     if found.images.ndim != 4 or not 0 < len(found.images) == len(found.labels):
         raise UserError(
@@ -133,14 +136,18 @@ def _of_named_classes(found, what: str, clean: Split, class_names: Sequence[str]
             "to it, or an .npz data set with class_names."
         )
     labels = found.labels.astype(np.int32)
+    images, side = found.images, clean.images.shape[1:3]
+    stored = found.stored or images.shape[1:3]
+    sizes = " x ".join(map(str, stored)), " x ".join(map(str, side))
+    resized = f"images resized from {sizes[0]} to {sizes[1]} pixels (bilinear)"
     if len(columns) == len(class_names):
         _check_shape(found, what, clean)
-        return Corrupted(Split(found.images, columns[labels].astype(np.int32)), what)
-    images, side = found.images, clean.images.shape[1:3]
+        what += f"; {resized}" if stored != side else ""
+        return Corrupted(Split(images, columns[labels].astype(np.int32)), what)
     restricted = f"logits restricted to {len(columns)} of {len(class_names)} classes by WordNet id"
+    if stored != side:
+        restricted += f", {resized}"
     if images.shape[1:3] != side:
-        sizes = " x ".join(map(str, images.shape[1:3])), " x ".join(map(str, side))
-        restricted += f", images resized from {sizes[0]} to {sizes[1]} pixels (bilinear)"
         images = _resized(images, side)
     _check_shape(found._replace(images=images), what, clean)
     return Corrupted(Split(images, labels), f"{what}; {restricted}", columns)
@@ -157,22 +164,47 @@ def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
 
 
 def _generated(name: str, severity: int, clean: Split, seed: int) -> Corrupted:
-    """Images of other sizes or of one channel are enlarged to 32 x 32 RGB and shrunk again."""
+    """In batches with random numbers of their own; those decoded when indexed, one by one."""
     key = jax.random.fold_in(jax.random.key(seed), 10 * NAMES.index(name) + severity)
-    side, channels = clean.images.shape[2], clean.images.shape[3]
-    fits = side in _SIZES and channels == 3 and clean.images.shape[1] == side
+    how = "" if _fits(clean.images.shape) else ", made at 32 x 32 pixels and shrunk"
+    what = f"{name} {severity}, generated{how}; not the official files"
+    if is_lazy(clean.images):
+        function = functools.partial(_corrupt_each, name, severity, key)
+        return Corrupted(Split(Mapped(clean.images, function), clean.labels), what)
     parts = []
     for start in range(0, len(clean.images), _BATCH):
-        images = jnp.asarray(clean.images[start : start + _BATCH], jnp.float32) / 255
-        shape = images.shape
-        if not fits:
-            wide = jnp.broadcast_to(images, (*shape[:3], 3))
-            images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
-        images = ss.corruptions.corrupt(name, jax.random.fold_in(key, start), images, severity)
-        if not fits:
-            images = jax.image.resize(images, (*shape[:3], 3), "linear", antialias=True)
-            images = images if channels == 3 else images.mean(3, keepdims=True)
-        parts.append(np.asarray(jnp.round(255 * images.clip(0, 1))).astype(np.uint8))
-    how = "" if fits else ", made at 32 x 32 pixels and shrunk"
-    what = f"{name} {severity}, generated{how}; not the official files"
+        images = jnp.asarray(clean.images[start : start + _BATCH])
+        parts.append(np.asarray(_corrupt(name, jax.random.fold_in(key, start), images, severity)))
     return Corrupted(Split(np.concatenate(parts), clean.labels), what)
+
+
+def _fits(shape: Sequence[int]) -> bool:
+    """Whether images `[B, H, W, C]` can be corrupted as they are."""
+    return shape[1] == shape[2] and shape[2] in _SIZES and shape[3] == 3
+
+
+def _corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.Array:
+    """Images of other sizes or of one channel are enlarged to 32 x 32 RGB and shrunk again."""
+    images, shape = images.astype(jnp.float32) / 255, images.shape
+    if not _fits(shape):
+        wide = jnp.broadcast_to(images, (*shape[:3], 3))
+        images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
+    images = ss.corruptions.corrupt(name, key, images, severity)
+    if not _fits(shape):
+        images = jax.image.resize(images, (*shape[:3], 3), "linear", antialias=True)
+        images = images if shape[3] == 3 else images.mean(3, keepdims=True)
+    return jnp.round(255 * images.clip(0, 1)).astype(jnp.uint8)
+
+
+def _corrupt_each(name: str, severity: int, key: jax.Array, numbers, images) -> np.ndarray:
+    """Images `[B]` of these numbers, each with random numbers of its own."""
+    return np.asarray(_mapped(key, numbers, images, name=name, severity=severity))
+
+
+@functools.partial(jax.jit, static_argnames=("name", "severity"))
+def _mapped(key, numbers, images, *, name, severity):
+    def one(number_and_image):
+        number, image = number_and_image
+        return _corrupt(name, jax.random.fold_in(key, number), image[None], severity)[0]
+
+    return jax.lax.map(one, (numbers, images))

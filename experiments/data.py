@@ -8,6 +8,7 @@ from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep
 import functools
 import hashlib
 import importlib.util
+import itertools
 import os
 import threading
 import zipfile
@@ -20,7 +21,8 @@ from experiments import files
 from experiments.errors import UserError
 
 TFDS_NAMES = ("cifar10", "cifar100")
-NAMES = ("digits", *TFDS_NAMES, "tiny_imagenet")
+IMAGENET = "imagenet"
+NAMES = ("digits", *TFDS_NAMES, "tiny_imagenet", IMAGENET)
 NOISE_MODES = ("uniform_wrong", "uniform_any")
 FILE_MODE = "file"
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -36,9 +38,12 @@ _ONE_AT_A_TIME = threading.Lock()  # runs that are threads wait for the first on
 
 
 class Split(NamedTuple):
-    """Images, uint8 [N, H, W, C], and their labels, int32 [N]."""
+    """Images, uint8 [N, H, W, C], and their labels, int32 [N].
 
-    images: np.ndarray
+    Those of ImageNet are `experiments.pictures.Pictures`, which are decoded where they are indexed.
+    """
+
+    images: Any
     labels: np.ndarray
 
 
@@ -63,6 +68,8 @@ def load(
     validation_size: int,
     split_seed: int = 0,
     train_size: int = 0,
+    image_size: int = 0,
+    num_classes: int = 0,
     noise_rate: float = 0.0,
     noise_mode: str = "uniform_wrong",
     noise_seed: int = 0,
@@ -78,6 +85,8 @@ def load(
       split_seed: Chooses them, and those of `train_size`; see `hold_out`.
       train_size: How many of the remaining training images are kept, 0 for all; fewer of them are a
         part of more of them.
+      image_size: See `load_arrays`.
+      num_classes: How many classes there must be; 0 for any number.
       noise_rate: Fraction of the kept training labels that are redrawn, in [0, 1).
       noise_mode: See `corrupt_labels`, or `file` to take the labels of `noise_file`.
       noise_seed: Chooses labels and new values; see `corrupt_labels`.
@@ -90,13 +99,19 @@ def load(
     _check_noise_options(noise_rate, noise_mode, noise_file)  # before anything is decoded
     data_dir = os.path.expanduser(data_dir)
     with _ONE_AT_A_TIME:
-        parts = _parts(name, data_dir, _stamp(data_dir), validation_size, split_seed, train_size)
+        source = (name, data_dir, _stamp(data_dir), image_size)
+        parts = _parts(source, validation_size, split_seed, train_size)
+    if num_classes and parts.num_classes != num_classes:
+        raise UserError(
+            f"config.num_classes is {num_classes} but {data_dir or name} has {parts.num_classes} "
+            f"classes; add what is missing, or set config.num_classes to {parts.num_classes}."
+        )
     if name == "tiny_imagenet" and not data_dir.endswith(".npz"):
         from experiments import folders  # imports Pillow
 
         folders.check_skipped(data_dir, parts.skipped, max_corrupt)
     if noise_mode == FILE_MODE:
-        true = load_arrays(name, data_dir)[0].labels
+        true = load_arrays(name, data_dir, image_size)[0].labels
         given = read_labels(noise_file, true, parts.num_classes)
         rest, _ = hold_out(Split(given, given), validation_size, split_seed)
         labels = _keep(rest, train_size, split_seed).labels
@@ -108,19 +123,22 @@ def load(
 
 
 @functools.lru_cache(maxsize=2)
-def _parts(
-    name: str, data_dir: str, stamp: Any, validation_size: int, split_seed: int, train_size: int
-) -> Dataset:
+def _parts(source: tuple, validation_size: int, split_seed: int, train_size: int) -> Dataset:
     """A data set with its true labels; runs that share it hold the same arrays."""
-    train, test, num_classes, skipped = _load_arrays(name, data_dir, stamp)
+    train, test, num_classes, skipped = _load_arrays(*source)
     rest, validation = hold_out(train, validation_size, split_seed)
     rest = _keep(rest, train_size, split_seed)
-    for array in (*rest, *validation):
-        array.setflags(write=False)
-    return Dataset(name, rest, validation, test, num_classes, skipped)
+    _protect(rest, validation)
+    return Dataset(source[0], rest, validation, test, num_classes, skipped)
 
 
-def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
+def _protect(*splits: Split) -> None:
+    for array in itertools.chain(*splits):
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+
+
+def load_arrays(name: str, data_dir: str = "", image_size: int = 0) -> tuple[Split, Split, int]:
     """The training part, the test part and the number of classes, in canonical order.
 
     The canonical order is that of the published files, for CIFAR the original batches one after
@@ -128,7 +146,9 @@ def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
     `test_images` and `test_labels` (uint8 [N, H, W, C] and integers [N]) and may hold the scalar
     `num_classes`, which is otherwise the largest training label plus one.
 
-    CIFAR that TFDS has not prepared in `data_dir` yet is downloaded and prepared first.
+    CIFAR that TFDS has not prepared in `data_dir` yet is downloaded and prepared first. ImageNet's
+    images are not arrays: they are decoded where they are indexed, at `image_size` pixels on a side;
+    of all others `image_size` is 0.
 
     What was loaded stays in memory for the next call and can't be written to.
 
@@ -137,7 +157,7 @@ def load_arrays(name: str, data_dir: str = "") -> tuple[Split, Split, int]:
     """
     data_dir = os.path.expanduser(data_dir)
     with _ONE_AT_A_TIME:
-        return _load_arrays(name, data_dir, _stamp(data_dir))[:3]
+        return _load_arrays(name, data_dir, _stamp(data_dir), image_size)[:3]
 
 
 def _stamp(data_dir: str) -> Any:
@@ -149,9 +169,16 @@ def _stamp(data_dir: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, int, tuple]:
+def _load_arrays(
+    name: str, data_dir: str, stamp: Any, image_size: int
+) -> tuple[Split, Split, int, tuple]:
     """What `load_arrays` returns, and the files that were left out."""
     del stamp
+    if image_size and (name != IMAGENET or data_dir.endswith(".npz")):
+        raise UserError(
+            f"config.image_size is {image_size} but the images of {data_dir or name} have one size; "
+            "use 0."
+        )
     if data_dir.endswith(".npz"):
         source, arrays = data_dir, _read_npz(data_dir)
     elif name == "digits":
@@ -162,14 +189,15 @@ def _load_arrays(name: str, data_dir: str, stamp: Any) -> tuple[Split, Split, in
         from experiments import folders  # imports Pillow
 
         source, arrays = data_dir, folders.read(data_dir)
+    elif name == IMAGENET:
+        source, arrays = data_dir or name, _find_imagenet(data_dir, image_size)
     else:
         raise UserError(
             f"config.dataset is {name!r} but the data sets are {', '.join(NAMES)}; choose one of "
             "them, or set config.data_dir to an .npz file."
         )
     train, test, num_classes = _checked(arrays, source)
-    for array in (*train, *test):
-        array.setflags(write=False)
+    _protect(train, test)
     return train, test, num_classes, tuple(map(tuple, arrays.get("skipped", np.empty(0)).tolist()))
 
 
@@ -189,10 +217,13 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
         )
     held_out = np.zeros(count, bool)
     held_out[permutation(random_bits(seed, SPLIT_STREAM), count)[:size]] = True
-    return (
-        Split(split.images[~held_out], split.labels[~held_out]),
-        Split(split.images[held_out], split.labels[held_out]),
-    )
+    return _subset(split, ~held_out), _subset(split, held_out)
+
+
+def _subset(split: Split, index: np.ndarray) -> Split:
+    """Some examples; images that are not decoded yet stay so."""
+    take = getattr(split.images, "subset", split.images.__getitem__)
+    return Split(take(index), split.labels[index])
 
 
 def _keep(split: Split, size: int, seed: int) -> Split:
@@ -206,7 +237,7 @@ def _keep(split: Split, size: int, seed: int) -> Split:
     if size in (0, count):
         return split
     chosen = np.sort(permutation(random_bits(seed, SIZE_STREAM), count)[:size])
-    return Split(split.images[chosen], split.labels[chosen])
+    return _subset(split, chosen)
 
 
 def corrupt_labels(
@@ -435,8 +466,23 @@ def _read_tfds(name: str, data_dir: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _find_imagenet(data_dir: str, image_size: int) -> dict[str, Any]:
+    from experiments import pictures, records  # import Pillow
+
+    if image_size < 8:
+        raise UserError(f"config.image_size is {image_size}; use 224, 64 or another one from 8 on.")
+    found = records.find(data_dir)
+    return {
+        "train_images": pictures.Pictures.of(found.train, image_size),
+        "train_labels": found.train_labels,
+        "test_images": pictures.Pictures.of(found.test, image_size),
+        "test_labels": found.test_labels,
+        "num_classes": np.asarray(len(found.classes)),
+    }
+
+
 def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
-    """The names of the classes in the order of their labels; WordNet ids for Tiny-ImageNet.
+    """The names of the classes in the order of their labels; WordNet ids for both ImageNets.
 
     Args:
       name, data_dir: as for `load_arrays`; an .npz file may hold `class_names`, strings `[K]`.
@@ -455,6 +501,10 @@ def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
         from experiments import folders  # imports Pillow
 
         return folders.classes(data_dir)
+    if name == IMAGENET:
+        from experiments import records  # imports Pillow
+
+        return records.class_names(data_dir)
     return ()
 
 

@@ -45,4 +45,15 @@ def crop_and_flip(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Ar
     return jnp.where(flips, cropped[:, :, ::-1], cropped)
 
 
-AUGMENTATIONS = {"none": lambda key, images: images, "crop_and_flip": crop_and_flip}
+def _as_they_are(key: jax.Array, images: jax.Array) -> jax.Array:
+    del key
+    return images
+
+
+RANDOM_RESIZED_CROP = "random_resized_crop"  # done where images are decoded: see pictures.py
+
+AUGMENTATIONS = {
+    "none": _as_they_are,
+    "crop_and_flip": crop_and_flip,
+    RANDOM_RESIZED_CROP: _as_they_are,
+}

@@ -111,6 +111,8 @@ def load_data(config) -> data.Dataset:
         validation_size=config.validation_size,
         split_seed=config.split_seed,
         train_size=config.train_size,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
         noise_rate=noise.rate,
         noise_mode=noise.mode,
         noise_seed=noise.seed,
@@ -119,9 +121,11 @@ def load_data(config) -> data.Dataset:
     )
 
 
-def data_record(dataset: data.Dataset) -> dict:
+def data_record(dataset: data.Dataset, run: train.Run) -> dict:
     """What a record says of a data set: the training files that were left out, and why."""
     skipped = [{"file": file, "reason": reason} for file, reason in dataset.skipped]
+    if run.loader is not None:
+        skipped += [{"file": file, "reason": "not decoded"} for file in run.loader.corrupt]
     return {"num_skipped": len(skipped), "skipped": skipped}
 
 
@@ -133,7 +137,7 @@ def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
     """
     evaluation = config.evaluation
     corrupted.check_names(evaluation.corruptions, evaluation.severities)
-    where = (config.dataset, config.data_dir)
+    where = (config.dataset, config.data_dir, config.image_size)
     return places.Shifted(
         {
             name: {
@@ -162,9 +166,9 @@ def check_shifted(config, shifted: places.Shifted) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _corrupted(dataset, data_dir, source, name, severity) -> corrupted.Corrupted:
+def _corrupted(dataset, data_dir, image_size, source, name, severity) -> corrupted.Corrupted:
     """Runs of a suite share them."""
-    _, test, num_classes = data.load_arrays(dataset, data_dir)
+    _, test, num_classes = data.load_arrays(dataset, data_dir, image_size)
     return corrupted.load_corrupted(
         source,
         name,
@@ -182,8 +186,8 @@ def _tfds_folder(data_dir: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _outside(dataset, data_dir, name):
-    _, test, _ = data.load_arrays(dataset, data_dir)
+def _outside(dataset, data_dir, image_size, name):
+    _, test, _ = data.load_arrays(dataset, data_dir, image_size)
     return outside.load_outside(name, test, _tfds_folder(data_dir))
 
 
@@ -221,7 +225,7 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
     return {
         "config": config,
         "provenance": record,
-        "data": data_record(dataset),
+        "data": data_record(dataset, run),
         "history": history.epochs,
     } | results
 

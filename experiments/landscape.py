@@ -370,7 +370,7 @@ def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, 
         wrap(recal_batches, "recalibrate the plane"),
         num_examples=_num_images,
     )
-    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+    labels = jnp.asarray(split.labels)
     total = len(labels)
     size = min(batch_size, total)
     zeros = jnp.zeros(len(weights), jnp.float32)
@@ -379,7 +379,7 @@ def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, 
         index = np.arange(start, start + size)
         known = jnp.asarray(index < total)  # the last batch is filled up with its last image
         index = np.minimum(index, total - 1)
-        batch = images[index], labels[index], known
+        batch = jnp.asarray(split.images[index]), labels[index], known
         sums = _add_metrics(
             sums, stack, weights, pooled.stats, batch, logits_fn=logits_fn, at_once=at_once
         )

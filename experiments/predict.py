@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 import subspace_jax as ss
-from experiments import models, placement
+from experiments import models, placement, stream
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, normalize
@@ -221,7 +221,7 @@ def dropout_logits_fn(model: Model):
     return mapped
 
 
-def recalibration_batches(run: Run, settings: Settings) -> "_Lazy":
+def recalibration_batches(run: Run, settings: Settings) -> "_Lazy | _Streamed":
     """Full batches `(key, images)` of the training split in a fixed random order."""
     key = jax.random.fold_in(jax.random.key(run.seed), _RECALIBRATION)
     size = settings.recalibration_batch_size
@@ -229,17 +229,19 @@ def recalibration_batches(run: Run, settings: Settings) -> "_Lazy":
     order = order[: settings.recalibration_examples or None]
     starts = range(0, len(order) - size + 1, size)
     keys = jax.random.split(jax.random.fold_in(key, 1), len(starts))
+    if run.loader is not None:
+        order = order[: len(starts) * size].reshape(-1, size)
+        return _Streamed(run, keys, order, settings.recalibration_augment)
     return _Lazy(len(starts), lambda i: (keys[i], run.images[order[i * size : (i + 1) * size]]))
 
 
 def padded_batches(images, batch_size, multiple=1):
     """Batches of one size, a multiple; the last filled up with copies of its last image."""
     size = min(batch_size, -(-len(images) // multiple) * multiple)
-    images = jnp.asarray(images)
     last = len(images) - 1
 
     def batch(i):
-        return images[np.minimum(np.arange(i * size, (i + 1) * size), last)]
+        return jnp.asarray(images[np.minimum(np.arange(i * size, (i + 1) * size), last)])
 
     return _Lazy(-(-len(images) // size), batch)
 
@@ -257,14 +259,39 @@ class _Lazy:
         return map(self._make, range(self._size))
 
 
+class _Streamed:
+    """The batches `(key, images)` of a streamed training split, read anew by every iteration."""
+
+    def __init__(self, run: Run, keys: jax.Array, order: np.ndarray, augment: bool):
+        self._run, self._keys, self._order, self._augment = run, keys, order, augment
+
+    def __len__(self):
+        return len(self._order)
+
+    def __iter__(self):
+        run = self._run
+        images = stream.recalibration_images(
+            run.loader,
+            run.images,
+            run.labels,
+            self._order,
+            seed=run.seed,
+            crop=run.crops and self._augment,
+            mesh=run.program.model.mesh,
+        )
+        return zip(self._keys, images, strict=True)
+
+
 def adapted(model: Model, networks: Networks, images, settings: Settings) -> Networks:
     """The networks with the statistics of these very images, in batches of mixed classes."""
     groups = model.network.norm_groups
     size = min(settings.recalibration_batch_size, len(images) // groups * groups)
-    images, key = jnp.asarray(images), jax.random.key(0)
+    key = jax.random.key(0)
     order = np.asarray(jax.random.permutation(key, len(images)))  # some sets are sorted by class
     starts = range(0, len(images) - size + 1, size)
-    batches = _Lazy(len(starts), lambda i: (key, images[order[i * size : (i + 1) * size]]))
+    batches = _Lazy(
+        len(starts), lambda i: (key, jnp.asarray(images[order[i * size : (i + 1) * size]]))
+    )
     moments = moments_fn(model, False, settings.at_once or None)
     found = ss.recalibrate(moments, networks.params, batches, num_examples=lambda b: len(b[1]))
     return networks._replace(stats=found.stats)

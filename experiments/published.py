@@ -9,7 +9,7 @@ FILE.npz                            NAME `[5, n, H, W, C]` and `labels` of the f
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,22 +30,28 @@ class Published(NamedTuple):
       classes: names of the labels, where the files have any; else empty.
       in_order: whether the images are those of the test split in its order.
       complete: whether they are all of them.
+      stored: height and width in the files, where they are resized as they are decoded.
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     classes: tuple[str, ...] = ()
     in_order: bool = True
     complete: bool = True
+    stored: tuple[int, int] | None = None
 
 
-def read(source: str, name: str, severity: int, data_dir: str = "") -> Published:
+def read(
+    source: str, name: str, severity: int, data_dir: str = "", image_size: int = 0
+) -> Published:
     """One corruption at one severity of a published set.
 
     Args:
       source: a folder or an .npz file, see the module; or "tfds".
       name, severity: which.
       data_dir: of "tfds", its data folder.
+      image_size: pixels on a side to which images in folders of classes are resized where they are
+        indexed; 0 to decode them all now, as they are.
 
     Raises:
       UserError: there is none, or it can't be read.
@@ -57,7 +63,7 @@ def read(source: str, name: str, severity: int, data_dir: str = "") -> Published
         return _read_npz(path, name, severity)
     if (path / "labels.npy").exists() or (path / f"{name}.npy").exists():
         return _read_npy(path, name, severity)
-    return _read_folders(path, name, severity)
+    return _read_folders(path, name, severity, image_size)
 
 
 def _read_npz(path: Path, name: str, severity: int) -> Published:
@@ -103,7 +109,7 @@ def _read_tfds(name: str, severity: int, data_dir: str) -> Published:
     return Published(images, labels, in_order=False)
 
 
-def _read_folders(path: Path, name: str, severity: int) -> Published:
+def _read_folders(path: Path, name: str, severity: int, image_size: int) -> Published:
     candidates = [path, *sorted(filter(Path.is_dir, path.glob("*")))] if path.is_dir() else []
     found = [root / name / str(severity) for root in candidates]
     folder = next(filter(Path.is_dir, found), None)
@@ -123,8 +129,16 @@ def _read_folders(path: Path, name: str, severity: int) -> Published:
         labels += [label] * len(names)
     if not paths:
         raise UserError(f"{folder} has no JPEG files in folders of classes; unpack it anew.")
+    labels = np.asarray(labels, np.int32)
+    if image_size:
+        from experiments import pictures, records
+
+        files = records.Files(str(folder), np.asarray([os.fsencode(path) for path in paths]))
+        images = pictures.Pictures.of(files, image_size, margin=1.0)
+        stored = images.dimensions(0)
+        return Published(images, labels, classes, in_order=False, stored=stored)
     images = folders.decode(folder, paths, f"decoding {name} {severity}")
-    return Published(images, np.asarray(labels, np.int32), classes, in_order=False)
+    return Published(images, labels, classes, in_order=False)
 
 
 def _existing(path: Path) -> Path:

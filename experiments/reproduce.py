@@ -34,7 +34,12 @@ from experiments.suite import Entry, Outcome
 from experiments.together import Together
 
 # suite -> its scales, the first by default.
-SUITES = {"digits": ("digits",), "cifar10": ("small", "full"), "tiny_imagenet": ("full",)}
+SUITES = {
+    "digits": ("digits",),
+    "cifar10": ("small", "full"),
+    "tiny_imagenet": ("full",),
+    "imagenet": ("full",),
+}
 
 DESCRIPTION = f"""Trains what the article's figures compare, with every rival, and draws and tests it.
 

@@ -42,9 +42,9 @@ ALONE = Together(1)
 _TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 _DIVERGED = ".diverged"  # of the file that says why a run has no record
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
-# What changes no result of a run by more than rounding: where things are, how often they are saved, on
-# which devices, and how many corrupt images would have stopped it.
-_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh", "max_corrupt")
+# What changes no result of a run by more than rounding: where things are, how they are loaded, how often
+# they are saved, on which devices, and how many corrupt images would have stopped it.
+_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh", "max_corrupt", "loader")
 # What is kept of every point and ensemble along a path.
 _KEPT = (
     *("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece"),
@@ -388,7 +388,7 @@ def run_entry(
         "points": [_kept(point) for point in results["points"]],
         "ensembles": [_kept(ensemble) for ensemble in results["ensembles"]],
         "geometry": results["geometry"],
-        "data": job.data_record(dataset),
+        "data": job.data_record(dataset, run),
         "recalibration": results["recalibration"],
         "cost": {
             "gradient_passes": own * run.program.method.gradients_per_step

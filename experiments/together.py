@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 import jax
+import numpy as np
 
 from experiments import placement, train
 
@@ -90,7 +91,7 @@ def _make(calls: list[tuple]) -> None:
         # Of one program, but for the devices.
         model = dataclasses.replace(program.model, mesh=None)
         program = dataclasses.replace(program, model=model)
-        same = (program, unroll, images.shape, labels.shape, indices.shape)
+        same = (program, unroll, images.shape, labels.shape, np.shape(indices))
         groups.setdefault(same, []).append(call)
     for group in groups.values():
         for block in _blocks(group):

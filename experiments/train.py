@@ -4,6 +4,7 @@ Every random number is a function of (seed, step): the endpoints' start, the ord
 augmentation, and the sampled points. A state at step s and the config determine the rest of a run.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -19,11 +20,13 @@ import optax
 from jax.sharding import PartitionSpec
 
 import subspace_jax as ss
-from experiments import models, placement, weights
+from experiments import models, placement, stream, weights
 from experiments.data import Dataset
 from experiments.errors import UserError
-from experiments.images import AUGMENTATIONS, NORMALIZATIONS, normalize
+from experiments.images import AUGMENTATIONS, NORMALIZATIONS, RANDOM_RESIZED_CROP, normalize
+from experiments.loader import Loader, Options
 from experiments.methods import Hyperparameters, Length, Method, make_method, num_averaged_inits
+from experiments.pictures import Pictures, is_lazy
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
 _ACCELERATOR_STEPS_PER_CALL = 500
@@ -73,17 +76,26 @@ class Program:
 
 
 class Run(NamedTuple):
-    """One training run: a program and what it is called with."""
+    """One training run: a program and what it is called with.
+
+    The training split is on the device, or is streamed to it batch by batch by `loader`.
+    """
 
     program: Program
     hyper: Hyperparameters
-    images: jax.Array  # uint8 [N, H, W, C], on the device
-    labels: jax.Array  # int32 [N]
+    images: jax.Array | Pictures  # uint8 [N, H, W, C], on the device or decoded where indexed
+    labels: jax.Array | np.ndarray  # int32 [N]
     seed: int
     num_averaged_inits: int
     batch_size: int
     steps_per_call: int
     given: ss.tree.PyTree | None  # stack of the networks of `method.frozen`, trained before
+    loader: Loader | None = None  # of a split that is streamed
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped at random where they are decoded."""
+        return self.program.model.augmentation == RANDOM_RESIZED_CROP
 
 
 def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
@@ -116,18 +128,26 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         steps_per_epoch=steps_per_epoch,
     )
     everywhere = placement.everywhere(model.mesh)
-    images = _resident(_Same(data.train.images), everywhere)
-    steps_per_call = config.steps_per_call or (1 if on_cpu() else _ACCELERATOR_STEPS_PER_CALL)
+    loader, images, labels = None, data.train.images, data.train.labels
+    if is_lazy(images):
+        options = Options(**config.loader, max_corrupt=config.max_corrupt)
+        loader = Loader(options, jax.process_index(), jax.process_count())
+        loader.rows(config.batch_size)
+    else:
+        images, labels = _resident(_Same(images), everywhere), jax.device_put(labels, everywhere)
+    one = on_cpu() or loader is not None
+    steps_per_call = config.steps_per_call or (1 if one else _ACCELERATOR_STEPS_PER_CALL)
     run = Run(
         program=Program(model, method, length),
         hyper=hyper,
         images=images,
-        labels=jax.device_put(data.train.labels, everywhere),
+        labels=labels,
         seed=config.seed,
         num_averaged_inits=num_averaged_inits(config),
         batch_size=config.batch_size,
         steps_per_call=min(steps_per_call, steps_per_epoch),
         given=_load_given(config, model, images),
+        loader=loader,
     )
     _check_plan(run)
     return run
@@ -184,7 +204,13 @@ def one_network(run: Run) -> ss.tree.PyTree:
 
 
 def _like(model: Model, images: jax.Array) -> ss.tree.PyTree:
-    return jax.eval_shape(functools.partial(_init_params, model), jax.random.key(0), images[:1])
+    like = functools.partial(_init_params, model)
+    return jax.eval_shape(like, jax.random.key(0), _first(images))
+
+
+def _first(images: jax.Array | Pictures) -> jax.Array | np.ndarray:
+    """One image, of which the shape alone matters: of a stream nothing is decoded."""
+    return np.zeros((1, *images.shape[1:]), np.uint8) if is_lazy(images) else images[:1]
 
 
 def _check_plan(run: Run) -> None:
@@ -224,6 +250,11 @@ def _check(config, data) -> None:
     for name, table in (("normalization", NORMALIZATIONS), ("augmentation", AUGMENTATIONS)):
         if config[name] not in table:
             raise UserError(f"config.{name} is {config[name]!r}; choose one of {', '.join(table)}.")
+    if config.augmentation == RANDOM_RESIZED_CROP and not is_lazy(data.train.images):
+        raise UserError(
+            f"config.augmentation is {RANDOM_RESIZED_CROP!r} but the images of {data.name} are decoded "
+            "already; use crop_and_flip or none."
+        )
     if config.normalization != "none" and channels != expected:
         raise UserError(
             f"config.normalization={config.normalization} is for {expected} channels but the images "
@@ -251,7 +282,7 @@ def init_state(run: Run) -> ss.TrainState:
         return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
     key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
     init = _compiled_init(run.program, run.num_averaged_inits)
-    return init(key, run.hyper, run.images[:1])
+    return init(key, run.hyper, _first(run.images))
 
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
@@ -337,8 +368,8 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
       state: donated.
       hyper: `Hyperparameters`.
       key: the run's key for its steps.
-      images, labels: the whole training split.
-      indices: `[k, B]`, the examples of each step.
+      images, labels: the whole training split; or the batches `[k, B, ...]` and `[k, B]`.
+      indices: `[k, B]`, the examples of each step; `None` for batches.
       program: static.
       unroll: static; unrolled on a CPU, where XLA's convolution gradients are many times slower
         inside a loop, and scanned elsewhere.
@@ -354,16 +385,20 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
         num_samples=program.method.num_samples,
     )
 
-    def body(state, index):
-        index = placement.spread(program.model.mesh, index)
-        state, metrics = step(state, key, (images[index], labels[index]))
+    def body(state, given):
+        batch = given
+        if indices is not None:
+            index = placement.spread(program.model.mesh, given)
+            batch = images[index], labels[index]
+        state, metrics = step(state, key, batch)
         return placement.keep(program.model.mesh, state), metrics
 
+    chunk = (images, labels) if indices is None else indices
     if not unroll:
-        return jax.lax.scan(body, state, indices)
+        return jax.lax.scan(body, state, chunk)
     metrics = []
-    for i in range(indices.shape[0]):
-        state, metric = body(state, indices[i])
+    for i in range(len(jax.tree.leaves(chunk)[0])):
+        state, metric = body(state, jax.tree.map(lambda x, i=i: x[i], chunk))
         metrics.append(metric)
     return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
@@ -470,7 +505,9 @@ class History:
     def to_json(self) -> dict:
         """A copy of all of it, for a checkpoint that is written while training goes on."""
         self.flush()
+        loader = self._run.loader
         return {
+            **({} if loader is None else {"corrupt": list(loader.corrupt)}),
             "epochs": list(self.epochs),
             "step": self._step,
             "sums": dict(self._sums),
@@ -481,6 +518,8 @@ class History:
         """Takes up where `to_json` left off."""
         self.epochs, self._step, self._sums = saved["epochs"], saved["step"], saved["sums"]
         self._start = time.perf_counter() - saved["seconds"]
+        if self._run.loader is not None:
+            self._run.loader.corrupt[:] = saved["corrupt"]
 
     def append(self, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics `[k]` of a call that may still be running; reads those before it."""
@@ -525,6 +564,8 @@ class History:
             "seconds": seconds,
             "images_per_second": steps * self._run.batch_size / seconds,
         }
+        if "data_wait" in record:  # seconds of a step, so far
+            record["data_wait"] *= steps / seconds
         self._sums = {}
         self.epochs.append(record)
         self._on_epoch(record)
@@ -562,40 +603,62 @@ def fit(
     Raises:
       NonFiniteLoss: training diverged; noticed one call late.
     """
-    program, per_call = run.program, run.steps_per_call
-    root = jax.random.key(run.seed)
-    order_key, step_key = (jax.random.fold_in(root, stream) for stream in (_ORDER, _STEPS))
-    size, unroll, call = len(run.labels), on_cpu(), call or train_call
-    first = int(state.step)
-    for epoch in range(first // program.steps_per_epoch, program.length.num_epochs):
-        order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
-        done = max(first - epoch * program.steps_per_epoch, 0)
-        for start in range(done, program.steps_per_epoch, per_call):
+    program, unroll, call = run.program, on_cpu(), call or train_call
+    step_key = jax.random.fold_in(jax.random.key(run.seed), _STEPS)
+    examples = _resident_examples if run.loader is None else _streamed_examples
+    with contextlib.closing(examples(run, int(state.step))) as chunks:
+        for chunk, measured in chunks:
             state, metrics = call(
-                state,
-                run.hyper,
-                step_key,
-                run.images,
-                run.labels,
-                order[start : start + per_call],
-                program=program,
-                unroll=unroll,
+                state, run.hyper, step_key, *chunk, program=program, unroll=unroll
             )
-            history.append(metrics)
+            history.append(metrics | measured)
             yield state
     history.flush()
 
 
+def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """Images, labels and indices of every call of `train_call` from a step on."""
+    order_key = jax.random.fold_in(jax.random.key(run.seed), _ORDER)
+    size, per_call, steps = len(run.labels), run.steps_per_call, run.program.steps_per_epoch
+    for epoch in range(first // steps, run.program.length.num_epochs):
+        order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
+        for start in range(max(first - epoch * steps, 0), steps, per_call):
+            yield (run.images, run.labels, order[start : start + per_call]), {}
+
+
+def _streamed_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """The same of a run whose batches are streamed, and how long each step waited for its own."""
+    chunks = stream.training_chunks(
+        run.loader,
+        run.images,
+        run.labels,
+        batch_size=run.batch_size,
+        num_epochs=run.program.length.num_epochs,
+        steps_per_call=run.steps_per_call,
+        first=first,
+        seed=run.seed,
+        crop=run.crops,
+        mesh=run.program.model.mesh,
+    )
+    for images, labels, wait in chunks:
+        share = np.full(len(labels), wait / len(labels), np.float32)
+        yield (images, labels, None), {"data_wait": share}
+
+
 def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
     """The program of a run's training calls; it is not compiled again if a call has been made."""
-    indices = jax.ShapeDtypeStruct((run.steps_per_call, run.batch_size), jnp.int32)
+    shape = (run.steps_per_call, run.batch_size)
+    indices = jax.ShapeDtypeStruct(shape, jnp.int32)
+    chunk = run.images, run.labels, indices
+    if run.loader is not None:
+        where = stream.placed(run.batch_size, run.program.model.mesh, axis=1)
+        images = jax.ShapeDtypeStruct((*shape, *run.images.shape[1:]), jnp.uint8, sharding=where)
+        chunk = images, jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where), None
     return train_call.lower(
         state,
         run.hyper,
         jax.random.key(run.seed),
-        run.images,
-        run.labels,
-        indices,
+        *chunk,
         program=run.program,
         unroll=on_cpu(),
     ).compile()

@@ -36,7 +36,11 @@ def predict(
       >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
       (4, 2)
     """
-    logits = [_apply(apply_fn, variables, batch) for batch in batches]
+    logits = []
+    for batch in batches:
+        logits.append(_apply(apply_fn, variables, batch))
+        if len(logits) > 2:  # else all batches could wait on the device at once
+            jax.block_until_ready(logits[-3])
     if not logits:
         raise ValueError("predict got 0 batches; give it at least 1.")
     return jnp.concatenate(logits, axis=-2)

@@ -83,12 +83,13 @@ def recalibrate(
       Array(26., dtype=float32)
     """
     num_examples = num_examples or _leading_axis
-    pool, total, largest = None, 0, 0
+    pool, previous, total, largest = None, None, 0, 0
     for batch in batches:
         count = num_examples(batch)
         if pool is None:
             pool = _empty(stats_fn, params, batch)
-        pool = _merge(stats_fn, pool, params, batch, np.float32(count))
+        jax.block_until_ready(previous)  # else all batches could wait on the device at once
+        previous, pool = pool, _merge(stats_fn, pool, params, batch, np.float32(count))
         total, largest = total + count, max(largest, count)
     if pool is None:
         raise ValueError("recalibrate got 0 batches; give it at least 1 batch of training data.")

@@ -506,8 +506,8 @@ def test_an_absent_npz_is_refused(tmp_path):
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(
         UserError,
-        match="dataset is 'mnist' but the data sets are digits, cifar10, cifar100, tiny_imagenet; "
-        "choose one of them",
+        match="dataset is 'mnist' but the data sets are digits, cifar10, cifar100, tiny_imagenet, "
+        "imagenet; choose one of them",
     ):
         data.load("mnist", str(tmp_path), validation_size=0)
 

@@ -72,7 +72,8 @@ def test_augmentations_keep_dtype_and_shape_inside_jit(name):
     augmented = jax.jit(AUGMENTATIONS[name])(jax.random.key(0), jnp.asarray(IMAGES))
     chex.assert_shape(augmented, IMAGES.shape)
     chex.assert_type(augmented, jnp.uint8)
-    assert (name == "none") == np.array_equal(augmented, IMAGES)
+    # Random resized crops are cut where images are decoded.
+    assert (name != "crop_and_flip") == np.array_equal(augmented, IMAGES)
 
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)

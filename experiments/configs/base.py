@@ -27,9 +27,13 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.dataset = ""
     # Where TFDS keeps its data ("": TFDS_DATA_DIR or ~/tensorflow_datasets), or a file ending in .npz.
     config.data_dir = ""
-    # Of Tiny-ImageNet's folders: training images that can't be decoded are left out and named, up to so
-    # many; with more the run stops, and with a test image that can't be decoded always.
+    # Training images that can't be decoded (of Tiny-ImageNet's and ImageNet's files) are left out and
+    # named, up to so many; with more the run stops, and with a test image that can't be decoded always.
     config.max_corrupt = 10
+    # Pixels on a side of the images of ImageNet, whose files have many sizes; 0 elsewhere.
+    config.image_size = 0
+    # How many classes the data set must have; 0 for any number.
+    config.num_classes = 0
     # Of the training images that are not held out, the first so many in a random order; 0 for all.
     config.train_size = 0
     # Examples held out of the training split for every choice; 0 in the article.
@@ -37,6 +41,15 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.split_seed = 0
     config.normalization = "none"
     config.augmentation = "none"
+
+    # How training images are loaded that do not fit into memory, those of ImageNet.
+    config.loader = ml_collections.ConfigDict()
+    # Processes that decode; 0: threads of the process that trains.
+    config.loader.num_workers = 0
+    # Threads of each process; 0: one per CPU core, at most 16 of all processes together.
+    config.loader.num_threads = 0
+    # Batches that each process makes ahead, at least; a thread makes one at a time.
+    config.loader.prefetch = 2
 
     config.label_noise = ml_collections.ConfigDict()
     # The share of training labels that are replaced, in [0, 1).

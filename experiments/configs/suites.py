@@ -4,13 +4,14 @@ digits              scikit-learn's digits, a small convolutional network; the sc
 cifar10-small       a ResNet-8 of width 8 on 10,000 images of CIFAR-10, for two CPU cores
 cifar10-full        the article's cResNet20, 160 epochs
 tiny_imagenet-full  its ResNet18, 160 epochs
+imagenet-full       WideResNet50-2, 200 epochs: standard training, its control, two lines
 """
 
 from types import ModuleType
 
 import ml_collections
 
-from experiments.configs import cifar10, digits, tiny_imagenet
+from experiments.configs import cifar10, digits, imagenet, tiny_imagenet
 from experiments.errors import UserError
 from experiments.recipes import LARGEST, PRODUCTS
 
@@ -28,7 +29,12 @@ _FIRST = (
     "layerwise_line",
     "curve",
 )
-_MODULES = {"digits": digits, "cifar10": cifar10, "tiny_imagenet": tiny_imagenet}
+_MODULES = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "tiny_imagenet": tiny_imagenet,
+    "imagenet": imagenet,
+}
 # Settings of a run that its recipe, seed and noise decide, and not `config.run`.
 OF_RECIPE = ("recipe", "kind", "seed", "subspace", "schedule", "average", "sharpness")
 
@@ -40,6 +46,7 @@ def get_config(name: str = "digits") -> ml_collections.ConfigDict:
         "cifar10-small": _cifar10_small,
         "cifar10-full": lambda: _full(cifar10),
         "tiny_imagenet-full": lambda: _full(tiny_imagenet),
+        "imagenet-full": _imagenet_full,
     }
     if name not in makers:
         raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(makers)}.")
@@ -158,6 +165,18 @@ def _full(module: ModuleType) -> ml_collections.ConfigDict:
     config.tuning.recipes = ("standard", "ema", "line", "layerwise_line")
     config.tuning.learning_rate = (0.05, 0.1, 0.2, 0.4)
     config.tuning.weight_decay = (1e-4, 3e-4, 1e-3)
+    return config
+
+
+def _imagenet_full() -> ml_collections.ConfigDict:
+    """The article's Figure 6 and what it needs: each run takes days of an accelerator."""
+    run = imagenet.get_config("standard")
+    run.evaluation.corruptions = ("snow",)
+    config = _suite(run)
+    config.products = ("standard", "standard_matched", "line", "layerwise_line")
+    config.noise_rates = (0.0,)
+    config.num_threads = 1
+    config.landscape.seeds = ()
     return config
 
 

@@ -1,0 +1,31 @@
+"""ImageNet by the article's recipe; see `python -m experiments.imagenet --help`."""
+
+import functools
+import sys
+
+DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on ImageNet.
+
+    python -m experiments.imagenet --config experiments/configs/imagenet.py:METHOD \\
+        --config.data_dir=imagenet --workdir W
+
+METHOD as for experiments.cifar. The data set is a folder with train/<class>/*.JPEG and
+val/<class>/*.JPEG, or the data folder of TFDS with imagenet2012 as array records; other data sets
+of that layout need --config.num_classes. --config.model.name=resnet50 is the smaller network,
+--config.loader.num_workers=N decodes in N processes. The same command resumes an interrupted run;
+SIGTERM and Ctrl-C save before they stop."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    from experiments import cli, job  # not in the processes that decode, which import this module
+
+    return cli.run(
+        functools.partial(job.main, module="experiments.imagenet"),
+        argv=argv,
+        description=DESCRIPTION,
+        default_config="experiments/configs/imagenet.py:line",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""ImageNet end to end, on a folder of small generated JPEGs."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import jpegs
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import (
+    corrupted,
+    data,
+    imagenet,
+    job,
+    loader,
+    predict,
+    reproduce,
+    stream,
+    train,
+)
+from experiments.configs import suites
+from experiments.configs.imagenet import get_config
+from experiments.errors import UserError
+from experiments.models import ImageNetResNet, make_network
+from subspace_jax import sharding
+
+TIMES = ("seconds", "images_per_second", "data_wait")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return jpegs.make(tmp_path_factory.mktemp("imagenet") / "folder")
+
+
+def arguments(folder, workdir, *more, recipe="line"):
+    config, data_dir = f"{jpegs.__file__}:{recipe}", f"--config.data_dir={folder}"
+    return ["--config", config, "--workdir", str(workdir), data_dir, *more]
+
+
+def metrics(workdir):
+    return json.loads((workdir / "metrics.json").read_text())
+
+
+def results(workdir):
+    """The metrics that must not depend on interruptions and how images are loaded."""
+    found = metrics(workdir)
+    for epoch in found["history"]:
+        for name in TIMES:
+            del epoch[name]
+    return {name: found[name] for name in ("history", "points", "places", "geometry")}
+
+
+def make_run(folder, recipe="line", **changes):
+    config = jpegs.config(folder, recipe, **changes)
+    return config, train.make_run(config, job.load_data(config))
+
+
+# The article's recipe
+
+
+def test_the_config_has_the_values_of_the_article():
+    config = get_config("line")
+    assert (config.num_epochs, config.batch_size, config.image_size) == (200, 256, 224)
+    assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.1, 0.9)
+    assert (config.optimizer.weight_decay, config.optimizer.warmup_epochs) == (5e-5, 5)
+    assert (config.augmentation, config.normalization) == ("random_resized_crop", "imagenet")
+    assert config.subspace.penalty == 1.0
+    assert config.num_classes == 1000
+    wide = ImageNetResNet(1000, (3, 4, 6, 3), 2, dtype=jnp.bfloat16)
+    assert make_network(config.model, 1000) == wide
+    config.model.name = "resnet50"
+    assert make_network(config.model, 1000) == wide.clone(widening=1)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "line"
+    more = "--config.evaluation.corruptions=('snow',)", "--config.evaluation.severities=(1,)"
+    assert imagenet.main(arguments(folder, workdir, *more)) == 0
+    return workdir
+
+
+def test_the_command_trains_evaluates_and_reports(finished):
+    found = metrics(finished)
+    assert [epoch["step"] for epoch in found["history"]] == [5, 10, 15]
+    assert all(epoch["data_wait"] >= 0 for epoch in found["history"])
+    assert [point["name"] for point in found["points"]] == ["endpoint 0", "midpoint", "endpoint 1"]
+    assert found["recalibration"] == {"num_examples": 16, "batch_size": 8, "augmented": True}
+    assert found["data"] == {"num_skipped": 0, "skipped": []}
+    assert found["places"]["midpoint"]["corruptions"]["snow"].keys() == {"1"}
+    assert found["provenance"]["num_training_images"] == 42
+    assert "</html>" in (finished / "report.html").read_text()
+
+
+def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
+    folder, finished, tmp_path, monkeypatch, capsys
+):
+    fit, workdir = train.fit, tmp_path / "line"
+    more = "--config.evaluation.corruptions=('snow',)", "--config.evaluation.severities=(1,)"
+
+    def interrupted(run, state, history, call=None):
+        for count, latest in enumerate(fit(run, state, history, call), start=1):
+            if count == 7:
+                signal.raise_signal(signal.SIGTERM)
+            yield latest
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    assert imagenet.main(arguments(folder, workdir, *more)) == 0
+    assert "Stopped at step 7 of 15" in capsys.readouterr().out
+    assert not (workdir / "metrics.json").exists()
+    monkeypatch.setattr(train, "fit", fit)
+    other = "--config.loader.num_threads=3", "--config.loader.num_workers=1"
+    assert imagenet.main(arguments(folder, workdir, *more, *other)) == 0
+    assert metrics(workdir)["provenance"]["resumed_at_step"] == 7
+    assert results(workdir) == results(finished)
+
+
+def streamed_batches(run, first=0):
+    """All batches of a run from a step on, on the host."""
+    order = loader.Order(len(run.labels), run.batch_size, 3, run.seed)
+    rows = run.loader.rows(run.batch_size)
+    options = {"crop": run.crops, "seed": run.seed, "stream": loader.TRAINING}
+    batches = loader.Batches(run.images, run.labels, order, rows, **options)
+    return [batches[step][:2] for step in range(first, len(order))]
+
+
+def test_streamed_training_is_resident_training_on_the_same_batches(folder):
+    _, run = make_run(folder)
+    history = train.History(run)
+    for state in train.fit(run, train.init_state(run), history):
+        last = jax.device_get(state)
+    images, labels = (np.concatenate(x) for x in zip(*streamed_batches(run), strict=True))
+    resident, key = train.init_state(run), jax.random.fold_in(jax.random.key(run.seed), 2)
+    indices, losses = np.arange(len(labels)).reshape(-1, 1, run.batch_size), []
+    for index in indices:
+        resident, found = train.train_call(
+            resident,
+            run.hyper,
+            key,
+            jnp.asarray(images),
+            jnp.asarray(labels),
+            jnp.asarray(index, jnp.int32),
+            program=run.program,
+            unroll=True,
+        )
+        losses.append(float(found["loss"][0]))
+    chex.assert_trees_all_close(last, jax.device_get(resident), rtol=1e-4, atol=1e-5)
+    means = np.reshape(losses, (3, -1)).mean(1)
+    np.testing.assert_allclose([e["loss"] for e in history.epochs], means, rtol=1e-5)
+
+
+def test_a_scan_over_ready_batches_is_calls_of_single_ones(folder):
+    _, run = make_run(folder, steps_per_call=5)
+    (images, labels), state = zip(*streamed_batches(run)[:2], strict=True), train.init_state(run)
+    chunk = jnp.asarray(np.stack(images)), jnp.asarray(np.stack(labels))
+    key, static = jax.random.key(0), {"program": run.program}
+    scanned, found = train.train_call(
+        jax.tree.map(jnp.copy, state), run.hyper, key, *chunk, None, unroll=False, **static
+    )
+    for i in range(2):
+        one = [x[i : i + 1] for x in chunk]
+        state, loss = train.train_call(state, run.hyper, key, *one, None, unroll=True, **static)
+        np.testing.assert_allclose(found["loss"][i], loss["loss"][0], rtol=1e-4)
+    chex.assert_trees_all_close(scanned, state, rtol=1e-3, atol=1e-5)
+
+
+def test_batches_lie_on_the_devices_that_share_them(folder):
+    _, run = make_run(folder, mesh="data=4,endpoint=2")
+    chunks = train._streamed_examples(run, 13)
+    (images, labels, indices), measured = next(chunks)
+    chunks.close()
+    mesh = run.program.model.mesh
+    assert images.sharding == sharding.batch_sharding(mesh, 8, axis=1)
+    assert (images.shape, labels.shape, indices) == ((1, 8, 16, 16, 3), (1, 8), None)
+    assert measured["data_wait"].shape == (1,)
+    expected = streamed_batches(run, 13)[0]
+    np.testing.assert_array_equal(images[0], expected[0])
+    np.testing.assert_array_equal(labels[0], expected[1])
+
+
+def test_what_a_step_needs_is_known_before_it_runs(folder):
+    _, run = make_run(folder, "standard")
+    state = train.init_state(run)
+    needed = train.step_memory(run, state)
+    weights = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert weights < needed < 100 * 2**20
+
+
+def test_at_most_one_batch_is_made_ahead():
+    made = []
+    items = stream.ahead(made.append(i) or i for i in range(5))
+    for i in range(4):
+        assert next(items) == i
+        assert len(made) == i + 2
+    assert list(items) == [4]
+
+
+# Unreadable images
+
+
+def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
+    folder, tmp_path, monkeypatch, capsys
+):
+    root, workdir = shutil.copytree(folder, tmp_path / "imagenet"), tmp_path / "run"
+    bad = Path(job.load_data(jpegs.config(root)).train.images.name(20))
+    bad.write_bytes(b"text")
+    more = ["--config.evaluation.recalibration_augment=False", "--config.num_epochs=2"]
+    assert imagenet.main(arguments(root, workdir, *more, recipe="standard")) == 0
+    assert metrics(workdir)["data"]["skipped"] == [{"file": str(bad), "reason": "not decoded"}]
+    assert f"{bad} can't be decoded and is passed over." in capsys.readouterr().err
+    none = "--config.max_corrupt=0"
+    assert imagenet.main(arguments(root, tmp_path / "stops", *more, none, recipe="standard")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: Training images that can't be decoded: 1, the last being {bad}")
+
+
+def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp_path):
+    root = shutil.copytree(folder, tmp_path / "imagenet")
+    bad = root / "val" / "n002" / "n002_1.JPEG"
+    bad.write_bytes(bad.read_bytes()[:100])
+    config = jpegs.config(root)
+    test = job.load_data(config).test
+    with pytest.raises(UserError, match=rf"^{bad} can't be decoded \(.*\); restore that file"):
+        list(predict.padded_batches(test.images, 4))
+
+
+# Evaluation
+
+
+def test_recalibration_reads_each_of_its_images_once_and_again_alike(folder):
+    config, run = make_run(folder, evaluation__recalibration_augment=False)
+    settings = predict.make_settings(config, run)
+    batches = predict.recalibration_batches(run, settings)
+    found = [np.asarray(images) for _, images in batches]
+    assert len(found) == len(batches) == 2
+    known = {image.tobytes() for image in run.images[:]}
+    images = np.concatenate(found)
+    assert {image.tobytes() for image in images} <= known
+    assert len({image.tobytes() for image in images}) == 16
+    np.testing.assert_array_equal(np.concatenate([np.asarray(x) for _, x in batches]), images)
+    config.evaluation.recalibration_augment = True
+    augmented = predict.recalibration_batches(run, predict.make_settings(config, run))
+    assert all((np.asarray(x) != y).any() for (_, x), y in zip(augmented, found, strict=True))
+
+
+def test_predictions_are_those_of_an_array_of_the_same_images(folder):
+    config, run = make_run(folder, "standard")
+    dataset, settings = job.load_data(config), predict.make_settings(config, run)
+    params = train.init_state(run).endpoints
+    splits = {
+        "test": dataset.test,
+        "array": data.Split(dataset.test.images[:], dataset.test.labels),
+    }
+    logits, _, _ = predict.predict_networks(run, params, splits, settings)
+    np.testing.assert_array_equal(logits["test"], logits["array"])
+    assert logits["test"].shape == (1, 12, 4)
+
+
+# Corrupted images
+
+
+def corrupted_set(root, classes, side):
+    rng = np.random.default_rng(1)
+    for label, name in enumerate(classes):
+        target = root / "weather" / "snow" / "2" / name
+        target.mkdir(parents=True)
+        for i in range(2):
+            pixels = np.full((side, side, 3), 60 + 40 * label + i, np.uint8)
+            pixels[: side // 2] += rng.integers(0, 9, (side // 2, side, 3), np.uint8)
+            Image.fromarray(pixels).save(target / f"{i}.JPEG", "JPEG")
+    return str(root)
+
+
+def load_corrupted(folder, source, severity=2):
+    _, test, num_classes = data.load_arrays("imagenet", str(folder), jpegs.SIDE)
+    names = data.class_names("imagenet", str(folder))
+    assert names == jpegs.CLASSES
+    return corrupted.load_corrupted(source, "snow", severity, test, num_classes, class_names=names)
+
+
+@pytest.mark.parametrize("side", [jpegs.SIDE, 24])
+def test_folders_of_all_classes_are_decoded_where_they_are_indexed(folder, tmp_path, side):
+    found = load_corrupted(folder, corrupted_set(tmp_path, jpegs.CLASSES, side))
+    assert found.columns is None
+    assert ("resized from 24 x 24 to 16 x 16" in found.description) == (side == 24)
+    assert found.split.images.shape == (8, 16, 16, 3)
+    np.testing.assert_array_equal(found.split.labels, np.repeat(np.arange(4), 2))
+    levels = found.split.images[:].mean((1, 2, 3))
+    np.testing.assert_allclose(levels, 62.5 + 40 * found.split.labels, atol=3)
+
+
+def test_folders_of_some_classes_restrict_the_logits(folder, tmp_path):
+    found = load_corrupted(folder, corrupted_set(tmp_path, ("n002", "n004"), 8))
+    np.testing.assert_array_equal(found.columns, [1, 3])
+    np.testing.assert_array_equal(found.split.labels, [0, 0, 1, 1])
+    assert "restricted to 2 of 4 classes" in found.description
+    assert "resized from 8 x 8 to 16 x 16" in found.description
+    assert found.split.images[:].shape == (4, 16, 16, 3)
+
+
+def test_generated_corruptions_depend_on_the_image_alone(folder):
+    found = load_corrupted(folder, corrupted.GENERATED, 3)
+    images, clean = found.split.images, job.load_data(jpegs.config(folder)).test.images
+    whole = images[:]
+    assert (whole != clean[:]).any((1, 2, 3)).all()
+    np.testing.assert_allclose(images[[9, 2]], whole[[9, 2]], atol=1)
+    assert (load_corrupted(folder, corrupted.GENERATED, 4).split.images[:] != whole).any()
+
+
+# Bad values
+
+
+def test_crops_need_images_that_are_not_decoded(folder):
+    config = jpegs.config(folder, dataset="digits", image_size=0, num_classes=0)
+    with pytest.raises(UserError, match=r"augmentation is 'random_resized_crop' but the images of"):
+        train.make_run(config, job.load_data(config))
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.loader.num_workers=-1", "config.loader.num_workers is -1; use at least 0."),
+        ("--config.num_classes=1000", "config.num_classes is 1000 but"),
+        ("--config.data_dir=/none", "config.data_dir is '/none' but there is no such folder"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, flag, said):
+    assert imagenet.main(arguments(folder, tmp_path / "run", flag)) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not (tmp_path / "run").exists()
+
+
+# Suites
+
+
+def test_a_suite_streams_as_a_run_does(folder, tmp_path, capsys):
+    values = jpegs.VALUES | {
+        "data_dir": str(folder),
+        "num_epochs": 2,
+        "model.name": "resnet18",
+        "model.width": 2,
+        "evaluation.corruptions": "()",
+    }
+    small = [f"--config.run.{name}={value}" for name, value in values.items()]
+    more = ["--config.products=('standard',)", "--config.seeds=(0,)"]
+    workdir = tmp_path / "suite"
+    assert reproduce.main(["imagenet", "--workdir", str(workdir), *small, *more]) == 0
+    found = json.loads((workdir / "metrics.json").read_text())
+    assert [run["id"] for run in found["runs"]] == ["article/standard/noise0/seed0"]
+    assert found["failed"] == []
+
+
+def test_the_suite_has_what_the_article_compares():
+    suite = suites.get_config("imagenet-full")
+    assert {"standard", "standard_matched", "line", "layerwise_line"} <= set(suite.products)
+    assert suite.run.evaluation.corruptions == ("snow",)

@@ -1,0 +1,42 @@
+"""The benchmark of the input pipeline, without its numbers."""
+
+import json
+
+import pytest
+
+from benchmarks import input_pipeline
+
+SMALL = ["--images=8", "--batch_size=4", "--batches=1", "--image_size=16", "--rounds=2"]
+WAIT = {"data_wait": dict.fromkeys(("median", "min", "max"), 0.25)}
+WAIT |= {"images_per_second": dict.fromkeys(("median", "min", "max"), 40.0)}
+
+
+def test_every_way_of_loading_is_compared_with_the_bare_decoder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(input_pipeline, "_wait", lambda *arguments: WAIT)
+    more = ["--workers=0", "--threads=1,2", "--output", str(tmp_path)]
+    assert input_pipeline.main([*SMALL, *more]) == 0
+    found = json.loads((tmp_path / "input_pipeline.json").read_text())
+    pipelines = {"0 workers, 1 threads", "0 workers, 2 threads"}
+    assert found["ratios"].keys() == pipelines
+    assert found["images_per_second"].keys() == pipelines | {"bare decoder", "JPEG alone"}
+    assert all(speed["min"] > 0 for speed in found["images_per_second"].values())
+    assert found["training"] == {"0": WAIT}
+    text = (tmp_path / "input_pipeline.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| 0 | 25.0 (25.0 to 25.0) | 40 (40 to 40) |" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--workers=0,-1", "--workers is '0,-1'; use numbers of 0 or more with commas between."),
+        ("--threads=0", "--threads is '0'; use numbers of 1 or more with commas between."),
+        ("--rounds=0", "--rounds is 0; use at least 1."),
+        ("--epochs=1", "--epochs is 1; use at least 2."),
+        ("--data_dir=/none", "config.data_dir is '/none' but there is no such folder;"),
+    ],
+)
+def test_bad_input(tmp_path, capsys, flag, said):
+    assert input_pipeline.main([*SMALL, flag, "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,140 @@
+"""JPEGs as an array that is decoded where it is indexed, and crops of them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import pictures
+from experiments.errors import UserError
+from experiments.pictures import NUM_DRAWS, Mapped, Pictures, Unreadable
+
+
+class Encoded(list):
+    """Records in memory."""
+
+    def name(self, i):
+        return f"image {i}"
+
+
+def encode(pixels, mode="RGB"):
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(stream, "JPEG", quality=100, **({} if mode == "L" else {"subsampling": 0}))
+    return stream.getvalue()
+
+
+def ramp(height, width):
+    """Rows in the first channel, columns in the second."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def some():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(20, 60, (6, 2))
+    pixels = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    return Pictures.of(Encoded(map(encode, pixels)), 16)
+
+
+def test_it_is_indexed_as_an_array(some):
+    whole = some[:]
+    assert whole.shape == some.shape == (6, 16, 16, 3)
+    assert whole.dtype == some.dtype == np.uint8
+    assert (len(some), some.ndim, some.size) == (6, 4, whole.size)
+    for index in (2, -1, slice(1, 4), [0, 5], np.array([[3, 3], [0, 1]]), np.arange(6) > 2):
+        np.testing.assert_array_equal(some[index], whole[index])
+    with pytest.raises(IndexError, match="out of bounds"):
+        some[6]
+
+
+def test_parts_are_parts_of_it(some):
+    index = np.array([4, 1])
+    np.testing.assert_array_equal(some.subset(index)[:], some[index])
+    np.testing.assert_array_equal(some.subset(np.arange(6) != 3)[:], some[[0, 1, 2, 4, 5]])
+    assert some.subset(index).name(0) == "image 4"
+
+
+def test_the_short_side_is_resized_and_the_centre_kept():
+    one = Pictures(Encoded([encode(ramp(40, 80))]), np.arange(1), side=16, short_side=20)
+    image = one[0].astype(float)
+    # Half the size: pixel (i, j) of it covers pixels 2 (i + 2) and on, 2 (j + 12) and on.
+    np.testing.assert_allclose(image[:, 8, 0], 2 * np.arange(2, 18) + 0.5, atol=2)
+    np.testing.assert_allclose(image[8, :, 1], 2 * np.arange(12, 28) + 0.5, atol=2)
+
+
+def test_of_224_pixels_they_are_cut_out_of_256():
+    assert Pictures.of(Encoded(), 224).short_side == 256
+    assert Pictures.of(Encoded(), 224, margin=1.0).short_side == 224
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_colours_become_rgb(mode):
+    pixels = np.full((30, 30, 3), 90, np.uint8)
+    image = Pictures.of(Encoded([encode(pixels, mode)]), 16)[0]
+    assert image.shape == (16, 16, 3)
+    assert np.abs(image.astype(int) - 90).max() <= 3
+
+
+def draws_of(flip=0.9, area=0.5, ratio=0.5, x=0.5, y=0.5):
+    return np.array([flip, *[area, ratio, x, y] * 10])
+
+
+def test_crops_lie_in_the_image_and_have_the_areas_and_ratios_that_they_may():
+    rng = np.random.default_rng(0)
+    areas, ratios = [], []
+    for _ in range(2000):
+        left, top, right, bottom = pictures._crop_box(500, 375, rng.random((10, 4)))
+        assert 0 <= left < right <= 500
+        assert 0 <= top < bottom <= 375
+        areas.append((right - left) * (bottom - top) / (500 * 375))
+        ratios.append((right - left) / (bottom - top))
+    assert 0.079 < min(areas) < 0.12
+    assert 0.85 < max(areas) <= 1
+    assert 0.74 < min(ratios) < 0.8
+    assert 1.25 < max(ratios) < 1.35
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 20), (20, 400), (1, 1)])
+def test_where_no_crop_fits_the_centre_is_taken(width, height):
+    left, top, right, bottom = pictures._crop_box(width, height, np.full((10, 4), 0.999))
+    assert abs(left - (width - right)) <= 1
+    assert abs(top - (height - bottom)) <= 1
+    assert 3 / 4 - 0.01 <= (right - left) / (bottom - top) <= 4 / 3 + 0.1
+
+
+def test_a_crop_is_the_part_that_was_drawn_and_flips_mirror_it():
+    one = Pictures.of(Encoded([encode(ramp(120, 160))]), 16)
+    draws = draws_of(area=0.2)
+    left, top, right, bottom = pictures._crop_box(160, 120, draws[1:].reshape(10, 4))
+    image = one.cropped(0, draws)
+    assert image.shape == (16, 16, 3)
+    np.testing.assert_allclose(image[[0, -1], 8, 0], [top + 2, bottom - 3], atol=4)
+    np.testing.assert_allclose(image[8, [0, -1], 1], [left + 2, right - 3], atol=4)
+    flipped = one.cropped(0, np.array([0.1, *draws[1:]]))
+    np.testing.assert_array_equal(flipped, image[:, ::-1])
+    assert len(draws) == NUM_DRAWS
+
+
+@pytest.mark.parametrize("content", [b"", b"text", encode(ramp(30, 30))[:300]])
+def test_what_cannot_be_decoded_is_named(content):
+    one = Pictures.of(Encoded([content]), 16)
+    with pytest.raises(Unreadable, match=r"^image 0 can't be decoded \("):
+        one.cropped(0, draws_of())
+    with pytest.raises(UserError, match=r"^image 0 can't be decoded \(.*\); restore that file"):
+        one[:]
+
+
+def test_a_function_of_others_is_made_where_it_is_indexed(some):
+    def function(numbers, images):
+        return images + numbers[:, None, None, None].astype(np.uint8)
+
+    mapped = Mapped(some, function)
+    assert mapped.shape == some.shape
+    assert pictures.is_lazy(mapped)
+    np.testing.assert_array_equal(
+        mapped[[4, 2]], some[[4, 2]] + np.uint8([4, 2])[:, None, None, None]
+    )
+    assert not pictures.is_lazy(mapped[:])

@@ -1,0 +1,195 @@
+"""ImageNet's folders and TFDS's records, and what is refused."""
+
+import itertools
+import shutil
+
+import cloudpickle
+import jpegs
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from experiments import data, records
+from experiments.errors import UserError
+from experiments.pictures import Pictures
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return jpegs.make(tmp_path_factory.mktemp("imagenet") / "folder")
+
+
+@pytest.fixture
+def root(template, tmp_path):
+    """A data folder of one's own."""
+    return shutil.copytree(template, tmp_path / "imagenet")
+
+
+def load(root, **changes):
+    values = {"image_size": jpegs.SIDE, "validation_size": 0} | changes
+    return data.load("imagenet", str(root), **values)
+
+
+# Folders
+
+
+def test_images_come_by_class_then_file(root):
+    (root / "train" / "notes.txt").write_text("not a class")
+    (root / "train" / ".hidden").mkdir()
+    found = records.find(str(root))
+    assert found.classes == records.class_names(str(root)) == jpegs.CLASSES
+    names = [found.train.name(i) for i in range(len(found.train))]
+    assert names == sorted(map(str, (root / "train").glob("*/*.JPEG")))
+    expected = np.repeat(np.arange(4), jpegs.NUM_TRAIN)
+    np.testing.assert_array_equal(found.train_labels, expected)
+    assert len(found.test) == len(found.test_labels) == 4 * jpegs.NUM_VAL
+    with open(names[5], "rb") as stream:
+        assert found.train[5] == stream.read()
+
+
+def test_a_part_is_held_out_by_the_seed_as_of_other_data_sets(root):
+    parts = load(root, validation_size=7, split_seed=1)
+    count = 4 * jpegs.NUM_TRAIN
+    numbers = data.Split(np.arange(count), np.arange(count))
+    rest, held_out = data.hold_out(numbers, 7, 1)
+    np.testing.assert_array_equal(parts.train.images.chosen, rest.images)
+    np.testing.assert_array_equal(parts.validation.images.chosen, held_out.images)
+    labels = np.repeat(np.arange(4), jpegs.NUM_TRAIN)
+    np.testing.assert_array_equal(parts.validation.labels, labels[held_out.images])
+    few = load(root, validation_size=7, split_seed=1, train_size=10)
+    assert len(few.train.images) == len(few.train.labels) == 10
+
+
+def test_labels_of_the_training_set_alone_are_made_wrong(root):
+    clean, noisy = load(root), load(root, noise_rate=0.25)
+    assert (clean.train.labels != noisy.train.labels).sum() == 12
+    np.testing.assert_array_equal(clean.test.labels, noisy.test.labels)
+
+
+REFUSED = {
+    "no val": (lambda r: shutil.rmtree(r / "val"), r"imagenet', which has no val; ImageNet is"),
+    "no train": (lambda r: shutil.rmtree(r / "train"), r"imagenet', which has no train; "),
+    "no classes": (
+        lambda r: [shutil.rmtree(p) for p in (r / "val").iterdir()],
+        r"val has no folders; ImageNet is",
+    ),
+    "a class less in val": (
+        lambda r: shutil.rmtree(r / "val/n003"),
+        r"train has 4 classes but .*val has 3 \(only one has 'n003'\); give",
+    ),
+    "another class": (
+        lambda r: (r / "train/n001").rename(r / "train/n000"),
+        r"train has 4 classes but .*val has 4 \(only one has 'n000'\); give",
+    ),
+    "an empty class": (
+        lambda r: [p.unlink() for p in (r / "train/n002").iterdir()],
+        r"train/n002 has no JPEG files; unpack",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_folders_that_do_not_fit_are_refused(root, case):
+    change, match = REFUSED[case]
+    change(root)
+    with pytest.raises(UserError, match=match):
+        load(root)
+
+
+def test_another_number_of_classes_than_the_configs_is_refused(root):
+    with pytest.raises(
+        UserError, match=r"^config\.num_classes is 1000 but .* has 4 classes; .* to 4\.$"
+    ):
+        load(root, num_classes=1000)
+    assert load(root, num_classes=4).num_classes == 4
+
+
+def test_sizes_that_cannot_be_are_refused(root, tmp_path):
+    with pytest.raises(UserError, match=r"^config\.image_size is 0; use 224, 64 or"):
+        load(root, image_size=0)
+    with pytest.raises(UserError, match=r"^config\.image_size is 64 but the images of digits"):
+        data.load("digits", validation_size=0, image_size=64)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none' but there is no such folder; give folders"):
+        load(tmp_path / "none")
+
+
+# TFDS
+
+
+class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The stock builder's name, version and features, of the images of a folder."""
+
+    VERSION = tfds.core.Version("5.1.0")
+    SOURCE, NAMES = None, ()
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=self.NAMES),
+            "file_name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._examples("train"), "validation": self._examples("val")}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _examples(self, part):
+        for path in sorted((self.SOURCE / part).glob("*/*.JPEG")):
+            yield path.name, {"image": path, "label": path.parent.name, "file_name": path.name}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The same images as folders, one of each of the 1,000 classes, and as records."""
+    folder, records_of = (tmp_path_factory.mktemp(name) for name in ("many", "tfds"))
+    names = tfds.builder("imagenet2012", data_dir=str(records_of)).info.features["label"].names
+    rng = np.random.default_rng(0)
+    for part, name in itertools.product(("train", "val"), names):
+        (folder / part / name).mkdir(parents=True)
+        noise = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        noise.save(folder / part / name / f"{name}_{part}.JPEG", "JPEG")
+    Imagenet2012.SOURCE, Imagenet2012.NAMES = folder, names
+    Imagenet2012(data_dir=str(records_of), file_format="array_record").download_and_prepare()
+    return folder, records_of
+
+
+def test_tfds_has_the_images_of_the_folders(prepared):
+    folder, prepared = prepared
+    found, expected = records.find(str(prepared)), records.find(str(folder))
+    assert found.classes == expected.classes == records.class_names(str(prepared))
+    for part in ("train", "test"):
+        one, other = getattr(found, part), getattr(expected, part)
+        labels, other_labels = (getattr(x, f"{part}_labels") for x in (found, expected))
+        of = {other[i]: (other_labels[i], other.name(i)) for i in range(len(other))}
+        assert len(one) == len(other)
+        for i in range(len(one)):
+            label, name = of.pop(one[i])
+            assert labels[i] == label
+            assert one.name(i).endswith(f"({name.rsplit('/', 1)[1]})")
+        assert not of
+
+
+def test_labels_of_tfds_are_read_once(prepared, monkeypatch):
+    first = records.find(str(prepared[1]))
+    monkeypatch.setattr(records, "_read_labels", None)
+    np.testing.assert_array_equal(records.find(str(prepared[1])).train_labels, first.train_labels)
+
+
+def test_pictures_of_tfds_can_be_sent_to_processes(prepared):
+    pictures = Pictures.of(records.find(str(prepared[1])).train, jpegs.SIDE)
+    again = cloudpickle.loads(cloudpickle.dumps(pictures))
+    np.testing.assert_array_equal(again[:3], pictures[:3])
+
+
+def test_tfds_that_is_not_prepared_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(
+        UserError, match=r"nor imagenet2012 prepared by TFDS; put ILSVRC2012_img_train\.tar .* run"
+    ):
+        load(tmp_path)
