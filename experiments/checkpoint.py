@@ -35,6 +35,10 @@ def _quiet_orbax() -> None:
     sys.unraisablehook = hook
 
 
+class _OtherArrays(UserError):
+    """A checkpoint does not fit the run."""
+
+
 class Checkpoints:
     """The last two states of a run in a folder, by Orbax.
 
@@ -65,7 +69,7 @@ class Checkpoints:
         # A copy: on a CPU the arrays of a device may be those that the next call overwrites.
         arrays = jax.tree.map(lambda x: np.array(jax.device_get(x)), state)
         self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(arrays)))
-        record = record | {"sha256": _digest(arrays)}
+        record = record | {"sha256": _digest(arrays), "arrays": _shapes(arrays)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
         )
@@ -82,13 +86,16 @@ class Checkpoints:
           like: a tree of arrays with the structure, shapes and dtypes of the state.
 
         Raises:
-          UserError: there are checkpoints and none of them is intact.
+          UserError: there are checkpoints and none of them is intact, or one is of another network or
+            optimizer; then nothing is moved.
         """
         like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._restore(step, like)
+            except _OtherArrays:
+                raise
             except Exception as error:  # whatever Orbax and its storage raise on damaged files
                 damaged[step] = " ".join(str(error).split())[:200]
                 continue
@@ -108,6 +115,8 @@ class Checkpoints:
         return None
 
     def _restore(self, step, like):
+        record = ocp.args.Composite(record=ocp.args.JsonRestore())
+        self._check_arrays(step, self._manager.restore(step, args=record).record, like)
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore()
         )
@@ -116,6 +125,18 @@ class Checkpoints:
         if restored.record["sha256"] != digest:
             raise ValueError(f"SHA-256 is {digest}, not {restored.record['sha256']} as written")
         return jax.tree.map(jax.numpy.asarray, restored.state), restored.record
+
+    def _check_arrays(self, step, record, like) -> None:
+        """Refuses a checkpoint that is whole, but not of this network and optimizer."""
+        there, here = record.get("arrays"), _shapes(like)
+        if there is None or there == here:  # an older one does not say
+            return
+        name = next(n for n in [*here, *there] if there.get(n) != here.get(n))
+        raise _OtherArrays(
+            f"Checkpoint {self._folder / str(step)} is of another network or optimizer ({name} is "
+            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here); take the "
+            f"config that it was made with, move {self._folder} away, or start anew with --overwrite."
+        )
 
     def _put_aside(self, step) -> Path:
         self._manager.close()
@@ -172,6 +193,14 @@ def _is_full_disk(error) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _shapes(arrays: PyTree) -> dict[str, str]:
+    """Names of all arrays with their dtypes and shapes."""
+    return {
+        jax.tree_util.keystr(path): f"{array.dtype} {list(array.shape)}"
+        for path, array in jax.tree.leaves_with_path(arrays)
+    }
 
 
 def _digest(arrays: PyTree) -> str:

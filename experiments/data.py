@@ -48,13 +48,17 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The three parts of a data set; `validation` has no images where none are held out."""
+    """The three parts of a data set; `validation` has no images where none are held out.
+
+    `skipped` are training files that could not be decoded, each with the reason.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     num_classes: int
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def load(
@@ -70,6 +74,7 @@ def load(
     noise_mode: str = "uniform_wrong",
     noise_seed: int = 0,
     noise_file: str = "",
+    max_corrupt: int = 0,
 ) -> Dataset:
     """Loads a data set, holds out validation images, then corrupts training labels alone.
 
@@ -86,6 +91,7 @@ def load(
       noise_mode: See `corrupt_labels`, or `file` to take the labels of `noise_file`.
       noise_seed: Chooses labels and new values; see `corrupt_labels`.
       noise_file: In the mode `file`, labels of the whole training set; see `read_labels`.
+      max_corrupt: How many training images of a folder may be left out since they can't be decoded.
 
     Raises:
       UserError: If an argument or the data are unfit.
@@ -100,6 +106,10 @@ def load(
             f"config.num_classes is {num_classes} but {data_dir or name} has {parts.num_classes} "
             f"classes; add what is missing, or set config.num_classes to {parts.num_classes}."
         )
+    if name == "tiny_imagenet" and not data_dir.endswith(".npz"):
+        from experiments import folders  # imports Pillow
+
+        folders.check_skipped(data_dir, parts.skipped, max_corrupt)
     if noise_mode == FILE_MODE:
         true = load_arrays(name, data_dir, image_size)[0].labels
         given = read_labels(noise_file, true, parts.num_classes)
@@ -115,11 +125,11 @@ def load(
 @functools.lru_cache(maxsize=2)
 def _parts(source: tuple, validation_size: int, split_seed: int, train_size: int) -> Dataset:
     """A data set with its true labels; runs that share it hold the same arrays."""
-    train, test, num_classes = _load_arrays(*source)
+    train, test, num_classes, skipped = _load_arrays(*source)
     rest, validation = hold_out(train, validation_size, split_seed)
     rest = _keep(rest, train_size, split_seed)
     _protect(rest, validation)
-    return Dataset(source[0], rest, validation, test, num_classes)
+    return Dataset(source[0], rest, validation, test, num_classes, skipped)
 
 
 def _protect(*splits: Split) -> None:
@@ -147,7 +157,7 @@ def load_arrays(name: str, data_dir: str = "", image_size: int = 0) -> tuple[Spl
     """
     data_dir = os.path.expanduser(data_dir)
     with _ONE_AT_A_TIME:
-        return _load_arrays(name, data_dir, _stamp(data_dir), image_size)
+        return _load_arrays(name, data_dir, _stamp(data_dir), image_size)[:3]
 
 
 def _stamp(data_dir: str) -> Any:
@@ -159,7 +169,10 @@ def _stamp(data_dir: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_arrays(name: str, data_dir: str, stamp: Any, image_size: int) -> tuple[Split, Split, int]:
+def _load_arrays(
+    name: str, data_dir: str, stamp: Any, image_size: int
+) -> tuple[Split, Split, int, tuple]:
+    """What `load_arrays` returns, and the files that were left out."""
     del stamp
     if image_size and (name != IMAGENET or data_dir.endswith(".npz")):
         raise UserError(
@@ -185,7 +198,7 @@ def _load_arrays(name: str, data_dir: str, stamp: Any, image_size: int) -> tuple
         )
     train, test, num_classes = _checked(arrays, source)
     _protect(train, test)
-    return train, test, num_classes
+    return train, test, num_classes, tuple(map(tuple, arrays.get("skipped", np.empty(0)).tolist()))
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:

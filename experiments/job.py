@@ -3,6 +3,7 @@
 import functools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,13 +13,16 @@ import jax
 import tensorboardX
 import tqdm
 
+import subspace_jax as ss
 from experiments import (
     corrupted,
     data,
     evaluate,
     figures,
     files,
+    lock,
     outside,
+    placement,
     places,
     predict,
     recipes,
@@ -30,8 +34,10 @@ from experiments import (
 )
 from experiments.checkpoint import Checkpoints
 from experiments.cli import Stop
+from experiments.errors import UserError
 from experiments.methods import make_method
 from experiments.provenance import finished_now, provenance
+from subspace_jax import sharding
 
 
 class Interrupted(Exception):
@@ -46,26 +52,41 @@ def main(options: SimpleNamespace, module: str) -> None:
       module: the command's module, for the record.
 
     Raises:
-      UserError: a config, data or workdir that a run can't have, divergence, a full disk.
+      UserError: a config, data or workdir that a run can't have, divergence, a full disk, another
+        process in the workdir.
     """
     begin = time.perf_counter()
     config = options.config
     make_method(config)  # refuses a bad config before any data is read
     folder = workdir.check(options.workdir, config, options.overwrite)
-    if metrics := workdir.finished(folder, options.overwrite):
-        print(_headline(metrics))
-        print(
-            f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do."
-        )
-        print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
+    if _is_done(folder, options.overwrite):
         return
+    with lock.hold(folder):
+        # Whoever held it may have made and finished this run, or another.
+        workdir.check(options.workdir, config, options.overwrite)
+        if not _is_done(folder, options.overwrite):
+            _run(config, folder, options.overwrite, module, begin)
+
+
+def _is_done(folder: Path, overwrite: bool) -> bool:
+    """Whether the run is finished; then it is shown."""
+    metrics = workdir.finished(folder, overwrite)
+    if metrics is None:
+        return False
+    print(_headline(metrics))
+    print(f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do.")
+    print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
+    return True
+
+
+def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> None:
     dataset = load_data(config)
     run = train.make_run(config, dataset)
     settings = predict.make_settings(config, run)
     shifted = shifted_images(config, dataset)
     check_shifted(config, shifted)
-    workdir.prepare(folder, config, options.overwrite)
     with Stop() as stop:
+        workdir.prepare(folder, config, overwrite)
         try:
             metrics = _train_and_evaluate(
                 config, dataset, run, settings, shifted, folder, stop, module
@@ -96,7 +117,16 @@ def load_data(config) -> data.Dataset:
         noise_mode=noise.mode,
         noise_seed=noise.seed,
         noise_file=noise.file,
+        max_corrupt=config.max_corrupt,
     )
+
+
+def data_record(dataset: data.Dataset, run: train.Run) -> dict:
+    """What a record says of a data set: the training files that were left out, and why."""
+    skipped = [{"file": file, "reason": reason} for file, reason in dataset.skipped]
+    if run.loader is not None:
+        skipped += [{"file": file, "reason": "not decoded"} for file in run.loader.corrupt]
+    return {"num_skipped": len(skipped), "skipped": skipped}
 
 
 def shifted_images(config, dataset: data.Dataset) -> places.Shifted:
@@ -163,7 +193,7 @@ def _outside(dataset, data_dir, image_size, name):
 
 def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:
     record = provenance(module) | {"seed": config.seed}
-    state, history, start = _train(config, run, folder, stop)
+    state, history, start, memory = _train(config, run, folder, stop)
     splits = {"test": dataset.test}
     if len(dataset.validation.labels):
         splits["validation"] = dataset.validation
@@ -179,6 +209,8 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
         shifted,
         recipes.places_of(config.recipe),
     )
+    if memory is not None:
+        record["memory"] = memory._asdict()
     seconds = [epoch["seconds"] for epoch in history.epochs]
     speeds = [epoch["images_per_second"] for epoch in history.epochs]
     record |= {
@@ -190,8 +222,12 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
         "num_training_images": len(run.labels),
     }
     config = json.loads(config.to_json_best_effort())
-    found = {"config": config, "provenance": record, "history": history.epochs}
-    return found | ({} if run.loader is None else run.loader.record()) | results
+    return {
+        "config": config,
+        "provenance": record,
+        "data": data_record(dataset, run),
+        "history": history.epochs,
+    } | results
 
 
 def _train(config, run, folder, stop) -> tuple:
@@ -200,11 +236,12 @@ def _train(config, run, folder, stop) -> tuple:
     with Logs(folder) as logs:
         history = train.History(run, on_epoch=logs.write)
         if restored := checkpoints.restore(state):
-            state, record = train.place(run, restored[0]), restored[1]
+            state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
             history.restore(record["history"])
         logs.start_from(history.epochs)
         start = int(state.step)
         try:
+            memory = step_report(run, state) if start < run.program.num_steps else None
             for latest in _with_bar(run, state, history):
                 state = latest
                 due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
@@ -215,7 +252,24 @@ def _train(config, run, folder, stop) -> tuple:
             _save(checkpoints, run, state, history)
         finally:
             checkpoints.close()
-    return state, history, start
+    return state, history, start, memory
+
+
+def step_report(run: train.Run, state: ss.TrainState) -> sharding.MemoryReport | None:
+    """What the training needs on each device, said before its first step; `None` on a CPU alone.
+
+    Raises:
+      UserError: the device has less.
+    """
+    if train.on_cpu() and run.program.model.mesh is None:
+        return None
+    report = sharding.memory_report(train.compiled_call(run, state), state)
+    if report is None:
+        return None
+    if not report.fits:
+        raise UserError(report.sentence())
+    print(report.sentence(), file=sys.stderr)
+    return report
 
 
 def _with_bar(run, state, history) -> Iterator:

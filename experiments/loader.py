@@ -27,7 +27,7 @@ _MAX_THREADS = 16  # each makes a batch, which takes memory
 
 
 class Options(NamedTuple):
-    """The values of `config.loader`; none of them changes a batch.
+    """The values of `config.loader` and `config.max_corrupt`; none of them changes a batch.
 
     Attributes:
       num_workers: processes; 0 for threads of this one alone.
@@ -153,8 +153,9 @@ class Loader:
         least = {"num_workers": 0, "num_threads": 0, "prefetch": 1, "max_corrupt": 0}
         for name, minimum in least.items():
             if getattr(options, name) < minimum:
+                where = "" if name == "max_corrupt" else "loader."
                 raise UserError(
-                    f"config.loader.{name} is {getattr(options, name)}; use at least {minimum}."
+                    f"config.{where}{name} is {getattr(options, name)}; use at least {minimum}."
                 )
         self.options, self.process_index, self.process_count = options, process_index, process_count
         self.corrupt: list[str] = []  # names of the images that were passed over
@@ -204,10 +205,6 @@ class Loader:
                     images, labels = np.array(images), np.array(labels)
                 yield images, labels
 
-    def record(self) -> dict:
-        """JSON values: how many images were passed over, and which."""
-        return {"corrupt_images": {"count": len(self.corrupt), "names": sorted(self.corrupt)}}
-
     def _note(self, names: Sequence[str]) -> None:
         for name in names:
             if name in self.corrupt:
@@ -217,7 +214,7 @@ class Loader:
             if len(self.corrupt) > most:
                 raise UserError(
                     f"Training images that can't be decoded: {len(self.corrupt)}, the last being "
-                    f"{name}, but config.loader.max_corrupt is {most}; restore the data set, or allow "
+                    f"{name}, but config.max_corrupt is {most}; restore the data set, or allow "
                     "more."
                 )
             print(f"{name} can't be decoded and is passed over.", file=sys.stderr)

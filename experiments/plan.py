@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from experiments import placement
 from experiments.configs.suites import FIGURES, run_config
 from experiments.errors import UserError
 from experiments.methods import make_method
@@ -33,6 +34,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"config.num_threads is {config.num_threads}; use 0 for one per CPU core.")
     if config.runs_at_once < 1:
         raise UserError(f"config.runs_at_once is {config.runs_at_once}; use 1 for one by one.")
+    placement.check_runs(config.run.mesh, config.runs_at_once)
     _check_choices(config)
     _check_landscape(config.landscape)
     unknown = [name for name in config.products if name not in PRODUCTS]

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 import subspace_jax as ss
-from experiments import stream
+from experiments import models, placement, stream
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, normalize
@@ -88,6 +88,11 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
             f"config.evaluation.recalibration_batch_size is {settings.recalibration_batch_size} but "
             f"there are {min(examples, len(run.labels))} images to recalibrate on; use 1 to that."
         )
+    models.check_groups(
+        run.program.model.network.norm_groups,
+        settings.recalibration_batch_size,
+        "config.evaluation.recalibration_batch_size",
+    )
     return settings
 
 
@@ -128,8 +133,9 @@ def predict(
 ) -> jax.Array:
     """Logits `[P, N, K]` of networks `[P, ...]` for uint8 images `[N, H, W, C]`."""
     fn = logits_fn(model, settings.at_once or None)
-    size = -(-settings.batch_size // model.num_shards) * model.num_shards
-    batches = wrap(padded_batches(images, size, model.num_shards), "predict")
+    shards = placement.num_shards(model.mesh)
+    size = -(-settings.batch_size // shards) * shards
+    batches = wrap(padded_batches(images, size, shards), "predict")
     return ss.predict(fn, networks, batches)[:, : len(images)]
 
 
@@ -187,7 +193,7 @@ def logits_fn(model: Model, at_once: int | None = None):
         params, stats = network
         return model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(model.spread(images), model.normalization),
+            normalize(placement.spread(model.mesh, images), model.normalization),
             train=False,
         )
 
@@ -202,7 +208,7 @@ def dropout_logits_fn(model: Model):
         params, stats = network
         return model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(model.spread(images), model.normalization),
+            normalize(placement.spread(model.mesh, images), model.normalization),
             train=False,
             dropout=True,
             rngs={"dropout": key},
@@ -278,7 +284,8 @@ class _Streamed:
 
 def adapted(model: Model, networks: Networks, images, settings: Settings) -> Networks:
     """The networks with the statistics of these very images, in batches of mixed classes."""
-    size = min(settings.recalibration_batch_size, len(images))
+    groups = model.network.norm_groups
+    size = min(settings.recalibration_batch_size, len(images) // groups * groups)
     key = jax.random.key(0)
     order = np.asarray(jax.random.permutation(key, len(images)))  # some sets are sorted by class
     starts = range(0, len(images) - size + 1, size)
@@ -316,6 +323,6 @@ class Single:
         params, stats = network
         return self.model.network.apply(
             {"params": params, "batch_stats": stats},
-            normalize(self.model.spread(images), self.model.normalization),
+            normalize(placement.spread(self.model.mesh, images), self.model.normalization),
             train=False,
         )

@@ -16,6 +16,7 @@ from experiments import (
     figures,
     files,
     landscape_figures,
+    lock,
     markdown,
     plan,
     report,
@@ -120,12 +121,21 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
     """Makes the figures that are asked for; names of failed runs are appended to `failed`.
 
     Raises:
-      UserError: a config, data or workdir that it can't have.
+      UserError: a config, data or workdir that it can't have, another process in the workdir.
     """
-    config = options.config
-    plan.check(config)
+    plan.check(options.config)
     chosen_figures = plan.figures_of(options.only)
-    folder = workdir.check(options.workdir, config, options.overwrite)
+    folder = workdir.check(options.workdir, options.config, options.overwrite)
+    with lock.hold(folder):
+        # Whoever held it may have made another suite.
+        workdir.check(options.workdir, options.config, options.overwrite)
+        _run(options, folder, chosen_figures, failed)
+
+
+def _run(
+    options: SimpleNamespace, folder: Path, chosen_figures: tuple[str, ...], failed: list[str]
+) -> None:
+    config = options.config
     entries = plan.article_entries(config, chosen_figures)
     tuning = plan.tuning_entries(config, chosen_figures)
     scenery = plan.landscape_entries(config, chosen_figures)

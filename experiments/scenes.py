@@ -49,7 +49,7 @@ def record(
         advance(1.0)
         return done
     begin, wrap = time.perf_counter(), suite.interruptible(requested)
-    run = train.make_run(entry.config, job.load_data(entry.config))
+    run = train.make_run(entry.config, job.load_data(entry.config), slot=0)
     like = train.one_network(run)
     stacks = [weights.load(suite.weights_path(folder, need), like) for need in entry.needs]
     found, places = {}, {}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments import placement
 from experiments.loader import RECALIBRATION, TRAINING, Batches, Loader, Order
 from experiments.pictures import Pictures
 from subspace_jax import sharding
@@ -72,7 +73,7 @@ def recalibration_images(
 ) -> Iterator[jax.Array]:
     """Images of the examples `order [steps, B]`, on the device, one batch ahead."""
     size = order.shape[1]
-    whole = mesh is not None and size % _num_shards(mesh)
+    whole = mesh is not None and size % placement.num_shards(mesh)
     rows = range(size) if whole else loader.rows(size)
     batches = Batches(pictures, labels, order, rows, crop=crop, seed=seed, stream=RECALIBRATION)
     stream = loader.stream(batches)
@@ -128,13 +129,9 @@ def placed(
     """Where a batch lies: split over the devices if they divide it; `None` for one device."""
     if mesh is None:
         return None
-    if batch_size % _num_shards(mesh):
+    if batch_size % placement.num_shards(mesh):
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return sharding.batch_sharding(mesh, batch_size, axis=axis)
-
-
-def _num_shards(mesh) -> int:
-    return mesh.shape["data"] * mesh.shape["endpoint"]
 
 
 def _chunked(stream, lengths, batch_size, mesh) -> Iterator[Chunk]:

@@ -20,7 +20,18 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments import data, evaluate, files, job, predict, recipes, train, weights, workdir
+from experiments import (
+    data,
+    evaluate,
+    files,
+    job,
+    placement,
+    predict,
+    recipes,
+    train,
+    weights,
+    workdir,
+)
 from experiments.checkpoint import Checkpoints
 from experiments.errors import UserError
 from experiments.methods import make_method
@@ -32,8 +43,8 @@ _TRAINING = 0.7  # about the share of a run's time that is training; the rest is
 _DIVERGED = ".diverged"  # of the file that says why a run has no record
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
 # What changes no result of a run by more than rounding: where things are, how they are loaded, how often
-# they are saved, and on which devices.
-_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh", "loader")
+# they are saved, on which devices, and how many corrupt images would have stopped it.
+_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh", "max_corrupt", "loader")
 # What is kept of every point and ensemble along a path.
 _KEPT = (
     *("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece"),
@@ -215,7 +226,7 @@ def check(entries: Sequence[Entry]) -> None:
             job.check_shifted(entry.config, shifted)
             looked_at.add(images)
         if not entry.needs:
-            run = train.make_run(entry.config, dataset)
+            run = train.make_run(entry.config, dataset, slot=0)
             predict.make_settings(entry.config, run)
 
 
@@ -340,7 +351,7 @@ def run_entry(
     if entry.setting != "article":  # whose test split no oracle looks at
         config.evaluation.oracle_epochs = 0
     dataset = job.load_data(config)
-    run = train.make_run(config, dataset)
+    run = train.make_run(config, dataset, together.slot(entry.id))
     settings = predict.make_settings(config, run)
     path = record_path(folder, entry.id)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -377,6 +388,7 @@ def run_entry(
         "points": [_kept(point) for point in results["points"]],
         "ensembles": [_kept(ensemble) for ensemble in results["ensembles"]],
         "geometry": results["geometry"],
+        "data": job.data_record(dataset, run),
         "recalibration": results["recalibration"],
         "cost": {
             "gradient_passes": own * run.program.method.gradients_per_step
@@ -390,8 +402,6 @@ def run_entry(
         },
         "wall_seconds": time.perf_counter() - begin,
     }
-    if run.loader is not None:
-        record |= run.loader.record()
     record = identity(entry) | rounded(record)
     if entry.setting != "tuning":
         weights.save(weights_path(folder, entry.id), stack)
@@ -505,7 +515,7 @@ class _Watch:
 
     def _restored(self, state, history):
         if restored := self._open().restore(state):
-            state, record = train.place(self._run, restored[0]), restored[1]
+            state, record = placement.place(self._run.program.model.mesh, restored[0]), restored[1]
             history.restore(record["history"])
             self.oracle = record["oracle"]
         return state, history

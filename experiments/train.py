@@ -17,17 +17,16 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 import subspace_jax as ss
-from experiments import models, stream, weights
+from experiments import models, placement, stream, weights
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, NORMALIZATIONS, RANDOM_RESIZED_CROP, normalize
 from experiments.loader import Loader, Options
 from experiments.methods import Hyperparameters, Length, Method, make_method, num_averaged_inits
 from experiments.pictures import Pictures, is_lazy
-from subspace_jax import sharding
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
 _ACCELERATOR_STEPS_PER_CALL = 500
@@ -51,18 +50,6 @@ class Model:
     normalization: str
     augmentation: str
     mesh: jax.sharding.Mesh | None = None
-
-    @property
-    def num_shards(self) -> int:
-        """Over how many devices a batch is split."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["endpoint"]
-
-    def spread(self, batch: jax.Array) -> jax.Array:
-        """A batch, split over the devices if they divide it; traced."""
-        if self.mesh is None or len(batch) % self.num_shards:
-            return batch
-        where = sharding.batch_sharding(self.mesh, len(batch))
-        return jax.lax.with_sharding_constraint(batch, where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +98,14 @@ class Run(NamedTuple):
         return self.program.model.augmentation == RANDOM_RESIZED_CROP
 
 
-def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
+def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
     """Builds everything that a run needs from its config, once.
+
+    Args:
+      config: of the run.
+      data: what it trains on.
+      slot: of a run that trains together with others, its place among them, which decides its part of
+        a mesh with the axis `run`; `None` for a run alone.
 
     Raises:
       UserError: a value that training can't work with.
@@ -124,17 +117,20 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset) -> Run:
         network=models.make_network(config.model, data.num_classes),
         normalization=config.normalization,
         augmentation=config.augmentation,
-        mesh=_make_mesh(config, method),
+        mesh=placement.make_mesh(config, method, slot),
+    )
+    models.check_groups(
+        model.network.norm_groups, config.batch_size, "config.batch_size", method.num_samples
     )
     length = Length(
         num_epochs=config.num_epochs if method.trains else 0,
         warmup_epochs=config.optimizer.warmup_epochs,
         steps_per_epoch=steps_per_epoch,
     )
-    everywhere = None if model.mesh is None else NamedSharding(model.mesh, PartitionSpec())
+    everywhere = placement.everywhere(model.mesh)
     loader, images, labels = None, data.train.images, data.train.labels
     if is_lazy(images):
-        options = Options(*(config.loader[name] for name in Options._fields))
+        options = Options(**config.loader, max_corrupt=config.max_corrupt)
         loader = Loader(options, jax.process_index(), jax.process_count())
         loader.rows(config.batch_size)
     else:
@@ -170,33 +166,9 @@ class _Same:
         return id(self.array)
 
 
-@functools.lru_cache(maxsize=4)
-def _resident(same: _Same, where: NamedSharding | None) -> jax.Array:
+@functools.lru_cache(maxsize=32)  # runs together have their images on devices of their own
+def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Array:
     return jax.device_put(same.array, where)
-
-
-def _make_mesh(config, method: Method) -> jax.sharding.Mesh | None:
-    """The mesh that a config names, if it fits the endpoints and the batches."""
-    if not config.mesh:
-        return None
-    try:
-        mesh = sharding.make_mesh(config.mesh)
-        sharding.check_endpoints(mesh, method.subspace.num_endpoints)
-    except ValueError as error:  # the library's sentence has both values
-        raise UserError(f"{str(error).removesuffix('.')} (config.mesh).") from error
-    if mesh.shape["run"] > 1:
-        raise UserError(
-            f"config.mesh is {config.mesh!r} but a run trains alone; use the axes data and endpoint."
-        )
-    least = mesh.size * method.num_samples
-    if rest := config.batch_size % least:
-        below = config.batch_size - rest
-        raise UserError(
-            f"config.batch_size is {config.batch_size} but is to be split over {mesh.size} devices "
-            f"and {method.num_samples} sampled networks; use "
-            f"{f'{below} or ' if below else ''}{below + least}."
-        )
-    return mesh
 
 
 def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
@@ -307,24 +279,10 @@ def init_state(run: Run) -> ss.TrainState:
     if run.given is not None:
         endpoints = _around(run.given, run.program.method)
         optimizer = run.program.method.optimizer(run.hyper, run.program.length)
-        return place(run, ss.TrainState.create(endpoints, optimizer))
+        return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
     key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
     init = _compiled_init(run.program, run.num_averaged_inits)
     return init(key, run.hyper, _first(run.images))
-
-
-def place(run: Run, state: ss.TrainState) -> ss.TrainState:
-    """A state, on the devices of the run's mesh if it has one."""
-    mesh = run.program.model.mesh
-    return state if mesh is None else jax.device_put(state, sharding.state_shardings(mesh, state))
-
-
-def _keep_place(program: Program, state: ss.TrainState) -> ss.TrainState:
-    """The same, traced."""
-    mesh = program.model.mesh
-    if mesh is None:
-        return state
-    return jax.lax.with_sharding_constraint(state, sharding.state_shardings(mesh, state))
 
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
@@ -352,7 +310,7 @@ def _compiled_init(program: Program, num_averaged: int):
         else:
             endpoints = method.subspace.init(key, one)
         optimizer = method.optimizer(hyper, program.length)
-        return _keep_place(program, ss.TrainState.create(endpoints, optimizer))
+        return placement.keep(program.model.mesh, ss.TrainState.create(endpoints, optimizer))
 
     # It runs once, and at full optimisation it compiles for seconds on a CPU.
     options = {"xla_backend_optimization_level": 0} if on_cpu() else {}
@@ -376,7 +334,7 @@ def training_logits(
     """
     logits, updated = model.network.apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
-        normalize(model.spread(images), model.normalization),
+        normalize(placement.spread(model.mesh, images), model.normalization),
         train=True,
         dropout=dropout_key is not None,
         mutable="batch_stats",
@@ -430,10 +388,10 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
     def body(state, given):
         batch = given
         if indices is not None:
-            index = program.model.spread(given)
+            index = placement.spread(program.model.mesh, given)
             batch = images[index], labels[index]
         state, metrics = step(state, key, batch)
-        return _keep_place(program, state), metrics
+        return placement.keep(program.model.mesh, state), metrics
 
     chunk = (images, labels) if indices is None else indices
     if not unroll:
@@ -467,6 +425,44 @@ def train_calls(states, others, images, *, program, unroll):
 
     found = jax.vmap(one)(ss.stack(states), ss.stack(others))
     return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
+def train_apart(states, others, images, *, program, unroll):
+    """`train_calls` on a mesh that splits the runs over its axis `run`: none knows of the others.
+
+    Args:
+      states: of all runs, leaves `[R, ...]`; donated.
+      others: `(hyper, key, labels, indices)`, leaves `[R, ...]`.
+      images: of all of them, the same on all devices.
+      program, unroll: as for `train_call`; the mesh of its model is that of all runs.
+
+    Returns:
+      What `train_call` returns, leaves `[R, ...]`.
+    """
+
+    def own(states, others, images):
+        def one(state, other):
+            hyper, key, labels, indices = other
+            return train_call.__wrapped__(
+                state, hyper, key, images, labels, indices, program=program, unroll=unroll
+            )
+
+        if len(states.step) > 1:
+            return jax.vmap(one)(states, others)
+        # Vectorised convolutions would be grouped ones.
+        found = one(*jax.tree.map(lambda x: x[0], (states, others)))
+        return jax.tree.map(lambda x: x[None], found)
+
+    of_run, of_all = PartitionSpec("run"), PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=program.model.mesh,
+        in_specs=(of_run, of_run, of_all),
+        out_specs=of_run,
+        axis_names={"run"},
+        check_vma=False,
+    )(states, others, images)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size"))

@@ -20,16 +20,17 @@ _OURS = (
     *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE),
     *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
 )
-# Where things are, how they are loaded, how often they are saved, how many run at once and on which
-# devices changes no result by more than rounding.
+# Where things are, how they are loaded, how often they are saved, how many run at once, on which
+# devices, and how many corrupt images would have stopped a run changes no result by more than rounding.
 _IRRELEVANT = (
     *("config.data_dir", "config.checkpoint_seconds", "config.num_threads", "config.runs_at_once"),
     *("config.mesh", "config.run.mesh"),
+    *("config.max_corrupt", "config.run.max_corrupt"),
     *("config.run.data_dir", "config.run.checkpoint_seconds"),  # of a suite
     *(
         f"config.{run}loader.{name}"
         for run in ("", "run.")
-        for name in ("num_workers", "num_threads", "prefetch", "max_corrupt")
+        for name in ("num_workers", "num_threads", "prefetch")
     ),
 )
 

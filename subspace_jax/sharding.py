@@ -3,9 +3,9 @@
 A mesh has three axes, any of which may be 1. Endpoints, their gradients and optimizer state are split
 over `endpoint`, so that `m` endpoints on `m` devices cost each what one network costs; examples are
 split over `data` and `endpoint` together, so that no device idles while one network is sampled. `run`
-is for programs that stack whole runs: nothing here splits over it. Nothing else changes: the training
-step is the one of a single device, `mix` becomes a partial sum and one reduction, and XLA puts the
-reductions in.
+is for programs that stack whole runs, as the experiments' suites do: nothing here splits over it.
+Nothing else changes: the training step is the one of a single device, `mix` becomes a partial sum and
+one reduction, and XLA puts the reductions in.
 """
 
 import math
@@ -218,6 +218,11 @@ class MemoryReport(NamedTuple):
         """Bytes of all of them."""
         return sum(self[:-1])
 
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that much, as far as it says what it has."""
+        return self.limit is None or self.total <= self.limit
+
     def sentence(self) -> str:
         """What is needed and, if that is more than there is, which axis of the mesh to enlarge.
 
@@ -229,7 +234,7 @@ class MemoryReport(NamedTuple):
         parts = dict(zip(self._fields[:-1], self[:-1], strict=True))
         said = ", ".join(f"{name} {_gibibytes(size)}" for name, size in parts.items())
         needed = f"A step needs {_gibibytes(self.total)} GiB on a device ({said})"
-        if self.limit is None or self.total <= self.limit:
+        if self.fits:
             return f"{needed}."
         advice = {
             "endpoints": "enlarge the axis endpoint, which splits endpoints and optimizer state",

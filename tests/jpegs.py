@@ -60,7 +60,7 @@ VALUES = {
     "optimizer.warmup_epochs": 1,
     "model.dtype": "float32",
     "loader.num_threads": 1,
-    "loader.max_corrupt": 2,
+    "max_corrupt": 2,
     "evaluation.num_points": 3,
     "evaluation.batch_size": 8,
     "evaluation.recalibration_batch_size": 8,

@@ -114,6 +114,31 @@ def test_refuses_when_all_are_damaged(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["10", "20"]
 
 
+def test_checkpoints_of_another_network_are_refused_and_stay_where_they_are(tmp_path, capsys):
+    saved(tmp_path / "c")
+    before = files_of(tmp_path / "c")
+    state = make_state(0.0)
+    wider = {"kernel": jnp.zeros((2, 3, 5)), "bias": jnp.zeros((2, 4))}
+    deeper = state.endpoints | {"second": jnp.zeros((2, 4))}
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    for endpoints, sentence in (
+        (
+            wider,
+            r"\.endpoints\['kernel'\] is float32 \[2, 3, 4\] there and float32 \[2, 3, 5\] here",
+        ),
+        (deeper, r"\.endpoints\['second'\] is missing there and float32 \[2, 4\] here"),
+    ):
+        like = ss.TrainState.create(endpoints, optimizer)
+        with pytest.raises(UserError, match=rf"c/20 is of another .* \({sentence}\); take the"):
+            Checkpoints(tmp_path / "c").restore(like)
+    with pytest.raises(UserError, match=r"is float32 .* there and missing here"):
+        Checkpoints(tmp_path / "c").restore(ss.TrainState.create(state.endpoints, optax.sgd(0.1)))
+    assert files_of(tmp_path / "c") == before
+    assert not list(tmp_path.glob("damaged*"))
+    chex.assert_trees_all_equal(Checkpoints(tmp_path / "c").restore(state)[0], make_state(20.0))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     "error",
     [

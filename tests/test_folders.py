@@ -1,6 +1,8 @@
 """Tiny-ImageNet's folders: order, labels, the cache, and what is refused."""
 
+import errno
 import io
+import re
 import shutil
 
 import chex
@@ -235,14 +237,124 @@ def test_lines_without_columns_are_refused(root, line):
         folders.read(root)
 
 
-@pytest.mark.parametrize("damage", ["text", "truncated"])
-@pytest.mark.parametrize("file", ["train/n01/images/n01_1.JPEG", "val/images/val_2.JPEG"])
-def test_files_that_cannot_be_decoded_are_named(root, file, damage):
-    content = (root / file).read_bytes()
-    (root / file).write_bytes(content[: len(content) // 2] if damage == "truncated" else b"text")
-    with pytest.raises(UserError, match=rf"{file} can't be decoded \(.*\); unpack"):
-        folders.read(root)
+def _unreadable(path, monkeypatch):
+    original = Image.open
+
+    def refuse(file):
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(file)
+
+    monkeypatch.setattr(folders.Image, "open", refuse)
+
+
+CORRUPTIONS = {
+    "truncated": (lambda p, _: p.write_bytes(p.read_bytes()[:500]), r"can't be decoded \(.*\)"),
+    "text": (lambda p, _: p.write_text("text"), r"can't be decoded \(it is no image\)"),
+    "empty": (lambda p, _: p.write_bytes(b""), r"can't be decoded \(it is empty\)"),
+    "size": (lambda p, _: save(p, 15, size=32), "has 32 x 32 pixels but .* have 64 x 64"),
+    "unreadable": (_unreadable, r"can't be decoded \(Permission denied\)"),
+}
+every_corruption = pytest.mark.parametrize(
+    ("corrupt", "reason"), CORRUPTIONS.values(), ids=CORRUPTIONS
+)
+
+
+def load(root, **options):
+    return data.load("tiny_imagenet", str(root), validation_size=0, **options)
+
+
+@every_corruption
+def test_a_corrupt_test_image_always_stops(root, monkeypatch, corrupt, reason):
+    corrupt(root / "val/images/val_2.JPEG", monkeypatch)
+    with pytest.raises(UserError, match=rf"^.*val_2\.JPEG {reason}; (unpack|resize)"):
+        load(root, max_corrupt=100)
     assert not (root / folders.CACHE).exists()
+
+
+@every_corruption
+def test_a_corrupt_training_image_is_left_out_and_named(root, monkeypatch, capsys, corrupt, reason):
+    whole = load(root)
+    file = "train/n01/images/n01_1.JPEG"
+    corrupt(root / file, monkeypatch)
+    (root / folders.CACHE).unlink()
+    found = _fresh(root, 1)
+    np.testing.assert_array_equal(found.train.labels, [0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(found.train.images, whole.train.images[[0, 2, 3, 4, 5]])
+    np.testing.assert_array_equal(found.test.images, whole.test.images)
+    ((name, why),) = found.skipped
+    assert name == file
+    assert re.fullmatch(reason, why)
+    said = capsys.readouterr().err
+    assert f"Left out: {root}/{file} {why}.\n1 corrupt training images were left out.\n" == said
+
+
+def _fresh(root, max_corrupt):
+    """As a new process would read it."""
+    data._parts.cache_clear()
+    data._load_arrays.cache_clear()
+    folders._name.cache_clear()
+    return load(root, max_corrupt=max_corrupt)
+
+
+def test_the_limit_is_applied_to_the_cache_too_which_remembers(root, decoded, capsys):
+    for name in ("n01_0", "n01_10"):
+        (root / f"train/n01/images/{name}.JPEG").write_text("text")
+    with pytest.raises(UserError) as caught:
+        _fresh(root, 1)
+    assert str(caught.value) == (
+        f"2 training images of {root} can't be used (train/n01/images/n01_0.JPEG can't be decoded (it "
+        "is no image), train/n01/images/n01_10.JPEG can't be decoded (it is no image)) but "
+        "config.max_corrupt is 1; unpack the data set anew, or pass --config.max_corrupt=2 to train "
+        "without them."
+    )
+    assert capsys.readouterr().err == ""
+    assert len(decoded) == 9
+    for limit in (2, 5):
+        found = _fresh(root, limit)
+        assert len(found.skipped) == 2
+        assert "2 corrupt training images were left out" in capsys.readouterr().err
+        load(root, max_corrupt=limit)
+        assert capsys.readouterr().err == ""  # once
+    assert len(decoded) == 9 + 2 * 2  # the two were looked at again: they might be mended
+    with pytest.raises(UserError, match="but config.max_corrupt is 0;"):
+        load(root)
+    with pytest.raises(UserError, match="config.max_corrupt is -1; use 0 or more"):
+        load(root, max_corrupt=-1)
+
+
+def test_an_image_that_is_mended_with_its_size_kept_is_read(root, monkeypatch):
+    with monkeypatch.context() as patch:
+        _unreadable(root / "train/n01/images/n01_1.JPEG", patch)
+        assert len(folders.read(root)["skipped"]) == 1
+    arrays = folders.read(root)
+    assert len(arrays["skipped"]) == 0
+    assert len(arrays["train_images"]) == 6
+
+
+def test_a_class_without_an_intact_image_is_refused(root):
+    (root / "train/n02/images/n02_0.JPEG").write_bytes(b"")
+    for _ in range(2):
+        sentence = (
+            r"^No image of .*n02/images can be used \(the first one can't be decoded \(it is empty"
+        )
+        with pytest.raises(UserError, match=sentence):
+            folders.read(root)
+
+
+def test_wherever_a_byte_of_the_cache_flips_the_pixels_are_right(root, capsys):
+    expected = folders.read(root)
+    content = (root / folders.CACHE).read_bytes()
+    # In every array, its header, the names and the table at the end.
+    places = [*range(0, 300, 37), *range(300, len(content) - 1800, 9001)]
+    noticed = 0
+    for place in [*places, *range(len(content) - 1800, len(content), 97)]:
+        flipped = content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
+        (root / folders.CACHE).write_bytes(flipped)
+        chex.assert_trees_all_equal(folders.read(root), expected)
+        noticed += "is damaged" in capsys.readouterr().err
+    # The rest are times and attributes of files in the zip, which say nothing of the arrays.
+    assert noticed > len(places) / 2
 
 
 def test_images_of_another_resolution_are_named(root):

@@ -117,7 +117,7 @@ def test_the_command_trains_evaluates_and_reports(finished):
     assert all(epoch["data_wait"] >= 0 for epoch in found["history"])
     assert [point["name"] for point in found["points"]] == ["endpoint 0", "midpoint", "endpoint 1"]
     assert found["recalibration"] == {"num_examples": 16, "batch_size": 8, "augmented": True}
-    assert found["corrupt_images"] == {"count": 0, "names": []}
+    assert found["data"] == {"num_skipped": 0, "skipped": []}
     assert found["places"]["midpoint"]["corruptions"]["snow"].keys() == {"2"}
     assert found["provenance"]["num_training_images"] == 42
     assert "</html>" in (finished / "report.html").read_text()
@@ -236,9 +236,9 @@ def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
     bad.write_bytes(b"text")
     more = ["--config.evaluation.recalibration_augment=False", "--config.num_epochs=2"]
     assert imagenet.main(arguments(root, workdir, *more, recipe="standard")) == 0
-    assert metrics(workdir)["corrupt_images"] == {"count": 1, "names": [str(bad)]}
+    assert metrics(workdir)["data"]["skipped"] == [{"file": str(bad), "reason": "not decoded"}]
     assert f"{bad} can't be decoded and is passed over." in capsys.readouterr().err
-    none = "--config.loader.max_corrupt=0"
+    none = "--config.max_corrupt=0"
     assert imagenet.main(arguments(root, tmp_path / "stops", *more, none, recipe="standard")) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"error: Training images that can't be decoded: 1, the last being {bad}")
@@ -250,7 +250,11 @@ def test_what_was_passed_over_before_an_interruption_is_kept(folder):
     saved = json.loads(json.dumps(train.History(run).to_json()))
     _, again = make_run(folder)
     train.History(again).restore(saved)
-    assert again.loader.record() == {"corrupt_images": {"count": 1, "names": ["one.JPEG"]}}
+    skipped = job.data_record(job.load_data(jpegs.config(folder)), again)
+    assert skipped == {
+        "num_skipped": 1,
+        "skipped": [{"file": "one.JPEG", "reason": "not decoded"}],
+    }
 
 
 def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp_path):
@@ -364,7 +368,7 @@ def test_a_suite_streams_as_a_run_does(folder, tmp_path):
     config = jpegs.config(folder, "standard", num_epochs=2)
     entry, shares = suite.Entry("standard", "article", 0.0, 0, config), []
     record = suite.run_entry(entry, shares.append, folder=tmp_path, requested=lambda: False)
-    assert record["corrupt_images"] == {"count": 0, "names": []}
+    assert record["data"] == {"num_skipped": 0, "skipped": []}
     assert record["cost"]["training_images"] == 2 * 5 * 8
     assert record["cost"]["step_memory_bytes"] > 0
     assert suite.finished(tmp_path, entry) == record

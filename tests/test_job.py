@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def test_metrics_hold_all_that_is_promised(finished):
     assert {e["average"] for e in found["ensembles"]} == {"probability", "logit"}
     assert "validation" in found["points"][1]
     assert np.shape(found["geometry"]["squared_cosines"]) == (2, 2)
+    assert found["data"] == {"num_skipped": 0, "skipped": []}
     keys = {"command", "commit", "versions", "device", "seed", "wall_seconds", "images_per_second"}
     assert keys <= found["provenance"].keys()
     assert found["recalibration"] == {"num_examples": 100, "batch_size": 50, "augmented": True}
@@ -193,6 +195,20 @@ def test_a_damaged_checkpoint_is_passed_over(npz, finished, tmp_path, capsys):
     assert cifar.main(arguments(npz, workdir)) == 0
     assert f"{last} is damaged" in capsys.readouterr().err
     assert digest(workdir) == digest(finished)
+
+
+def test_checkpoints_of_another_network_are_refused(npz, finished, tmp_path, capsys):
+    workdir = tmp_path / "wider"
+    shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
+    found = metrics(finished)["config"]
+    found["model"]["width"] = 6
+    (workdir / "config.json").write_text(json.dumps(found))
+    assert cifar.main(arguments(npz, workdir, "--config.model.width=6")) == 2
+    said = capsys.readouterr().err
+    assert "error: Checkpoint" in said
+    assert "checkpoints/15 is of another network" in said
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["10", "15"]
+    assert not list(workdir.glob("damaged*"))
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path, capsys):

@@ -209,7 +209,7 @@ def test_too_many_unreadable_images_stop_the_run(damaged, num_workers):
     with pytest.raises(
         UserError,
         match=r"^Training images that can't be decoded: 2, the last being .*JPEG, but config\."
-        r"loader\.max_corrupt is 1; ",
+        r"max_corrupt is 1; ",
     ):
         list(one.stream(batches_of(split, one)))
 
@@ -230,7 +230,8 @@ def test_a_batch_without_a_readable_image_stops_the_run(damaged):
     [("num_workers", -1, 0), ("num_threads", -2, 0), ("prefetch", 0, 1), ("max_corrupt", -1, 0)],
 )
 def test_options_that_cannot_be_are_refused(name, value, least):
-    match = rf"^config\.loader\.{name} is {value}; use at least {least}\.$"
+    where = "" if name == "max_corrupt" else r"loader\."
+    match = rf"^config\.{where}{name} is {value}; use at least {least}\.$"
     with pytest.raises(UserError, match=match):
         Loader(options(**{name: value}))
 

@@ -1,5 +1,7 @@
 """Runs of the experiments on several devices are those of one."""
 
+import functools
+import json
 import re
 
 import chex
@@ -7,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cifar, predict, suite, train
+from experiments import cifar, job, predict, suite, train
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.suite import Entry
+from subspace_jax import sharding
 from tests import compilations, tiny
 
 LAYOUTS = ["data=8", "data=4,endpoint=2"]
@@ -25,6 +28,29 @@ def trained(run, state=None):
     for latest in train.fit(run, state or train.init_state(run), history):
         state = latest
     return state
+
+
+def data_file(folder):
+    data = tiny.dataset()
+    file = folder / "tiny.npz"
+    np.savez(
+        file,
+        train_images=data.train.images,
+        train_labels=data.train.labels,
+        test_images=data.test.images,
+        test_labels=data.test.labels,
+    )
+    return file
+
+
+def main(file, workdir, mesh):
+    """The command for a line; its exit code."""
+    small = {"model.depth": 8, "model.width": 4, "num_epochs": 3, "batch_size": 8, "seed": 1}
+    small |= {"optimizer.warmup_epochs": 1, "evaluation.num_points": 3, "checkpoint_seconds": 0}
+    small |= {"evaluation.recalibration_batch_size": 16, "normalization": "none"}
+    small |= {"validation_size": 8, "data_dir": file, "dataset": "tiny", "mesh": mesh}
+    where = ["--config", "experiments/configs/cifar10.py:line", "--workdir", str(workdir)]
+    return cifar.main([*where, *(f"--config.{name}={value}" for name, value in small.items())])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -71,6 +97,38 @@ def test_the_program_of_a_run_is_not_compiled_again(layout):
     assert "train_call" not in str(names)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_is_known_before_the_first_step_and_nothing_is_compiled_twice(layout, capsys):
+    run = make_run(layout)
+    state = train.init_state(run)
+    jax.clear_caches()
+    with compilations.noted() as names:
+        report = job.step_report(run, state)
+        trained(run, state)
+    assert names.count("jit(train_call)") == 1
+    shards = 1 if layout == "data=8" else 2
+    assert report.endpoints == sum(x.nbytes for x in jax.tree.leaves(state.endpoints)) // shards
+    assert report.sentence() in capsys.readouterr().err
+
+
+def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
+    monkeypatch.setattr(train, "compiled_call", None)
+    run = make_run("")
+    assert job.step_report(run, train.init_state(run)) is None
+    assert not capsys.readouterr().err
+
+
+def test_a_run_that_will_not_fit_is_refused_before_its_first_step(tmp_path, monkeypatch, capsys):
+    original = sharding.memory_report
+    limited = functools.partial(original, limit=1000)
+    monkeypatch.setattr(sharding, "memory_report", limited)
+    monkeypatch.setattr(train, "fit", None)
+    assert main(data_file(tmp_path), tmp_path / "run", "data=8") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"A step needs .* and it has .* GiB; enlarge the axis (data|endpoint)", said)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_a_batch_is_computed_by_all_devices():
     """The convolutions of the compiled call are those of an eighth of the batch."""
     run = make_run("data=4,endpoint=2")
@@ -106,27 +164,8 @@ def test_bad_input(changes, sentence):
 
 
 def test_a_run_goes_on_from_a_checkpoint_of_another_mesh(tmp_path, monkeypatch):
-    data = tiny.dataset()
-    file = tmp_path / "tiny.npz"
-    np.savez(
-        file,
-        train_images=data.train.images,
-        train_labels=data.train.labels,
-        test_images=data.test.images,
-        test_labels=data.test.labels,
-    )
-    config = "experiments/configs/cifar10.py:line"
-    small = {"model.depth": 8, "model.width": 4, "num_epochs": 3, "batch_size": 8, "seed": 1}
-    small |= {"optimizer.warmup_epochs": 1, "evaluation.num_points": 3, "checkpoint_seconds": 0}
-    small |= {"evaluation.recalibration_batch_size": 16, "normalization": "none"}
-    small |= {"validation_size": 8, "data_dir": file, "dataset": "tiny"}
-    arguments = [f"--config.{name}={value}" for name, value in small.items()]
-
-    def main(workdir, mesh):
-        where = ["--config", config, "--workdir", str(tmp_path / workdir)]
-        return cifar.main([*where, *arguments, f"--config.mesh={mesh}"])
-
-    assert main("whole", "") == 0
+    file = data_file(tmp_path)
+    assert main(file, tmp_path / "whole", "") == 0
 
     class Stopped(Exception):
         pass
@@ -143,9 +182,12 @@ def test_a_run_goes_on_from_a_checkpoint_of_another_mesh(tmp_path, monkeypatch):
     original = train.fit
     monkeypatch.setattr(train, "fit", fit)
     with pytest.raises(Stopped):
-        main("moved", "data=4,endpoint=2")
+        main(file, tmp_path / "moved", "data=4,endpoint=2")
     monkeypatch.setattr(train, "fit", original)
-    assert main("moved", "data=8") == 0
+    assert main(file, tmp_path / "moved", "data=8") == 0
+    memory = json.loads((tmp_path / "moved" / "metrics.json").read_text())["provenance"]["memory"]
+    assert memory["endpoints"] > 0
+    assert memory["limit"] is None
     found, expected = (np.load(tmp_path / name / "weights.npz") for name in ("moved", "whole"))
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-2, atol=1e-3)

@@ -346,3 +346,10 @@ def test_what_does_not_fit_is_said_with_what_helps(sizes, advice):
     report = sharding.MemoryReport(*(2**30 * size for size in sizes), limit=2**33)
     assert report.sentence().startswith("A step needs 12.0 GiB on a device (endpoints ")
     assert f"and it has 8.0 GiB; {advice}" in report.sentence()
+
+
+def test_memory_that_fits():
+    report = sharding.MemoryReport(1, 1, 1, 1, 1, limit=5)
+    assert report.fits
+    assert report._replace(limit=None).fits
+    assert not report._replace(limit=4).fits

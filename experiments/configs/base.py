@@ -20,12 +20,16 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     # Steps per compiled call; 0: up to 500 on accelerators, one step on a CPU. Calls end with the epoch.
     config.steps_per_call = 0
     # How all devices share a run, as "data=4,endpoint=2": batches split over both, endpoints over the
-    # second; "data" alone takes what the other leaves. "": one device.
+    # second; "data" alone takes what the other leaves. "": one device. In suites also "run=8": see
+    # docs/scaling.md.
     config.mesh = ""
 
     config.dataset = ""
     # Where TFDS keeps its data ("": TFDS_DATA_DIR or ~/tensorflow_datasets), or a file ending in .npz.
     config.data_dir = ""
+    # Training images that can't be decoded (of Tiny-ImageNet's and ImageNet's files) are left out and
+    # named, up to so many; with more the run stops, and with a test image that can't be decoded always.
+    config.max_corrupt = 10
     # Pixels on a side of the images of ImageNet, whose files have many sizes; 0 elsewhere.
     config.image_size = 0
     # How many classes the data set must have; 0 for any number.
@@ -46,8 +50,6 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.loader.num_threads = 0
     # Batches that each process makes ahead, at least; a thread makes one at a time.
     config.loader.prefetch = 2
-    # Unreadable training images that are passed over before a run stops.
-    config.loader.max_corrupt = 0
 
     config.label_noise = ml_collections.ConfigDict()
     # The share of training labels that are replaced, in [0, 1).
@@ -64,6 +66,9 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     # Of the activations: "float32", or "bfloat16", faster on accelerators. Weights, gradients,
     # batch-norm statistics and losses are float32 in both.
     config.model.dtype = "float32"
+    # In training mode batch norm takes the statistics of so many equal groups of the batch, each its
+    # own, as that many devices with statistics of their own would; 1: of the whole batch.
+    config.model.batch_norm_groups = 1
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 0.1

@@ -1,0 +1,133 @@
+"""Whether runs survive what machines do to them: kills, signals, full disks, damaged files."""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import faults, output
+from benchmarks.table import table
+from experiments.errors import UserError
+from experiments.provenance import finished_now, provenance
+
+DESCRIPTION = """Does to real runs what machines do to them, and measures what is lost.
+
+    python -m benchmarks.soak [--kills 50] [--signals 3] [--seed 0] [--output FOLDER]
+
+A line is trained on scikit-learn's digits again and again: killed at random moments and started again
+until it finishes; told to stop; on a disk that fills up; with a damaged checkpoint; beside a second
+process in its folder; and on images of which some are corrupt. Every run that finishes must equal the
+one that nothing happened to, bit for bit: one that does not ends this command with the exit code 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.soak",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kills", type=int, default=50, help="by SIGKILL, at random moments")
+    parser.add_argument("--signals", type=int, default=3, help="SIGTERM, at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--output", type=Path, default=Path("runs/soak"))
+    options = parser.parse_args(argv)
+    return output.write(lambda: measure(options), markdown, options.output, "soak")
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """All faults, as JSON values.
+
+    Raises:
+      UserError: a count below 1.
+      Failed: a run did not survive, or was not equal to the one that nothing happened to.
+    """
+    for name in ("kills", "signals"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
+    begin, record = time.perf_counter(), provenance("benchmarks.soak")
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        setting = faults.make_setting(Path(folder))
+        expected, seconds = None, []
+        for name in ("cold", "warm"):  # the second takes the compiled programs of the first
+            before = time.perf_counter()
+            run = faults.start(setting, Path(folder) / name)
+            faults.finish(run)
+            seconds.append(time.perf_counter() - before)
+            expected = expected or faults.outcome(run.workdir)
+            faults.check_same(run.workdir, expected)
+            steps = faults.read_notes(run).step
+        life = seconds[-1]
+        found = {
+            "full_disk": faults.full_disk(setting, expected),
+            "damage": faults.damage(setting, expected),
+            "second_process": faults.second_process(setting, expected),
+            "corrupt_images": faults.corrupt_images(setting, rng),
+            "signals": faults.terminations(setting, rng, options.signals, life, expected),
+            "kills": faults.kills(setting, rng, options.kills, life, expected),
+        }
+    return {
+        "run": {
+            "arguments": list(setting.arguments),
+            "steps": steps,
+            "seconds": dict(zip(("cold", "warm"), seconds, strict=True)),
+            "sha256": expected["sha256"],
+        },
+        **found,
+        "provenance": record
+        | finished_now()
+        | {"seed": options.seed, "wall_seconds": time.perf_counter() - begin},
+    }
+
+
+def markdown(results: dict) -> str:
+    """The faults as a table."""
+    killed, told, disk = (results[name] for name in ("kills", "signals", "full_disk"))
+    lost, moments = killed["steps_lost"], killed["moments"]
+    stopped = ", ".join(map(str, told["stopped_at_steps"]))
+    damaged, images = results["damage"], results["corrupt_images"]
+    rows = [
+        [
+            f"SIGKILL, {killed['kills']} times in {killed['runs']} runs",
+            "; ".join(f"{name} {count}" for name, count in moments.items()),
+            f"steps lost: median {statistics.median(lost):g}, at most {max(lost)}, with a checkpoint "
+            f"every {killed['interval']}; bit for bit",
+        ],
+        [
+            f"SIGTERM, {told['signals']} times",
+            f"stopped at steps {stopped}" if stopped else "all came after the run had finished",
+            "exit code 0, no step lost; bit for bit" if stopped else "not tried",
+        ],
+        [
+            "the disk fills up",
+            disk.get("skipped") or f"`{disk['said']}`",
+            "not tried"
+            if "skipped" in disk
+            else f"checkpoint {disk['kept']} is kept and used; bit for bit",
+        ],
+        [
+            "a byte of a checkpoint flips",
+            f"checkpoint {damaged['damaged']}",
+            f"resumed at {damaged['resumed_at']}, the one before; bit for bit",
+        ],
+        [
+            "a second process in the folder",
+            f"`{results['second_process']['said']}`",
+            "refused; the first one's results bit for bit",
+        ],
+        [
+            f"corrupt training images, {images['limit']} allowed",
+            "; ".join(f"{n}: {what}" for n, what in images["by_number"].items()),
+            f"a corrupt test image: {images['test_image']}",
+        ],
+    ]
+    return table(["fault", "when, or what was said", "what became of the run"], rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""One process in a workdir: who is refused, what is left, when the lock is given up."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cifar, lock, reproduce
+from experiments.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+HOLDER = """
+import pathlib, sys
+from experiments import lock
+with lock.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+PARENT = """
+import os, pathlib, subprocess, sys
+from experiments import lock
+with lock.hold(pathlib.Path(sys.argv[1])):
+    subprocess.Popen([sys.executable, "-c", "input()"], stderr=subprocess.DEVNULL)
+    read, write = os.pipe()
+    if not os.fork():
+        os.write(write, b".")
+        sys.stdin.read()
+        os.write(1, b"forked ends\\n")
+        os._exit(0)
+    os.read(read, 1)
+    print("both run", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds `tmp_path / "run"` until its standard input ends."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+COMMANDS = {
+    "run": (cifar.main, [f"--config={ROOT / 'experiments/configs/digits.py'}:line"]),
+    "suite": (reproduce.main, ["digits"]),
+}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS.values(), ids=COMMANDS)
+def test_the_second_process_is_refused_by_name_and_touches_nothing(
+    tmp_path, holder, capsys, command, arguments, overwrite
+):
+    folder = tmp_path / "run"
+    if overwrite:  # what another config left there
+        (folder / "config.json").write_text('{"seed": 1}')
+        (folder / "runs").mkdir()
+        (folder / "runs" / "record.json").write_text("{}")
+    before = contents(folder)
+    more = ["--workdir", str(folder), *["--overwrite"][: int(overwrite)]]
+    assert command([*arguments, *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
+    assert said.endswith("; wait until it has finished, stop it, or choose another --workdir.\n")
+    assert said.count("\n") == 1
+    assert contents(folder) == before
+
+
+def test_it_is_given_up_at_the_end_and_nothing_is_left(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with lock.hold(folder):
+        assert json.loads((folder / lock.LOCK).read_text())["process"] == os.getpid()
+        with (
+            pytest.raises(UserError, match=f"in use by process {os.getpid()} on"),
+            lock.hold(folder),
+        ):
+            pass
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(RuntimeError), lock.hold(folder):
+        (folder / "kept").write_text("")
+        raise RuntimeError
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_a_killed_process_leaves_it_to_the_next(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "run" / lock.LOCK).exists()
+    with lock.hold(tmp_path / "run"):
+        pass
+
+
+def test_children_do_not_keep_it_when_their_parent_is_killed(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "run")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "both run\n"
+    with (
+        pytest.raises(UserError, match=f"by process {process.pid} on"),
+        lock.hold(tmp_path / "run"),
+    ):
+        pass
+    process.kill()
+    process.wait()
+    with lock.hold(tmp_path / "run"):
+        pass
+    process.stdin.close()
+    assert process.stdout.read() == "forked ends\n"  # it was still there
+    process.stdout.close()
+
+
+def test_a_lock_that_its_holder_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    original, calls = lock._lock, []
+
+    def slow(descriptor, path):
+        if not calls:
+            path.unlink()  # between opening and locking
+        calls.append(path)
+        original(descriptor, path)
+
+    monkeypatch.setattr(lock, "_lock", slow)
+    with lock.hold(tmp_path / "run"):
+        assert len(calls) == 2
+        assert json.loads((tmp_path / "run" / lock.LOCK).read_text())["process"] == os.getpid()
+
+
+def test_file_systems_without_locks_are_named_once(tmp_path, monkeypatch, capsys):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with lock.hold(tmp_path / "run"):
+        (tmp_path / "run" / "kept").write_text("")
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / 'run'} can't be locked (No locks available): see to it")
+    assert said.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(path, *args):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(lock.os, "open", refuse)
+    with (
+        pytest.raises(UserError, match=r"run can't be written \(Permission denied\); mend that or"),
+        lock.hold(tmp_path / "run"),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()

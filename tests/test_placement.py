@@ -1,0 +1,198 @@
+"""Runs of a group, each on devices of its own, are what they are alone."""
+
+import dataclasses
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments import placement, plan, predict, suite, train
+from experiments.configs.suites import get_config
+from experiments.data import Split
+from experiments.errors import UserError
+from experiments.suite import Entry
+from experiments.together import Together
+from subspace_jax import sharding
+from tests import compilations, tiny
+from tests.test_together import train_together, trained
+
+DATA = tiny.dataset()
+
+
+def make_run(slot, mesh="run=8", recipe="line", **changes):
+    """A run with labels and a learning rate of its own."""
+    rate = 0.02 * ((slot or 0) + 1)
+    config = tiny.config(
+        recipe, seed=slot or 0, mesh=mesh, batch_size=8, optimizer__learning_rate=rate, **changes
+    )
+    split = Split(DATA.train.images, np.roll(DATA.train.labels, slot or 0))
+    return train.make_run(config, DATA._replace(train=split), slot)
+
+
+def alone(run):
+    """The same run on one device."""
+    return make_run(run.seed, mesh="")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "slots", "devices"),
+    [
+        ("run=8", range(3), 1),  # fewer than the axis: on fewer devices
+        ("run=2,data=2,endpoint=2", range(4), 4),  # two on the same devices
+    ],
+)
+def test_runs_are_what_they_are_alone(mesh, slots, devices):
+    runs = [make_run(slot, mesh) for slot in slots]
+    with compilations.noted() as names:
+        together = [future.result() for future in train_together(runs)]
+    assert sum("train_apart" in name for name in names) == 1
+    assert "jit(train_call)" not in names
+    places = set()
+    for run, (state, epochs) in zip(runs, together, strict=True):
+        expected, history = trained(alone(run))
+        chex.assert_trees_all_close(state, expected, rtol=2e-3, atol=2e-4)
+        losses = ([epoch["loss"] for epoch in found] for found in (epochs, history))
+        np.testing.assert_allclose(*losses, rtol=1e-3)
+        for leaf in jax.tree.leaves(state):
+            assert leaf.sharding.device_set == set(run.program.model.mesh.devices.flat)
+        assert len(state.step.sharding.device_set) == devices
+        places.add(frozenset(state.step.sharding.device_set))
+    assert len(places) == min(len(runs), 2 if "run=2" in mesh else 8)
+
+
+def compiled(mesh, count):
+    """The text of the program of a group's calls."""
+    runs = [make_run(slot, mesh) for slot in range(count)]
+    whole = placement.beside([run.program.model.mesh for run in runs])
+    states = placement.joined(whole, [[train.init_state(run)] for run in runs])
+    index = jnp.arange(8).reshape(1, 8)
+    others = placement.joined(
+        whole, [[(run.hyper, jax.random.key(0), run.labels, index)] for run in runs]
+    )
+    images = placement.shared(whole, [run.images for run in runs])
+    program = runs[0].program
+    program = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=whole))
+    lowered = train.train_apart.lower(states, others, images, program=program, unroll=True)
+    return lowered.compile().as_text()
+
+
+COLLECTIVE = r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+
+
+def test_runs_do_not_communicate():
+    text = compiled("run=8", 8)
+    assert "f32[3,3,1,4]" in text  # it is the program of training
+    assert not re.findall(COLLECTIVE, text)
+
+
+def test_what_a_run_communicates_stays_with_its_devices():
+    text = compiled("run=2,data=4", 2)
+    assert set(re.findall(COLLECTIVE, text)) == {"all-reduce"}
+    own = ("{{0,1,2,3},{4,5,6,7}}", "[2,4]<=[8]")
+    assert all(groups in own for groups in re.findall(r"replica_groups=(\S+?), ", text))
+
+
+def test_a_group_s_record_is_that_of_its_runs_alone(tmp_path):
+    file = tmp_path / "tiny.npz"
+    parts = {"train": DATA.train, "test": DATA.test}
+    np.savez(
+        file,
+        **{f"{name}_images": part.images for name, part in parts.items()},
+        **{f"{name}_labels": part.labels for name, part in parts.items()},
+    )
+
+    def records(mesh, at_once):
+        together = Together(at_once)
+        entries = []
+        for seed in range(2):
+            changes = {"dataset": "tiny", "data_dir": str(file), "mesh": mesh, "seed": seed}
+            config = tiny.config("line", batch_size=8, evaluation__num_points=3, **changes)
+            entries.append(Entry("line", "article", 0.0, seed, config))
+
+        def run_one(entry, advance):
+            folder, never = tmp_path / str(at_once), lambda: False
+            return suite.run_entry(
+                entry, advance, folder=folder, requested=never, together=together
+            )
+
+        outcome = suite.run_all(entries, run_one, 1, together)
+        assert not outcome.failures
+        return outcome.records
+
+    expected = records("", 1)
+    for name, record in records("run=2,data=4", 2).items():
+        nll, other = (r["places"]["midpoint"]["nll"] for r in (record, expected[name]))
+        assert nll == pytest.approx(other, rel=1e-2)
+
+
+def test_parted_is_the_inverse_of_joined():
+    meshes = [make_run(slot, "run=2,data=2,endpoint=2").program.model.mesh for slot in range(2)]
+
+    def tree(value):
+        x = jnp.arange(8.0).reshape(4, 2) + value
+        return {"x": x, "key": jax.random.key(value)}
+
+    trees = [[tree(2 * i + j) for j in range(3)] for i in range(2)]
+    where = [NamedSharding(mesh, PartitionSpec("endpoint")) for mesh in meshes]
+    for of_mesh, place in zip(trees, where, strict=True):
+        for each in of_mesh:
+            each["x"] = jax.device_put(each["x"], place)
+    whole = placement.beside(meshes)
+    joined = placement.joined(whole, trees)
+    assert joined["x"].shape == (6, 4, 2)
+    assert joined["x"].sharding.spec == PartitionSpec("run", "endpoint")
+    np.testing.assert_array_equal(joined["x"][4], trees[1][1]["x"])
+    for found, expected in zip(placement.parted(whole, joined), trees, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one["x"], other["x"])
+            assert one["key"] == other["key"]
+            assert one["x"].sharding == other["x"].sharding
+
+
+@pytest.mark.parametrize(("size", "part"), [(16, 2), (12, 3), (9, 9), (100, 25)])
+def test_a_batch_is_split_over_as_many_devices_as_divide_it(size, part):
+    mesh = sharding.make_mesh("data=4,endpoint=2")
+    found = jax.jit(lambda x: placement.spread(mesh, x))(jnp.arange(size))
+    assert found.sharding.shard_shape(found.shape) == (part,)
+    np.testing.assert_array_equal(found, np.arange(size))
+
+
+def test_recalibration_is_split_over_as_many_devices_as_divide_the_batch():
+    """And its statistics are those of one device."""
+    stats = []
+    for mesh in ("", "data=8"):
+        run = make_run(None, mesh)
+        config = tiny.config("line", batch_size=8, evaluation__recalibration_batch_size=12)
+        settings = predict.make_settings(config, run)
+        stack = train.init_state(run).endpoints
+        stats.append(predict.recalibrated(run, stack, settings)[0].stats)
+    chex.assert_trees_all_close(*stats, rtol=1e-4, atol=1e-5)
+    batch = next(iter(predict.recalibration_batches(run, settings)))
+    moments = jax.jit(predict.moments_fn(run.program.model, False))
+    text = moments.lower(stack, batch).compile().as_text()
+    assert {int(n) for n in re.findall(r"f32\[(\d+),8,8,4\]\S* convolution", text)} == {3}
+
+
+def test_a_suite_s_mesh_splits_its_groups():
+    config = get_config("digits")
+    config.run.mesh, config.runs_at_once = "run=8", 8
+    plan.check(config)
+    config.runs_at_once = 12
+    sentence = "config.run.mesh splits runs 8 ways but config.runs_at_once is 12"
+    with pytest.raises(UserError, match=f"{sentence}; use --config.runs_at_once=8 or 16"):
+        plan.check(config)
+    config.runs_at_once = 1
+    with pytest.raises(UserError, match="use --config.runs_at_once=8"):
+        plan.check(config)
+    config.run.mesh = "run=3"
+    with pytest.raises(UserError, match=r"but there are 8; .*\(config.run.mesh\)"):
+        plan.check(config)
+
+
+def test_a_run_alone_has_no_run_axis():
+    with pytest.raises(UserError, match="config.mesh is 'run=8' but a run trains alone"):
+        make_run(None)
