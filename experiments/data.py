@@ -100,12 +100,13 @@ def load(
     data_dir = os.path.expanduser(data_dir)
     with _ONE_AT_A_TIME:
         source = (name, data_dir, _stamp(data_dir), image_size)
+        found = _load_arrays(*source)[2]
+        if num_classes and found != num_classes:
+            raise UserError(
+                f"config.num_classes is {num_classes} but {data_dir or name} has {found} classes; add "
+                f"what is missing, or set config.num_classes to {found}."
+            )
         parts = _parts(source, validation_size, split_seed, train_size)
-    if num_classes and parts.num_classes != num_classes:
-        raise UserError(
-            f"config.num_classes is {num_classes} but {data_dir or name} has {parts.num_classes} "
-            f"classes; add what is missing, or set config.num_classes to {parts.num_classes}."
-        )
     if name == "tiny_imagenet" and not data_dir.endswith(".npz"):
         from experiments import folders  # imports Pillow
 
