@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import hosts
 from experiments.errors import UserError
 from experiments.workdir import DAMAGED
 from subspace_jax.tree import PyTree
@@ -66,8 +68,7 @@ class Checkpoints:
         """
         if step == self._manager.latest_step():
             return
-        # A copy: on a CPU the arrays of a device may be those that the next call overwrites.
-        arrays = jax.tree.map(lambda x: np.array(jax.device_get(x)), state)
+        arrays = jax.tree.map(_copied, state)
         self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(arrays)))
         record = record | {"sha256": _digest(arrays), "arrays": _shapes(arrays)}
         args = ocp.args.Composite(
@@ -89,22 +90,27 @@ class Checkpoints:
           UserError: there are checkpoints and none of them is intact, or one is of another network or
             optimizer; then nothing is moved.
         """
-        like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        like = jax.tree.map(_target, like)
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            reason = ""
             try:
                 restored = self._restore(step, like)
             except _OtherArrays:
                 raise
             except Exception as error:  # whatever Orbax and its storage raise on damaged files
-                damaged[step] = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if hosts.any_of(bool(reason))[0]:
+                damaged[step] = reason or "another process can't read it"
                 continue
             for bad, reason in damaged.items():
-                print(
-                    f"Checkpoint {self._folder / str(bad)} is damaged ({reason}); it is now "
-                    f"{self._put_aside(bad)}, and {step} is used.",
-                    file=sys.stderr,
-                )
+                target = self._put_aside(bad)
+                if hosts.is_first():
+                    print(
+                        f"Checkpoint {self._folder / str(bad)} is damaged ({reason}); it is now "
+                        f"{target}, and {step} is used.",
+                        file=sys.stderr,
+                    )
             return restored
         if damaged:
             paths = ", ".join(str(self._folder / str(step)) for step in damaged)
@@ -124,7 +130,7 @@ class Checkpoints:
         digest = _digest(restored.state)
         if restored.record["sha256"] != digest:
             raise ValueError(f"SHA-256 is {digest}, not {restored.record['sha256']} as written")
-        return jax.tree.map(jax.numpy.asarray, restored.state), restored.record
+        return jax.tree.map(jnp.asarray, restored.state), restored.record
 
     def _check_arrays(self, step, record, like) -> None:
         """Refuses a checkpoint that is whole, but not of this network and optimizer."""
@@ -145,7 +151,9 @@ class Checkpoints:
         while target.exists():
             number += 1
             target = self._folder.with_name(f"{DAMAGED}{step}_{number}")
-        os.rename(self._folder / str(step), target)
+        if hosts.is_first():
+            os.rename(self._folder / str(step), target)
+        hosts.any_of(False)  # not before it is done
         self._manager = self._open()
         return target
 
@@ -157,7 +165,7 @@ class Checkpoints:
     def _check_space(self, step, num_bytes) -> None:
         """Refuses before anything is written, so that nothing is half-written."""
         free, needed = shutil.disk_usage(self._folder).free, num_bytes + _OVERHEAD
-        if free < needed:
+        if hosts.any_of(free < needed)[0]:
             raise UserError(
                 f"The disk is full: checkpoint {step} needs {needed:,} bytes and {self._folder} has "
                 f"{free:,} left; free space and run the same command again, it resumes from the "
@@ -166,6 +174,18 @@ class Checkpoints:
 
     def _explained(self, step):
         return _FullDisk(self._folder, step)
+
+
+def _copied(leaf):
+    """A copy: on a CPU the arrays of a device may be those that the next call overwrites."""
+    return np.array(leaf) if leaf.is_fully_addressable else jnp.copy(leaf)
+
+
+def _target(leaf):
+    """What Orbax restores a leaf like: whole, or each process its part."""
+    if leaf.is_fully_addressable:
+        return np.zeros(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 class _FullDisk:
@@ -206,7 +226,7 @@ def _shapes(arrays: PyTree) -> dict[str, str]:
 def _digest(arrays: PyTree) -> str:
     digest = hashlib.sha256()
     for path, array in jax.tree.leaves_with_path(arrays):
-        array = np.asarray(array)
+        array = hosts.fetch(array)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,9 +1,8 @@
 """CIFAR-10 and CIFAR-100 by the article's recipe; see `python -m experiments.cifar --help`."""
 
-import functools
 import sys
 
-from experiments import cli, job
+from experiments import job
 
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on CIFAR-10 or CIFAR-100.
 
@@ -17,11 +16,8 @@ stop. The data set is downloaded and prepared if --config.data_dir does not hold
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    return cli.run(
-        functools.partial(job.main, module="experiments.cifar"),
-        argv=argv,
-        description=DESCRIPTION,
-        default_config="experiments/configs/cifar10.py:line",
+    return job.command(
+        "experiments.cifar", DESCRIPTION, "experiments/configs/cifar10.py:line", argv
     )
 
 

@@ -1,6 +1,5 @@
 """ImageNet by the article's recipe; see `python -m experiments.imagenet --help`."""
 
-import functools
 import sys
 
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on ImageNet.
@@ -17,13 +16,10 @@ SIGTERM and Ctrl-C save before they stop."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    from experiments import cli, job  # not in the processes that decode, which import this module
+    from experiments import job  # not in the processes that decode, which import this module
 
-    return cli.run(
-        functools.partial(job.main, module="experiments.imagenet"),
-        argv=argv,
-        description=DESCRIPTION,
-        default_config="experiments/configs/imagenet.py:line",
+    return job.command(
+        "experiments.imagenet", DESCRIPTION, "experiments/configs/imagenet.py:line", argv
     )
 
 

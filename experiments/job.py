@@ -1,5 +1,6 @@
 """One training run from config to report: resumable at any moment, evaluated at the end."""
 
+import contextlib
 import functools
 import json
 import statistics
@@ -15,11 +16,13 @@ import tqdm
 
 import subspace_jax as ss
 from experiments import (
+    cli,
     corrupted,
     data,
     evaluate,
     figures,
     files,
+    hosts,
     lock,
     outside,
     placement,
@@ -44,34 +47,68 @@ class Interrupted(Exception):
     """A signal came; what was done is saved."""
 
 
+def command(
+    module: str, description: str, default_config: str, argv: list[str] | None = None
+) -> int:
+    """Runs a command that trains one run, in one process or several; returns its exit code.
+
+    Args:
+      module: of the command.
+      description: the first part of its help text.
+      default_config: file of the config, with the recipe after a colon.
+      argv: without the program's name; `sys.argv[1:]` by default.
+    """
+    run = functools.partial(
+        cli.run,
+        functools.partial(main, module=module),
+        argv=argv,
+        description=f"{description}\n\n{hosts.DESCRIPTION}",
+        default_config=default_config,
+        define=hosts.define,
+    )
+    return hosts.finish(run)
+
+
 def main(options: SimpleNamespace, module: str) -> None:
     """Trains, evaluates and reports one run.
 
     Args:
-      options: `config`, `workdir` and `overwrite`, as `experiments.cli.run` gives them.
+      options: `config`, `workdir`, `overwrite` and those of `hosts.define`, as `experiments.cli.run`
+        gives them.
       module: the command's module, for the record.
 
     Raises:
       UserError: a config, data or workdir that a run can't have, divergence, a full disk, another
-        process in the workdir.
+        run's process in the workdir, or processes of this one that are lost.
     """
     begin = time.perf_counter()
+    hosts.join(options)
+    try:
+        _main(options, module, begin)
+    except jax.errors.JaxRuntimeError as error:
+        if sentence := hosts.lost_another(error):
+            raise sentence from error
+        raise
+
+
+def _main(options, module, begin) -> None:
     config = options.config
     make_method(config)  # refuses a bad config before any data is read
     folder = workdir.check(options.workdir, config, options.overwrite)
-    if _is_done(folder, options.overwrite):
+    done = _is_done(folder, options.overwrite)
+    if hosts.any_of(done)[0]:
         return
-    with lock.hold(folder):
+    with lock.hold(folder) if hosts.is_first() else contextlib.nullcontext():
         # Whoever held it may have made and finished this run, or another.
         workdir.check(options.workdir, config, options.overwrite)
-        if not _is_done(folder, options.overwrite):
+        if not hosts.any_of(_is_done(folder, options.overwrite))[0]:
             _run(config, folder, options.overwrite, module, begin)
 
 
 def _is_done(folder: Path, overwrite: bool) -> bool:
     """Whether the run is finished; then it is shown."""
     metrics = workdir.finished(folder, overwrite)
-    if metrics is None:
+    if metrics is None or not hosts.is_first():
         return False
     print(_headline(metrics))
     print(f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do.")
@@ -86,15 +123,20 @@ def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> No
     shifted = shifted_images(config, dataset)
     check_shifted(config, shifted)
     with Stop() as stop:
-        workdir.prepare(folder, config, overwrite)
+        if hosts.is_first():
+            workdir.prepare(folder, config, overwrite)
+        hosts.any_of(False)  # not before the folder is there
         try:
             metrics = _train_and_evaluate(
                 config, dataset, run, settings, shifted, folder, stop, module
             )
             metrics["provenance"] |= finished_now() | {"wall_seconds": time.perf_counter() - begin}
         except Interrupted as interruption:
-            print(interruption)
+            if hosts.is_first():
+                print(interruption)
             return
+    if not hosts.is_first():
+        return
     pictures = {name: figures.png(f) for name, f in figures.run_figures(metrics).items()}
     page = report.page(metrics, pictures)
     workdir.publish(folder, metrics, pictures, page)
@@ -198,8 +240,9 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
     if len(dataset.validation.labels):
         splits["validation"] = dataset.validation
     begin = time.perf_counter()
-    stack = run.program.method.trained(state, jax.random.key(config.seed))
-    weights.save(folder / workdir.WEIGHTS, stack)
+    stack = hosts.local(run.program.method.trained(state, jax.random.key(config.seed)))
+    if hosts.is_first():
+        weights.save(folder / workdir.WEIGHTS, stack)
     results = evaluate.evaluate(
         run,
         stack,
@@ -234,20 +277,24 @@ def _train(config, run, folder, stop) -> tuple:
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     state = train.init_state(run)
     with Logs(folder) as logs:
-        history = train.History(run, on_epoch=logs.write)
+        history = train.History(run, on_epoch=logs.write if hosts.is_first() else _unwritten)
         if restored := checkpoints.restore(state):
             state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
             history.restore(record["history"])
-        logs.start_from(history.epochs)
+        if hosts.is_first():
+            logs.start_from(history.epochs)
         start = int(state.step)
         try:
             memory = step_report(run, state) if start < run.program.num_steps else None
+            agreement = hosts.Agreement()
             for latest in _with_bar(run, state, history):
                 state = latest
                 due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
-                if due or stop.requested:
+                due, stopping = agreement.any(due, stop.requested)
+                if due or stopping:
                     _save(checkpoints, run, state, history)
-                if stop.requested:
+                    agreement = hosts.Agreement()  # what was due before is done
+                if stopping:
                     raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
             _save(checkpoints, run, state, history)
         finally:
@@ -268,14 +315,16 @@ def step_report(run: train.Run, state: ss.TrainState) -> sharding.MemoryReport |
         return None
     if not report.fits:
         raise UserError(report.sentence())
-    print(report.sentence(), file=sys.stderr)
+    if hosts.is_first():
+        print(report.sentence(), file=sys.stderr)
     return report
 
 
 def _with_bar(run, state, history) -> Iterator:
     """The states of `train.fit`, with a progress bar that shows the time left."""
     step, total = int(state.step), run.program.num_steps
-    with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", mininterval=0.5) as bar:
+    shown = {"disable": not hosts.is_first(), "mininterval": 0.5}
+    with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", **shown) as bar:
         for latest in train.fit(run, state, history):
             bar.update(history.num_steps - bar.n)
             if history.epochs:
@@ -288,6 +337,11 @@ def _with_bar(run, state, history) -> Iterator:
                 )
             yield latest
         bar.update(history.num_steps - bar.n)
+
+
+def _unwritten(record: dict) -> None:
+    """What processes but the first do with an epoch's record."""
+    del record
 
 
 def _save(checkpoints, run, state, history) -> None:
@@ -306,9 +360,12 @@ def _stopped_sentence(folder, step, run) -> str:
 def _watched(folder, stop) -> predict.Wrap:
     """Shows progress over batches of the evaluation, and stops it when a signal comes."""
 
+    shown = {"disable": not hosts.is_first(), "mininterval": 0.5}
+
     def wrap(batches: Iterable, what: str) -> Iterator:
-        for batch in tqdm.tqdm(batches, unit="batch", desc=what, mininterval=0.5):
-            if stop.requested:
+        agreement = hosts.Agreement()
+        for batch in tqdm.tqdm(batches, unit="batch", desc=what, **shown):
+            if agreement.any(stop.requested)[0]:
                 raise Interrupted(
                     f"Stopped during the evaluation; the trained endpoints are saved in {folder}: "
                     "run the same command again to evaluate them."

@@ -20,7 +20,7 @@ from subspace_jax.tree import PyTree
 def make_mesh(
     config: ml_collections.ConfigDict, method: Method, slot: int | None = None
 ) -> Mesh | None:
-    """The mesh of a run; `None` if its config names none.
+    """The mesh of a run; `None` if its config names none. Several processes share all their devices.
 
     Args:
       config: of the run.
@@ -32,7 +32,7 @@ def make_mesh(
     Raises:
       UserError: it does not fit the devices, the endpoints or the batches.
     """
-    if not config.mesh:
+    if not config.mesh and jax.process_count() == 1:
         return None
     try:
         mesh = sharding.make_mesh(config.mesh)

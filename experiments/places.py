@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import subspace_jax as ss
-from experiments import choose
+from experiments import choose, hosts
 from experiments.corrupted import Corrupted
 from experiments.data import Split
 from experiments.layout import DRAWS_STREAM, Layout, short
@@ -207,7 +207,7 @@ def _mc_place(work: Evaluation, center: Networks) -> dict:
     def logits_of(networks, images):
         one = jax.tree.map(lambda x: x[0], networks)
         batches = padded_batches(images, settings.batch_size)
-        logits = ss.predict(dropout_logits_fn(model), (one, keys), batches)
+        logits = hosts.local(ss.predict(dropout_logits_fn(model), (one, keys), batches))
         return logits[:, : len(images)]
 
     log_probs = {

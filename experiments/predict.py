@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 import subspace_jax as ss
-from experiments import models, placement, stream
+from experiments import hosts, models, placement, stream
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, normalize
@@ -125,6 +125,7 @@ def recalibrated(
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
     )
+    recalibration = recalibration._replace(stats=hosts.local(recalibration.stats))
     return Networks(params, recalibration.stats), recalibration
 
 
@@ -136,7 +137,7 @@ def predict(
     shards = placement.num_shards(model.mesh)
     size = -(-settings.batch_size // shards) * shards
     batches = wrap(padded_batches(images, size, shards), "predict")
-    return ss.predict(fn, networks, batches)[:, : len(images)]
+    return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
 
 
 def predict_networks(
@@ -294,7 +295,7 @@ def adapted(model: Model, networks: Networks, images, settings: Settings) -> Net
     )
     moments = moments_fn(model, False, settings.at_once or None)
     found = ss.recalibrate(moments, networks.params, batches, num_examples=lambda b: len(b[1]))
-    return networks._replace(stats=found.stats)
+    return networks._replace(stats=hosts.local(found.stats))
 
 
 @dataclasses.dataclass(frozen=True)

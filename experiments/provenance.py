@@ -28,6 +28,7 @@ def provenance(module: str) -> dict:
         "versions": {"python": platform.python_version(), "subspace_jax": subspace_jax.__version__}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "processes": jax.process_count(),
         "cpu": f"{os.cpu_count()} x {_cpu_model()}",
         "precision": "float32",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -1,9 +1,8 @@
 """Tiny-ImageNet by the article's recipe; see `python -m experiments.tiny_imagenet --help`."""
 
-import functools
 import sys
 
-from experiments import cli, job
+from experiments import job
 
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on Tiny-ImageNet.
 
@@ -17,11 +16,8 @@ run; SIGTERM and Ctrl-C save before they stop."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    return cli.run(
-        functools.partial(job.main, module="experiments.tiny_imagenet"),
-        argv=argv,
-        description=DESCRIPTION,
-        default_config="experiments/configs/tiny_imagenet.py:line",
+    return job.command(
+        "experiments.tiny_imagenet", DESCRIPTION, "experiments/configs/tiny_imagenet.py:line", argv
     )
 
 

@@ -20,7 +20,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 import subspace_jax as ss
-from experiments import models, placement, stream, weights
+from experiments import hosts, models, placement, stream, weights
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, NORMALIZATIONS, RANDOM_RESIZED_CROP, normalize
@@ -134,7 +134,7 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         loader = Loader(options, jax.process_index(), jax.process_count())
         loader.rows(config.batch_size)
     else:
-        images, labels = _resident(_Same(images), everywhere), jax.device_put(labels, everywhere)
+        images, labels = _resident(_Same(images), everywhere), hosts.put(labels, everywhere)
     one = on_cpu() or loader is not None
     steps_per_call = config.steps_per_call or (1 if one else _ACCELERATOR_STEPS_PER_CALL)
     run = Run(
@@ -168,7 +168,7 @@ class _Same:
 
 @functools.lru_cache(maxsize=32)  # runs together have their images on devices of their own
 def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Array:
-    return jax.device_put(same.array, where)
+    return hosts.put(same.array, where)
 
 
 def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
@@ -538,7 +538,7 @@ class History:
     def _read(self, metrics) -> None:
         if metrics is None:
             return
-        metrics = jax.device_get(metrics)
+        metrics = hosts.fetch(metrics)
         finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["penalty"])
         if not finite.all():
             first = int(np.argmin(finite))
@@ -577,8 +577,7 @@ def check_finite(run: Run, state: ss.TrainState) -> None:
     Raises:
       NonFiniteLoss: there are some; the next loss would be the first to show it.
     """
-    leaves = jax.device_get(jax.tree.leaves(state))
-    if not all(np.isfinite(leaf).all() for leaf in leaves):
+    if not all(np.isfinite(hosts.fetch(leaf)).all() for leaf in jax.tree.leaves(state)):
         step = int(state.step)
         raise NonFiniteLoss(
             f"Weights are no longer finite after step {step} with learning rate "

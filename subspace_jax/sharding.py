@@ -280,7 +280,7 @@ def memory_report(
     gradients = sum(x.nbytes // x.shape[0] for x in stack)
     temporary = found.temp_size_in_bytes
     if limit is None:
-        device = min(jax.tree.leaves(state)[0].sharding.device_set, key=lambda d: d.id)
+        device = min(jax.tree.leaves(state)[0].sharding.addressable_devices, key=lambda d: d.id)
         limit = (device.memory_stats() or {}).get("bytes_limit")
     return MemoryReport(
         endpoints=share(state.endpoints),
