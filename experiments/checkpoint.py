@@ -176,14 +176,18 @@ class Checkpoints:
         return _FullDisk(self._folder, step)
 
 
+def _is_whole(leaf) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+
+
 def _copied(leaf):
     """A copy: on a CPU the arrays of a device may be those that the next call overwrites."""
-    return np.array(leaf) if leaf.is_fully_addressable else jnp.copy(leaf)
+    return np.array(leaf) if _is_whole(leaf) else jnp.copy(leaf)
 
 
 def _target(leaf):
     """What Orbax restores a leaf like: whole, or each process its part."""
-    if leaf.is_fully_addressable:
+    if _is_whole(leaf):
         return np.zeros(leaf.shape, leaf.dtype)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 

@@ -5,6 +5,7 @@ are written by the first one, but for checkpoints, of which each writes its part
 """
 
 import os
+import subprocess
 import sys
 import threading
 import traceback
@@ -87,6 +88,26 @@ def join(options: SimpleNamespace) -> None:
     _initialize(address, options.connect_seconds, **where)
 
 
+# JAX ends a process at once when another one is gone; what is left to speak is this.
+_WATCHER = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+if not sys.stdin.buffer.read():
+    print(f"error: Process {sys.argv[1]} was ended: it was killed, or another one of the run has "
+          "stopped; run the same command everywhere again, and training goes on from the last "
+          "checkpoint.", file=sys.stderr)
+"""
+_watcher: subprocess.Popen | None = None
+
+
+def _watch() -> None:
+    global _watcher
+    which = f"{jax.process_index()} of {jax.process_count()}"
+    command = [sys.executable, "-c", _WATCHER, which]
+    _watcher = subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
 def _initialize(name: str, seconds: int, **settings) -> None:
     def nobody():
         cli.fail(
@@ -116,6 +137,7 @@ def _initialize(name: str, seconds: int, **settings) -> None:
         ) from error
     finally:
         alarm.cancel()
+    _watch()
 
 
 def finish(command: Callable[[], int]) -> int:
@@ -130,6 +152,8 @@ def finish(command: Callable[[], int]) -> int:
             raise
         traceback.print_exc()
         code = 1
+    if _watcher is not None:
+        _watcher.communicate(b"ended by itself")
     if code and _are_several():
         sys.stdout.flush()
         sys.stderr.flush()

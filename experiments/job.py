@@ -283,7 +283,7 @@ def _train(config, run, folder, stop) -> tuple:
             history.restore(record["history"])
         if hosts.is_first():
             logs.start_from(history.epochs)
-        start = int(state.step)
+        start, waits = int(state.step), True
         try:
             memory = step_report(run, state) if start < run.program.num_steps else None
             agreement = hosts.Agreement()
@@ -297,8 +297,12 @@ def _train(config, run, folder, stop) -> tuple:
                 if stopping:
                     raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
             _save(checkpoints, run, state, history)
+        except jax.errors.JaxRuntimeError as error:
+            waits = hosts.lost_another(error) is None  # it would be for the others
+            raise
         finally:
-            checkpoints.close()
+            if waits:
+                checkpoints.close()
     return state, history, start, memory
 
 

@@ -1,0 +1,251 @@
+"""Real processes that train one run: they make what one process makes, whatever happens to them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import cifar, hosts
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 12
+SMALL = {
+    "model.depth": 8,
+    "model.width": 4,
+    "num_epochs": 3,
+    "optimizer.warmup_epochs": 1,
+    "validation_size": 16,
+    "batch_size": 16,
+    "evaluation.num_points": 3,
+    "evaluation.batch_size": 20,
+    "evaluation.recalibration_batch_size": 32,
+    "checkpoint_seconds": 0,
+}
+LOST = "run the same command everywhere again, and training goes on from the last checkpoint."
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    rng = np.random.default_rng(0)
+    labels = (np.arange(120) % 4).astype(np.uint8)
+    images = rng.integers(0, 200, (120, 8, 8, 3)) + 15 * labels[:, None, None, None]
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(
+        path,
+        train_images=images[:80].astype(np.uint8),
+        train_labels=labels[:80],
+        test_images=images[80:].astype(np.uint8),
+        test_labels=labels[80:],
+    )
+    config = ["--config", str(ROOT / "experiments/configs/cifar10.py:line")]
+    values = SMALL | {"data_dir": path}
+    return config + [f"--config.{name}={value}" for name, value in values.items()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def slurm_environment(index: int, count: int, number: int) -> dict[str, str]:
+    """What Slurm tells a process of a job on this machine alone."""
+    return {
+        "SLURM_JOB_ID": str(number),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
+
+
+class Processes:
+    """A run of several processes, four devices in all."""
+
+    def __init__(
+        self, count: int, arguments: list[str], workdir: Path, *more: str, slurm: bool = False
+    ):
+        command = [sys.executable, "-m", "experiments.cifar", *arguments, *more]
+        port = free_port()
+        by_hand = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
+
+        def start(index):
+            environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(4 // count)}
+            if slurm:
+                environment |= slurm_environment(index, count, port)
+            where = ["--distributed"] if slurm else [*by_hand, f"--process_id={index}"]
+            return subprocess.Popen(
+                [*command, *where, "--workdir", str(workdir)],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+        self.all = [start(index) for index in range(count)]
+        self.workdir = workdir
+
+    def ended(self, seconds: float = 240) -> tuple[list[int], list[str]]:
+        """Exit codes and what was said."""
+        said = [process.communicate(timeout=seconds)[0] for process in self.all]
+        return [process.returncode for process in self.all], said
+
+    def wait_for(self, there: Callable[[], bool]) -> None:
+        """Until something is there while all of them run."""
+        while not there():
+            if any(process.poll() is not None for process in self.all):
+                raise AssertionError(self.ended())
+            time.sleep(0.01)
+
+    def wait_for_checkpoint(self, step: int) -> None:
+        """Of that step or a later one."""
+        self.wait_for(lambda: (last_step(self.workdir) or 0) >= step)
+
+    def end_trained(self) -> None:
+        """Ends them without their evaluation."""
+        self.wait_for((self.workdir / "weights.npz").exists)
+        for process in self.all:
+            process.kill()
+        self.ended()
+
+
+def last_step(workdir: Path) -> int | None:
+    steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal()]
+    return max(steps, default=None)
+
+
+def digest(workdir: Path) -> str:
+    """Of the endpoints and the optimizer's state at the end, bit for bit."""
+    record = workdir / "checkpoints" / str(STEPS) / "record" / "metadata"
+    return json.loads(record.read_text())["sha256"]
+
+
+def weights(workdir: Path) -> dict[str, np.ndarray]:
+    """The trained endpoints."""
+    return dict(np.load(workdir / "weights.npz"))
+
+
+def results(workdir: Path) -> dict[str, np.ndarray]:
+    """All that must not depend on processes, devices or interruptions, but for rounding."""
+    found = json.loads((workdir / "metrics.json").read_text())
+    history = [(epoch["step"], epoch["loss"], epoch["penalty"]) for epoch in found["history"]]
+    points = [(p["nll"], p["validation"]["nll"]) for p in found["points"]]
+    ensembles = [entry["nll"] for entry in found["ensembles"]]
+    return weights(workdir) | {"history": history, "points": points, "ensembles": ensembles}
+
+
+def assert_close(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(arguments, tmp_path_factory) -> Path:
+    """What one process with eight devices makes of it."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert cifar.main([*arguments, "--workdir", str(workdir), "--config.mesh=data=8"]) == 0
+    return workdir
+
+
+def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments, alone, tmp_path):
+    whole = Processes(2, arguments, tmp_path / "whole", slurm=True)
+    assert whole.ended()[0] == [0, 0]
+    assert_close(results(whole.workdir), results(alone))
+    provenance = json.loads((whole.workdir / "metrics.json").read_text())["provenance"]
+    assert provenance["processes"] == 2
+
+    workdir = tmp_path / "stopped"
+    stopped = Processes(2, arguments, workdir)
+    stopped.wait_for_checkpoint(3)
+    stopped.all[1].send_signal(signal.SIGTERM)  # one of them is enough
+    codes, said = stopped.ended()
+    assert codes == [0, 0]
+    step = last_step(workdir)
+    assert f"Stopped at step {step} of {STEPS}; everything is saved" in said[0]
+    moved = shutil.copytree(workdir, tmp_path / "moved")
+
+    killed = Processes(2, arguments, workdir)
+    killed.wait_for_checkpoint(step + 2)
+    begin = time.monotonic()
+    killed.all[1].kill()
+    codes, said = killed.ended(60)
+    assert codes[0] != 0
+    assert LOST in said[0]
+    assert time.monotonic() - begin < 60
+    assert not (workdir / "metrics.json").exists()
+
+    Processes(2, arguments, workdir).end_trained()
+    assert digest(workdir) == digest(whole.workdir)
+    np.testing.assert_equal(weights(workdir), weights(whole.workdir))
+
+    # From the checkpoint of two processes, with other parts in each.
+    Processes(4, arguments, moved, "--config.mesh=data=2,endpoint=2").end_trained()
+    assert_close(weights(moved), weights(alone))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--coordinator=here:1"], "--num_processes None and --process_id None; give all three"),
+        (
+            ["--coordinator=here", "--num_processes=2", "--process_id=0"],
+            "--coordinator is 'here'; give HOST:PORT.",
+        ),
+        (
+            ["--coordinator=here:1", "--num_processes=2", "--process_id=2"],
+            "--process_id is 2 but there are 2 processes; use 0 to 1.",
+        ),
+        (["--coordinator=here:1", "--distributed"], "give one or the other."),
+        (["--distributed", "--connect_seconds=0"], "--connect_seconds is 0; use at least 1."),
+    ],
+)
+def test_bad_flags(given, sentence, arguments, tmp_path, capsys):
+    assert cifar.main([*arguments, "--workdir", str(tmp_path / "run"), *given]) == 2
+    assert re.search(re.escape(sentence), capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+NEVER = "127.0.0.1:9"  # where nobody listens
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--distributed"], "No cluster is found"),
+        (
+            [f"--coordinator={NEVER}", "--num_processes=2", "--process_id=1"],
+            f"Not all processes met at {NEVER} within 1 seconds; start all of them",
+        ),
+    ],
+)
+def test_processes_that_never_come_are_named(given, sentence, arguments, tmp_path):
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.cifar", *arguments, *given),
+            *("--workdir", str(tmp_path / "run"), "--connect_seconds=1"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(f"error: {sentence}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_agrees_with_itself_at_once():
+    agreement = hosts.Agreement()
+    assert agreement.any(True, False) == (True, False)
+    assert hosts.any_of(False, True) == (False, True)
