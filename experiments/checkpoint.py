@@ -180,7 +180,8 @@ class Checkpoints:
 
 def _copied(leaf):
     """A copy: on a CPU the arrays of a device may be those that the next call overwrites."""
-    return np.array(leaf) if leaf.is_fully_addressable else jnp.copy(leaf)
+    whole = isinstance(leaf, np.ndarray) or leaf.is_fully_addressable
+    return np.array(leaf) if whole else jnp.copy(leaf)
 
 
 def _target(leaf):

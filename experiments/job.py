@@ -278,7 +278,10 @@ def _train(config, run, folder, stop) -> tuple:
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     state = train.init_state(run)
     # Logs are closed last, and what can't be written may be seen only then.
-    with full_disk(f"the logs of the training could not be written to {folder}"), Logs(folder) as logs:
+    with (
+        full_disk(f"the logs of the training could not be written to {folder}"),
+        Logs(folder) as logs,
+    ):
         history = train.History(run, on_epoch=logs.write if hosts.is_first() else _unwritten)
         if restored := checkpoints.restore(state):
             state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
