@@ -2,14 +2,13 @@
 
 import argparse
 import random
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import faults, output
+from benchmarks import corrupt_files, faults, output
 from benchmarks.table import table
 from experiments.errors import UserError
 from experiments.provenance import finished_now, provenance
@@ -32,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=50, help="by SIGKILL, at random moments")
-    parser.add_argument("--signals", type=int, default=3, help="SIGTERM, at random moments")
+    parser.add_argument(
+        "--signals", type=int, default=3, help="SIGTERM, at random moments of the work"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--output", type=Path, default=Path("runs/soak"))
     options = parser.parse_args(argv)
@@ -55,27 +56,40 @@ def measure(options: argparse.Namespace) -> dict:
         setting = faults.make_setting(Path(folder))
         expected, seconds = None, []
         for name in ("cold", "warm"):  # the second takes the compiled programs of the first
-            before = time.perf_counter()
+            before = time.monotonic()
             run = faults.start(setting, Path(folder) / name)
             faults.finish(run)
-            seconds.append(time.perf_counter() - before)
+            end = time.monotonic()
+            seconds.append(end - before)
             expected = expected or faults.outcome(run.workdir)
             faults.check_same(run.workdir, expected)
-            steps = faults.read_notes(run).step
+            notes = faults.read_notes(run)
         life = seconds[-1]
+        moments = {note.kind: note.seconds - end + life for note in reversed(notes.entries)}
         found = {
             "full_disk": faults.full_disk(setting, expected),
             "damage": faults.damage(setting, expected),
             "second_process": faults.second_process(setting, expected),
-            "corrupt_images": faults.corrupt_images(setting, rng),
-            "signals": faults.terminations(setting, rng, options.signals, life, expected),
+            "corrupt_images": corrupt_files.corrupt_images(setting, rng),
+            "signals": faults.terminations(
+                setting, rng, options.signals, life - moments["step"], expected
+            ),
             "kills": faults.kills(setting, rng, options.kills, life, expected),
         }
     return {
         "run": {
             "arguments": list(setting.arguments),
-            "steps": steps,
+            "steps": notes.step,
             "seconds": dict(zip(("cold", "warm"), seconds, strict=True)),
+            "warm_from_start_to": {
+                name: round(moments[kind], 2)
+                for name, kind in (
+                    ("training", "from"),
+                    ("first step", "step"),
+                    ("evaluation", "evaluate"),
+                    ("report", "report"),
+                )
+            },
             "sha256": expected["sha256"],
         },
         **found,
@@ -88,20 +102,20 @@ def measure(options: argparse.Namespace) -> dict:
 def markdown(results: dict) -> str:
     """The faults as a table."""
     killed, told, disk = (results[name] for name in ("kills", "signals", "full_disk"))
-    lost, moments = killed["steps_lost"], killed["moments"]
     stopped = ", ".join(map(str, told["stopped_at_steps"]))
     damaged, images = results["damage"], results["corrupt_images"]
     rows = [
         [
             f"SIGKILL, {killed['kills']} times in {killed['runs']} runs",
-            "; ".join(f"{name} {count}" for name, count in moments.items()),
-            f"steps lost: median {statistics.median(lost):g}, at most {max(lost)}, with a checkpoint "
-            f"every {killed['interval']}; bit for bit",
+            "; ".join(f"{name} {count}" for name, count in killed["moments"].items()),
+            f"{_losses(killed)}; bit for bit",
         ],
         [
             f"SIGTERM, {told['signals']} times",
-            f"stopped at steps {stopped}" if stopped else "all came after the run had finished",
-            "exit code 0, no step lost; bit for bit" if stopped else "not tried",
+            f"stopped at step {stopped or 'none'} of {results['run']['steps']}; after the evaluation, "
+            f"so that the report was finished: {told['report_finished']}; too late and tried again: "
+            f"{told['too_late']}",
+            "exit code 0, no step lost; bit for bit",
         ],
         [
             "the disk fills up",
@@ -127,6 +141,22 @@ def markdown(results: dict) -> str:
         ],
     ]
     return table(["fault", "when, or what was said", "what became of the run"], rows) + "\n"
+
+
+def _losses(killed: dict) -> str:
+    """What kills lost, apart by how many intervals between checkpoints it may be."""
+    parts = []
+    for intervals, when in ((1, "between checkpoints"), (2, "while one was being written")):
+        found = [loss for loss in killed["losses"] if loss["intervals"] == intervals]
+        if found:
+            steps, seconds = (max(loss[name] for loss in found) for name in ("steps", "seconds"))
+            limit = "one interval" if intervals == 1 else "two intervals"
+            parts.append(
+                f"{len(found)} {when}, {limit} at most: up to {steps} steps, {seconds:.1f} s"
+            )
+    nothing = sum(loss["intervals"] == 0 for loss in killed["losses"])
+    every = f"a checkpoint every {killed['checkpoint_seconds']} s"
+    return "; ".join([f"training lost, with {every}: none by {nothing} kills", *parts])
 
 
 if __name__ == "__main__":

@@ -2,33 +2,45 @@
 
     python -m benchmarks.soaked NOTES ARGUMENTS...
 
-Lines of the file: `from STEP` where training starts, `step STEP` for every step that was dispatched, and
-`save STEP` for every checkpoint that was begun.
+Lines of the file, each ending with the seconds of a clock that all processes of a machine share:
+`from STEP` where training starts, `step STEP` for every call that was dispatched, `save STEP` and `saved
+STEP` where training turns to a checkpoint and where it goes on, `evaluate STEP` and `report STEP`.
 """
 
 import sys
+import time
 
-from experiments import cifar, train
+from experiments import cifar, evaluate, train
 from experiments.checkpoint import Checkpoints
 
 
 def main() -> int:
     """Runs the command; returns its exit code."""
     path, *arguments = sys.argv[1:]
-    fit, save = train.fit, Checkpoints.save
+    fit, save, evaluated = train.fit, Checkpoints.save, evaluate.evaluate
     with open(path, "a", buffering=1) as notes:
 
+        def note(kind, step):
+            notes.write(f"{kind} {step} {time.monotonic()}\n")
+
         def noted_fit(run, state, history, call=None):
-            notes.write(f"from {int(state.step)}\n")
+            note("from", int(state.step))
             for latest in fit(run, state, history, call):
-                notes.write(f"step {history.num_dispatched}\n")
+                note("step", history.num_dispatched)
                 yield latest
 
         def noted_save(checkpoints, step, *rest):
-            notes.write(f"save {step}\n")
+            note("save", step)
             save(checkpoints, step, *rest)
+            note("saved", step)
 
-        train.fit, Checkpoints.save = noted_fit, noted_save
+        def noted_evaluate(run, *rest):
+            note("evaluate", run.program.num_steps)
+            found = evaluated(run, *rest)
+            note("report", run.program.num_steps)
+            return found
+
+        train.fit, Checkpoints.save, evaluate.evaluate = noted_fit, noted_save, noted_evaluate
         return cifar.main(arguments)
 
 

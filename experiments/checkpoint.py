@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there, written while training goes on, and verified when read."""
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -8,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -168,12 +170,12 @@ class Checkpoints:
         if hosts.any_of(free < needed)[0]:
             raise UserError(
                 f"The disk is full: checkpoint {step} needs {needed:,} bytes and {self._folder} has "
-                f"{free:,} left; free space and run the same command again, it resumes from the "
-                "checkpoint before."
+                f"{free:,} left; free space and run the same command again, it resumes from the last "
+                "checkpoint, which is kept."
             )
 
     def _explained(self, step):
-        return _FullDisk(self._folder, step)
+        return full_disk(f"checkpoint {step} could not be written to {self._folder}")
 
 
 def _is_whole(leaf) -> bool:
@@ -192,21 +194,23 @@ def _target(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-class _FullDisk:
-    """Turns the many forms of "no space left on device" into a sentence."""
+@contextlib.contextmanager
+def full_disk(what: str) -> Iterator[None]:
+    """Turns the many forms of "no space left on device" in its body into a sentence.
 
-    def __init__(self, folder, step):
-        self._folder, self._step = folder, step
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if error is None or not _is_full_disk(error):
-            return
+    Raises:
+      UserError: the disk is full; it says `what` was the matter, and that the last checkpoint is kept.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
         raise UserError(
-            f"The disk is full: checkpoint {self._step} could not be written to {self._folder}; "
-            "free space and run the same command again, it resumes from the checkpoint before."
+            f"The disk is full: {what}; free space and run the same command again, it resumes from the "
+            "last checkpoint, which is kept."
         ) from error
 
 

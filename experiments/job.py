@@ -35,7 +35,7 @@ from experiments import (
     weights,
     workdir,
 )
-from experiments.checkpoint import Checkpoints
+from experiments.checkpoint import Checkpoints, full_disk
 from experiments.cli import Stop
 from experiments.errors import UserError
 from experiments.methods import make_method
@@ -135,11 +135,12 @@ def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> No
             if hosts.is_first():
                 print(interruption)
             return
-    if not hosts.is_first():
-        return
-    pictures = {name: figures.png(f) for name, f in figures.run_figures(metrics).items()}
-    page = report.page(metrics, pictures)
-    workdir.publish(folder, metrics, pictures, page)
+        if not hosts.is_first():
+            return
+        # A signal that comes now waits: the report is a matter of seconds.
+        pictures = {name: figures.png(f) for name, f in figures.run_figures(metrics).items()}
+        page = report.page(metrics, pictures)
+        workdir.publish(folder, metrics, pictures, page)
     print(_headline(metrics))
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
 
@@ -276,7 +277,11 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
 def _train(config, run, folder, stop) -> tuple:
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     state = train.init_state(run)
-    with Logs(folder) as logs:
+    # Logs are closed last, and what can't be written may be seen only then.
+    with (
+        full_disk(f"the logs of the training could not be written to {folder}"),
+        Logs(folder) as logs,
+    ):
         history = train.History(run, on_epoch=logs.write if hosts.is_first() else _unwritten)
         if restored := checkpoints.restore(state):
             state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]

@@ -162,14 +162,15 @@ def _run(
         except suite.Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
-    runs = list(outcome.records.values())
-    record |= finished_now() | _seconds(runs, time.perf_counter() - begin)
-    if previous and outcome.records.keys() <= existing:
-        # Nothing was run: the numbers come from where they came from before.
-        drawn = {name: record[name] for name in ("command", "commit", "date")}
-        record = previous["provenance"] | {"drawn": drawn}
-    metrics = results(config, runs, outcome.failures, record)
-    _publish(folder, metrics, chosen_figures)
+        # A signal that comes now waits: figures and report are a matter of seconds.
+        runs = list(outcome.records.values())
+        record |= finished_now() | _seconds(runs, time.perf_counter() - begin)
+        if previous and outcome.records.keys() <= existing:
+            # Nothing was run: the numbers come from where they came from before.
+            drawn = {name: record[name] for name in ("command", "commit", "date")}
+            record = previous["provenance"] | {"drawn": drawn}
+        metrics = results(config, runs, outcome.failures, record)
+        _publish(folder, metrics, chosen_figures)
     failed.extend(outcome.failures)
     _show(metrics, folder, options.check)
 

@@ -1,5 +1,6 @@
 """The command for one run, end to end on a small data set."""
 
+import errno
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cifar, tiny_imagenet
+from experiments import cifar, job, tiny_imagenet
 from tests import compilations
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
@@ -184,6 +185,48 @@ def test_sigterm_saves_exits_0_and_the_rest_is_the_same(npz, finished, tmp_path)
     assert digest(workdir) == digest(finished)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["report.page", "workdir.publish"])
+def test_a_signal_while_the_report_is_made_waits_for_it(
+    npz, finished, tmp_path, monkeypatch, number, where
+):
+    workdir = tmp_path / "late"
+    shutil.copytree(finished, workdir)
+    for name in ("metrics.json", "report.html"):
+        (workdir / name).unlink()
+    owner, name = getattr(job, where.split(".")[0]), where.split(".")[1]
+    function = getattr(owner, name)
+
+    def signalled(*arguments):
+        signal.raise_signal(number)
+        return function(*arguments)
+
+    monkeypatch.setattr(owner, name, signalled)
+    assert cifar.main(arguments(npz, workdir)) == 0
+    assert results(workdir) == results(finished)
+    assert "</html>" in (workdir / "report.html").read_text()
+
+
+def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
+    npz, finished, tmp_path, monkeypatch, capsys
+):
+    workdir = tmp_path / "full"
+
+    def write(logs, record):
+        if record["step"] > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job.Logs, "write", write)
+        assert cifar.main(arguments(npz, workdir)) == 2
+    said = capsys.readouterr().err
+    assert f"The disk is full: the logs of the training could not be written to {workdir}" in said
+    assert "resumes from the last checkpoint, which is kept." in said
+    assert progress(workdir) > 0
+    assert cifar.main(arguments(npz, workdir)) == 0
+    assert digest(workdir) == digest(finished)
+
+
 def test_a_damaged_checkpoint_is_passed_over(npz, finished, tmp_path, capsys):
     workdir = tmp_path / "damaged"
     assert cifar.main(arguments(npz, workdir)) == 0
@@ -207,7 +250,8 @@ def test_checkpoints_of_another_network_are_refused(npz, finished, tmp_path, cap
     said = capsys.readouterr().err
     assert "error: Checkpoint" in said
     assert "checkpoints/15 is of another network" in said
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["10", "15"]
+    there, copied = ((folder / "checkpoints").iterdir() for folder in (finished, workdir))
+    assert sorted(path.name for path in copied) == sorted(path.name for path in there)
     assert not list(workdir.glob("damaged*"))
 
 

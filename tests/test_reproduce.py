@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_running_it_again_trains_nothing_and_says_the_same(workdir, metrics, mon
 
 def test_what_is_known_to_diverge_does_not_keep_figures_from_being_drawn(workdir):
     assert run(workdir, "--draw_only") == 1
+
+
+def test_a_signal_while_figures_are_drawn_waits_for_them(tmp_path, workdir, monkeypatch):
+    shutil.copytree(workdir, tmp_path / "w")
+    (tmp_path / "w" / "report.html").unlink()
+    publish = reproduce._publish
+
+    def signalled(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        publish(*arguments)
+
+    monkeypatch.setattr(reproduce, "_publish", signalled)
+    assert run(tmp_path / "w", "--draw_only") == 1  # as without a signal: tuning diverged
+    assert (tmp_path / "w" / "report.html").read_text().endswith("</html>\n")
 
 
 def test_a_figure_alone_takes_its_runs_alone(tmp_path):

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from benchmarks import faults, soak, soaked
+from benchmarks import corrupt_files, faults, soak, soaked
 from benchmarks.rounds import Failed
-from experiments import cifar, data, train
+from experiments import cifar, data, evaluate, train
 from experiments.checkpoint import Checkpoints
 from tests import tiny
 
@@ -47,48 +48,78 @@ def test_notes_say_where_training_starts_and_how_far_it_comes(tmp_path, monkeypa
                 checkpoints = Checkpoints(tmp_path / "checkpoints")
                 checkpoints.save(int(state.step), state, {})
                 checkpoints.close()
-                return 0
+                return evaluate.evaluate(run)
         return 1
 
     monkeypatch.setattr(train, "fit", train.fit)
     monkeypatch.setattr(Checkpoints, "save", Checkpoints.save)
+    monkeypatch.setattr(evaluate, "evaluate", lambda run: 0)
     monkeypatch.setattr(cifar, "main", command)
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "notes"), "--workdir=there"])
     assert soaked.main() == 0
     notes = faults.read_notes(SimpleNamespace(notes=tmp_path / "notes"))
-    assert notes == faults.Notes(0, 4, (4,))
+    kinds = ["from", *["step"] * 4, "save", "saved", "evaluate", "report"]
+    assert [note.kind for note in notes.entries] == kinds
+    assert [note.step for note in notes.entries[:7]] == [0, 1, 2, 3, 4, 4, 4]
+    seconds = [note.seconds for note in notes.entries]
+    assert seconds == sorted(seconds)
+    assert (notes.start, notes.step, notes.begun(0), notes.begun(4)) == (0, 4, [4], [])
+
+
+def written(folder, lines) -> faults.Notes:
+    (folder / "notes").write_text(lines)
+    return faults.read_notes(SimpleNamespace(notes=folder / "notes"))
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("", faults.Notes(None, 0, ())),
-        ("from 6\n", faults.Notes(6, 6, ())),
-        ("from 6\nstep 9\nsave 9\nstep 1", faults.Notes(6, 9, (9,))),  # killed while it wrote 12
+        ("", (None, 0, [])),
+        ("from 6 1.0\n", (6, 6, [])),
+        ("from 6 1.0\nstep 9 2.0\nsave 9 2.5\nstep 1", (6, 9, [9])),  # killed while it wrote 12
     ],
 )
 def test_half_a_line_is_no_note(tmp_path, lines, expected):
-    (tmp_path / "notes").write_text(lines)
-    assert faults.read_notes(SimpleNamespace(notes=tmp_path / "notes")) == expected
+    notes = written(tmp_path, lines)
+    assert (notes.start, notes.step, notes.begun(6)) == expected
 
 
-def test_phases_follow_from_what_is_in_the_folder(tmp_path):
-    seen = [faults.phase(tmp_path)]
-    for name in (
-        "config.json",
-        "checkpoints/3.orbax-checkpoint-tmp/x",
-        "checkpoints/3/_CHECKPOINT_METADATA",
-        "weights.npz",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
-        seen.append(faults.phase(tmp_path))
-    assert seen == ["start", "first step", *["writing a checkpoint"] * 2, "evaluation"]
+def test_what_was_lost_follows_from_notes_and_the_newest_whole_checkpoint(tmp_path):
+    lines = ["from 0 1.0", "step 4 1.5", "step 8 2.1", "save 8 2.2", "saved 8 2.3", "step 12 2.4"]
+    lines += ["save 1800 3", "saved 1800 3.1", "evaluate 1800 3.5", "report 1800 4.0"]
+
+    def lost(count, whole, end):
+        notes = written(tmp_path, "".join(f"{line}\n" for line in lines[:count]))
+        return tuple(faults.loss(notes, whole, end).values())
+
+    assert lost(0, 0, 1) == ("start", 0, 0, 0)
+    assert lost(1, 0, 2) == ("first step", 0, 0, 0)
+    assert lost(3, 0, 2.25) == ("training", 8, 1.25, 1)
+    assert lost(4, 0, 2.25) == ("writing a checkpoint", 8, 1.25, 2)
+    assert lost(6, 0, 2.5) == ("writing a checkpoint", 12, 1.5, 2)
+    assert lost(6, 8, 2.5) == ("training", 4, 0.3, 1)
+    assert lost(9, 1800, 3.9) == ("evaluation", 0, 0, 0)
+    assert lost(10, 1800, 4.1) == ("report", 0, 0, 0)
+
+
+def test_more_than_two_intervals_are_a_failure(tmp_path):
+    two = "from 0 1\nstep 4 2\nsave 4 2\nsaved 4 2\nstep 8 3\nsave 8 3\nsaved 8 3\n"
+    assert faults.loss(written(tmp_path, two), 4, 4)["intervals"] == 2
+    with pytest.raises(Failed, match=r"\[4, 8\] were begun and none of them is whole"):
+        faults.loss(written(tmp_path, two), 0, 4)
+    overdue = "from 0 1\nstep 4 1.5\nstep 8 2.1\n"
+    assert faults.loss(written(tmp_path, overdue), 0, 2.2)["steps"] == 8
+    with pytest.raises(Failed, match=r"No checkpoint was begun 1.10 s after 0"):
+        faults.loss(written(tmp_path, overdue + "step 12 2.2\n"), 0, 2.3)
+
+
+def test_the_newest_whole_checkpoint_is_not_one_being_written(tmp_path):
+    assert faults.newest(tmp_path) == 0
+    for name in ("3/_CHECKPOINT_METADATA", "20/x", "30.orbax-checkpoint-tmp/_CHECKPOINT_METADATA"):
+        path = tmp_path / "checkpoints" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("")
     assert faults.newest(tmp_path) == 3
-    (tmp_path / "weights.npz").unlink()
-    (tmp_path / "checkpoints/3.orbax-checkpoint-tmp/x").unlink()
-    (tmp_path / "checkpoints/3.orbax-checkpoint-tmp").rmdir()
-    assert faults.phase(tmp_path) == "training"
 
 
 def test_a_process_is_killed_unless_it_has_ended(tmp_path):
@@ -129,7 +160,7 @@ def test_runs_are_compared_but_for_times(tmp_path):
 
 
 def test_generated_images_are_a_data_set(tmp_path):
-    files = faults._make_images(tmp_path / "images", faults.np.random.default_rng(0))
+    files = corrupt_files._make_images(tmp_path / "images", np.random.default_rng(0))
     found = data.load("tiny_imagenet", str(tmp_path / "images"), validation_size=0)
     assert len(files) == len(found.train.labels) == 90
     assert sorted(found.test.labels) == [0] * 10 + [1] * 10 + [2] * 10
@@ -141,6 +172,11 @@ def test_the_committed_record_is_what_the_documentation_shows():
     assert soak.markdown(found) == RECORD.with_suffix(".md").read_text()
     assert soak.markdown(found) in text
     assert "dirty" not in found["provenance"]["commit"]
-    killed = found["kills"]
-    assert killed["kills"] == len(killed["steps_lost"]) == sum(killed["moments"].values()) >= 50
-    assert max(killed["steps_lost"]) <= 2 * killed["interval"]
+    killed, told = found["kills"], found["signals"]
+    assert killed["kills"] == len(killed["losses"]) == sum(killed["moments"].values()) >= 50
+    assert all(killed["moments"].values())  # each of them was met
+    assert {loss["intervals"] for loss in killed["losses"]} <= {0, 1, 2}
+    assert told["signals"] == len(told["stopped_at_steps"]) + told["report_finished"] >= 3
+    assert told["stopped_at_steps"]
+    assert "checkpoint" in found["full_disk"]["said"]
+    assert "RUNS/" in found["full_disk"]["said"]
