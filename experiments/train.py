@@ -644,8 +644,8 @@ def _streamed_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
         yield (images, labels, None), {"data_wait": share}
 
 
-def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
-    """The program of a run's training calls; it is not compiled again if a call has been made."""
+def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
+    """The program of a run's training calls before XLA optimises it and parts it over devices."""
     shape = (run.steps_per_call, run.batch_size)
     indices = jax.ShapeDtypeStruct(shape, jnp.int32)
     chunk = run.images, run.labels, indices
@@ -660,7 +660,12 @@ def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
         *chunk,
         program=run.program,
         unroll=on_cpu(),
-    ).compile()
+    )
+
+
+def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
+    """The program of a run's training calls; it is not compiled again if a call has been made."""
+    return lowered_call(run, state).compile()
 
 
 def step_memory(run: Run, state: ss.TrainState) -> int | None:

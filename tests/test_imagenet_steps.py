@@ -1,0 +1,39 @@
+"""The benchmark of ImageNet's training steps, with a network that is small enough to test."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import imagenet_steps
+from experiments.configs import imagenet
+
+
+@pytest.mark.parametrize("name", ["batch_size", "rounds", "steps"])
+def test_a_count_below_one_is_refused(name, capsys, tmp_path):
+    code = imagenet_steps.main([f"--{name}", "0", "--output", str(tmp_path / "steps")])
+    assert code == 2
+    assert capsys.readouterr().err == f"error: --{name} is 0; use at least 1.\n"
+    assert not (tmp_path / "steps").exists()
+
+
+def test_shares_and_hours_are_those_of_the_measured_steps(monkeypatch):
+    def small(recipe):
+        config = imagenet.get_config(recipe)
+        config.model.depth = 8
+        return config
+
+    monkeypatch.setattr(imagenet_steps, "imagenet", SimpleNamespace(get_config=small))
+    options = SimpleNamespace(batch_size=4, dtype="float32", image_size=8, width=4)
+    vars(options).update(mesh="", rounds=2, steps=1, peak_tflops=0.5, networks=["cifar_resnet"])
+    results = imagenet_steps.measure(options)
+    (found,) = results["networks"].values()
+    for recipe in imagenet_steps.RECIPES:
+        one = found[recipe]
+        speed = one["images_per_second"]["median"]
+        assert one["hours"] * 3600 * speed == pytest.approx(200 * 1_271_167)
+        assert one["share_of_peak"] * 0.5e12 == pytest.approx(speed * one["flop_per_image"])
+    flop = [found[recipe]["flop_per_image"] for recipe in imagenet_steps.RECIPES]
+    assert flop[0] < flop[1] < 2 * flop[0]
+    stacks = [found[recipe]["memory"]["endpoints"] for recipe in imagenet_steps.RECIPES]
+    assert stacks[1] == 2 * stacks[0]
+    assert "| cifar_resnet, line |" in imagenet_steps.markdown(results)
