@@ -178,15 +178,19 @@ class Checkpoints:
         return full_disk(f"checkpoint {step} could not be written to {self._folder}")
 
 
+def _is_whole(leaf) -> bool:
+    """Whether this process has all of an array."""
+    return isinstance(leaf, np.ndarray) or leaf.is_fully_addressable
+
+
 def _copied(leaf):
     """A copy: on a CPU the arrays of a device may be those that the next call overwrites."""
-    whole = isinstance(leaf, np.ndarray) or leaf.is_fully_addressable
-    return np.array(leaf) if whole else jnp.copy(leaf)
+    return np.array(leaf) if _is_whole(leaf) else jnp.copy(leaf)
 
 
 def _target(leaf):
     """What Orbax restores a leaf like: whole, or each process its part."""
-    if leaf.is_fully_addressable:
+    if _is_whole(leaf):
         return np.zeros(leaf.shape, leaf.dtype)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
