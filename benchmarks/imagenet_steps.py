@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from benchmarks import output
 from benchmarks.rounds import spread
@@ -69,7 +71,8 @@ def measure(options: argparse.Namespace) -> dict:
         raise UserError(f"--peak_tflops is {options.peak_tflops}; use 0 if it is not known.")
     compiler.configure()
     begin, record = time.perf_counter(), provenance("benchmarks.imagenet_steps")
-    networks = {name: _network(options, name) for name in options.networks}
+    shown = tqdm.tqdm(options.networks, unit="network", desc="networks")
+    networks = {name: _network(options, name) for name in shown}
     names = ("batch_size", "dtype", "image_size", "width", "mesh", "rounds", "steps", "peak_tflops")
     return {
         "settings": {name: getattr(options, name) for name in names},
@@ -107,15 +110,20 @@ def _contestant(options, name: str, recipe: str) -> tuple[dict, Callable[[], flo
     config = imagenet.get_config(recipe)
     config.update(batch_size=options.batch_size, mesh=options.mesh, steps_per_call=1)
     config.model.update(name=name, dtype=options.dtype, width=options.width)
-    config.update(augmentation="none", num_epochs=options.rounds * options.steps + 1)
-    config.optimizer.warmup_epochs = 0
+    config.augmentation = "none"
     rng, shape = np.random.default_rng(0), (options.batch_size, *2 * [options.image_size], 3)
     images = rng.integers(0, 256, shape, np.uint8)
     split = Split(images, rng.integers(0, NUM_CLASSES, options.batch_size).astype(np.int32))
     run = train.make_run(config, Dataset("random", split, split, split, NUM_CLASSES))
     state = train.init_state(run)
-    states = train.fit(run, state, train.History(run))
-    latest = jax.block_until_ready(next(states))  # the first one compiles and is not timed
+    key, indices = jax.random.key(0), jnp.arange(options.batch_size)[None]
+    static = {"program": run.program, "unroll": train.on_cpu()}
+
+    def step(state):
+        given = (run.hyper, key, run.images, run.labels, indices)
+        return train.train_call(state, *given, **static)[0]
+
+    latest = jax.block_until_ready(step(state))  # the first one compiles and is not timed
     lowered = train.lowered_call(run, latest)
     memory = sharding.memory_report(lowered.compile(), latest)
     # Before optimisation, which on a GPU hides convolutions in calls of a library; of all devices.
@@ -125,11 +133,13 @@ def _contestant(options, name: str, recipe: str) -> tuple[dict, Callable[[], flo
         "memory": None if memory is None else memory._asdict() | {"total": memory.total},
     }
 
+    waiting = [latest]
+
     def once() -> float:
         begin = time.perf_counter()
         for _ in range(options.steps):
-            latest = next(states)
-        jax.block_until_ready(latest)
+            waiting.append(step(waiting.pop()))
+        jax.block_until_ready(waiting)
         return (time.perf_counter() - begin) / options.steps
 
     return record, once

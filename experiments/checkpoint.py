@@ -179,6 +179,7 @@ class Checkpoints:
 
 
 def _is_whole(leaf) -> bool:
+    """Whether this process has all of an array."""
     return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import subspace_jax as ss
 from experiments import (
@@ -403,14 +405,21 @@ class Logs:
         lines = "".join(json.dumps(record) + "\n" for record in records)
         files.write_atomically(self._path, lines)
         self._file = self._path.open("a", buffering=1)
-        purge = records[-1]["step"] + 1 if records else None
-        self._writer = tensorboardX.SummaryWriter(str(self._events), purge_step=purge)
+        self._events.mkdir(exist_ok=True)
+        # Not in a thread: one that fails on a full disk would leave this one waiting for ever.
+        self._writer = EventsWriter(str(self._events / "events"))
+        if records:  # TensorBoard hides what was logged from this step on
+            step, status = records[-1]["step"] + 1, SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=step, session_log=status))
 
     def write(self, record: dict) -> None:
         """Appends the record of an epoch."""
         self._file.write(json.dumps(record) + "\n")
         for name, value in record.items():
-            self._writer.add_scalar(f"train/{name}", value, record["step"])
+            scalar = summary.scalar(f"train/{name}", value)
+            event = Event(wall_time=time.time(), step=record["step"], summary=scalar)
+            self._writer.write_event(event)
+        self._writer.flush()
 
 
 def _headline(metrics: dict) -> str:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -207,17 +208,21 @@ def test_a_signal_while_the_report_is_made_waits_for_it(
     assert "</html>" in (workdir / "report.html").read_text()
 
 
+@pytest.mark.parametrize("method", ["write_event", "flush", "close"])
 def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
-    npz, finished, tmp_path, monkeypatch, capsys
+    npz, finished, tmp_path, monkeypatch, capsys, method
 ):
+    """However late it is noticed, and in the thread that trains: nothing waits for another one."""
     workdir = tmp_path / "full"
+    write = getattr(job.EventsWriter, method)
 
-    def write(logs, record):
-        if record["step"] > 5:
+    def full(writer, *arguments):
+        if progress(workdir) > 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(writer, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(job.Logs, "write", write)
+        patched.setattr(job.EventsWriter, method, full)
         assert cifar.main(arguments(npz, workdir)) == 2
     said = capsys.readouterr().err
     assert f"The disk is full: the logs of the training could not be written to {workdir}" in said
@@ -225,6 +230,22 @@ def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
     assert progress(workdir) > 0
     assert cifar.main(arguments(npz, workdir)) == 0
     assert digest(workdir) == digest(finished)
+
+
+def test_events_are_those_of_the_history(finished):
+    (path,) = (finished / "tensorboard").iterdir()
+    content, found, at = path.read_bytes(), [], 0
+    while at < len(content):  # length, checksum, event, checksum
+        (size,) = struct.unpack("Q", content[at : at + 8])
+        event = job.Event.FromString(content[at + 12 : at + 12 + size])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        at += size + 16
+    expected = [
+        (epoch["step"], f"train/{name}", pytest.approx(value, rel=1e-6))
+        for epoch in metrics(finished)["history"]
+        for name, value in epoch.items()
+    ]
+    assert found == expected
 
 
 def test_a_damaged_checkpoint_is_passed_over(npz, finished, tmp_path, capsys):
