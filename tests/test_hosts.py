@@ -15,41 +15,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cifar, hosts
+from experiments import hosts, imagenet, train
+from experiments.configs import cifar10
+from experiments.data import Dataset, Split
+from experiments.weights import save
+from tests import jpegs
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 12
-SMALL = {
-    "model.depth": 8,
-    "model.width": 4,
-    "num_epochs": 3,
-    "optimizer.warmup_epochs": 1,
-    "validation_size": 16,
-    "batch_size": 16,
-    "evaluation.num_points": 3,
-    "evaluation.batch_size": 20,
-    "evaluation.recalibration_batch_size": 32,
-    "checkpoint_seconds": 0,
-}
+STEPS = 15  # of 3 epochs
 LOST = "run the same command everywhere again, and training goes on from the last checkpoint."
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
-    rng = np.random.default_rng(0)
-    labels = (np.arange(120) % 4).astype(np.uint8)
-    images = rng.integers(0, 200, (120, 8, 8, 3)) + 15 * labels[:, None, None, None]
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    np.savez(
-        path,
-        train_images=images[:80].astype(np.uint8),
-        train_labels=labels[:80],
-        test_images=images[80:].astype(np.uint8),
-        test_labels=labels[80:],
-    )
-    config = ["--config", str(ROOT / "experiments/configs/cifar10.py:line")]
-    values = SMALL | {"data_dir": path}
-    return config + [f"--config.{name}={value}" for name, value in values.items()]
+    """Of a run whose images are streamed."""
+    folder = jpegs.make(tmp_path_factory.mktemp("data") / "imagenet")
+    config = f"--config={ROOT / 'tests' / 'jpegs.py'}:line"
+    return [config, f"--config.data_dir={folder}", "--config.checkpoint_seconds=0"]
 
 
 def free_port() -> int:
@@ -73,9 +55,15 @@ class Processes:
     """A run of several processes, four devices in all."""
 
     def __init__(
-        self, count: int, arguments: list[str], workdir: Path, *more: str, slurm: bool = False
+        self,
+        count: int,
+        arguments: list[str],
+        workdir: Path,
+        *more: str,
+        slurm: bool = False,
+        module: str = "experiments.imagenet",
     ):
-        command = [sys.executable, "-m", "experiments.cifar", *arguments, *more]
+        command = [sys.executable, "-m", module, *arguments, *more]
         port = free_port()
         by_hand = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
 
@@ -155,7 +143,7 @@ def assert_close(found: dict, expected: dict) -> None:
 def alone(arguments, tmp_path_factory) -> Path:
     """What one process with eight devices makes of it."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    assert cifar.main([*arguments, "--workdir", str(workdir), "--config.mesh=data=8"]) == 0
+    assert imagenet.main([*arguments, "--workdir", str(workdir), "--config.mesh=data=8"]) == 0
     return workdir
 
 
@@ -195,6 +183,31 @@ def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments
     assert_close(weights(moved), weights(alone))
 
 
+def test_images_that_every_process_has_are_split_too(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(64) % 4).astype(np.int32)
+    images = rng.integers(0, 200, (64, 8, 8, 3)) + 15 * labels[:, None, None, None]
+    split = Split(images.astype(np.uint8), labels)
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    np.savez(tmp_path / "small.npz", **dict(zip(names, (*split, *split), strict=True)))
+    small = {"model.depth": 8, "model.width": 4, "num_epochs": 2, "batch_size": 16}
+    small |= {"optimizer.warmup_epochs": 1, "validation_size": 0}
+    small |= {"evaluation.recalibration_batch_size": 32}
+    config = cifar10.get_config("line")
+    config.update_from_flattened_dict(small | {"mesh": "data=8"})
+    run = train.make_run(config, Dataset("small", split, split, split, 4))
+    *_, state = train.fit(run, train.init_state(run), train.History(run))
+
+    workdir = tmp_path / "run"
+    given = [f"--config={ROOT / 'experiments' / 'configs' / 'cifar10.py'}:line"]
+    given += [f"--config.data_dir={tmp_path / 'small.npz'}"]
+    given += [f"--config.{name}={value}" for name, value in small.items()]
+    Processes(2, given, workdir, module="experiments.cifar").end_trained()
+    expected = tmp_path / "expected.npz"
+    save(expected, state.endpoints)
+    assert_close(weights(workdir), dict(np.load(expected)))
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -212,7 +225,7 @@ def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments
     ],
 )
 def test_bad_flags(given, sentence, arguments, tmp_path, capsys):
-    assert cifar.main([*arguments, "--workdir", str(tmp_path / "run"), *given]) == 2
+    assert imagenet.main([*arguments, "--workdir", str(tmp_path / "run"), *given]) == 2
     assert re.search(re.escape(sentence), capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
@@ -233,7 +246,7 @@ NEVER = "127.0.0.1:9"  # where nobody listens
 def test_processes_that_never_come_are_named(given, sentence, arguments, tmp_path):
     process = subprocess.run(
         [
-            *(sys.executable, "-m", "experiments.cifar", *arguments, *given),
+            *(sys.executable, "-m", "experiments.imagenet", *arguments, *given),
             *("--workdir", str(tmp_path / "run"), "--connect_seconds=1"),
         ],
         cwd=ROOT,
