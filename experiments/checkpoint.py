@@ -185,7 +185,10 @@ def _is_whole(leaf) -> bool:
 
 def _copied(leaf):
     """A copy: on a CPU the arrays of a device may be those that the next call overwrites."""
-    return np.array(leaf) if _is_whole(leaf) else jnp.copy(leaf)
+    if _is_whole(leaf):
+        return np.array(leaf)
+    # Elsewhere Orbax copies to the host before it returns.
+    return jnp.copy(leaf) if jax.default_backend() == "cpu" else leaf
 
 
 def _target(leaf):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ def open_npz(path: str | os.PathLike[str], what: str) -> Iterator[np.lib.npyio.N
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file under a temporary name beside it, then renames it into place."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Of this process alone: numbers of processes repeat on other hosts.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)

@@ -4,12 +4,14 @@ Each of them runs the same command and the same program, in step, and holds its 
 are written by the first one, but for checkpoints, of which each writes its part.
 """
 
+import itertools
+import json
 import os
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import jax
@@ -218,13 +220,24 @@ def any_of(*raised: bool) -> tuple[bool, ...]:
     return raised if jax.process_count() == 1 else _read(_gathered(raised))
 
 
-def _gathered(raised: tuple[bool, ...]) -> jax.Array:
+def names_of_all(names: Sequence[str]) -> list[str]:
+    """Names that any process has, each once; all have to call it, and wait for each other."""
+    if jax.process_count() == 1:
+        return list(names)
+    text = json.dumps(list(names)).encode()
+    longest = np.asarray(_gathered([len(text)])).max()
+    rows = np.asarray(_gathered(list(text.ljust(longest)))).astype(np.uint8)
+    found = itertools.chain.from_iterable(json.loads(row.tobytes()) for row in rows)
+    return list(dict.fromkeys(found))
+
+
+def _gathered(values: Sequence[int]) -> jax.Array:
+    """Rows of integers, one of every process, as many in each."""
     mesh = _each()
     where = NamedSharding(mesh, PartitionSpec("process"))
-    flags_here = np.array([raised], np.int32)
-    shape = (mesh.size, len(raised))
-    everyone = jax.make_array_from_process_local_data(where, flags_here, shape)
-    return _replicated(everyone)
+    shape = (mesh.size, len(values))
+    row = np.array([values], np.int32)
+    return _replicated(jax.make_array_from_process_local_data(where, row, shape))
 
 
 def _replicated(array: jax.Array) -> jax.Array:

@@ -290,7 +290,8 @@ def _train(config, run, folder, stop) -> tuple:
             history.restore(record["history"])
         if hosts.is_first():
             logs.start_from(history.epochs)
-        start, waits = int(state.step), True
+        start = int(state.step)
+        waits = jax.process_count() == 1  # for what is written, and so for the other processes
         try:
             memory = step_report(run, state) if start < run.program.num_steps else None
             agreement = hosts.Agreement()
@@ -302,10 +303,12 @@ def _train(config, run, folder, stop) -> tuple:
                     _save(checkpoints, run, state, history)
                     agreement = hosts.Agreement()  # what was due before is done
                 if stopping:
+                    waits = True
                     raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
             _save(checkpoints, run, state, history)
-        except jax.errors.JaxRuntimeError as error:
-            waits = hosts.lost_another(error) is None  # it would be for the others
+            waits = True
+        except train.NonFiniteLoss:  # which all of them see
+            waits = True
             raise
         finally:
             if waits:
@@ -356,6 +359,8 @@ def _unwritten(record: dict) -> None:
 
 
 def _save(checkpoints, run, state, history) -> None:
+    if run.loader is not None:
+        run.loader.corrupt[:] = hosts.names_of_all(run.loader.corrupt)
     record = {"history": history.to_json()}
     train.check_finite(run, state)
     checkpoints.save(int(state.step), state, record)

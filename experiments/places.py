@@ -249,7 +249,7 @@ def _gradient_places(work: Evaluation, stack) -> dict:
     batches = recalibration_batches(work.run, settings)
     places = {}
     for name, layerwise in (("gradient point", False), ("layerwise point", True)):
-        coords = choose.by_gradient(
+        found = choose.by_gradient(
             whole,
             stack,
             single.moments,
@@ -260,6 +260,7 @@ def _gradient_places(work: Evaluation, stack) -> dict:
             joint_temperature=True,
             num_steps=settings.choose_steps,
         )
+        coords = hosts.local(found)
         params = jax.tree.map(lambda x: x[None], whole.point(stack, coords))
         places[name] = _place_of_params(work, name, params)
         if not layerwise:

@@ -519,7 +519,7 @@ class History:
         self.epochs, self._step, self._sums = saved["epochs"], saved["step"], saved["sums"]
         self._start = time.perf_counter() - saved["seconds"]
         if self._run.loader is not None:
-            self._run.loader.corrupt[:] = saved["corrupt"]
+            self._run.loader.corrupt[:] = saved.get("corrupt", [])
 
     def append(self, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics `[k]` of a call that may still be running; reads those before it."""

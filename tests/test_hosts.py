@@ -23,6 +23,7 @@ from tests import jpegs
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 15  # of 3 epochs
+BAD = "train/n002/n002_4.JPEG"
 LOST = "run the same command everywhere again, and training goes on from the last checkpoint."
 
 
@@ -30,6 +31,7 @@ LOST = "run the same command everywhere again, and training goes on from the las
 def arguments(tmp_path_factory) -> list[str]:
     """Of a run whose images are streamed."""
     folder = jpegs.make(tmp_path_factory.mktemp("data") / "imagenet")
+    (folder / BAD).write_bytes(b"no image")
     config = f"--config={ROOT / 'tests' / 'jpegs.py'}:line"
     return [config, f"--config.data_dir={folder}", "--config.checkpoint_seconds=0"]
 
@@ -151,8 +153,10 @@ def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments
     whole = Processes(2, arguments, tmp_path / "whole", slurm=True)
     assert whole.ended()[0] == [0, 0]
     assert_close(results(whole.workdir), results(alone))
-    provenance = json.loads((whole.workdir / "metrics.json").read_text())["provenance"]
-    assert provenance["processes"] == 2
+    metrics = json.loads((whole.workdir / "metrics.json").read_text())
+    assert metrics["provenance"]["processes"] == 2
+    (skipped,) = metrics["data"]["skipped"]  # whichever of them read it
+    assert skipped["file"].endswith(BAD)
 
     workdir = tmp_path / "stopped"
     stopped = Processes(2, arguments, workdir)

@@ -1,11 +1,15 @@
 """The benchmark of ImageNet's training steps, with a network that is small enough to test."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import imagenet_steps
+from benchmarks import imagenet_steps, input_pipeline
 from experiments.configs import imagenet
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("name", ["batch_size", "rounds", "steps"])
@@ -37,3 +41,14 @@ def test_shares_and_hours_are_those_of_the_measured_steps(monkeypatch):
     stacks = [found[recipe]["memory"]["endpoints"] for recipe in imagenet_steps.RECIPES]
     assert stacks[1] == 2 * stacks[0]
     assert "| cifar_resnet, line |" in imagenet_steps.markdown(results)
+
+
+@pytest.mark.parametrize("module", [imagenet_steps, input_pipeline])
+def test_the_documentation_shows_the_committed_record(module):
+    name = module.__name__.rpartition(".")[2]
+    folder = ROOT / "results" / name
+    results = json.loads((folder / f"{name}.json").read_text())
+    text = (folder / f"{name}.md").read_text()
+    assert text == module.markdown(results)
+    assert text.rstrip() in (ROOT / "docs" / "scaling.md").read_text()
+    assert not results["provenance"]["commit"].endswith("-dirty")

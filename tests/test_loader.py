@@ -214,10 +214,11 @@ def test_too_many_unreadable_images_stop_the_run(damaged, num_workers):
         list(one.stream(batches_of(split, one)))
 
 
-def test_a_batch_without_a_readable_image_stops_the_run(damaged):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_without_a_readable_image_stops_the_run(damaged, num_workers):
     split, bad = damaged
     order = np.full((1, BATCH), bad[0])
-    one = Loader(options(max_corrupt=9))
+    one = Loader(options(num_workers=num_workers, max_corrupt=9))
     with pytest.raises(UserError, match=r"^None of the 8 images of batch 0 can be decoded"):
         list(one.stream(batches_of(split, one, order=order)))
 
