@@ -208,7 +208,7 @@ def test_a_signal_while_the_report_is_made_waits_for_it(
     assert "</html>" in (workdir / "report.html").read_text()
 
 
-@pytest.mark.parametrize("method", ["write_event", "flush", "close"])
+@pytest.mark.parametrize("method", ["write_event", "close"])
 def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
     npz, finished, tmp_path, monkeypatch, capsys, method
 ):
