@@ -4,6 +4,7 @@ Each of them runs the same command and the same program, in step, and holds its 
 are written by the first one, but for checkpoints, of which each writes its part.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -184,6 +185,7 @@ def lost_another(error: Exception) -> UserError | None:
     )
 
 
+@functools.cache
 def _each() -> Mesh:
     """One device of every process."""
     firsts = {device.process_index: device for device in reversed(jax.devices())}
@@ -241,12 +243,12 @@ def _gathered(values: Sequence[int]) -> jax.Array:
 
 
 def _replicated(array: jax.Array) -> jax.Array:
-    where = NamedSharding(array.sharding.mesh, PartitionSpec())
-    return jax.jit(_same, out_shardings=where)(array)
+    return _replicator(NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
 
 
-def _same(x):
-    return x
+@functools.cache  # it is called between training calls
+def _replicator(where: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda array: array, out_shardings=where)
 
 
 def _read(flags_of_all: jax.Array) -> tuple[bool, ...]:
@@ -271,13 +273,8 @@ def local(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, fetch(tree))
 
 
-def spans(where: NamedSharding | None) -> bool:
-    """Whether devices of other processes are among those of a sharding."""
-    return where is not None and not where.is_fully_addressable
-
-
 def put(array: np.ndarray, where: NamedSharding | None) -> jax.Array:
     """An array that every process has, on devices of all of them."""
-    if not spans(where):
+    if where is None or where.is_fully_addressable:
         return jax.device_put(array, where)
     return jax.make_array_from_callback(array.shape, where, lambda index: array[index])

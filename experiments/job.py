@@ -97,17 +97,17 @@ def _main(options, module, begin) -> None:
     config = options.config
     make_method(config)  # refuses a bad config before any data is read
     folder = workdir.check(options.workdir, config, options.overwrite)
-    done = _is_done(folder, options.overwrite)
+    done = _show_if_done(folder, options.overwrite)
     if hosts.any_of(done)[0]:
         return
     with lock.hold(folder) if hosts.is_first() else contextlib.nullcontext():
         # Whoever held it may have made and finished this run, or another.
         workdir.check(options.workdir, config, options.overwrite)
-        if not hosts.any_of(_is_done(folder, options.overwrite))[0]:
+        if not hosts.any_of(_show_if_done(folder, options.overwrite))[0]:
             _run(config, folder, options.overwrite, module, begin)
 
 
-def _is_done(folder: Path, overwrite: bool) -> bool:
+def _show_if_done(folder: Path, overwrite: bool) -> bool:
     """Whether the run is finished; then it is shown."""
     metrics = workdir.finished(folder, overwrite)
     if metrics is None or not hosts.is_first():

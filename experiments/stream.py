@@ -127,10 +127,8 @@ def placed(
     batch_size: int, mesh: jax.sharding.Mesh | None, axis: int = 0
 ) -> jax.sharding.NamedSharding | None:
     """Where a batch lies: split over the devices if they divide it; `None` for one device."""
-    if mesh is None:
-        return None
-    if batch_size % placement.num_shards(mesh):
-        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    if mesh is None or batch_size % placement.num_shards(mesh):
+        return placement.everywhere(mesh)
     return sharding.batch_sharding(mesh, batch_size, axis=axis)
 
 
