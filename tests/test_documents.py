@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""What the README and the pages of docs/ show works as it stands there."""
 
 import json
 import re
@@ -11,19 +11,30 @@ from experiments import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README)
 
 
 def test_there_is_something_to_test():
-    assert CODE
+    assert all(_code(ROOT / page) for page in ("README.md", "docs/scaling.md"))
     assert len(TABLES) == README.count("The next tables are the output of") == 2
 
 
-@pytest.mark.parametrize("code", CODE)
-def test_python_examples_run(code):
-    with jax.numpy_dtype_promotion("standard"):  # users have it; optax.adam needs it
-        exec(compile(code, "README.md", "exec"), {})
+def _code(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if _code(page)], ids=lambda page: page.stem
+)
+def test_python_examples_run(page, tmp_path, monkeypatch):
+    """Those of a page are one program, top to bottom, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": page.stem}
+    # What users have; optax.adam needs it.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for code in _code(page):
+            exec(compile(code, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize(("path", "methods"), TABLES)
