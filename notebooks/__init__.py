@@ -1,0 +1,1 @@
+"""Notebooks that import the packages; `python -m notebooks.repository` gives them an address."""

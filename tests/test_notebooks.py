@@ -1,0 +1,64 @@
+"""The notebooks run from top to bottom, and say the address that setup.cfg says."""
+
+import json
+import os
+
+import nbclient
+import nbformat
+import pytest
+
+from notebooks import repository
+
+NAMES = ["1_first_line", "2_lines_curves_simplexes", "3_calibration_robustness"]
+BOOKS = {path.stem: path.read_text() for path in repository.NOTEBOOKS}
+
+
+def test_there_are_three():
+    assert list(BOOKS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    book = nbformat.reads(BOOKS[name], as_version=4)
+    resources = {"metadata": {"path": str(repository.FOLDER)}}
+    client = nbclient.NotebookClient(book, timeout=600, resources=resources)
+    client.execute(env=os.environ | {"PYTHONWARNINGS": "error::UserWarning"})
+    outputs = [out for cell in book.cells if cell.cell_type == "code" for out in cell.outputs]
+    assert any("image/png" in out.get("data", {}) for out in outputs)
+    assert not [out for out in outputs if out.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_holds_no_outputs(name):
+    for cell in json.loads(BOOKS[name])["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+def test_first_cells_are_alike():
+    assert len({tuple(json.loads(text)["cells"][1]["source"]) for text in BOOKS.values()}) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_the_address_of_setup_cfg(name):
+    text, url = BOOKS[name], repository.address()
+    assert repository.addressed(text, url, f"{name}.ipynb") == text
+    elsewhere = repository.addressed(text, "https://github.com/someone/project", f"{name}.ipynb")
+    assert f"github/someone/project/blob/main/notebooks/{name}.ipynb)" in elsewhere
+    cell = "".join(json.loads(elsewhere)["cells"][1]["source"])
+    assert 'REPOSITORY = "https://github.com/someone/project"' in cell
+    assert repository.addressed(elsewhere, url, f"{name}.ipynb") == text
+
+
+def test_first_cell_says_what_is_missing_outside_of_a_clone(tmp_path):
+    cell = "".join(json.loads(BOOKS[NAMES[0]])["cells"][1]["source"])
+    # As in a fresh runtime: a folder with nothing in it, and no package installed.
+    hidden = "import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        with pytest.raises(AssertionError, match="Set REPOSITORY to the address"):
+            exec(hidden + cell.replace("import importlib.util, ", "import "), {})
+    finally:
+        os.chdir(here)
