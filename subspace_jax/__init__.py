@@ -29,6 +29,7 @@ from subspace_jax.diversity import (
     log_volume,
     squared_cosines,
 )
+from subspace_jax.partition import combine, is_floating, split, summary
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import Recalibration, for_each, recalibrate
 from subspace_jax.subspaces import (
@@ -50,6 +51,7 @@ __all__ = [
     "averaging",
     "bezier",
     "calibration",
+    "combine",
     "corruptions",
     "cosine_penalty",
     "detection",
@@ -58,6 +60,7 @@ __all__ = [
     "for_each",
     "freeze",
     "gram",
+    "is_floating",
     "is_kernel",
     "landscape",
     "layerwise",
@@ -74,6 +77,8 @@ __all__ = [
     "sharpness",
     "simplex",
     "simplicial_complex",
+    "split",
     "squared_cosines",
     "stack",
+    "summary",
 ]

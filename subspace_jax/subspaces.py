@@ -59,12 +59,21 @@ class Subspace:
         Returns:
           The endpoints: what `init_fn` returns, every leaf with a new leading axis `[n, ...]`.
 
+        Raises:
+          TypeError: a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
+
         Example:
           >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
           >>> endpoints.shape
           (2, 3)
         """
-        return jax.vmap(init_fn)(jax.random.split(key, self.num_endpoints))
+
+        def one(key):
+            network = init_fn(key)
+            tree.check_mixable(network)
+            return network
+
+        return jax.vmap(one)(jax.random.split(key, self.num_endpoints))
 
     def point(self, endpoints: PyTree, coords: Coords) -> PyTree:
         r"""The network at given coordinates.
@@ -83,11 +92,13 @@ class Subspace:
         Raises:
           ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
             concrete barycentric coordinates do not sum to one (traced values are not checked).
+          TypeError: a leaf is an integer, a key or no array.
 
         Example:
           >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
           1.5
         """
+        tree.check_mixable(endpoints)
         n = tree.num_stacked(endpoints)
         if n != self.num_endpoints:
             raise ValueError(

@@ -21,6 +21,7 @@ MODULES = set(TREES) - {"__init__"}
 INTERNAL = {
     "tree": set(),
     "weighted": set(),
+    "partition": {"tree"},
     "metrics": {"weighted"},
     "prediction": {"tree"},
     "recalibration": {"tree"},
