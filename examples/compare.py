@@ -52,11 +52,13 @@ def main(module: str, description: str, make_task: Callable[[], Task], argv: Seq
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--json", type=Path, help="a file for the results; default: none is written")
+    parser.add_argument(
+        "--json", type=Path, help="a file for the results; default: none is written"
+    )
     options = parser.parse_args(argv)
     compiler.configure()
     try:
