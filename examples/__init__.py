@@ -1,1 +1,1 @@
-"""Small networks of other kinds than the experiments': `python -m examples.vit`, `python -m examples.tabular`."""
+"""Networks of other kinds than those of the experiments, with standard training beside them."""

@@ -16,10 +16,10 @@ DESCRIPTION = """A vision transformer (Flax NNX) on scikit-learn's digits: 8 x 8
 
     python -m examples.vit [--epochs N] [--seeds N] [--json FILE]
 
-Trains a network, a line and a layerwise line with the same budget and seeds, and prints accuracy, NLL and
-ECE on 540 test images: means and standard errors over seeds, which share the test images. It shows that a
+Trains a network, a line and a layerwise line with the same budget and seeds, and prints accuracy, NLL and ECE
+on 540 test images: means and standard errors over seeds, which share the test images. It shows that a
 subspace of transformers (attention, layer norm, embeddings) trains as one of convolutional networks does.
-It does not show which method is better on other data: these images are small and easy, and nothing was
+It does not show which method is better: the images are small and easy, the training is short and nothing was
 tuned. Nothing is downloaded, and nothing written without --json."""
 
 
@@ -41,10 +41,10 @@ class Block(nnx.Module):
 class VisionTransformer(nnx.Module):
     """Patches `[B, T, D]` in, logits `[B, 10]` out."""
 
-    def __init__(self, tokens: int, features: int, rngs: nnx.Rngs, width: int = 32):
+    def __init__(self, tokens: int, features: int, depth: int, rngs: nnx.Rngs, width: int = 32):
         self.patch = nnx.Linear(features, width, rngs=rngs)
         self.position = nnx.Embed(tokens, width, rngs=rngs)
-        self.blocks = nnx.List([Block(width, 4, rngs) for _ in range(2)])
+        self.blocks = nnx.List([Block(width, 4, rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Linear(width, 10, rngs=rngs)
 
@@ -67,7 +67,7 @@ def patches(images: np.ndarray, size: int) -> np.ndarray:
     return grid.swapaxes(2, 3).reshape(n, -1, size * size * channels)
 
 
-def make_task() -> compare.Task:
+def make_task(depth: int = 2) -> compare.Task:
     """Patches of 2 x 2 pixels, standardised with the mean and deviation of all training pixels."""
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1).astype(np.float32)
@@ -75,7 +75,7 @@ def make_task() -> compare.Task:
         images, labels, test_size=0.3, stratify=labels, random_state=0
     )
     x, x_test = (patches((part - x.mean()) / x.std(), size=2) for part in (x, x_test))
-    make = lambda key: VisionTransformer(*x.shape[1:], nnx.Rngs(key))
+    make = lambda key: VisionTransformer(*x.shape[1:], depth, nnx.Rngs(key))
     graphdef = nnx.graphdef(make(jax.random.key(0)))
     return compare.Task(
         init_fn=lambda key: nnx.state(make(key), nnx.Param),
