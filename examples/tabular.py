@@ -15,10 +15,11 @@ DESCRIPTION = """An MLP with layer norm on scikit-learn's breast cancer data: 30
 
     python -m examples.tabular [--epochs N] [--seeds N] [--json FILE]
 
-Trains a network, a line and a layerwise line with the same budget and seeds, and prints accuracy, NLL and ECE
-on 171 test examples: means and standard errors over seeds, which share the test examples. It shows that a
-subspace of MLPs trains as one of convolutional networks does. It does not show which method is better: one
-test example is 0.6 points, and nothing was tuned. Nothing is downloaded, and nothing written without --json."""
+Trains a network, a line and a layerwise line with the same budget and seeds, and prints accuracy,
+NLL and ECE on 171 test examples: means and standard errors over seeds, which share the test
+examples. It shows that a subspace of MLPs trains as one of convolutional networks does. It does not
+show which method is better: one test example is 0.6 points, and nothing was tuned. Nothing is
+downloaded, and nothing written without --json."""
 
 
 class Network(nn.Module):

@@ -16,11 +16,12 @@ DESCRIPTION = """A vision transformer (Flax NNX) on scikit-learn's digits: 8 x 8
 
     python -m examples.vit [--epochs N] [--seeds N] [--json FILE]
 
-Trains a network, a line and a layerwise line with the same budget and seeds, and prints accuracy, NLL and ECE
-on 540 test images: means and standard errors over seeds, which share the test images. It shows that a
-subspace of transformers (attention, layer norm, embeddings) trains as one of convolutional networks does.
-It does not show which method is better: the images are small and easy, the training is short and nothing was
-tuned. Nothing is downloaded, and nothing written without --json."""
+Trains a network, a line and a layerwise line with the same budget and seeds, and prints accuracy,
+NLL and ECE on 540 test images: means and standard errors over seeds, which share the test images.
+It shows that a subspace of transformers (attention, layer norm, embeddings) trains as one of
+convolutional networks does. It does not show which method is better: the images are small and easy,
+the training is short and nothing was tuned. Nothing is downloaded, and nothing written without
+--json."""
 
 
 class Block(nnx.Module):
