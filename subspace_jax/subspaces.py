@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from subspace_jax import tree
+from subspace_jax import growing, tree
 from subspace_jax.tree import PyTree
 
 Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix with one at each leaf
@@ -74,6 +74,46 @@ class Subspace:
             return network
 
         return jax.vmap(one)(jax.random.split(key, self.num_endpoints))
+
+    def grow(
+        self,
+        networks: Sequence[PyTree],
+        key: jax.Array | None = None,
+        *,
+        noise: float = 0.0,
+        positions: Sequence[int] | None = None,
+    ) -> PyTree:
+        """Endpoints that start from networks which were trained before.
+
+        The endpoints that are not given start at the mean of the given ones, each with noise of its
+        own if wanted. Where all endpoints would be equal, as for one network without noise, they
+        stay on a common direction until batches part them: use a little noise there.
+
+        Args:
+          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may
+            need `alignment.align` before.
+          key: a random key for the noise.
+          noise: the noise's standard deviation in units of the root mean square of each leaf of the
+            mean, 0.1 for a tenth; a leaf of zeros gets none.
+          positions: which endpoint each network becomes. By default the first ones; the ends of
+            `bezier(2)` are `(0, 2)`.
+
+        Returns:
+          The endpoints, leaves `[n, ...]`; the given ones are bit for bit as they were. To keep them
+          so, put `freeze(positions)` behind the optimizer.
+
+        Raises:
+          ValueError: there is no network or more than endpoints, they differ in structure or shapes,
+            positions are no different numbers below `n`, or there is noise without a key.
+          TypeError: a leaf is an integer, a key or no array.
+
+        Example:
+          >>> line().grow([jnp.array([4.0, 2.0])]).tolist()
+          [[4.0, 2.0], [4.0, 2.0]]
+          >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
+          [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
+        """
+        return growing.grow(self.num_endpoints, networks, key, noise, positions)
 
     def point(self, endpoints: PyTree, coords: Coords) -> PyTree:
         r"""The network at given coordinates.

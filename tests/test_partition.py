@@ -124,7 +124,9 @@ class TestLeavesThatCanNotBeMixed:
             ss.split({"a": jnp.ones(2), "b": leaf}, lambda path, leaf: True)
 
     def test_are_refused_at_init(self, leaf, what):
-        message = rf"Leaf \['b'\] {what} and can't be mixed; share .* subspace_jax.split\(network\)`"
+        message = (
+            rf"Leaf \['b'\] {what} and can't be mixed; share .* subspace_jax.split\(network\)`"
+        )
         with pytest.raises(TypeError, match=message):
             ss.line().init(jax.random.key(0), lambda key: {"a": jnp.ones(2), "b": leaf})
 
@@ -146,7 +148,10 @@ def test_a_predicate_that_spans_nothing_is_refused():
     ("parts", "message"),
     [
         ((), "combine got 0 trees; give it the parts"),
-        (({"a": 1.0}, {"a": 2.0}), r"Leaf \['a'\] is in 2 of the trees of `combine`; .* no leaf in"),
+        (
+            ({"a": 1.0}, {"a": 2.0}),
+            r"Leaf \['a'\] is in 2 of the trees of `combine`; .* no leaf in",
+        ),
         (({"a": 1.0}, {"b": 2.0}), "trees of `combine` differ in structure: .*'a'.* and .*'b'"),
     ],
 )
