@@ -41,6 +41,8 @@ class Subspace:
       center: coordinates of the midpoint; their shape is the shape of all coordinates, `[]` for a
         line or curve and `[n]` for a simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
+      mix: `(weights, endpoints) -> network`, with weights `[n]` or a tree prefix of the endpoints;
+        `lora.around` replaces it.
     """
 
     num_endpoints: int
@@ -48,6 +50,7 @@ class Subspace:
     weights: Callable[[jax.Array], jax.Array]
     center: np.ndarray
     layer_of: Callable[[tuple], Hashable] | None = None
+    mix: Callable[[PyTree, PyTree], PyTree] = tree.mix
 
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
         """Draws the endpoints independently.
@@ -145,7 +148,7 @@ class Subspace:
                 f"The stack holds {n} networks but the subspace has {self.num_endpoints} "
                 f"endpoints; initialise the stack with this subspace's `init`."
             )
-        return tree.mix(jax.tree.map(self._checked_weights, coords), endpoints)
+        return self.mix(self.mixing_weights(coords), endpoints)
 
     def midpoint(self, endpoints: PyTree) -> PyTree:
         """The network at the center of the subspace, the one to deploy.
@@ -228,6 +231,24 @@ class Subspace:
           20.0
         """
         return apply_fn(self.point(endpoints, coords), *args)
+
+    def mixing_weights(self, coords: Coords) -> PyTree:
+        """The mixing weights at given coordinates, checked as `point` does.
+
+        Args:
+          coords: as in `point`.
+
+        Returns:
+          `[n]`; of a tree of coordinates a tree with such an array at each.
+
+        Raises:
+          ValueError: as `point`, of coordinates.
+
+        Example:
+          >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"]
+          Array([0.75, 0.25], dtype=float32)
+        """
+        return jax.tree.map(self._checked_weights, coords)
 
     def _checked_weights(self, coords: jax.Array) -> jax.Array:
         if jnp.shape(coords) != self.center.shape:
@@ -436,6 +457,9 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
     Returns:
       A subspace whose `sample_coords` returns a tree.
 
+    Raises:
+      ValueError: `subspace` is around a base (`lora.around`); make the layers before.
+
     Reference:
       Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
 
@@ -445,4 +469,9 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
       >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
       (True, False)
     """
+    if subspace.mix is not tree.mix:
+        raise ValueError(
+            "The subspace has a base already and can't be made layerwise any more; "
+            "write `lora.around(layerwise(subspace), base)` in this order."
+        )
     return dataclasses.replace(subspace, layer_of=layer_of)

@@ -28,6 +28,7 @@ INTERNAL = {
     "diversity": {"tree"},
     "growing": {"tree"},
     "subspaces": {"tree", "growing"},
+    "lora": {"tree", "diversity", "partition", "subspaces"},
     "averaging": {"tree"},
     "training": {"tree", "subspaces"},
     "plotting": {"metrics"},
