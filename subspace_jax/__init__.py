@@ -12,6 +12,7 @@ Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.
 __version__ = "0.1.0"
 
 from subspace_jax import (
+    alignment,
     averaging,
     calibration,
     corruptions,
@@ -49,6 +50,7 @@ __all__ = [
     "Recalibration",
     "Subspace",
     "TrainState",
+    "alignment",
     "averaging",
     "bezier",
     "calibration",
