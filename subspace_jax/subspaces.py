@@ -245,8 +245,8 @@ class Subspace:
           ValueError: as `point`, of coordinates.
 
         Example:
-          >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"]
-          Array([0.75, 0.25], dtype=float32)
+          >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
+          [0.75, 0.25]
         """
         return jax.tree.map(self._checked_weights, coords)
 

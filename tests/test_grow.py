@@ -1,6 +1,7 @@
 """Endpoints that start from trained networks."""
 
 import chex
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +13,15 @@ from stacks import SEEDS, arbitrary, device, network, normal, stacks
 
 import subspace_jax as ss
 
+few = hypothesis.settings(arbitrary, max_examples=6)  # every shape is compiled
+
 
 def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@arbitrary
+@few
 @given(data=st.data(), n=st.integers(1, 4), seed=SEEDS)
 def test_given_networks_are_at_their_positions_bit_for_bit(data, n, seed, dtype):
     count = data.draw(st.integers(1, n))
@@ -40,7 +43,7 @@ def test_a_negative_zero_and_what_is_not_finite_stay_where_they_are():
     assert bits([endpoints[0], endpoints[1]]) == bits(odd)
 
 
-@arbitrary
+@few
 @given(data=st.data(), count=st.integers(1, 3))
 def test_missing_endpoints_are_at_the_mean(data, count):
     given_stack = device(data.draw(stacks(count)))
