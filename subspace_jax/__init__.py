@@ -12,11 +12,13 @@ Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.
 __version__ = "0.1.0"
 
 from subspace_jax import (
+    alignment,
     averaging,
     calibration,
     corruptions,
     detection,
     landscape,
+    lora,
     metrics,
     schedules,
     sharding,
@@ -48,6 +50,7 @@ __all__ = [
     "Recalibration",
     "Subspace",
     "TrainState",
+    "alignment",
     "averaging",
     "bezier",
     "calibration",
@@ -66,6 +69,7 @@ __all__ = [
     "layerwise",
     "line",
     "log_volume",
+    "lora",
     "make_train_step",
     "metrics",
     "mix",

@@ -40,7 +40,8 @@ def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
       network: any tree: dictionaries, a Flax NNX state, an Equinox module, ...
       spans: `(path, leaf [...]) -> bool`, the leaves that span it. By default those that can: integers,
         keys and what is no array are shared. The path is that of `jax.tree.leaves_with_path`;
-        `jax.tree_util.keystr(path)` is its text.
+        `jax.tree_util.keystr(path)` is its text. Batch-norm statistics are floating but no parameters:
+        keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
 
     Returns:
       `(spanned, shared)`: trees of the same structure, each with None where the other has the leaf.
@@ -195,11 +196,10 @@ def _bytes(leaf):
 
 
 def _human(size):
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size} B" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return None
+    units, power = ("B", "KiB", "MiB", "GiB"), 0
+    while size >= 1024 and power < len(units) - 1:
+        size, power = size / 1024, power + 1
+    return f"{size:,.1f} {units[power]}" if power else f"{size} B"
 
 
 def _many(count, noun):

@@ -32,7 +32,29 @@ def stack(networks: Sequence[PyTree]) -> PyTree:
     """
     if not networks:
         raise ValueError("stack got 0 networks; give it at least 1.")
+    _check_alike(networks)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+
+
+def _check_alike(networks) -> None:
+    shapes = [
+        {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(network)}
+        for network in networks
+    ]
+    for i, (other, network) in enumerate(zip(shapes, networks, strict=True)):
+        only = sorted(map(leaf_name, shapes[0].keys() ^ other.keys()))
+        if only or jax.tree.structure(network) != jax.tree.structure(networks[0]):
+            where = f"leaf {only[0]} is in one only" if only else "their containers are others"
+            raise ValueError(
+                f"Networks 0 and {i} differ in structure: {where}; "
+                "stack networks that one function has made."
+            )
+        for path, shape in shapes[0].items():
+            if shape != other[path]:
+                raise ValueError(
+                    f"Networks 0 and {i} differ in the shape of leaf {leaf_name(path)}: "
+                    f"{list(shape)} and {list(other[path])}; stack networks of one architecture."
+                )
 
 
 def num_stacked(stack: PyTree) -> int:
