@@ -287,12 +287,11 @@ def init_state(run: Run) -> ss.TrainState:
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
     """Given networks at their places, and their mean at all others."""
-    count = ss.tree.num_stacked(given)
     if not method.frozen:
         return given
-    rows = np.full((method.subspace.num_endpoints, count), 1 / count, np.float32)
-    rows[list(method.frozen)] = np.eye(count, dtype=np.float32)
-    return jax.vmap(ss.mix, in_axes=(0, None))(jnp.asarray(rows), given)
+    count = ss.tree.num_stacked(given)
+    networks = [jax.tree.map(lambda x, i=i: x[i], given) for i in range(count)]
+    return method.subspace.grow(networks, positions=method.frozen)
 
 
 def _init_params(model: Model, key, images) -> ss.tree.PyTree:

@@ -12,11 +12,13 @@ Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.
 __version__ = "0.1.0"
 
 from subspace_jax import (
+    alignment,
     averaging,
     calibration,
     corruptions,
     detection,
     landscape,
+    lora,
     metrics,
     schedules,
     sharding,
@@ -29,6 +31,7 @@ from subspace_jax.diversity import (
     log_volume,
     squared_cosines,
 )
+from subspace_jax.partition import combine, is_floating, split, summary
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import Recalibration, for_each, recalibrate
 from subspace_jax.subspaces import (
@@ -47,9 +50,11 @@ __all__ = [
     "Recalibration",
     "Subspace",
     "TrainState",
+    "alignment",
     "averaging",
     "bezier",
     "calibration",
+    "combine",
     "corruptions",
     "cosine_penalty",
     "detection",
@@ -58,11 +63,13 @@ __all__ = [
     "for_each",
     "freeze",
     "gram",
+    "is_floating",
     "is_kernel",
     "landscape",
     "layerwise",
     "line",
     "log_volume",
+    "lora",
     "make_train_step",
     "metrics",
     "mix",
@@ -74,6 +81,8 @@ __all__ = [
     "sharpness",
     "simplex",
     "simplicial_complex",
+    "split",
     "squared_cosines",
     "stack",
+    "summary",
 ]

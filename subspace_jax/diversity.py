@@ -78,9 +78,12 @@ def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
       >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
       Array(0.5, dtype=float32)
     """
-    g = kernel_gram(endpoints, select)
-    squared_norms = jnp.diagonal(g)
-    return _squared_cosine(g, squared_norms[:, None], squared_norms[None, :])
+    return _squared_cosines_of(kernel_gram(endpoints, select))
+
+
+def _squared_cosines_of(gram):
+    squared_norms = jnp.diagonal(gram)
+    return _squared_cosine(gram, squared_norms[:, None], squared_norms[None, :])
 
 
 def _squared_cosine(product, first, second):
@@ -124,22 +127,55 @@ def cosine_penalty(
       Array(0.5, dtype=float32)
     """
     n = tree.num_stacked(endpoints)
-    if n < 2:
-        raise ValueError(
-            f"The cosine penalty is between pairs but there is {n} endpoint; "
-            "train it without a penalty or use at least 2 endpoints."
-        )
+    _check_pairs(n)
     if key is None:
-        cosines = squared_cosines(endpoints, select)
-        off_diagonal = ~jnp.eye(n, dtype=bool)  # leaves no ones to cancel: the rest may be tiny
-        return cosines.mean(where=off_diagonal)
+        return penalty_of_gram(kernel_gram(endpoints, select))
     kernels = [_wide(leaf) for leaf in _kernels(endpoints, select)]
-    pair = jax.random.choice(key, n, (2,), replace=False)
+    pair = _random_pair(key, n)
     # One-hot weights select the pair: a stack that is sharded over its endpoints is not gathered.
     # The gradient is elementwise, which XLA fuses into the optimizer: no stack of it is kept.
     first, second = (tree.mix(jax.nn.one_hot(i, n), kernels) for i in pair)
     inner = optax.tree.vdot
     return _squared_cosine(inner(first, second), inner(first, first), inner(second, second))
+
+
+def penalty_of_gram(gram: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """The cosine penalty from inner products between the endpoints.
+
+    Args:
+      gram: `[n, n]`.
+      key: draws the one pair, the same as in `cosine_penalty`; `None` for the mean over pairs.
+
+    Returns:
+      A scalar in [0, 1].
+
+    Raises:
+      ValueError: there is one endpoint.
+
+    Example:
+      >>> penalty_of_gram(jnp.array([[1.0, 1.0], [1.0, 2.0]]))
+      Array(0.5, dtype=float32)
+    """
+    n = gram.shape[0]
+    _check_pairs(n)
+    cosines = _squared_cosines_of(gram)
+    if key is not None:
+        first, second = _random_pair(key, n)
+        return cosines[first, second]
+    off_diagonal = ~jnp.eye(n, dtype=bool)  # leaves no ones to cancel: the rest may be tiny
+    return cosines.mean(where=off_diagonal)
+
+
+def _check_pairs(n) -> None:
+    if n < 2:
+        raise ValueError(
+            f"The cosine penalty is between pairs but there is {n} endpoint; "
+            "train it without a penalty or use at least 2 endpoints."
+        )
+
+
+def _random_pair(key, n) -> jax.Array:
+    return jax.random.choice(key, n, (2,), replace=False)
 
 
 def _wide(leaf):

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from subspace_jax import tree
+from subspace_jax import growing, tree
 from subspace_jax.tree import PyTree
 
 Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix with one at each leaf
@@ -41,6 +41,8 @@ class Subspace:
       center: coordinates of the midpoint; their shape is the shape of all coordinates, `[]` for a
         line or curve and `[n]` for a simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
+      mix: `(weights, endpoints) -> network`, with weights `[n]` or a tree prefix of the endpoints;
+        `lora.around` replaces it.
     """
 
     num_endpoints: int
@@ -48,6 +50,7 @@ class Subspace:
     weights: Callable[[jax.Array], jax.Array]
     center: np.ndarray
     layer_of: Callable[[tuple], Hashable] | None = None
+    mix: Callable[[PyTree, PyTree], PyTree] = tree.mix
 
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
         """Draws the endpoints independently.
@@ -59,12 +62,61 @@ class Subspace:
         Returns:
           The endpoints: what `init_fn` returns, every leaf with a new leading axis `[n, ...]`.
 
+        Raises:
+          TypeError: a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
+
         Example:
           >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
           >>> endpoints.shape
           (2, 3)
         """
-        return jax.vmap(init_fn)(jax.random.split(key, self.num_endpoints))
+
+        def one(key):
+            network = init_fn(key)
+            tree.check_mixable(network)
+            return network
+
+        return jax.vmap(one)(jax.random.split(key, self.num_endpoints))
+
+    def grow(
+        self,
+        networks: Sequence[PyTree],
+        key: jax.Array | None = None,
+        *,
+        noise: float = 0.0,
+        positions: Sequence[int] | None = None,
+    ) -> PyTree:
+        """Endpoints that start from networks which were trained before.
+
+        The endpoints that are not given start at the mean of the given ones, each with noise of its
+        own if wanted. Where all endpoints would be equal, as for one network without noise, they
+        stay on a common direction until batches part them: use a little noise there.
+
+        Args:
+          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may
+            need `alignment.align` before.
+          key: a random key for the noise.
+          noise: the noise's standard deviation in units of the root mean square of each leaf of the
+            mean, 0.1 for a tenth; a leaf of zeros gets none.
+          positions: which endpoint each network becomes. By default the first ones; the ends of
+            `bezier(2)` are `(0, 2)`.
+
+        Returns:
+          The endpoints, leaves `[n, ...]`; the given ones are bit for bit as they were. To keep them
+          so, put `freeze(positions)` behind the optimizer.
+
+        Raises:
+          ValueError: there is no network or more than endpoints, they differ in structure or shapes,
+            positions are no different numbers below `n`, or there is noise without a key.
+          TypeError: a leaf is an integer, a key or no array.
+
+        Example:
+          >>> line().grow([jnp.array([4.0, 2.0])]).tolist()
+          [[4.0, 2.0], [4.0, 2.0]]
+          >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
+          [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
+        """
+        return growing.grow(self.num_endpoints, networks, key, noise, positions)
 
     def point(self, endpoints: PyTree, coords: Coords) -> PyTree:
         r"""The network at given coordinates.
@@ -83,18 +135,20 @@ class Subspace:
         Raises:
           ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
             concrete barycentric coordinates do not sum to one (traced values are not checked).
+          TypeError: a leaf is an integer, a key or no array.
 
         Example:
           >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
           1.5
         """
+        tree.check_mixable(endpoints)
         n = tree.num_stacked(endpoints)
         if n != self.num_endpoints:
             raise ValueError(
                 f"The stack holds {n} networks but the subspace has {self.num_endpoints} "
                 f"endpoints; initialise the stack with this subspace's `init`."
             )
-        return tree.mix(jax.tree.map(self._checked_weights, coords), endpoints)
+        return self.mix(self.mixing_weights(coords), endpoints)
 
     def midpoint(self, endpoints: PyTree) -> PyTree:
         """The network at the center of the subspace, the one to deploy.
@@ -177,6 +231,24 @@ class Subspace:
           20.0
         """
         return apply_fn(self.point(endpoints, coords), *args)
+
+    def mixing_weights(self, coords: Coords) -> PyTree:
+        """The mixing weights at given coordinates, checked as `point` does.
+
+        Args:
+          coords: as in `point`.
+
+        Returns:
+          `[n]`; of a tree of coordinates a tree with such an array at each.
+
+        Raises:
+          ValueError: as `point`, of coordinates.
+
+        Example:
+          >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
+          [0.75, 0.25]
+        """
+        return jax.tree.map(self._checked_weights, coords)
 
     def _checked_weights(self, coords: jax.Array) -> jax.Array:
         if jnp.shape(coords) != self.center.shape:
@@ -385,6 +457,9 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
     Returns:
       A subspace whose `sample_coords` returns a tree.
 
+    Raises:
+      ValueError: `subspace` is around a base (`lora.around`); make the layers before.
+
     Reference:
       Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
 
@@ -394,4 +469,9 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
       >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
       (True, False)
     """
+    if subspace.mix is not tree.mix:
+        raise ValueError(
+            "The subspace has a base already and can't be made layerwise any more; "
+            "write `lora.around(layerwise(subspace), base)` in this order."
+        )
     return dataclasses.replace(subspace, layer_of=layer_of)

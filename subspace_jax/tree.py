@@ -32,7 +32,29 @@ def stack(networks: Sequence[PyTree]) -> PyTree:
     """
     if not networks:
         raise ValueError("stack got 0 networks; give it at least 1.")
+    _check_alike(networks)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+
+
+def _check_alike(networks) -> None:
+    shapes = [
+        {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(network)}
+        for network in networks
+    ]
+    for i, (other, network) in enumerate(zip(shapes, networks, strict=True)):
+        only = sorted(map(leaf_name, shapes[0].keys() ^ other.keys()))
+        if only or jax.tree.structure(network) != jax.tree.structure(networks[0]):
+            where = f"leaf {only[0]} is in one only" if only else "their containers are others"
+            raise ValueError(
+                f"Networks 0 and {i} differ in structure: {where}; "
+                "stack networks that one function has made."
+            )
+        for path, shape in shapes[0].items():
+            if shape != other[path]:
+                raise ValueError(
+                    f"Networks 0 and {i} differ in the shape of leaf {leaf_name(path)}: "
+                    f"{list(shape)} and {list(other[path])}; stack networks of one architecture."
+                )
 
 
 def num_stacked(stack: PyTree) -> int:
@@ -55,13 +77,13 @@ def num_stacked(stack: PyTree) -> int:
     for path, leaf in leaves:
         if jnp.ndim(leaf) == 0:
             raise ValueError(
-                f"Leaf {_name(path)} is a scalar and has no endpoint axis; "
+                f"Leaf {leaf_name(path)} is a scalar and has no endpoint axis; "
                 "make endpoints with `Subspace.init` or `stack`, which give every leaf one."
             )
         if leaf.shape[0] != first.shape[0]:
             raise ValueError(
-                f"Leaves disagree on the endpoint axis: {_name(first_path)} has {first.shape[0]} "
-                f"endpoints and {_name(path)} has {leaf.shape[0]}; stack the same number in both."
+                f"Leaves disagree on the endpoint axis: {leaf_name(first_path)} has {first.shape[0]} "
+                f"endpoints and {leaf_name(path)} has {leaf.shape[0]}; stack the same number in both."
             )
     return first.shape[0]
 
@@ -98,24 +120,21 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
     Raises:
       ValueError: leaves disagree on `n`, or the weights have another number of entries.
-      TypeError: a leaf is not floating (or complex): a mean of integers or keys means nothing.
+      TypeError: a leaf is not floating (or complex): a mean of integers or keys means nothing, and
+        `split` keeps them beside the stack.
 
     Example:
       >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
       Array([3., 7.], dtype=float32)
     """
+    check_mixable(stack)
     n = num_stacked(stack)
     weights = jax.tree.broadcast(weights, stack)
 
     def contract(path, x, w):
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            raise TypeError(
-                f"Leaf {_name(path)} has dtype {x.dtype} and can't be mixed; "
-                "keep only floating leaves in the stack and the others beside it."
-            )
         if jnp.shape(w) != (n,):
             raise ValueError(
-                f"Mixing weights of shape {list(jnp.shape(w))} do not fit leaf {_name(path)} of a "
+                f"Mixing weights of shape {list(jnp.shape(w))} do not fit leaf {leaf_name(path)} of a "
                 f"stack of {n} networks; give one weight per network, shape [{n}]."
             )
         dtype = wider_dtype(x, w)
@@ -158,5 +177,52 @@ def gram(stack: PyTree) -> jax.Array:
     return jax.tree.reduce(operator.add, jax.tree.map(leaf_gram, stack))
 
 
-def _name(path) -> str:
+def leaf_name(path: tuple) -> str:
+    """A path as errors show it.
+
+    Example:
+      >>> leaf_name((jax.tree_util.DictKey("w"),)), leaf_name(())
+      ("['w']", '(the array itself)')
+    """
     return jax.tree_util.keystr(path) or "(the array itself)"
+
+
+def is_mixable(leaf: Any) -> bool:
+    """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense.
+
+    Example:
+      >>> is_mixable(jnp.zeros(2)), is_mixable(1.0), is_mixable(7), is_mixable(jax.random.key(0))
+      (True, True, False, False)
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return (
+        isinstance(leaf, float | complex) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
+    )
+
+
+def check_mixable(network_or_stack: PyTree) -> None:
+    """Refuses a tree with leaves that can't be mixed.
+
+    Raises:
+      TypeError: a leaf is an integer, a key of random numbers, or no array.
+
+    Example:
+      >>> check_mixable({"w": jnp.zeros(2)})
+    """
+    for path, leaf in jax.tree.leaves_with_path(network_or_stack):
+        if not is_mixable(leaf):
+            raise TypeError(
+                f"Leaf {leaf_name(path)} {kind(leaf)} and can't be mixed; share it between all points "
+                "with `spanned, shared = subspace_jax.split(network)` and make endpoints of `spanned`."
+            )
+
+
+def kind(leaf: Any) -> str:
+    """What a leaf is, as errors say it.
+
+    Example:
+      >>> kind(jnp.int32(1)), kind(7)
+      ('has dtype int32', 'is an object of type int')
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return f"is an object of type {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"

@@ -27,14 +27,17 @@ def _code(page):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if _code(page)], ids=lambda page: page.stem
 )
-def test_python_examples_run(page, tmp_path, monkeypatch):
-    """Those of a page are one program, top to bottom, in an empty folder."""
+def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
+    """Those of a page are one program, in an empty folder; text right below is what they print."""
     monkeypatch.chdir(tmp_path)
     names = {"__name__": page.stem}
     # What users have; optax.adam needs it.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for code in _code(page):
             exec(compile(code, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    for shown in re.findall(r"```\n\n```text\n(.*?)```", page.read_text(), re.DOTALL):
+        assert shown in printed
 
 
 @pytest.mark.parametrize(("path", "methods"), TABLES)

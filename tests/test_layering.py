@@ -21,11 +21,15 @@ MODULES = set(TREES) - {"__init__"}
 INTERNAL = {
     "tree": set(),
     "weighted": set(),
+    "partition": {"tree"},
     "metrics": {"weighted"},
     "prediction": {"tree"},
     "recalibration": {"tree"},
     "diversity": {"tree"},
-    "subspaces": {"tree"},
+    "growing": {"tree"},
+    "subspaces": {"tree", "growing"},
+    "alignment": {"tree"},
+    "lora": {"tree", "diversity", "partition", "subspaces"},
     "averaging": {"tree"},
     "training": {"tree", "subspaces"},
     "plotting": {"metrics"},
@@ -62,6 +66,8 @@ MORE_THIRD_PARTY = {
     **dict.fromkeys(
         ("training", "averaging", "calibration", "diversity", "schedules", "sharpness"), {"optax"}
     ),
+    # A linear assignment, in the function that needs it. JAX depends on SciPy itself.
+    "alignment": {"scipy"},
     "plotting": {"matplotlib"},
 }
 FORBIDDEN_NAMES = {

@@ -108,8 +108,15 @@ def test_wider_dtype_does_not_depend_on_the_promotion_in_force(promotion):
     ("networks", "message"),
     [
         ([], "stack got 0 networks; give it at least 1"),
-        ([{"a": np.zeros(2)}, {"b": np.zeros(2)}], "structure"),
-        ([np.zeros(2), np.zeros(3)], "shape|dimension"),
+        (
+            [{"a": np.zeros(2)}] * 2 + [{"b": np.zeros(2)}],
+            r"Networks 0 and 2 differ in structure: leaf \['a'\] is in one only; stack",
+        ),
+        ([[np.zeros(2)], (np.zeros(2),)], "structure: their containers are others"),
+        (
+            [{"a": np.zeros(2)}, {"a": np.zeros((3, 1))}],
+            r"Networks 0 and 1 differ in the shape of leaf \['a'\]: \[2\] and \[3, 1\]; stack",
+        ),
     ],
 )
 def test_stack_refuses_networks_that_differ(networks, message):

@@ -1,0 +1,1 @@
+"""Networks of other kinds than those of the experiments, with standard training beside them."""

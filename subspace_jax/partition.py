@@ -1,0 +1,216 @@
+"""Which leaves of a network span a subspace, and which are shared by all of its points.
+
+    spanned, shared = split(network)                     # or with a predicate of your own
+    network = combine(line.sample(key, endpoints), shared)
+
+Both parts are trees of the network's structure with None in the other's places. JAX takes None for no
+leaf, so that `jax.grad`, Optax, `Subspace.init`, `mix` and penalties work on them as they are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax import tree
+from subspace_jax.tree import PyTree
+
+Spans = Callable[[tuple, Any], bool]
+
+
+def is_floating(path: tuple, leaf: Any) -> bool:
+    """Whether a leaf is an array of floating (or complex) numbers, which has a mean.
+
+    Integers, booleans, keys of random numbers and all that is no array (functions, Python's numbers)
+    are not.
+
+    Example:
+      >>> is_floating((), jnp.zeros(3)), is_floating((), jax.random.key(0)), is_floating((), 0.5)
+      (True, False, False)
+    """
+    del path
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
+    """Parts a network into the leaves that span a subspace and those that all its points share.
+
+    Args:
+      network: any tree: dictionaries, a Flax NNX state, an Equinox module, ...
+      spans: `(path, leaf [...]) -> bool`, the leaves that span it. By default those that can: integers,
+        keys and what is no array are shared. The path is that of `jax.tree.leaves_with_path`;
+        `jax.tree_util.keystr(path)` is its text. Batch-norm statistics are floating but no parameters:
+        keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
+
+    Returns:
+      `(spanned, shared)`: trees of the same structure, each with None where the other has the leaf.
+
+    Raises:
+      TypeError: `spans` asks for a leaf that can't be mixed.
+      ValueError: `spans` asks for no leaf.
+
+    Example:
+      >>> split({"w": jnp.ones(2), "steps": 7})
+      ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
+      >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
+      {'body': 1.0, 'head': None}
+    """
+    chosen = jax.tree.map_with_path(lambda path, leaf: bool(spans(path, leaf)), network)
+    spanned = jax.tree.map(lambda leaf, mine: leaf if mine else None, network, chosen)
+    for path, leaf in jax.tree.leaves_with_path(spanned):
+        if not is_floating(path, leaf):
+            raise TypeError(
+                f"Leaf {tree.leaf_name(path)} {tree.kind(leaf)} and can't be mixed, so that it can't "
+                "span a subspace; let `spans` return False for it, as `is_floating` does."
+            )
+    if not jax.tree.leaves(spanned):
+        raise ValueError(
+            f"None of the {len(jax.tree.leaves(network))} leaves of the network spans the subspace; "
+            "let `spans` return True for at least one floating array."
+        )
+    return spanned, jax.tree.map(lambda leaf, mine: None if mine else leaf, network, chosen)
+
+
+def combine(*parts: PyTree) -> PyTree:
+    """Joins what `split` parted: each leaf from the tree that has it.
+
+    Args:
+      *parts: trees of one structure, with None where another has the leaf.
+
+    Returns:
+      One tree, with None where no part has a leaf.
+
+    Raises:
+      ValueError: there is no tree, two have the same leaf, or their structures differ.
+
+    Example:
+      >>> combine({"w": 1.0, "steps": None}, {"w": None, "steps": 7})
+      {'steps': 7, 'w': 1.0}
+    """
+    if not parts:
+        raise ValueError("combine got 0 trees; give it the parts that `split` returned.")
+    structures = [jax.tree.structure(part, is_leaf=_is_none) for part in parts]
+    for structure in structures[1:]:
+        if structure != structures[0]:
+            raise ValueError(
+                f"The trees of `combine` differ in structure: {structures[0]} and {structure}; "
+                "give it parts of one network, with None where another part has the leaf."
+            )
+
+    def only(path, *leaves):
+        present = [leaf for leaf in leaves if leaf is not None]
+        if len(present) > 1:
+            raise ValueError(
+                f"Leaf {tree.leaf_name(path)} is in {len(present)} of the trees of `combine`; "
+                "give it parts that have no leaf in common, as `split` returns."
+            )
+        return present[0] if present else None
+
+    return jax.tree.map_with_path(only, *parts, is_leaf=_is_none)
+
+
+def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -> str:
+    """A table of what spans a subspace, what is shared by its points, and what it takes in memory.
+
+    Args:
+      endpoints: stack with leaves `[n, ...]`; arrays or their shapes (`jax.eval_shape`).
+      shared: leaves that all points have in common, as from `split`, or a frozen base.
+      state: what belongs to a point and is not mixed, as batch-norm statistics.
+
+    Returns:
+      Lines of text: path, shape, role, dtype and bytes of every leaf, then the totals.
+
+    Raises:
+      ValueError: the endpoints have no leaves or disagree on `n`.
+      TypeError: an endpoint's leaf can't be mixed.
+
+    Example:
+      >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
+      >>> print(summary(endpoints, shared=shared))
+      leaf   shape       role     dtype    bytes
+      w      2 x [3, 4]  spanned  float32   96 B
+      steps  []          shared   int32      4 B
+      <BLANKLINE>
+      spanned  1 leaf, 2 endpoints of 12 numbers   96 B
+      shared   1 leaf, 1 number                     4 B
+      total                                       100 B
+      <BLANKLINE>
+      1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.
+    """
+    tree.check_mixable(endpoints)
+    n = tree.num_stacked(endpoints)
+    roles = {"spanned": endpoints, "shared": shared, "state": state}
+    leaves = {role: jax.tree.leaves_with_path(part) for role, part in roles.items()}
+    rows = [("leaf", "shape", "role", "dtype", "bytes")]
+    totals = []
+    for role, members in leaves.items():
+        count = size = 0
+        for path, leaf in members:
+            shape, kind = _shape(leaf), getattr(leaf, "dtype", type(leaf).__name__)
+            shown = "-" if shape is None else str(list(shape))
+            if role == "spanned":
+                shown = f"{n} x {list(shape[1:])}"
+            rows.append((_path(path), shown, role, str(kind), _human(_bytes(leaf))))
+            count, size = count + _size(leaf), size + _bytes(leaf)
+        if members:
+            numbers = _many(count, "number")
+            if role == "spanned":
+                numbers = f"{_many(n, 'endpoint')} of {_many(count // n, 'number')}"
+            totals.append((role, f"{_many(len(members), 'leaf')}, {numbers}", size))
+    totals.append(("total", "", sum(size for *_, size in totals)))
+    lines = [_table(rows), _table([(name, what, _human(size)) for name, what, size in totals])]
+    unmixable = [_path(path) for path, leaf in leaves["shared"] if _is_integer_or_key(leaf)]
+    if unmixable:
+        named = ", ".join(unmixable[:3]) + (", ..." if len(unmixable) > 3 else "")
+        verb = "is" if len(unmixable) == 1 else "are"
+        lines.append(
+            f"{_many(len(unmixable), 'integer or key leaf')} ({named}) {verb} shared: "
+            "a mean of such leaves means nothing."
+        )
+    return "\n\n".join(lines)
+
+
+def _is_none(leaf):
+    return leaf is None
+
+
+def _is_integer_or_key(leaf):
+    return hasattr(leaf, "dtype") and not is_floating((), leaf)
+
+
+def _path(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "(the array itself)"
+
+
+def _shape(leaf):
+    return getattr(leaf, "shape", None)
+
+
+def _size(leaf):
+    return leaf.size if hasattr(leaf, "dtype") else 0
+
+
+def _bytes(leaf):
+    return leaf.size * leaf.dtype.itemsize if hasattr(leaf, "dtype") else 0
+
+
+def _human(size):
+    units, power = ("B", "KiB", "MiB", "GiB"), 0
+    while size >= 1024 and power < len(units) - 1:
+        size, power = size / 1024, power + 1
+    return f"{size:,.1f} {units[power]}" if power else f"{size} B"
+
+
+def _many(count, noun):
+    plural = f"{noun[:-1]}ves" if noun.endswith("leaf") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _table(rows):
+    """Columns as wide as they need, the last one to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    for line, row in zip(lines, rows, strict=True):
+        line[-1] = row[-1].rjust(widths[-1])
+    return "\n".join("  ".join(line) for line in lines)

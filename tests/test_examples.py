@@ -1,0 +1,108 @@
+"""The examples train, compare and say what they did; the page shows what was recorded."""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples import compare, tabular, vit
+from subspace_jax import line
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {"vit": vit, "tabular": tabular}
+TINY = argparse.Namespace(epochs=1, batch_size=64, learning_rate=3e-3)
+
+
+@pytest.fixture(autouse=True)
+def _promotion_of_users():
+    """Optax and Flax promote, as their users let them."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def nll(task, endpoints):
+    return compare.evaluate(task, line(), endpoints)["midpoint"]["nll"]
+
+
+def test_a_line_of_transformers_learns():
+    task = vit.make_task(depth=1)
+    endpoints = compare.make_training(task, line(), TINY)(jax.random.key(0))
+    untrained = jax.jit(lambda key: line().init(key, task.init_fn))(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, endpoints) == jax.tree.map(jnp.shape, untrained)
+    assert nll(task, endpoints) < nll(task, untrained)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """That of a whole command with two seeds."""
+    path = tmp_path_factory.mktemp("examples") / "tabular.json"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert tabular.main(["--epochs=2", "--seeds=2", f"--json={path}"]) == 0
+    return json.loads(path.read_text())
+
+
+def test_a_record_says_what_was_done(record):
+    assert record["provenance"]["seeds"] == [0, 1]
+    assert record["provenance"]["seconds"] > 0
+    assert record["options"] == {"epochs": 2, "batch_size": 64, "learning_rate": 3e-3}
+    assert record["examples"] == {"train": 398, "test": 171}
+    assert set(record["results"]) == set(compare.METHODS)
+
+
+def test_metrics_are_those_of_the_networks(record):
+    """A seed's numbers are those of training it alone."""
+    task = tabular.make_task()
+    train = compare.make_training(task, line(), argparse.Namespace(**record["options"]))
+    found = compare.evaluate(task, line(), train(jax.random.key(1)))
+    for place, metrics in found.items():
+        recorded = record["results"]["Line"][place]
+        assert {name: values[1] for name, values in recorded.items()} == pytest.approx(metrics)
+    # Of two networks the NLL of the mean prediction is at most their mean NLL.
+    assert found["ensemble of the ends"]["nll"] <= found["ends, their mean"]["nll"]
+
+
+def test_a_table_has_means_and_standard_errors(record):
+    accuracy = 100 * np.array(record["results"]["Standard"]["network"]["accuracy"])
+    error = accuracy.std(ddof=1) / 2**0.5
+    lines = compare.table(record).splitlines()
+    assert f"| Standard | network | 1 | {accuracy.mean():.2f} ± {error:.2f} |" in lines[2]
+    assert len(lines) == 2 + 1 + 3 + 3
+
+
+def test_one_seed_has_no_standard_error():
+    found = {metric: [0.5] for metric in compare.METRICS}
+    assert "±" not in compare.table({"results": {"Standard": {"network": found}}})
+
+
+def test_data_is_standardised_by_its_training_part():
+    (x, _), (x_test, _) = tabular.make_task().train, tabular.make_task().test
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std(0), 1, atol=1e-4)
+    assert not np.allclose(x_test.mean(0), 0, atol=1e-3)
+
+
+def test_patches_are_the_pixels_in_their_places():
+    images = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
+    found = vit.patches(images, 2)
+    assert found.shape == (2, 6, 12)
+    np.testing.assert_array_equal(found[1, 4].reshape(2, 2, 3), images[1, 2:4, 2:4])
+
+
+@pytest.mark.parametrize("flag", ["--epochs=0", "--seeds=0", "--batch_size=0", "--batch_size=999"])
+def test_numbers_that_do_not_fit_are_named(flag, capsys):
+    assert tabular.main([flag]) == 2
+    said = capsys.readouterr().err
+    name, value = flag.split("=")
+    assert f"{name} is {value}" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_page_shows_the_committed_results(name):
+    found = json.loads((ROOT / "results" / "examples" / f"{name}.json").read_text())
+    assert found["provenance"]["command"].startswith(f"python -m examples.{name} --json")
+    assert compare.table(found) in (ROOT / "docs" / "your_own_model.md").read_text()

@@ -1,0 +1,118 @@
+"""Endpoints that start from trained networks."""
+
+import chex
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stacks import SEEDS, arbitrary, device, network, normal, stacks
+
+import subspace_jax as ss
+
+few = hypothesis.settings(arbitrary, max_examples=6)  # every shape is compiled
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@few
+@given(data=st.data(), n=st.integers(1, 4), seed=SEEDS)
+def test_given_networks_are_at_their_positions_bit_for_bit(data, n, seed, dtype):
+    count = data.draw(st.integers(1, n))
+    positions = data.draw(st.permutations(range(n)))[:count]
+    given_stack = device(data.draw(stacks(count, jnp.dtype(dtype))))
+    networks = [network(given_stack, i) for i in range(count)]
+    noise = data.draw(st.sampled_from([0.0, 0.5]))
+    subspace, key = ss.simplex(n), jax.random.key(seed)
+    endpoints = subspace.grow(networks, key, noise=noise, positions=positions)
+    for position, one in zip(positions, networks, strict=True):
+        assert bits(network(endpoints, position)) == bits(one)
+    assert ss.tree.num_stacked(endpoints) == n
+    chex.assert_trees_all_equal_dtypes(endpoints, given_stack)
+
+
+def test_a_negative_zero_and_what_is_not_finite_stay_where_they_are():
+    odd = [jnp.array([-0.0, 1.0]), jnp.array([1.0, jnp.inf])]
+    endpoints = ss.simplex(3).grow(odd)
+    assert bits([endpoints[0], endpoints[1]]) == bits(odd)
+
+
+@few
+@given(data=st.data(), count=st.integers(1, 3))
+def test_missing_endpoints_are_at_the_mean(data, count):
+    given_stack = device(data.draw(stacks(count)))
+    networks = [network(given_stack, i) for i in range(count)]
+    endpoints = ss.simplex(count + 2).grow(networks)
+    mean = jax.tree.map(lambda x: x.mean(0), given_stack)
+    for i in (count, count + 1):
+        chex.assert_trees_all_close(network(endpoints, i), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_networks_take_the_first_positions_unless_told():
+    networks = [{"w": jnp.full(2, 1.0)}, {"w": jnp.full(2, 3.0)}]
+    assert ss.simplex(3).grow(networks)["w"][:, 0].tolist() == [1, 3, 2]
+    assert ss.bezier(2).grow(networks, positions=(0, 2))["w"][:, 0].tolist() == [1, 2, 3]
+    assert ss.line().grow(networks, positions=(1, 0))["w"][:, 0].tolist() == [3, 1]
+
+
+def test_noise_is_in_units_of_each_leaf():
+    base = {"small": 1e-3 * normal(0, 100, 100), "large": 10 * normal(1, 5000), "zero": np.zeros(3)}
+    base = jax.tree.map(np.float32, base)
+    endpoints = ss.simplex(3).grow([base], jax.random.key(0), noise=0.1)
+    for name in ("small", "large"):
+        rms = np.sqrt(np.mean(base[name] ** 2))
+        first, second = (np.ravel(endpoints[name][i] - base[name]) for i in (1, 2))
+        np.testing.assert_allclose([first.std(), second.std()], 0.1 * rms, rtol=0.05)
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.06
+    assert not endpoints["zero"].any()
+    again = ss.simplex(3).grow([base], jax.random.key(0), noise=0.1)
+    chex.assert_trees_all_equal(again, endpoints)
+
+
+def test_frozen_vertices_stay_and_the_others_train():
+    networks = [{"w": jnp.asarray(normal(i, 4, 3))} for i in range(2)]
+    curve, positions = ss.bezier(2), (0, 2)
+    endpoints = curve.grow(networks, positions=positions)
+    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), ss.freeze(positions))
+    loss_fn = lambda params, key, batch: (jnp.mean((batch @ params["w"] - 1) ** 2), {})
+    step = jax.jit(ss.make_train_step(curve, loss_fn, optimizer))
+    state = ss.TrainState.create(endpoints, optimizer)
+    for _ in range(2):
+        state, _ = step(state, jax.random.key(0), jnp.asarray(normal(7, 5, 4)))
+    for position, one in zip(positions, networks, strict=True):
+        assert bits(network(state.endpoints, position)) == bits(one)
+    assert not np.array_equal(state.endpoints["w"][1], endpoints["w"][1])
+
+
+ONE, OTHER = {"w": np.zeros((2, 3), np.float32)}, {"w": np.zeros((2, 4), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("networks", "options", "message"),
+    [
+        ([], {}, "grow got 0 networks but the subspace has 3 endpoints; give it 1 to 3"),
+        ([ONE] * 4, {}, "grow got 4 networks but the subspace has 3 endpoints; give it 1 to 3"),
+        ([ONE, OTHER], {}, r"shape of leaf \['w'\]: \[2, 3\] and \[2, 4\]; stack networks of one"),
+        ([ONE, {"v": ONE["w"]}], {}, r"differ in structure: leaf \['v'\] is in one only"),
+        ([ONE], {"noise": 0.1}, "noise is 0.1 but there is no key to draw it with; pass `key`"),
+        ([ONE], {"noise": -0.1}, "noise is -0.1; use 0"),
+        ([ONE, ONE], {"positions": (0, 3)}, r"positions \(0, 3\) do not place 2 .* from 0 to 2"),
+        ([ONE, ONE], {"positions": (1, 1)}, r"positions \(1, 1\) do not .* a number of its own"),
+        ([ONE, ONE], {"positions": (1,)}, r"positions \(1,\) do not place 2 networks among 3"),
+        ([ONE], {"positions": (-1,)}, r"positions \(-1,\) do not place 1 networks among 3"),
+    ],
+)
+def test_networks_that_can_not_be_endpoints_are_refused(networks, options, message):
+    with pytest.raises(ValueError, match=message):
+        ss.simplex(3).grow(networks, **options)
+
+
+def test_leaves_that_can_not_be_mixed_are_refused():
+    with pytest.raises(TypeError, match=r"Leaf \['n'\] has dtype int32 .* subspace_jax.split"):
+        ss.line().grow([{"w": jnp.zeros(2), "n": jnp.int32(1)}])
