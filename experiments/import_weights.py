@@ -36,8 +36,8 @@ OUT is a new folder with
   weights.npz      the network or the endpoints, for --config.init_from of a run
   batch_stats.npz  the running statistics of batch norm; runs measure their own
   import.json      where it is from, and the config.model that it fits
-It is read again and compared before it gets its name. If a tensor is missing, too many, or of another
-shape, all are listed and nothing is written."""
+It is read again and compared before it gets its name. If tensors are missing, too many, or of other
+shapes, all are counted, up to five of each kind named, and nothing is written."""
 _EPILOG = """\
 examples:
   python -m experiments.import_weights resnet50.safetensors imported/resnet50 --model resnet50
