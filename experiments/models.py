@@ -33,15 +33,16 @@ def conv(
     stride: int = 1,
     *,
     padding: int | str | None = None,
+    bias: bool = False,
     name: str | None = None,
 ) -> jax.Array:
-    """A square convolution without bias, padded by half its size unless told, in the dtype of `x`."""
+    """A square convolution, padded by half its size unless told, in the dtype of `x`."""
     return nn.Conv(
         width,
         (size, size),
         strides=stride,
         padding=size // 2 if padding is None else padding,
-        use_bias=False,
+        use_bias=bias,
         dtype=x.dtype,
         kernel_init=kaiming_normal,
         conv_general_dilated=conv_general_dilated,
@@ -247,7 +248,8 @@ class ImageNetResNet(nn.Module):
     """The ImageNet residual network of He et al. 2016, with the article's classifier.
 
     The widths of the stages are `width`, `2 width`, `4 width`, ...; every stage but the first halves
-    the resolution. The classifier is a 1x1 convolution without bias.
+    the resolution. The classifier is a 1x1 convolution without bias; with one, and the stem `imagenet`,
+    the network is torchvision's.
 
     Attributes:
       num_classes: `K`.
@@ -259,6 +261,7 @@ class ImageNetResNet(nn.Module):
       dropout: rate of dropout in every block.
       dtype: of the activations.
       norm_groups: groups of the batch that batch norm normalises apart in training mode.
+      classifier_bias: whether the classifier has a bias.
     """
 
     num_classes: int
@@ -269,6 +272,7 @@ class ImageNetResNet(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     norm_groups: int = 1
+    classifier_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
@@ -289,7 +293,8 @@ class ImageNetResNet(nn.Module):
                     module = BasicBlock(width, stride, self.dropout, self.norm_groups)
                 x = module(x, train, dropout)
         x = x.mean((1, 2), keepdims=True)
-        return conv(x, self.num_classes, 1, name="classifier")[:, 0, 0].astype(jnp.float32)
+        logits = conv(x, self.num_classes, 1, bias=self.classifier_bias, name="classifier")
+        return logits[:, 0, 0].astype(jnp.float32)
 
 
 # Blocks of the stages, and widening, by name.
@@ -301,6 +306,7 @@ IMAGENET_RESNETS = {
 STEMS = ("imagenet", "small")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NAMES = ("conv_net", "cifar_resnet", *IMAGENET_RESNETS)
+HEADS = ("classifier", "Dense_0")  # the last layer's module, of which a network has one
 
 
 def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
@@ -338,6 +344,7 @@ def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Modu
         width = config.get("width", 64)
         _check_widths([width])
         blocks, widening = IMAGENET_RESNETS[config.name]
+        common["classifier_bias"] = config.get("classifier_bias", False)
         return ImageNetResNet(num_classes, blocks, widening, config.stem, width, **common)
     raise UserError(f"config.model.name is {config.name!r}; choose one of {', '.join(NAMES)}.")
 

@@ -20,7 +20,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 import subspace_jax as ss
-from experiments import hosts, models, placement, stream, weights
+from experiments import hosts, models, placement, starting, stream, weights
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, NORMALIZATIONS, RANDOM_RESIZED_CROP, normalize
@@ -91,6 +91,7 @@ class Run(NamedTuple):
     steps_per_call: int
     given: ss.tree.PyTree | None  # stack of the networks of `method.frozen`, trained before
     loader: Loader | None = None  # of a split that is streamed
+    start: ss.tree.PyTree | None = None  # stack of one network or all endpoints, maybe headless
 
     @property
     def crops(self) -> bool:
@@ -137,6 +138,7 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         images, labels = _resident(_Same(images), everywhere), hosts.put(labels, everywhere)
     one = on_cpu() or loader is not None
     steps_per_call = config.steps_per_call or (1 if one else _ACCELERATOR_STEPS_PER_CALL)
+    given = _load_given(config, model, images)
     run = Run(
         program=Program(model, method, length),
         hyper=hyper,
@@ -146,8 +148,9 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         num_averaged_inits=num_averaged_inits(config),
         batch_size=config.batch_size,
         steps_per_call=min(steps_per_call, steps_per_epoch),
-        given=_load_given(config, model, images),
+        given=given,
         loader=loader,
+        start=None if given is not None else _load_start(config, method, model, images),
     )
     _check_plan(run)
     return run
@@ -196,6 +199,15 @@ def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | Non
             f"{wanted}; name as many."
         )
     return stack
+
+
+def _load_start(config, method: Method, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
+    if not config.init_from:
+        return None
+    num_endpoints = method.subspace.num_endpoints
+    return starting.load(
+        config.init_from, config.init_head, _like(model, images), num_endpoints, config.recipe
+    )
 
 
 def one_network(run: Run) -> ss.tree.PyTree:
@@ -275,14 +287,22 @@ def learning_rate(run: Run, step: int) -> float:
 
 
 def init_state(run: Run) -> ss.TrainState:
-    """The state before the first step: of the run's seed, and of the networks that are given."""
+    """The state before the first step: of the run's seed, and of networks that were trained before."""
     if run.given is not None:
         endpoints = _around(run.given, run.program.method)
         optimizer = run.program.method.optimizer(run.hyper, run.program.length)
         return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
     key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
     init = _compiled_init(run.program, run.num_averaged_inits)
-    return init(key, run.hyper, _first(run.images))
+    arguments = key, run.hyper, _first(run.images)
+    if run.start is None:
+        return init(*arguments)
+    endpoints = jax.eval_shape(init, *arguments).endpoints
+    if run.start.keys() != endpoints.keys():  # some are drawn
+        endpoints = init(*arguments).endpoints
+    endpoints = starting.begin(endpoints, run.start)
+    optimizer = run.program.method.optimizer(run.hyper, run.program.length)
+    return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
 
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:

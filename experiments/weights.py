@@ -3,7 +3,7 @@
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -22,12 +22,17 @@ def save(path: str | os.PathLike[str], stack: PyTree) -> None:
     files.write_atomically(path, buffer.getvalue())
 
 
-def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
+def load(
+    path: str | os.PathLike[str],
+    like: PyTree,
+    leave_out: Callable[[str], bool] = lambda name: False,
+) -> PyTree:
     """Reads a stack of networks that look like `like`, one of them.
 
     Args:
       path: what `save` wrote.
       like: one network, leaves `[...]`, arrays or shapes.
+      leave_out: `name -> whether` a leaf of the file is passed over.
 
     Raises:
       UserError: there is no such file, or it holds other networks.
@@ -35,7 +40,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     path = Path(path).expanduser()
     try:
         with path.open("rb") as stream, np.load(stream) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files if not leave_out(name)}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
         raise UserError(

@@ -267,7 +267,7 @@ def test_the_full_suites_are_one_protocol():
     full = [suites.get_config(name) for name in ("cifar10-full", "tiny_imagenet-full")]
     assert changed(*full) == {
         *("suite", "run.dataset", "run.validation_size", "run.normalization"),
-        *(f"run.model.{name}" for name in ("name", "stem", "depth", "width")),
+        *(f"run.model.{name}" for name in ("name", "stem", "depth", "width", "classifier_bias")),
     }
 
 

@@ -121,6 +121,13 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
 
     config.label_smoothing = 0.0
 
+    # Where all endpoints start: a weights.npz of one network or of as many as there are endpoints, from
+    # a finished run or experiments.import_weights; "": at random. Runs that start from the networks of
+    # subspace.weights do so.
+    config.init_from = ""
+    # The classifier of that file: "keep", or "new", each endpoint's drawn at random, for other classes.
+    config.init_head = "keep"
+
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.num_points = 21
     # Equal-width bins of the calibration errors; 20 in the article.

@@ -29,6 +29,8 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     config.model.name = "wide_resnet50_2"
     config.model.stem = "imagenet"
     config.model.width = 64
+    # Whether the classifier has a bias, as torchvision's has and the article's has not.
+    config.model.classifier_bias = False
     config.model.dtype = "bfloat16"
     config.max_corrupt = 100
     # alpha = 0, 0.1 .. 1: the logits of all points are kept, 200 MB each.

@@ -22,4 +22,6 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     config.model.name = "resnet18"
     config.model.stem = "small"
     config.model.width = 64
+    # Whether the classifier has a bias, as torchvision's has and the article's has not.
+    config.model.classifier_bias = False
     return config

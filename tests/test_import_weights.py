@@ -1,0 +1,343 @@
+"""Weights by PyTorch's names: all of them come in bit for bit, or none does and all are named.
+
+`test_import_torch.py` compares logits with PyTorch's, where that is installed.
+"""
+
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import save_file
+
+from experiments import import_weights, torch_files, torch_names, train, weights
+from experiments.data import Dataset, Split
+from experiments.errors import UserError
+from experiments.models import CifarResNet, ConvNet, ImageNetResNet
+from experiments.starting import without_head
+
+NETWORKS = {
+    "basic": ImageNetResNet(3, (2, 1), width=2, classifier_bias=True),
+    "bottleneck": ImageNetResNet(3, (1, 2), widening=1, width=2, classifier_bias=True),
+    "wide": ImageNetResNet(3, (1, 1), widening=2, width=2),
+    "tiny_imagenet": ImageNetResNet(3, (1, 2), widening=1, width=2, stem="small"),
+    "cifar": CifarResNet(3, depth=14, width=2),
+}
+
+
+@functools.cache
+def shapes(network):
+    init = functools.partial(network.init, train=False)
+    return dict(jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+
+
+def drawn(network, seed=0):
+    """Random variables of a network, all leaves different."""
+    rng = np.random.default_rng(seed)
+
+    return jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes(network)
+    )
+
+
+def named(network, count=1):
+    """The tensors of `count` networks as the authors name endpoints, and their variables."""
+    many = [drawn(network, seed) for seed in range(count)]
+    tensors = torch_names.to_torch(network, many[0])
+    for i, variables in enumerate(many[1:], 1):
+        more = torch_names.to_torch(network, variables)
+        tensors |= {f"{name}{i}": x for name, x in more.items() if "running" not in name}
+    return tensors, many
+
+
+every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+
+
+# Names and layouts
+
+
+@every_network
+def test_what_is_exported_is_imported_bit_for_bit(network):
+    tensors, (variables,) = named(network)
+    again = torch_names.from_torch(network, tensors)
+    chex.assert_trees_all_equal(again, jax.tree.map(lambda leaf: leaf[None], variables))
+    chex.assert_trees_all_equal_dtypes(again, variables)
+
+
+# Entries of torchvision's state dicts without the counters of batches.
+@pytest.mark.parametrize(
+    ("blocks", "widening", "count"),
+    [((2, 2, 2, 2), 0, 102), ((3, 4, 6, 3), 1, 267), ((3, 4, 6, 3), 2, 267)],
+    ids=["resnet18", "resnet50", "wide_resnet50_2"],
+)
+def test_names_are_those_of_torchvision(blocks, widening, count):
+    network = ImageNetResNet(3, blocks, widening, width=1, classifier_bias=True)
+    tensors, _ = named(network)
+    assert len(tensors) == count
+    last = "layer4.2.bn3.running_var" if widening else "layer4.1.bn2.running_var"
+    some = {
+        "conv1.weight",
+        "bn1.bias",
+        "layer2.0.downsample.0.weight",
+        "fc.weight",
+        "fc.bias",
+        last,
+    }
+    assert some <= set(tensors)
+    assert ("layer1.0.downsample.1.running_mean" in tensors) == bool(widening)
+    assert tensors["fc.weight"].shape == (3, 32 if widening else 8)
+
+
+def test_kernels_are_transposed_and_a_dense_classifier_is_a_1x1_convolution():
+    network = NETWORKS["basic"]
+    tensors, (variables,) = named(network)
+    kernel = variables["params"]["Conv_0"]["kernel"]
+    assert tensors["conv1.weight"].shape == (2, 3, 7, 7)
+    assert tensors["conv1.weight"][1, 2, 3, 4] == kernel[3, 4, 2, 1]
+    kernel = variables["params"]["classifier"]["kernel"]
+    np.testing.assert_array_equal(tensors["fc.weight"], kernel[0, 0].T)
+
+
+def test_counters_of_batches_are_passed_over():
+    tensors, _ = named(NETWORKS["cifar"])
+    counted = tensors | {"bn.num_batches_tracked": np.int64(7)}
+    one, other = (torch_names.from_torch(NETWORKS["cifar"], t) for t in (tensors, counted))
+    chex.assert_trees_all_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "order"),
+    [
+        (1, None, (0,)),
+        (2, None, (0, 1)),
+        (2, "line", (0, 1)),
+        (3, "curve", (0, 2, 1)),
+        (3, "simplex", (0, 1, 2)),
+        (4, None, (0, 1, 2, 3)),
+    ],
+)
+def test_endpoints_come_in_the_order_of_their_shape(count, shape, order):
+    network = NETWORKS["cifar"]
+    tensors, many = named(network, count)
+    assert import_weights.endpoint_order(tensors, shape) == order
+    found = torch_names.from_torch(network, tensors, order)
+    expected = [many[i]["params"] for i in order]
+    chex.assert_trees_all_equal(found["params"], jax.tree.map(lambda *x: np.stack(x), *expected))
+    statistics = jax.tree.map(lambda leaf: leaf[None], many[0]["batch_stats"])
+    chex.assert_trees_all_equal(found["batch_stats"], statistics)
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "sentence"),
+    [
+        (3, None, "holds 3 endpoints, of a curve or of a simplex; say which"),
+        (1, "line", "holds 1 endpoint but --shape line has 2"),
+        (2, "curve", "holds 2 endpoints but --shape curve has 3"),
+    ],
+)
+def test_shapes_that_the_endpoints_can_not_have_are_refused(count, shape, sentence):
+    tensors, _ = named(NETWORKS["cifar"], count)
+    with pytest.raises(UserError, match=sentence):
+        import_weights.endpoint_order(tensors, shape)
+
+
+# What does not fit
+
+
+def refusal(tensors, **options):
+    with pytest.raises(UserError) as caught:
+        torch_names.from_torch(NETWORKS["basic"], tensors, **options)
+    sentence = str(caught.value)
+    assert sentence.startswith("The file does not hold this network: ")
+    assert sentence.endswith(".")
+    assert ". " not in sentence
+    return sentence
+
+
+def test_all_that_is_missing_too_many_and_of_other_shapes_is_in_one_sentence():
+    tensors, _ = named(NETWORKS["basic"])
+    del tensors["bn1.weight"], tensors["layer1.1.bn2.running_var"]
+    tensors["layer9.conv.weight"] = np.zeros((1, 1, 1, 1), np.float32)
+    tensors["conv1.weight"] = tensors["conv1.weight"][:, :, 1:]
+    tensors["fc.bias"] = tensors["fc.bias"] * np.nan
+    tensors["bn1.bias"] = np.zeros(2, np.int32)
+    sentence = refusal(tensors)
+    assert "it lacks 2 tensors (bn1.weight, layer1.1.bn2.running_var)" in sentence
+    assert "it has, but the network lacks, 1 tensor (layer9.conv.weight)" in sentence
+    assert "are 1 tensor (conv1.weight [2, 3, 6, 7] for [2, 3, 7, 7])" in sentence
+    assert "no finite floating-point numbers are in 2 tensors (bn1.bias, fc.bias)" in sentence
+
+
+def test_of_many_the_first_five_are_named():
+    tensors, _ = named(NETWORKS["basic"])
+    sentence = refusal({name: x for name, x in tensors.items() if "layer1" not in name})
+    assert sentence.count("layer1") == 5
+    assert "it lacks 20 tensors (" in sentence
+    assert " and 15 more)" in sentence
+
+
+def test_an_endpoint_that_is_not_whole_is_refused_by_its_name():
+    tensors, _ = named(NETWORKS["basic"], 2)
+    del tensors["conv1.weight1"]
+    assert "it lacks 1 tensor (conv1.weight1)" in refusal(tensors, order=(0, 1))
+    assert "conv1.weight1" not in refusal(tensors)  # but all others, which one network lacks
+
+
+# The command
+
+
+MODEL = ["--model", "cifar_resnet", "--depth", "8", "--width", "2"]
+CIFAR = CifarResNet(3, depth=8, width=2)
+
+
+def command(*arguments):
+    return import_weights.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def npz(tmp_path):
+    tensors, _ = named(CIFAR)
+    np.savez(tmp_path / "w.npz", **tensors)
+    return tmp_path / "w.npz"
+
+
+def test_a_file_of_either_kind_becomes_a_folder(tmp_path, npz, capsys):
+    tensors, (variables,) = named(CIFAR)
+    save_file({f"module.{name}": x for name, x in tensors.items()}, tmp_path / "w.safetensors")
+    for name in ("w.npz", "w.safetensors"):
+        out = tmp_path / "made" / name
+        assert command(tmp_path / name, out, *MODEL) == 0
+        stack = weights.load(out / "weights.npz", variables["params"])
+        chex.assert_trees_all_equal(stack, jax.tree.map(lambda x: x[None], variables["params"]))
+        stats = weights.load(out / "batch_stats.npz", variables["batch_stats"])
+        chex.assert_trees_all_equal(
+            stats, jax.tree.map(lambda x: x[None], variables["batch_stats"])
+        )
+        record = json.loads((out / "import.json").read_text())
+        assert record["model"] == {"name": "cifar_resnet", "depth": 8, "width": 2}
+        assert (record["num_networks"], record["num_classes"]) == (1, 3)
+        said = capsys.readouterr().out
+        assert "1 network, cifar_resnet, 3 classes" in said
+        flags = "--config.model.depth=8 --config.model.name=cifar_resnet --config.model.width=2"
+        assert f"  --config.init_from={out}/weights.npz {flags}\n" in said
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["w.npz", "w.safetensors"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_resnets_have_the_bias_that_the_file_has(tmp_path, bias):
+    network = ImageNetResNet(3, width=1, classifier_bias=bias)
+    np.savez(tmp_path / "w.npz", **named(network)[0])
+    assert command(tmp_path / "w.npz", tmp_path / "out", "--model", "resnet18", "--width", 1) == 0
+    record = json.loads((tmp_path / "out" / "import.json").read_text())
+    assert record["model"]["classifier_bias"] == bias
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_body_is_imported_without_its_classifier(tmp_path, present):
+    tensors, (variables,) = named(CIFAR)
+    if not present:
+        del tensors["fc.weight"]
+    np.savez(tmp_path / "w.npz", **tensors)
+    assert command(tmp_path / "w.npz", tmp_path / "out", *MODEL, "--head", "new") == 0
+    stack = weights.load(tmp_path / "out" / "weights.npz", without_head(variables["params"]))
+    assert set(stack) == set(variables["params"]) - {"classifier"}
+    assert json.loads((tmp_path / "out" / "import.json").read_text())["num_classes"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "resnet18"], "it lacks 100 tensors (bn1.bias, bn1.running_mean, "),
+        (MODEL[:2], "it lacks 70 tensors (blocks."),
+        ([*MODEL, "--num_classes", "10"], "3 classes but --num_classes is 10; leave"),
+        ([*MODEL, "--shape", "line"], "holds 1 endpoint but --shape line has 2"),
+        ([*MODEL[:3], "9"], "config.model.depth is 9 but a CIFAR ResNet has 6 n + 2 layers"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_written(npz, capsys, arguments, sentence):
+    assert command(npz, npz.parent / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert list(npz.parent.iterdir()) == [npz]
+
+
+def test_a_folder_that_exists_is_left_alone(npz, capsys):
+    (npz.parent / "out").mkdir()
+    assert command(npz, npz.parent / "out", *MODEL) == 2
+    assert "exists; name a new folder" in capsys.readouterr().err
+    assert list((npz.parent / "out").iterdir()) == []
+
+
+def test_files_that_are_read_otherwise_than_written_are_not_kept(npz, capsys, monkeypatch):
+    load = weights.load
+    monkeypatch.setattr(weights, "load", lambda *a: jax.tree.map(lambda x: x + 1, load(*a)))
+    assert command(npz, npz.parent / "out", *MODEL) == 2
+    assert "could not be read as it was written" in capsys.readouterr().err
+    assert list(npz.parent.iterdir()) == [npz]
+
+
+# Files
+
+
+def test_other_floating_point_numbers_become_float32(tmp_path):
+    tensors, _ = named(CIFAR)
+    tensors = {name: x.astype(np.float16) for name, x in tensors.items()}
+    np.savez(tmp_path / "w.npz", **tensors)
+    found = torch_names.from_torch(CIFAR, torch_files.read(tmp_path / "w.npz")[0])
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    expected = tensors["bn.weight"].astype(np.float32)[None]
+    np.testing.assert_array_equal(found["params"]["BatchNorm_0"]["scale"], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("w.h5", b"", r"ends in '\.h5'; use a file in \.safetensors, "),
+        ("w.npz", b"weights", "can't be read as tensors by name"),
+        ("w.safetensors", b"weights", r"can't be read as safetensors \("),
+        ("w.pth", None, "is no file; give the path"),
+    ],
+)
+def test_files_of_something_else_are_refused(tmp_path, name, content, sentence):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        torch_files.read(tmp_path / name)
+
+
+def test_without_pytorch_a_state_dict_is_refused_with_the_way_to_convert_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"not installed; .* safetensors\.torch\.save_file\(.*\.$"):
+        torch_files.read(tmp_path / "w.pth")
+
+
+# Runs
+
+
+def test_a_run_starts_from_what_was_imported(tmp_path, npz):
+    assert command(npz, tmp_path / "out", *MODEL) == 0
+    grey = tiny.dataset()
+    splits = [Split(np.repeat(s.images, 3, -1), s.labels) for s in grey[1:4]]
+    config = tiny.config("line", init_from=str(tmp_path / "out" / "weights.npz"))
+    with config.unlocked():
+        config.model = {"name": "cifar_resnet", "depth": 8, "width": 2}
+    endpoints = train.init_state(train.make_run(config, Dataset("tiny", *splits, 3))).endpoints
+    params = drawn(CIFAR)["params"]
+    chex.assert_trees_all_equal(endpoints, jax.tree.map(lambda x: np.stack([x, x]), params))
+
+
+def test_networks_without_names_there_are_no_option():
+    assert set(import_weights.MODELS) == {
+        "cifar_resnet",
+        "resnet18",
+        "resnet50",
+        "wide_resnet50_2",
+    }
+    with pytest.raises(AssertionError, match="ConvNet"):
+        torch_names.to_torch(ConvNet(3), {})
