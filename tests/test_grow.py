@@ -1,19 +1,14 @@
 """Endpoints that start from trained networks."""
 
 import chex
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from stacks import SEEDS, arbitrary, device, network, normal, stacks
+from stacks import Block, network, normal
 
 import subspace_jax as ss
-
-few = hypothesis.settings(arbitrary, max_examples=6)  # every shape is compiled
 
 
 def bits(tree):
@@ -21,20 +16,20 @@ def bits(tree):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@few
-@given(data=st.data(), n=st.integers(1, 4), seed=SEEDS)
-def test_given_networks_are_at_their_positions_bit_for_bit(data, n, seed, dtype):
-    count = data.draw(st.integers(1, n))
-    positions = data.draw(st.permutations(range(n)))[:count]
-    given_stack = device(data.draw(stacks(count, jnp.dtype(dtype))))
-    networks = [network(given_stack, i) for i in range(count)]
-    noise = data.draw(st.sampled_from([0.0, 0.5]))
-    subspace, key = ss.simplex(n), jax.random.key(seed)
-    endpoints = subspace.grow(networks, key, noise=noise, positions=positions)
-    for position, one in zip(positions, networks, strict=True):
-        assert bits(network(endpoints, position)) == bits(one)
+@pytest.mark.parametrize(
+    ("n", "positions", "noise"),
+    [(1, (0,), 0.0), (2, (1,), 0.5), (3, (2, 0), 0.5), (3, (0, 2), 0.0), (3, (1, 2, 0), 0.5)],
+)
+def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, dtype):
+    one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}
+    networks = [
+        jax.tree.map(lambda x: jnp.asarray(x, dtype), one(i)) for i in range(len(positions))
+    ]
+    endpoints = ss.simplex(n).grow(networks, jax.random.key(0), noise=noise, positions=positions)
+    for position, given in zip(positions, networks, strict=True):
+        assert bits(network(endpoints, position)) == bits(given)
     assert ss.tree.num_stacked(endpoints) == n
-    chex.assert_trees_all_equal_dtypes(endpoints, given_stack)
+    chex.assert_trees_all_equal_dtypes(network(endpoints, 0), networks[0])
 
 
 def test_a_negative_zero_and_what_is_not_finite_stay_where_they_are():
@@ -43,13 +38,11 @@ def test_a_negative_zero_and_what_is_not_finite_stay_where_they_are():
     assert bits([endpoints[0], endpoints[1]]) == bits(odd)
 
 
-@few
-@given(data=st.data(), count=st.integers(1, 3))
-def test_missing_endpoints_are_at_the_mean(data, count):
-    given_stack = device(data.draw(stacks(count)))
-    networks = [network(given_stack, i) for i in range(count)]
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_missing_endpoints_are_at_the_mean(count):
+    networks = [{"w": normal(i, 4, 3), "b": normal(i + 9)} for i in range(count)]
     endpoints = ss.simplex(count + 2).grow(networks)
-    mean = jax.tree.map(lambda x: x.mean(0), given_stack)
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *networks)
     for i in (count, count + 1):
         chex.assert_trees_all_close(network(endpoints, i), mean, rtol=1e-5, atol=1e-6)
 
