@@ -85,6 +85,17 @@ def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
         )
 
 
+def stored_config(path: Path) -> tuple[dict, str]:
+    """The config of a folder's run, and the SHA-256 of the .npz file that it trained on, or "".
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    held = _read(path / CONFIG)
+    fingerprint = held.pop(_DATA, "")
+    return held, fingerprint
+
+
 def finished(path: Path, overwrite: bool) -> dict | None:
     """The metrics of a finished run, or `None`."""
     if overwrite or not (path / METRICS).exists():
