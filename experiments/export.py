@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,7 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     compiler.configure()
-    return cli.exit_code(functools.partial(export, options))
+    # As Ctrl-C, so that nothing is left behind.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return cli.exit_code(functools.partial(export, options))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def export(options: SimpleNamespace) -> Path:
@@ -128,21 +134,22 @@ def export(options: SimpleNamespace) -> Path:
     )
     _check_inside(options, chosen)
     model = _exported_model(finished, options.format)
-    networks, card = _measured(finished, chosen, options, model)
-    _check_record(folder, card)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{output.name}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=output.parent) as scratch:
+    # Beside the output, so that it can be moved there as a whole.
+    beside = next(parent for parent in output.absolute().parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
         made = Path(scratch) / output.name
         made.mkdir()
+        networks, card = _measured(finished, chosen, options, model)
+        _check_record(folder, card)
         card["provenance"] = {
             "run": finished.metrics["provenance"],
             "export": begun | finished_now(),
         }
         shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
         _write(made, finished, networks, card, options, model)
-        card["verification"] = _verify(made, finished, networks, options, model)
+        card["verification"] = _verify(made, finished, networks, model)
         files.write_json(made / model_card.RECORD, card)
+        output.parent.mkdir(parents=True, exist_ok=True)
         _put(made, output)
     _say(output, card)
     return output
@@ -280,7 +287,7 @@ def _reference(images: np.ndarray, finished, networks: Networks, model: Model) -
         return np.asarray(predict(model, last, images, finished.settings)[0])
 
 
-def _verify(made: Path, finished, networks, options, model) -> dict:
+def _verify(made: Path, finished, networks, model) -> dict:
     """Runs the card's code in a fresh process, and compares logits of test images.
 
     Raises:

@@ -100,8 +100,8 @@ def _limits(what: dict, finished: FinishedRun, chosen: Chosen) -> list[str]:
     found = [
         f"It was trained on {what['data']['sizes']['train']:,} images of {what['data']['name']} with "
         f"{labels}, and measured on test images of the same source; nothing is known of others.",
-        "Its confidence is not calibrated; divide its logits by the temperature of the table for that, "
-        "where there is one.",
+        "Its logits are as it was trained; divide them by the temperature above, if there is one, for "
+        "calibrated confidence.",
         "Its batch-norm statistics were measured for these very weights; after any change of them "
         "measure them anew.",
         f"The numbers are of one run with one seed ({what['training']['seed']}).",
@@ -186,8 +186,8 @@ labels{labels}.
 
 - Training: {training["num_epochs"]} epochs, {training["num_steps"]:,} steps of \
 {training["batch_size"]} images{more}; {training["gradient_passes"]:,} gradient passes over images, \
-{training["seconds"]:.0f} s on {run["device"]}; seed {training["seed"]}. {sizes["validation"]:,} training \
-images were held out.
+{training["seconds"]:.0f} s on {run["device"]}; seed {training["seed"]}. {sizes["validation"]:,} \
+training images were held out.
 - Batch-norm statistics: of {card["recalibration"]["num_examples"]:,} \
 {"augmented " if card["recalibration"]["augmented"] else ""}training images, pooled over batches of \
 {card["recalibration"]["batch_size"]}.
