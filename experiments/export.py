@@ -60,7 +60,7 @@ _EXAMPLES = 4  # images of noise that are exported with their logits
 # activations, of which bfloat16 has 8 bits. The card's code, for any device, allows ten times that.
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
 # How far the NLL of a point may be from the run's own record of it: devices differ by less.
-_SAME_NLL = 0.02
+_SAME_NLL = 0.01
 
 _FRESH_PROCESS = """
 import json, sys
@@ -253,7 +253,7 @@ def _write(made, finished, networks, card, options, model) -> None:
         "point": options.point,
         "network": finished.config.model.name,
         "data": card["data"]["name"],
-        "int8": str(options.int8).lower(),
+        "weights": "int8" if options.int8 else "float32",
     }
     whole = [_one(networks, i) for i in range(1 + options.int8)]
     variables = [{"params": x.params, "batch_stats": x.stats} for x in whole]
@@ -262,7 +262,7 @@ def _write(made, finished, networks, card, options, model) -> None:
         variables[1]["params"] = quantised(whole[0].params)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / format_.file
-            format_.write(path, variables[0], metadata)
+            format_.write(path, variables[0], metadata | {"weights": "float32"})
             card["bytes"]["float32"] = formats.num_bytes(path)
     format_.write(made / format_.file, variables[-1], metadata)
     card["bytes"]["int8" if options.int8 else "float32"] = formats.num_bytes(made / format_.file)
