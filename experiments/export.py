@@ -6,6 +6,7 @@ docs/export.md has what is written and how to load it.
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import re
@@ -63,12 +64,10 @@ _TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
 _SAME_NLL = 0.01
 
 _FRESH_PROCESS = """
-import json, sys
+import sys
 import numpy as np
 
-card, images, results = sys.argv[1:]
-with open(card) as file:
-    code = file.read().split("```python\\n")[1].split("```")[0]
+code, images, results = sys.argv[1:]
 scope = {}
 exec(code, scope)
 logits = np.asarray(scope["logits"](scope["weights"], np.load(images)))
@@ -183,9 +182,7 @@ def _exported_model(finished: FinishedRun, format_name: str) -> Model:
     model = finished.run.program.model
     if format_name == "orbax":
         return model
-    return Model(
-        model.network.clone(dtype=jnp.float32), model.normalization, model.augmentation, model.mesh
-    )
+    return dataclasses.replace(model, network=model.network.clone(dtype=jnp.float32))
 
 
 def _measured(
@@ -326,7 +323,8 @@ def _in_fresh_process(made: Path, images: np.ndarray) -> tuple[np.ndarray, set[s
     with tempfile.TemporaryDirectory() as scratch:
         given, results = Path(scratch) / "images.npy", Path(scratch) / "results.npz"
         np.save(given, images)
-        command = [sys.executable, "-c", _FRESH_PROCESS, model_card.README, given, results]
+        code = model_card.code_of(made)
+        command = [sys.executable, "-c", _FRESH_PROCESS, code, given, results]
         done = subprocess.run(
             command, cwd=made, env=environment, capture_output=True, text=True, check=False
         )

@@ -87,8 +87,8 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is no folder; give the --workdir of a finished run.")
     if (folder / workdir.RUNS).is_dir():
         raise UserError(
-            f"{folder} holds a suite of runs, which keeps no folders of single runs; train the run "
-            "that you want with experiments.cifar and give its --workdir."
+            f"{folder} holds a suite of runs and not a single one; train the run that you want by its "
+            "recipe and give its --workdir."
         )
     if not (folder / workdir.CONFIG).is_file():
         raise UserError(

@@ -69,7 +69,8 @@ def record(
             "chosen_by_validation_nll": chosen.validation_nll,
         },
         "data": {
-            "name": config.dataset or dataset.name,
+            "name": config.dataset,
+            "sha256": data.fingerprint(config.data_dir),  # of an .npz file
             "sizes": sizes,
             "image_shape": list(dataset.test.images.shape[1:]),
             "num_classes": dataset.num_classes,
@@ -267,4 +268,4 @@ def _number(value: float | None, decimals: int, scale: float = 1) -> str:
 
 def code_of(folder: Path) -> str:
     """The code of a card, as a reader copies it."""
-    return (folder / README).read_text().split("```python\n")[1].split("```")[0]
+    return (folder / README).read_text("utf-8").split("```python\n")[1].split("```")[0]
