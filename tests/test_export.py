@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -308,6 +309,23 @@ def test_an_export_is_replaced_only_on_demand_and_nothing_else_ever(
     (other / "thesis.txt").write_text("")
     assert "is no export" in refused(capsys, finished, other, "--overwrite")
     assert (other / "thesis.txt").exists()
+
+
+def test_a_signal_leaves_nothing_behind(finished, tmp_path, monkeypatch):
+    """While the network is measured, when the folder exists already under another name."""
+    seen = []
+
+    def signalled(folder, card):
+        seen.extend(path.name for path in tmp_path.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(export, "_check_record", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = [str(finished), "--output", str(tmp_path / "out"), "--format", "npz"]
+    assert export.main(arguments) == 130
+    assert [name.startswith(".out.") for name in seen] == [True]
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # Points

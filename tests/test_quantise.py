@@ -15,7 +15,7 @@ KERNELS = hnp.arrays(
 )
 
 
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=80, derandomize=True)
 @given(KERNELS)
 def test_no_weight_moves_by_more_than_half_a_scale(kernel):
     found = quantised({"kernel": kernel})
@@ -28,7 +28,7 @@ def test_no_weight_moves_by_more_than_half_a_scale(kernel):
     assert (moved <= 0.5 * found["kernel_scale"] * (1 + 1e-4)).all()
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(KERNELS)
 def test_zero_stays_zero_and_signs_are_kept(kernel):
     kernel.flat[0] = 0
@@ -37,7 +37,7 @@ def test_zero_stays_zero_and_signs_are_kept(kernel):
     assert (back * np.sign(kernel) >= 0).all()
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(KERNELS)
 def test_what_was_quantised_once_stays_as_it_is(kernel):
     once = quantised({"kernel": kernel})
