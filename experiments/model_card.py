@@ -11,6 +11,7 @@ from experiments.formats import FORMATS
 from experiments.points import Chosen, method_said
 
 EXAMPLE, NETWORK, README, RECORD = "example.npz", "network.py", "README.md", "model_card.json"
+_REFERENCE = "Wortsman et al. 2021, Learning Neural Network Subspaces"
 _AVERAGES = {
     "none": "",
     "ema": "exponential moving averages of the networks over training",
@@ -45,6 +46,8 @@ def record(
     one = jax.tree.map(lambda x: x.shape[1:], finished.stack)
     shapes = jax.tree.leaves(one, is_leaf=lambda x: isinstance(x, tuple))
     kept = _AVERAGES[method.average]
+    others = tuple(config.subspace.weights)  # of runs that it started from
+    learned = method.subspace.num_endpoints > 1 and method.trains and not others
     what = {
         "format": format_name,
         "files": [FORMATS[format_name].file, NETWORK, EXAMPLE, README, RECORD, "config.json"],
@@ -60,6 +63,7 @@ def record(
             "spans": method_said(method),
             "num_networks": len(chosen.weights),
             **({"networks": kept} if kept else {}),
+            **({"reference": _REFERENCE} if learned else {}),
         },
         "point": {
             "name": chosen.name,
@@ -88,6 +92,7 @@ def record(
             "batch_size": run.batch_size,
             "gradient_passes": steps * run.batch_size * method.gradients_per_step,
             "seconds": own["training_seconds"],
+            "starts_from_other_runs": bool(others),
             "seed": config.seed,
         },
     }
@@ -101,8 +106,8 @@ def _limits(what: dict, finished: FinishedRun, chosen: Chosen) -> list[str]:
     found = [
         f"It was trained on {what['data']['sizes']['train']:,} images of {what['data']['name']} with "
         f"{labels}, and measured on test images of the same source; nothing is known of others.",
-        "Its logits are as it was trained; divide them by the temperature above, if there is one, for "
-        "calibrated confidence.",
+        "Its confidence is as training left it; divide its logits by the temperature above, if there is "
+        "one, to calibrate it.",
         "Its batch-norm statistics were measured for these very weights; after any change of them "
         "measure them anew.",
         f"The numbers are of one run with one seed ({what['training']['seed']}).",
@@ -148,7 +153,7 @@ def page(card: dict, code: str) -> str:
     run, export = card["provenance"]["run"], card["provenance"]["export"]
     versions = ", ".join(f"{name} {version}" for name, version in export["versions"].items())
     training = card["training"]
-    more = "" if training["num_steps"] else " (none: its networks were trained by other runs)"
+    more = " besides the runs that it started from" if training["starts_from_other_runs"] else ""
     return f"""# {card["network"]["name"]} on {card["data"]["name"]}: {_title(card)}
 
 {_what(card)}
@@ -212,10 +217,11 @@ def _what(card: dict) -> str:
     else:
         coords = point["coords"] if isinstance(point["coords"], list) else [point["coords"]]
         weights = ", ".join(f"{x:g}" for x in point["mixing_weights"])
+        reference = f"; {method['reference']}" if "reference" in method else ""
         said.append(
             f"It is the {point['name'] or 'point'} ({', '.join(f'{x:g}' for x in coords)}) of a "
-            f"{method['spans']} (recipe `{method['recipe']}`; *Learning Neural Network Subspaces*, "
-            f"Wortsman et al. 2021): {method['num_networks']} networks mixed with the weights {weights}."
+            f"{method['spans']} (recipe `{method['recipe']}`{reference}): {method['num_networks']} "
+            f"networks mixed with the weights {weights}."
         )
     if "networks" in method:
         said.append(f"What was evaluated are {method['networks']}.")

@@ -71,12 +71,12 @@ def with_numpy(network: nn.Module, normalization: str, int8: bool = False) -> st
         call = _residual(blocks, bottleneck=False, large_stem=False)
     else:
         call = _residual(tuple(network.blocks), bool(network.widening), network.stem != "small")
-    body = inspect.getsource(numpy_network).split('"""', 2)[2]
-    names = " ".join(inspect.getdoc(numpy_network).split("\n\n")[1].split())
+    body = inspect.getsource(numpy_network).split('"""', 2)[2].strip()
+    names = inspect.getdoc(numpy_network).split("\n\n")[1]
     return "\n".join(
         [
-            f'"""{type(network).__name__} and its logits, in NumPy alone.\n\n{names}\n"""',
-            body,
+            f'"""{type(network).__name__} and its logits, in NumPy alone.\n\n{names}\n"""\n',
+            f"{body}\n\n",
             *_dequantised(int8),
             *_moments("np.array", normalization, "np.float32"),
             "\n\ndef logits(weights, images):",

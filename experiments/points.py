@@ -88,6 +88,8 @@ def method_said(method: Method) -> str:
     subspace = _subspace(method)
     if method.average == "swag":
         return "Gaussian"
+    if method.average == "snapshots" or not method.trains:
+        return f"set of {subspace.num_endpoints} networks"
     if subspace.center.ndim == 0:
         return "line" if subspace.num_endpoints == 2 else "curve"
     if subspace.num_endpoints == 1:

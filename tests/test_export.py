@@ -189,6 +189,7 @@ def test_the_card_has_the_numbers_of_the_runs_own_record(finished, tmp_path, her
     assert "100 test images" in page
     assert "150 images of digits with clean labels" in page
     assert "| int8" not in page
+    assert "midpoint (0.5) of a line (recipe `line`; Wortsman et al. 2021" in page
     assert f"test accuracy {100 * point['accuracy']:.2f} %" in capsys.readouterr().out
     assert (tmp_path / "out" / "config.json").read_bytes() == (
         finished / "config.json"
