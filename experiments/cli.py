@@ -172,7 +172,12 @@ def config_differences(old: dict, new: ConfigDict, ignore: Sequence[str]) -> lis
 
 
 def flatten(config: dict, prefix: str = "config") -> Iterator[tuple[str, Any]]:
-    """The values of nested dictionaries by their dotted names, tuples as lists."""
+    """The values of a nested config by their dotted names.
+
+    Example:
+      >>> list(flatten({"seed": 0, "model": {"widths": (4, 8)}}))
+      [('config.seed', 0), ('config.model.widths', [4, 8])]
+    """
     for name, value in config.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}.{name}")

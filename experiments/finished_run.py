@@ -50,7 +50,7 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
         config.
     """
     _check_folder(folder)
-    stored, fingerprint = workdir.stored_config(folder)
+    stored = workdir.stored_config(folder)
     if "recipe" not in stored:
         raise UserError(f"{folder} is not the folder of a single run; give the --workdir of one.")
     metrics = workdir.finished(folder, overwrite=False)
@@ -61,7 +61,7 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
     config = base_config(stored["recipe"])  # an older run's config lacks what came later
     config.update(stored)
     config.data_dir = data_dir or config.data_dir
-    _check_data(folder, config, fingerprint)
+    _check_data(folder, config, workdir.data_sha256(folder))
     path = folder / workdir.WEIGHTS
     if not path.exists():
         raise UserError(
@@ -122,7 +122,7 @@ def command_of(folder: Path) -> str:
     Raises:
       UserError: its config can't be read.
     """
-    config, _ = workdir.stored_config(folder)
+    config = workdir.stored_config(folder)
     name, recipe = config.get("dataset"), config.get("recipe", "line")
     command = name if name in _COMMANDS else "cifar"
     file = name if name in _OWN else "cifar10"

@@ -85,15 +85,9 @@ def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
         )
 
 
-def stored_config(path: Path) -> tuple[dict, str]:
-    """The config of a folder's run, and the SHA-256 of the .npz file that it trained on, or "".
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    held = _read(path / CONFIG)
-    fingerprint = held.pop(_DATA, "")
-    return held, fingerprint
+def data_sha256(path: Path) -> str:
+    """The SHA-256 of the .npz file that a folder's run trained on; empty without one."""
+    return _read(path / CONFIG).get(_DATA, "")
 
 
 def finished(path: Path, overwrite: bool) -> dict | None:
@@ -101,6 +95,13 @@ def finished(path: Path, overwrite: bool) -> dict | None:
     if overwrite or not (path / METRICS).exists():
         return None
     return _read(path / METRICS)
+
+
+def stored_config(path: Path) -> dict:
+    """The config of the run that a folder holds."""
+    config = _read(path / CONFIG)
+    config.pop(_DATA, "")
+    return config
 
 
 def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) -> None:
