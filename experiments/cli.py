@@ -4,8 +4,9 @@ import errno
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -37,12 +38,20 @@ def run(
       The exit code: 0, or 2 after a sentence on standard error if the user can mend the failure.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def command() -> None:
         options = _parse(argv, description, default_config, default_workdir, define)
-        if options is None:
-            return 0
-        compiler.configure()
-        main(options)
+        if options is not None:
+            compiler.configure()
+            main(options)
+
+    return exit_code(command)
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Runs a command: 0, or 2 after a sentence on standard error if the user can mend the failure."""
+    try:
+        command()
     except UserError as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -94,7 +103,7 @@ def _parse(argv, description, default_config, default_workdir, define) -> Simple
         raise _reason(error) from error
     if wants_help:
         own = values.get_help(include_special_flags=False)
-        names = "\n".join(f"  --{name}={value!r}" for name, value in _flatten(config.to_dict()))
+        names = "\n".join(f"  --{name}={value!r}" for name, value in flatten(config.to_dict()))
         print(f"{description}\n\nFlags:\n{own}\n\nThe config's values, as flags:\n\n{names}")
         return None
     if rest:
@@ -154,7 +163,7 @@ class Stop:
 
 def config_differences(old: dict, new: ConfigDict, ignore: Sequence[str]) -> list[str]:
     """`name is OLD there and NEW here` for every value that differs."""
-    old, new = (dict(_flatten(c)) for c in (old, new.to_dict()))
+    old, new = (dict(flatten(c)) for c in (old, new.to_dict()))
     return [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())
@@ -162,10 +171,16 @@ def config_differences(old: dict, new: ConfigDict, ignore: Sequence[str]) -> lis
     ]
 
 
-def _flatten(config, prefix="config"):
+def flatten(config: dict, prefix: str = "config") -> Iterator[tuple[str, Any]]:
+    """The values of a nested config by their dotted names.
+
+    Example:
+      >>> list(flatten({"seed": 0, "model": {"widths": (4, 8)}}))
+      [('config.seed', 0), ('config.model.widths', [4, 8])]
+    """
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}.{name}")
+            yield from flatten(value, f"{prefix}.{name}")
         else:
             yield f"{prefix}.{name}", _lists(value)
 

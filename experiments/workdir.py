@@ -85,11 +85,23 @@ def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
         )
 
 
+def data_sha256(path: Path) -> str:
+    """The SHA-256 of the .npz file that a folder's run trained on; empty without one."""
+    return _read(path / CONFIG).get(_DATA, "")
+
+
 def finished(path: Path, overwrite: bool) -> dict | None:
     """The metrics of a finished run, or `None`."""
     if overwrite or not (path / METRICS).exists():
         return None
     return _read(path / METRICS)
+
+
+def stored_config(path: Path) -> dict:
+    """The config of the run that a folder holds."""
+    config = _read(path / CONFIG)
+    config.pop(_DATA, "")
+    return config
 
 
 def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) -> None:
