@@ -55,7 +55,9 @@ def check_place(name: str, data_dir: str) -> Iterator[Finding]:
             PROBLEM, f"There is no data set {name!r}.", f"choose one of {', '.join(data.NAMES)}"
         )
     elif path.endswith(".npz") and not os.path.isfile(path):
-        yield Finding(PROBLEM, f"There is no file {path}.", "give --data_dir another file or folder")
+        yield Finding(
+            PROBLEM, f"There is no file {path}.", "give --data_dir another file or folder"
+        )
     elif path.endswith(".npz"):
         yield Finding(OK, f"The data are {path} ({size(os.path.getsize(path))}).")
     elif name == "digits":

@@ -51,9 +51,7 @@ def devices() -> Iterator[Finding]:
     yield from check_devices(jax.default_backend(), kinds, has_nvidia_gpu())
 
 
-def check_settings(
-    x64: bool, precision: str | None, given: Mapping[str, str]
-) -> Iterator[Finding]:
+def check_settings(x64: bool, precision: str | None, given: Mapping[str, str]) -> Iterator[Finding]:
     """JAX's settings that change numbers or speed.
 
     Args:
@@ -125,10 +123,14 @@ def cache() -> Iterator[Finding]:
     yield from check_cache(folder, enabled)
 
 
-def check_cores(cores: int, usable: int, load: float, given: Mapping[str, str]) -> Iterator[Finding]:
+def check_cores(
+    cores: int, usable: int, load: float, given: Mapping[str, str]
+) -> Iterator[Finding]:
     """The processor's cores, and settings that leave some of them idle."""
     if usable < cores:
-        yield Finding(LOOK, f"{usable} of {cores} CPU cores may be used.", "widen taskset or the container")
+        yield Finding(
+            LOOK, f"{usable} of {cores} CPU cores may be used.", "widen taskset or the container"
+        )
     else:
         yield Finding(OK, f"{cores} CPU cores.")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -210,7 +212,9 @@ def check_folder(folder: str) -> Iterator[Finding]:
     """Whether something can be written to a folder, and how much."""
     parent = _existing(Path(folder).expanduser().absolute())
     if not parent.is_dir():
-        yield Finding(PROBLEM, f"{folder} can't be made: {parent} is a file.", "name another folder")
+        yield Finding(
+            PROBLEM, f"{folder} can't be made: {parent} is a file.", "name another folder"
+        )
         return
     if not os.access(parent, os.W_OK | os.X_OK):
         yield Finding(PROBLEM, f"{parent} can't be written.", "name a folder that is yours")
