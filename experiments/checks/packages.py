@@ -22,7 +22,7 @@ NEEDED_BY = {
     "tensorflow-datasets": "CIFAR without an .npz file",
     "torch": "PyTorch's part in python -m benchmarks.run",
 }
-_OPTIONAL = {"benchmarks": ("torch",)}
+_BESIDE = ("torch",)  # not of the extra `experiments`
 
 
 def requirements(setup: Path = SETUP) -> dict[str, str]:
@@ -32,12 +32,7 @@ def requirements(setup: Path = SETUP) -> dict[str, str]:
     lines = parser["options"]["install_requires"].splitlines()
     extras = parser["options.extras_require"]
     lines += extras["experiments"].splitlines()
-    lines += [
-        line
-        for extra, names in _OPTIONAL.items()
-        for line in extras[extra].splitlines()
-        if line.startswith(names)
-    ]
+    lines += [line for line in extras["benchmarks"].splitlines() if line.startswith(_BESIDE)]
     found = {"python": parser["options"]["python_requires"]}
     for line in filter(None, map(str.strip, lines)):
         name, wanted = re.fullmatch(r"([\w.-]+)(?:\[.*?\])?(.*)", line).groups()
@@ -96,7 +91,8 @@ def check_packages(
         version = version_of(name)
         fix = f"python -m pip install '{name}{bounds}'"
         if version is None and name in NEEDED_BY:
-            yield Finding(LOOK, f"{name} is not installed; it is for {NEEDED_BY[name]}.", fix)
+            level = OK if name in _BESIDE else LOOK
+            yield Finding(level, f"{name} is not installed; it is for {NEEDED_BY[name]}.", fix)
         elif version is None:
             yield Finding(PROBLEM, f"{name} is not installed.", INSTALL)
         elif not fits(version, bounds):

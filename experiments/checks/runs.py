@@ -194,7 +194,7 @@ def check_accuracies(found: Accuracies) -> Iterator[Finding]:
     )
     if lost > STALE:
         yield Finding(
-            LOOK,
+            OK,
             f"Stale statistics would matter here: {text}.",
             "recalibrate every point that you use (subspace_jax.recalibrate)",
         )
