@@ -1,6 +1,7 @@
 """What can be run, read from the source: names, what each is for, and its flags."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -62,10 +63,12 @@ def table(package: str, folder: Path) -> str:
     )
 
 
+@functools.cache
 def _parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@functools.cache
 def _trees(folder: Path) -> dict[str, ast.Module]:
     found = {path.stem: _parse(path) for path in sorted(folder.glob("*.py"))}
     return {
