@@ -119,7 +119,7 @@ def check_balance(part: str, labels: np.ndarray, num_classes: int) -> Iterator[F
             f"{100 * high / len(labels):.0f} %",
         )
     else:
-        same = f"{low:,} images each" if low == high else f"{low:,} to {high:,} images"
+        same = f"{low:,} images" if low == high else f"{low:,} to {high:,} images"
         yield Finding(OK, f"{part}: every class has {same}.")
 
 
