@@ -122,6 +122,22 @@ class Checkpoints:
             )
         return None
 
+    def examine(self, like: PyTree) -> dict[int, str]:
+        """Why each checkpoint can't be read, empty if it is intact; nothing is moved or written.
+
+        Args:
+          like: as for `restore`.
+        """
+        like = jax.tree.map(_target, like)
+        found = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                self._restore(step, like)
+                found[step] = ""
+            except Exception as error:  # whatever Orbax and its storage raise on damaged files
+                found[step] = " ".join(str(error).split())[:200] or type(error).__name__
+        return found
+
     def _restore(self, step, like):
         record = ocp.args.Composite(record=ocp.args.JsonRestore())
         self._check_arrays(step, self._manager.restore(step, args=record).record, like)

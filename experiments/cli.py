@@ -1,6 +1,7 @@
 """What every command does alike: flags, help, one sentence and exit code 2 for a mistake, signals."""
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import compiler
+from experiments import commands, compiler
 from experiments.errors import UserError
 
 
@@ -102,9 +103,7 @@ def _parse(argv, description, default_config, default_workdir, define) -> Simple
     except (flags.Error, OSError, ValueError, TypeError, SyntaxError, ImportError) as error:
         raise _reason(error) from error
     if wants_help:
-        own = values.get_help(include_special_flags=False)
-        names = "\n".join(f"  --{name}={value!r}" for name, value in flatten(config.to_dict()))
-        print(f"{description}\n\nFlags:\n{own}\n\nThe config's values, as flags:\n\n{names}")
+        _print(_help(description, values, config, default_config))
         return None
     if rest:
         raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
@@ -114,6 +113,40 @@ def _parse(argv, description, default_config, default_workdir, define) -> Simple
         )
     own = {name: values[name].value for name in ("workdir", "overwrite", *more)}
     return SimpleNamespace(config=config, **own)
+
+
+def _help(
+    description: str, values: flags.FlagValues, config: ConfigDict, default_config: str
+) -> str:
+    """The description, the flags, then every value of the config with what is said of it there."""
+    lines = [description, "", "Flags:"]
+    for name in sorted(name for name in values if "." not in name):
+        flag = values[name]
+        shown = f"--[no]{name}" if flag.boolean else f"--{name}"
+        value = default_config if name == "config" else flag.default
+        default = "" if value in (None, "", False) else f" (default: {_shown(value)})"
+        lines += [f"  {shown}: {' '.join(flag.help.split())}{default}"]
+    lines += ["", "The config's values, as flags:", ""]
+    comments = commands.comments()
+    for name, value in flatten(config.to_dict()):
+        comment = comments.get(name.replace("config.run.", "config."), "")
+        lines += [f"  --{name}={value!r}", *([f"      {comment}"] if comment else [])]
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    """Prints, also to a program such as `head` that reads a part of it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what Python flushes last
+
+
+def _shown(default: object) -> str:
+    """A default, its path as it is from here."""
+    return str(default).removeprefix(f"{os.getcwd()}{os.sep}")
 
 
 def _unknown_key(error) -> str:

@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.compare_corruptions",
-        description="Measure how far the corruptions made here are from published ones.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--source", required=True, help="a folder or .npz file of CIFAR-10-C")
     parser.add_argument(

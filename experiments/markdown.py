@@ -128,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the rows of what predicts and the sentences of a metrics.json as Markdown."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.markdown",
-        description="Print the results of a suite as Markdown.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
     parser.add_argument("--only", default="", help="methods with commas between; default: all")

@@ -27,6 +27,14 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from experiments import cli
 from experiments.errors import UserError
 
+DESCRIPTION = """Downloads CIFAR and lays it out for TensorFlow Datasets, without TensorFlow.
+
+    python -m experiments.prepare cifar10 --data_dir ~/data
+    python -m experiments.cifar --config.data_dir=$HOME/data --workdir runs/line
+
+About 170 MB come over the network, or from an archive in DATA_DIR/downloads/manual; its SHA-256 is
+verified. Copy the folder to machines without a network. What is done already is not done again."""
+
 CONNECT_SECONDS = 5.0  # TFDS itself would try for 200 seconds before it reports a missing network
 IMAGE_SHAPE = (3, 32, 32)  # channels first in the archives
 
@@ -167,11 +175,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.prepare",
-        description="Download CIFAR and lay it out for TensorFlow Datasets, without TensorFlow.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=sorted(BUILDERS))
+    parser.add_argument("name", choices=sorted(BUILDERS), help="which data set")
     parser.add_argument(
-        "--data_dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+        "--data_dir",
+        default="",
+        help="where to put it; default: $TFDS_DATA_DIR or ~/tensorflow_datasets",
     )
     arguments = parser.parse_args(argv)
     try:

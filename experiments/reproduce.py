@@ -1,4 +1,4 @@
-"""Every figure of the article, and every rival, by one command: `python -m experiments.reproduce`."""
+"""Every figure of the article, and every rival, by one command."""
 
 import functools
 import json
@@ -44,9 +44,12 @@ SUITES = {
 DESCRIPTION = f"""Trains what the article's figures compare, with every rival, and draws and tests it.
 
     python -m experiments.reproduce SUITE [--scale SCALE] [--only FIGURES] [--check] [--workdir W]
+    python -m experiments.reproduce digits --only fig3,fig7
 
-SUITE is one of {", ".join(SUITES)}; cifar10 has the scales small (for two CPU cores) and full
-(the article's protocol). FIGURES are names with commas between: {", ".join(FIGURES)}.
+The second one is a short one to try; it needs no data. SUITE is one of {", ".join(SUITES)};
+cifar10 has the scales small (for two CPU cores) and full
+(the article's protocol). FIGURES are names with commas between:
+{", ".join(FIGURES)}; without --only all are made.
 The same command goes on where it was interrupted, and skips what is done; records of runs that were
 made on another machine may be copied into WORKDIR/runs, and --draw_only refuses to train what is
 missing. --check prints every claim with its test."""
