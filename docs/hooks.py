@@ -74,7 +74,9 @@ def on_page_markdown(markdown, page, config, files):
             return link["text"]
         return f"{link['image']}[{link['text']}]({target}{anchor})"
 
-    return LINK.sub(rewrite, markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+    title = f"# {folder}\n\n" if folder.startswith("results/") else ""  # they have none
+    return title + LINK.sub(rewrite, markdown)
 
 
 def _in_repository(page: str, target: str) -> str | None:
