@@ -2,7 +2,6 @@
 
 import functools
 import re
-from pathlib import Path
 
 import chex
 import flax.linen as nn
@@ -272,26 +271,6 @@ def test_a_batch_that_does_not_divide(size, sizes):
     )
     with pytest.raises(ValueError, match=re.escape(sentence)):
         sharding.batch_sharding(mesh, size)
-
-
-def test_the_example_of_the_documentation_runs(capsys):
-    text = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    weights, batch = jnp.ones((4, 3)), jnp.ones((128, 3))
-    optimizer = optax.sgd(0.1, momentum=0.9)
-    names = {
-        "jax": jax,
-        "optimizer": optimizer,
-        "loss_fn": lambda params, key, x: (((x @ params["w"]) ** 2).mean(), {}),
-        "state": ss.TrainState.create({"w": weights[:, :, None]}, optimizer),
-        "key": jax.random.key(0),
-        "batch": batch,
-        "batches": [batch, batch],
-    }
-    exec(code, names)
-    assert int(names["state"].step) == 2
-    assert names["state"].endpoints["w"].sharding.spec == P("endpoint")
-    assert capsys.readouterr().out.startswith("A step needs ")
 
 
 def test_masked_and_labelled_optimizers_lie_as_the_endpoints():
