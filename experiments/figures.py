@@ -113,7 +113,7 @@ def _run_path(
     path = path_of(points)
     if not path:
         return None
-    pairs = _mirror_pairs(ensembles)
+    pairs = mirror_pairs(ensembles)
     pair = (
         r"$\alpha$ and $1 - \alpha$"
         if len(pairs) > 2
@@ -148,7 +148,7 @@ def _run_path(
     return figure
 
 
-def _mirror_pairs(ensembles: Sequence[Metrics]) -> dict[float, Metrics]:
+def mirror_pairs(ensembles: Sequence[Metrics]) -> dict[float, Metrics]:
     """The averaged predictions of the networks at `a` and `1 - a`, under both positions."""
     pairs = {}
     for ensemble in ensembles:
