@@ -37,6 +37,7 @@ def drawn():
 def test_run_has_the_figures_it_has_data_for(kind):
     drawn = figures.run_figures(synthetic_metrics.run_metrics(kind))
     path = [] if kind.startswith("standard") else ["path"]
+    path += ["triangle"] if kind.endswith("simplex") else []
     assert list(drawn) == [*path, "reliability", "history"]
     for figure in drawn.values():
         assert figures.png(figure).startswith(b"\x89PNG")

@@ -1,4 +1,6 @@
+import base64
 import copy
+import hashlib
 import math
 import re
 from html.parser import HTMLParser
@@ -19,6 +21,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.links, self.images, self.rows, self.text = [], [], [], [], ""
+        self.scripts = 0
         self.feed(text)
         self.close()
         assert self.open == []
@@ -26,7 +29,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.links += [attrs[name] for name in ("src", "href", "srcset", "action") if name in attrs]
-        assert tag != "script"
+        self.scripts += tag == "script"
         if tag == "img":
             self.images.append(attrs)
         if tag == "tr":
@@ -40,7 +43,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
         if self.open and self.open[-1] in ("td", "th"):
             self.rows[-1][-1] += data
@@ -161,7 +164,19 @@ def test_pages_refer_to_nothing_outside(suite_page, run_page):
 
 
 def test_pages_import_no_style(suite):
-    assert not re.search(r"@import|url\(|https?://", report.page(suite, {}))
+    assert not re.search(r"@import|url\((?!#)|https?://", report.page(suite, {}))
+
+
+def test_pages_run_no_script_but_their_own(suite, suite_page, run_page):
+    assert suite_page.scripts == 0
+    assert "script-src" not in report.page(suite, {})
+    metrics, page = run_page
+    assert page.scripts == 2  # the data, and what draws them
+    text = report.page(metrics, {})
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}  # a name
 
 
 def test_every_picture_has_words(suite_page, run_page):
@@ -171,7 +186,7 @@ def test_every_picture_has_words(suite_page, run_page):
         "selection",
     }
     assert len(suite_page.images) == len(names)
-    assert len(page.images) == (2 if metrics["config"]["kind"] == "standard" else 3)
+    assert len(page.images) == {"standard": 2, "line": 3, "simplex": 4}[metrics["config"]["kind"]]
     assert all(len(image["alt"]) > 10 for image in suite_page.images + page.images)
     assert "overconfident" in page.text
     for number in (3, 4, 5, 6, 7):

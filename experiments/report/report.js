@@ -330,7 +330,7 @@
 
   function drawPath({ xs, names, panels, bins }) {
     const container = partOf("path"), special = names.map((name, i) => [i, name]).filter(([, name]) => name);
-    const below = html("div", { class: "panels" }), diagram = html("div");
+    const diagram = html("div");
     const found = data.plane && document.getElementById("plane") && planeMap(partOf("plane"), data.plane);
     const onPath = data.plane && data.plane.kind !== "point" ? found : null;
     const calibrate = reliability(diagram);
@@ -344,8 +344,8 @@
         calibrate(bins[nearest], `Network at α = ${shown(xs[nearest], 3)}${position % 1 ? ", the nearest evaluated" : ""}`);
         if (onPath) onPath(x);
       } });
-    below.append(diagram);
-    container.append(below);
+    container.lastChild.classList.add("large");
+    container.lastChild.append(diagram); // the fourth beside three panels
     update();
   }
 
