@@ -37,27 +37,13 @@ def triangle_metrics():
     return metrics
 
 
-def plane_of(kind):
-    """What `python -m experiments.plane` writes."""
-    x = np.linspace(-2, 7, 6)
-    nll = (0.1 + 0.05 * (x[:, None] - 2) ** 2 + 0.05 * (x - 2) ** 2).tolist()
-    nll[0][0] = None
-    corners = [[0.0, 0.0], [5.0, 0.0], [2.5, 4.0]]
-    path = corners[:2] if kind == "line" else [*corners, corners[0]]
-    return {
-        "slice": {"kind": kind, "x": x.tolist(), "y": x.tolist(), "nll": nll, "accuracy": nll}
-        | {"corners": corners, "path": path, "midpoint": [2.5, 0.0]}
-        | {"other": corners[2] if kind == "line" else None}
-        | {"num_images": 500, "recalibration_images": 1000}
-        | dict.fromkeys(("inside", "outside"), {"accuracy": 0.9, "nll": 0.2})
-    }
-
-
 RUNS = {
     "line": synthetic_metrics.run_metrics("line"),
-    "line with a plane": synthetic_metrics.run_metrics("line") | {"landscape": plane_of("line")},
+    "line with a plane": synthetic_metrics.run_metrics("line")
+    | {"landscape": synthetic_metrics.landscape_of("line")},
     "triangle": triangle_metrics(),
-    "triangle with a plane": triangle_metrics() | {"landscape": plane_of("simplex")},
+    "triangle with a plane": triangle_metrics()
+    | {"landscape": synthetic_metrics.landscape_of("simplex")},
     "triangle without a grid": synthetic_metrics.run_metrics("simplex"),
     "network": synthetic_metrics.run_metrics("standard"),
     "tetrahedron": synthetic_metrics.run_metrics("simplex_4"),
@@ -118,7 +104,7 @@ def said_of(entry):
 
 def test_the_slider_goes_through_all_evaluated_points_by_keyboard(show):
     page, points = show("line"), RUNS["line"]["points"]
-    slider = page.get_by_label("Position α")
+    slider = page.get_by_role("slider", name="Position α")
     assert numbers(page, "path") == said_of(points[5])  # the midpoint, which is deployed
     slider.press("Home")
     for i, point in enumerate(points):
@@ -135,7 +121,7 @@ def test_the_slider_goes_through_all_evaluated_points_by_keyboard(show):
 
 def test_between_evaluated_points_numbers_are_interpolated_and_said_to_be(show):
     page, points = show("line"), RUNS["line"]["points"]
-    slider = page.get_by_label("Position α")
+    slider = page.get_by_role("slider", name="Position α")
     slider.press("Home")
     slider.press("ArrowRight")
     assert page.locator("#path .where").inner_text() == "α = 0.025, interpolated"

@@ -67,7 +67,7 @@
     const vertical = ticks(low, high, 4), horizontal = ticks(first, first + span, 5);
     for (const value of vertical.values) {
       root.append(svg("line", { x1: left, x2: width - right, y1: toY(value), y2: toY(value), class: "grid" }),
-        text(left - 6, toY(value) + 4, value.toFixed(vertical.decimals), { "text-anchor": "end" }));
+        text(left - 9, toY(value) + 4, value.toFixed(vertical.decimals), { "text-anchor": "end" }));
     }
     for (const value of horizontal.values) {
       root.append(text(toX(value), height - bottom + 16, value.toFixed(horizontal.decimals),
@@ -363,6 +363,26 @@
     return [determinant(place, b, c) / area, determinant(a, place, c) / area, determinant(a, b, place) / area];
   }
 
+  /** Barycentric coordinates of the point of a triangle that is nearest to a place. */
+  function nearestIn(place, ends) {
+    const weights = barycentric(place, ends);
+    if (Math.min(...weights) >= 0) return weights;
+    let best = null, least = Infinity;
+    for (const [i, j] of [[0, 1], [1, 2], [2, 0]]) {
+      const [a, b] = [ends[i], ends[j]], side = [b[0] - a[0], b[1] - a[1]];
+      const along = (place[0] - a[0]) * side[0] + (place[1] - a[1]) * side[1];
+      const share = clamp(along / (side[0] ** 2 + side[1] ** 2), 0, 1);
+      const length = Math.hypot(a[0] + share * side[0] - place[0], a[1] + share * side[1] - place[1]);
+      if (length < least) {
+        least = length;
+        best = [0, 0, 0];
+        best[i] = 1 - share;
+        best[j] = share;
+      }
+    }
+    return best;
+  }
+
   function drawTriangle({ coords, names, values, triangles, corners, bins }) {
     const plane = data.plane && data.plane.kind === "simplex" ? data.plane : null;
     const ends = plane ? plane.corners : corners;
@@ -441,8 +461,7 @@
       return lengths.indexOf(Math.min(...lengths));
     }
     function move(weights) {
-      const positive = weights.map((w) => Math.max(w, 0)), total = positive.reduce((sum, w) => sum + w, 0);
-      current = positive.map((w) => w / total);
+      current = weights;
       const place = mix(current), near = nearest(place), pixel = view.toPixel(place);
       const exact = distance(pixels[near], pixel) < 0.05, found = exact ? null : around(place);
       values.forEach((numbers, q) => {
@@ -459,7 +478,7 @@
       const box = view.drawing.getBoundingClientRect();
       const pixel = [((event.clientX - box.left) / box.width) * view.width, ((event.clientY - box.top) / box.height) * view.height];
       const near = pixels.findIndex((p) => distance(p, pixel) < 6); // what is evaluated attracts
-      move(near < 0 ? barycentric(view.fromPixel(...pixel), ends) : coords[near]);
+      move(near < 0 ? nearestIn(view.fromPixel(...pixel), ends) : coords[near]);
     }
     view.drawing.addEventListener("pointermove", follow);
     view.drawing.addEventListener("pointerdown", follow);
@@ -473,10 +492,10 @@
       event.preventDefault();
       if (!step) { move(coords[middle]); return; }
       const size = (frame[1] - frame[0]) / (event.shiftKey ? 12 : 60), place = mix(current);
-      move(barycentric([place[0] + size * step[0], place[1] + size * step[1]], ends));
+      move(nearestIn([place[0] + size * step[0], place[1] + size * step[1]], ends));
     });
     const left = html("div", {}, choice, view.root, bar, ...(plane ? [lossBar(plane), planeNote(plane)] : []));
-    const right = html("div", {}, where, readout, html("div", { class: "buttons" }, ...buttons), diagram);
+    const right = html("div", {}, where, html("div", { class: "wide" }, readout), html("div", { class: "buttons" }, ...buttons), diagram);
     container.append(html("div", { class: "halves" }, left, right));
     colour(0);
     move(current);

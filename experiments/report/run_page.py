@@ -50,8 +50,8 @@ _EXPLORERS = {
         "Along the path",
         "Every position α is one network. Move the slider or touch a panel; Page Up and Page Down go "
         "from one evaluated point to the next. Dots are evaluated points, and numbers between them are "
-        "interpolated linearly. Higher is better for accuracy, lower for NLL and ECE; axes do not start "
-        "at 0. " + _BINS,
+        "interpolated linearly. At the midpoint an ensemble of opposite points is one network. Higher "
+        "is better for accuracy, lower for NLL and ECE; axes do not start at 0. " + _BINS,
     ),
     "triangle": (
         "The triangle as a map",
