@@ -74,10 +74,10 @@ def test_what_has_no_plane_is_refused_in_one_sentence(finished, tmp_path, capsys
     line = finished("line")
     assert "2 endpoints, through which many planes go; give one more" in refused(capsys, line)
     assert "--beside is given but" in refused(capsys, finished("simplex_3"), "--beside", line)
-    swag = finished("swag", networks="standard_matched")
-    assert "--beside WORKDIR" not in refused(capsys, swag, "--resolution", 1)
+    network = finished("standard")
+    assert "resolution 1" in refused(capsys, network, "--resolution", 1)
     assert "lies in no plane" in refused(capsys, finished("simplex_4"))
-    for folder in (line, swag):
+    for folder in (line, network):
         assert not (folder / "landscape.json").exists()
         assert not (folder / "report.html").exists()
 
