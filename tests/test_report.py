@@ -1,6 +1,7 @@
 import base64
 import copy
 import hashlib
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -220,6 +221,70 @@ def test_text_is_escaped():
     assert page.text.count(attack) >= 5
     assert "3, 4" in page.text
     assert "xla flags" not in page.text
+
+
+def data_of(metrics):
+    """What the script of a page draws."""
+    text = report.page(metrics, {})
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+@pytest.mark.parametrize(("kind", "part"), [("line", "path"), ("simplex", "triangle")])
+def test_the_script_is_given_every_point_in_the_units_that_are_shown(kind, part):
+    metrics = synthetic_metrics.run_metrics(kind)
+    metrics["points"][1] |= {"nll": math.inf, "accuracy": None}
+    found = data_of(metrics)[part]
+    assert found["xs" if part == "path" else "coords"] == [p["coords"] for p in metrics["points"]]
+    assert found["names"] == [p["name"] for p in metrics["points"]]
+    values = found.get("values") or [panel["series"][0]["ys"] for panel in found["panels"]]
+    for name, row in zip(METRICS, values, strict=True):
+        expected = [QUANTITIES[name].scale * (p[name] or 0) for p in metrics["points"]]
+        if name in ("nll", "accuracy"):
+            assert row[1] is None
+            row[1] = expected[1] = 0
+        assert row == expected
+    for bins, point in zip(found["bins"], metrics["points"], strict=True):
+        for name, values in point["reliability"].items():
+            assert bins[name] == pytest.approx(values, rel=1e-4)
+
+
+def test_the_script_is_given_what_there_is_and_nothing_else():
+    shown = {"quantities", "colours"}
+    standard = data_of(synthetic_metrics.run_metrics("standard"))
+    assert standard.keys() == shown | {"point", "history"}
+    landscape = {"landscape": synthetic_metrics.landscape_of("simplex")}
+    triangle = data_of(synthetic_metrics.run_metrics("simplex") | landscape)
+    assert triangle.keys() == shown | {"triangle", "point", "history", "plane"}
+    assert triangle["plane"]["nll"][0][0] is None
+    levels = triangle["plane"]["levels"]
+    assert levels == sorted(set(levels))
+    assert data_of({}).keys() == shown
+
+
+def test_run_page_has_its_places_and_corruptions():
+    metrics = synthetic_metrics.run_metrics("line")
+    point = {name: metrics["points"][5][name] for name in METRICS}
+    point |= {"inference_passes": 1, "temperature": 0.5}
+    point |= {"scaled": {"nll": 0.25, "ece": 0.0125}}
+    corrupted = {
+        "corruptions": {"gaussian_noise": {"1": {"accuracy": 0.8}, "5": {"accuracy": 0.4}}}
+    }
+    metrics["places"] = {
+        "chosen point": point | {"coords": 0.4},
+        "endpoints": {"inference_passes": 1, "accuracy": 0.9, "nll": 0.3, "ece": 0.1},
+        "midpoint": point | corrupted,
+    }
+    metrics["provenance"]["gradient_passes"] = 20_000
+    rows = _page(metrics).rows
+    start = next(i for i, cells in enumerate(rows) if "Temperature" in cells)
+    assert [cells[0] for cells in rows[start + 1 : start + 4]] == [
+        *("midpoint", "endpoints, their mean", "chosen point 0.4")
+    ]
+    assert rows[start + 1][5:] == ["0.250", "1.25", "0.5"]
+    assert rows[start + 2][1:] == ["1", "90.00", "0.300", "10.00", "", "", ""]
+    assert ["Place", "Corruption", "Severity 1", "Severity 5"] in rows
+    assert ["midpoint", "gaussian noise", "80.00", "40.00"] in rows
+    assert ["Training, passes forward and backward of an image", "20,000"] in rows
 
 
 @pytest.mark.parametrize("part", ["config", "provenance", "runs", "table"])

@@ -71,6 +71,9 @@ _EXPLORERS = {
     ),
 }
 
+# What a run can predict with, in the order in which it is shown; others come after.
+_PLACES = ("midpoint", "endpoints", "ensemble", "mc ensemble", "chosen point")
+
 
 def run_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     """The page of one run; see `report.page`."""
@@ -129,9 +132,11 @@ def _rivals(metrics: Metrics) -> str:
     """All that the run can predict with: what it costs, and what it is worth."""
     places = metrics.get("places", {})
     names = [*METRICS, "scaled.nll", "scaled.ece"]
-    header = ["Place", "Passes", *(QUANTITIES[name].label for name in names), "Temperature"]
+    labels = [*(QUANTITIES[name].label for name in METRICS), "Scaled NLL", "Scaled ECE [%]"]
+    header = ["Place", "Passes", *labels, "Temperature"]
+    rank = {place: i for i, place in enumerate(_PLACES)}
     cells = []
-    for place, record in places.items():
+    for place, record in sorted(places.items(), key=lambda item: rank.get(item[0], len(rank))):
         flat = {**record, **{f"scaled.{k}": v for k, v in record.get("scaled", {}).items()}}
         cells.append(
             [_place_said(place, record, metrics), str(record.get("inference_passes", ""))]
