@@ -190,6 +190,9 @@ def test_keys_move_the_point_of_the_triangle_and_never_out_of_it(show):
         triangle.press("Shift+ArrowLeft")
     assert numbers(page, "triangle") == said_of(points[0])
     assert where.inner_text() == "Weights 1.00, 0.00, 0.00: evaluated, endpoint 0"
+    heard = page.locator("#triangle-heard").inner_text()  # by a screen reader
+    assert heard.startswith(where.inner_text())
+    assert all(number in heard for number in said_of(points[0]))
     triangle.press("Home")
     assert where.inner_text().endswith("evaluated, midpoint")
 

@@ -16,7 +16,7 @@ from experiments.styles import METRICS, QUANTITIES, deployed
 
 Metrics = Mapping[str, Any]
 
-# Of what is shown along the path: (the series' name, its ends and middle as buttons).
+# The names of what is shown along a path.
 _ONE, _PAIR = "One network", "Ensemble of α and 1 − α"
 _MAP_COLOURS = 16
 _DIGITS = 5  # of what is drawn and not read

@@ -389,7 +389,7 @@
     const mix = (weights) => [0, 1].map((c) => weights.reduce((sum, w, i) => sum + w * ends[i][c], 0));
     const places = coords.map(mix), frame = plane ? frameOf(plane) : [-0.12, 1.12, -0.14, Math.sqrt(0.75) + 0.14];
     const container = partOf("triangle"), middle = Math.max(names.indexOf("midpoint"), 0);
-    const view = map("", frame), pixels = places.map(view.toPixel);
+    const view = map("Triangle of evaluated points", frame), pixels = places.map(view.toPixel);
 
     /** The triangle of evaluated points around a place, and the place's weights in it. */
     const shapes = triangles.map((corner) => corner.map((i) => places[i]));
@@ -442,7 +442,8 @@
     view.drawing.append(marker);
 
     // The numbers, and what moves them
-    const where = html("p", { class: "where", id: "triangle-where", "aria-live": "polite" });
+    const where = html("p", { class: "where" });
+    const heard = html("p", { class: "heard", id: "triangle-heard", "aria-live": "polite" });
     const cells = data.quantities.map(({ label }) => html("td", { "data-metric": label }));
     const readout = html("table", { class: "readout" },
       html("thead", {}, html("tr", {}, ...data.quantities.map(({ label }) => html("th", { scope: "col" }, label)))),
@@ -470,6 +471,7 @@
       const kind = exact ? `evaluated${names[near] ? `, ${names[near]}` : ""}` : "interpolated";
       const sentence = `Weights ${current.map((w) => w.toFixed(2)).join(", ")}: ${kind}`;
       where.textContent = sentence;
+      heard.textContent = `${sentence}: ${data.quantities.map(({ label }, q) => `${label} ${cells[q].textContent}`).join(", ")}`;
       marker.setAttribute("transform", `translate(${pixel[0]} ${pixel[1]})`);
       const at = `(${coords[near].map((w) => w.toFixed(2)).join(", ")})`;
       calibrate(bins[near], `Network at ${at}${exact ? "" : ", the nearest"}`);
@@ -485,7 +487,7 @@
     view.root.setAttribute("tabindex", "0");
     view.root.setAttribute("role", "application");
     view.root.setAttribute("aria-label", "Triangle of three endpoints: arrow keys move the point, Home goes to the midpoint");
-    view.root.setAttribute("aria-describedby", "triangle-where");
+    view.root.setAttribute("aria-describedby", "triangle-heard");
     view.root.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       if (!step && event.key !== "Home") return;
@@ -495,7 +497,7 @@
       move(nearestIn([place[0] + size * step[0], place[1] + size * step[1]], ends));
     });
     const left = html("div", {}, choice, view.root, bar, ...(plane ? [lossBar(plane), planeNote(plane)] : []));
-    const right = html("div", {}, where, html("div", { class: "wide" }, readout), html("div", { class: "buttons" }, ...buttons), diagram);
+    const right = html("div", {}, where, heard, html("div", { class: "wide" }, readout), html("div", { class: "buttons" }, ...buttons), diagram);
     container.append(html("div", { class: "halves" }, left, right));
     colour(0);
     move(current);

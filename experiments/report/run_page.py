@@ -132,7 +132,7 @@ def _rivals(metrics: Metrics) -> str:
     """All that the run can predict with: what it costs, and what it is worth."""
     places = metrics.get("places", {})
     names = [*METRICS, "scaled.nll", "scaled.ece"]
-    labels = [*(QUANTITIES[name].label for name in METRICS), "Scaled NLL", "Scaled ECE [%]"]
+    labels = [*(QUANTITIES[name].label for name in METRICS), "Scaled NLL", "Scaled ECE"]
     header = ["Place", "Passes", *labels, "Temperature"]
     rank = {place: i for i, place in enumerate(_PLACES)}
     cells = []
@@ -143,7 +143,8 @@ def _rivals(metrics: Metrics) -> str:
             + [mean_of({"mean": flat[name]}, name) if name in flat else "" for name in names]
             + [f"{number(record['temperature']):.3g}" if "temperature" in record else ""]
         )
-    return document.table("What to predict with", header, cells) if cells else ""
+    caption = "What to predict with; scaled: by a temperature that validation images chose"
+    return document.table(caption, header, cells) if cells else ""
 
 
 def _place_said(place: str, record: Metrics, metrics: Metrics) -> str:
@@ -151,7 +152,7 @@ def _place_said(place: str, record: Metrics, metrics: Metrics) -> str:
         return "network"
     if place == "endpoints":
         return "endpoints, their mean"
-    return f"{place} {_coords(record['coords'])}" if "coords" in record else place
+    return f"{place} {_coords(record['coords'], '.2g')}" if "coords" in record else place
 
 
 def _points(metrics: Metrics) -> str:
@@ -182,7 +183,7 @@ def _costs(metrics: Metrics) -> str:
         ("Training, passes forward and backward of an image", "gradient_passes", "{:,.0f}"),
         ("Training [s]", "training_seconds", "{:,.1f}"),
         ("Evaluation [s]", "evaluation_seconds", "{:,.1f}"),
-        ("All, from start to report [s]", "wall_seconds", "{:,.1f}"),
+        ("The last command, from start to report [s]", "wall_seconds", "{:,.1f}"),
         ("Training images per second", "images_per_second", "{:,.0f}"),
     ]
     cells = [[name, text.format(record[key])] for name, key, text in rows if record.get(key)]
@@ -225,7 +226,7 @@ def _every(kind: str, key: str, entries: Sequence[Metrics]) -> str:
     return document.folded(f"All metrics of every {kind}", table)
 
 
-def _coords(coords: Any) -> str:
+def _coords(coords: Any, form: str = ".3g") -> str:
     if isinstance(coords, int | float):
-        return f"{coords:.3g}"
-    return f"({', '.join(map(_coords, coords))})"
+        return format(coords, form)
+    return f"({', '.join(_coords(item, form) for item in coords)})"
