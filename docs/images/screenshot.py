@@ -1,4 +1,4 @@
-"""A picture of a report for the documentation, of 256 colours.
+"""A picture of a report for the documentation.
 
     python docs/images/screenshot.py runs/line/report.html docs/images/report_line.png --height 1120
 
@@ -36,8 +36,7 @@ def main() -> None:
         page.goto(options.page.resolve().as_uri())
         shot = page.screenshot()
         browser.close()
-    image = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(options.picture, optimize=True)
+    Image.open(io.BytesIO(shot)).convert("RGB").save(options.picture, optimize=True)
 
 
 if __name__ == "__main__":
