@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import tqdm
+from ml_collections import ConfigDict
 
 import subspace_jax as ss
 from experiments import cli, compiler, files, job, landscape, lock, predict, train, weights, workdir
@@ -32,8 +33,18 @@ def draw(folder: Path, *, resolution: int = 21, beside: Path | None = None) -> N
     Raises:
       UserError: a folder without a finished run, or networks that determine no plane.
     """
-    config, metrics = _finished(folder)
-    run = train.make_run(config, job.load_data(config))
+    _finished(folder)  # before a lock's file is put into any folder
+    with lock.hold(folder):
+        config, metrics = _finished(folder)
+        found = _slice(folder, config, resolution, beside)
+        files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
+        job.publish(folder, metrics)
+
+
+def _slice(folder: Path, config: ConfigDict, resolution: int, beside: Path | None) -> dict:
+    """The record of the plane; see `landscape.slice_record`."""
+    dataset = job.load_data(config)
+    run = train.make_run(config, dataset)
     subspace = run.program.method.subspace
     if subspace.num_endpoints == 2 and beside is None:
         raise UserError(
@@ -46,31 +57,28 @@ def draw(folder: Path, *, resolution: int = 21, beside: Path | None = None) -> N
         )
     like = train.one_network(run)
     stacks = [weights.load(folder / workdir.WEIGHTS, like)]
+    _check_size(folder, stacks[0], subspace)
     if beside is not None:
         _finished(beside)
         other = weights.load(beside / workdir.WEIGHTS, like)
         stacks.append(jax.tree.map(lambda x: x[:1], other))
-    _check_sizes(folder, stacks[0], subspace)
     settings = predict.make_settings(config, run)
     single = predict.Single(run.program.model, settings.recalibration_augment)
-    found = landscape.slice_record(
+    return landscape.slice_record(
         subspace,
         weights.concatenate(stacks),
         single.moments,
         single.logits,
         predict.recalibration_batches(run, settings),
-        job.load_data(config).test,
+        dataset.test,
         key=jax.random.fold_in(jax.random.key(config.seed), STREAM),
         resolution=resolution,
         wrap=_with_bar,
         batch_size=settings.batch_size,
     )
-    with lock.hold(folder):
-        files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
-        job.publish(folder, metrics)
 
 
-def _finished(folder: Path) -> tuple:
+def _finished(folder: Path) -> tuple[ConfigDict, dict]:
     """The config and the metrics of a finished run."""
     if not (folder / workdir.CONFIG).is_file():
         raise UserError(f"{folder} has no {workdir.CONFIG}; give the --workdir of a finished run.")
@@ -85,7 +93,7 @@ def _finished(folder: Path) -> tuple:
     return config, metrics
 
 
-def _check_sizes(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> None:
+def _check_size(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> None:
     """Averages such as SWAG and snapshots keep other networks than endpoints."""
     there = ss.tree.num_stacked(stack)
     if there != subspace.num_endpoints:
