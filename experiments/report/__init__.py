@@ -1,6 +1,6 @@
 """The metrics of a run or of a suite as tables and as one self-contained HTML page.
 
-`report.css` and `report.js` beside this file are written into the page.
+What lies in `assets` is written into the page.
 """
 
 from collections.abc import Mapping

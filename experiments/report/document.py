@@ -10,7 +10,9 @@ from typing import Any
 
 Cells = Sequence[Sequence[str]]
 
-_ASSETS = Path(__file__).parent
+_ASSETS = Path(__file__).parent / "assets"
+# One script, in this order: each file takes from those before it.
+_SCRIPTS = ("elements", "panels", "reliability", "maps", "path", "triangle", "page")
 
 
 def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = None) -> str:
@@ -24,7 +26,8 @@ def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = N
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     scripts = ""
     if data is not None:
-        script = (_ASSETS / "report.js").read_text()
+        parts = "\n".join((_ASSETS / f"{name}.js").read_text("utf-8") for name in _SCRIPTS)
+        script = f'(function () {{\n"use strict";\n{parts}}})();'
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
         text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -36,7 +39,7 @@ def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = N
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
-        f"<style>{(_ASSETS / 'report.css').read_text()}</style></head>\n<body>\n"
+        f"<style>{(_ASSETS / 'report.css').read_text('utf-8')}</style></head>\n<body>\n"
         + "\n".join(filter(None, body))
         + f"\n{scripts}</body></html>\n"
     )
