@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from experiments import landscape_figures, triangle
 from experiments.styles import (
     METRICS,
     QUANTITIES,
@@ -31,19 +33,22 @@ _SHOWN = {name: QUANTITIES[name] for name in METRICS}
 
 
 def run_figures(metrics: Metrics) -> dict[str, Figure]:
-    """Draws one run: `path`, `reliability` and `history`, where there are data.
+    """Draws one run: `path`, `triangle`, `plane`, `reliability` and `history`, where there are data.
 
     Args:
-      metrics: with `"config"` (it gives the name and colour), `"points"`, `"ensembles"` and
-        `"history"`.
+      metrics: with `"config"` (it gives the name and colour), `"points"`, `"ensembles"`,
+        `"history"`, and the `"landscape"` if there is one.
 
     Returns:
       figures by name, in the order in which they are best read.
     """
-    style = style_of_run(metrics.get("config", {}))
+    config = metrics.get("config", {})
+    style, plane = style_of_run(config), metrics.get("landscape", {}).get("slice")
     points, ensembles = metrics.get("points", ()), metrics.get("ensembles", ())
     figures = {
         "path": _run_path(points, ensembles, style) or _run_simplex(points, ensembles, style),
+        "triangle": _run_triangle(points, plane),
+        "plane": _run_plane(config, plane),
         "reliability": _run_reliability(points, style),
         "history": _history(metrics.get("history", ()), style),
     }
@@ -113,7 +118,7 @@ def _run_path(
     path = path_of(points)
     if not path:
         return None
-    pairs = _mirror_pairs(ensembles)
+    pairs = mirror_pairs(ensembles)
     pair = (
         r"$\alpha$ and $1 - \alpha$"
         if len(pairs) > 2
@@ -148,7 +153,7 @@ def _run_path(
     return figure
 
 
-def _mirror_pairs(ensembles: Sequence[Metrics]) -> dict[float, Metrics]:
+def mirror_pairs(ensembles: Sequence[Metrics]) -> dict[float, Metrics]:
     """The averaged predictions of the networks at `a` and `1 - a`, under both positions."""
     pairs = {}
     for ensemble in ensembles:
@@ -199,6 +204,62 @@ def _run_simplex(
         ax.margins(x=0.08)
         ax.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _run_triangle(points: Sequence[Metrics], plane: Metrics | None) -> Figure | None:
+    """Colours over the triangle, interpolated linearly between evaluated points."""
+    entries = triangle.points_of(points)
+    if not entries:
+        return None
+    corners = triangle.EQUILATERAL
+    if plane and plane["kind"] == "simplex":
+        corners = np.asarray(plane["corners"])
+    figure = Figure(figsize=(10.0, 3.9), layout="constrained")
+    for ax, (name, quantity) in zip(figure.subplots(1, 3), _SHOWN.items(), strict=True):
+        _triangle_map(entries, name, corners, quantity.label, ax)
+    return figure
+
+
+def _triangle_map(entries, name: str, corners: np.ndarray, label: str, ax: Axes) -> None:
+    coords = np.array([entry["coords"] for entry in entries])
+    x, y = (coords @ corners).T
+    values, meshes = _values(entries, name), triangle.triangles(coords)
+    known = meshes[np.isfinite(values[meshes]).all(axis=1)]
+    if len(known):
+        colours = "cividis" if name == "accuracy" else "cividis_r"  # brighter is better
+        look = {"triangles": known, "shading": "gouraud", "cmap": colours}
+        drawn = ax.tripcolor(x, y, np.nan_to_num(values), **look)
+        drawn.set_clim(values[known].min(), values[known].max())
+        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.8, label=label)
+    look = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
+    ax.plot(x, y, marker="o", markersize=3, markeredgewidth=0.5, **look)
+    middle = [entry["name"] == "midpoint" for entry in entries]
+    ax.plot(x[middle], y[middle], marker="*", markersize=14, **look)
+    for i, corner in enumerate(corners):
+        above = corner[1] > corners[:, 1].mean()
+        ax.annotate(
+            f"endpoint {i}",
+            corner,
+            xytext=(0, 6 if above else -6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=9,
+        )
+    ax.set_aspect("equal")
+    ax.margins(0.12)
+    ax.set_axis_off()
+
+
+def _run_plane(config: Metrics, plane: Metrics | None) -> Figure | None:
+    """The plane of the loss, as a suite draws it: with the triangle, or with what was trained."""
+    if not plane:
+        return None
+    recipe = config.get("recipe") or config.get("kind", "standard")
+    run = {"method": recipe, "label_noise": config.get("label_noise", {}).get("rate", 0.0)}
+    run |= {"seed": config.get("seed", 0), "landscape": {"slice": plane}}
+    simplex = plane["kind"] == "simplex"
+    return (landscape_figures.fig2 if simplex else landscape_figures.fig1)([run])
 
 
 def _run_reliability(points: Sequence[Metrics], style: Style) -> Figure | None:

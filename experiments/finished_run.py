@@ -49,7 +49,7 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
       UserError: it holds no finished run, or its data or weights are not there or not those of its
         config.
     """
-    _check_folder(folder)
+    check_folder(folder)
     stored = workdir.stored_config(folder)
     if "recipe" not in stored:
         raise UserError(f"{folder} is not the folder of a single run; give the --workdir of one.")
@@ -82,7 +82,12 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
     return FinishedRun(config, metrics, dataset, run, settings, stack)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuses what is not the folder of a single run, finished or not.
+
+    Raises:
+      UserError: what it is instead.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the --workdir of a finished run.")
     if (folder / workdir.RUNS).is_dir():
@@ -111,6 +116,7 @@ def _alone(config: ConfigDict, path: Path) -> ConfigDict:
     alone = config.copy_and_resolve_references()
     alone.mesh = ""
     alone.label_noise.update({"rate": 0.0, "mode": "uniform_wrong", "file": ""})
+    alone.init_from = ""
     alone.subspace.given = ()  # of its own networks these are some
     alone.subspace.weights = (str(path),) if config.kind == "independent" else ()
     return alone

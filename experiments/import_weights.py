@@ -1,6 +1,7 @@
 """Imports weights that PyTorch trained; see `python -m experiments.import_weights --help`."""
 
 import argparse
+import functools
 import hashlib
 import os
 import re
@@ -91,13 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "authors have last, and we in the middle) or a simplex",
     )
     options = parser.parse_args(argv)
-    try:
-        import_weights(options)
-    except UserError as error:
-        return cli.fail(error)
-    except OSError as error:
-        return cli.fail(f"{error.strerror}: {error.filename}; mend that and run it again.")
-    return 0
+    return cli.exit_code(functools.partial(import_weights, options))
 
 
 def import_weights(options: SimpleNamespace) -> Path:

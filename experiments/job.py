@@ -139,12 +139,21 @@ def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> No
             return
         if not hosts.is_first():
             return
-        # A signal that comes now waits: the report is a matter of seconds.
-        pictures = {name: figures.png(f) for name, f in figures.run_figures(metrics).items()}
-        page = report.page(metrics, pictures)
-        workdir.publish(folder, metrics, pictures, page)
+        publish(folder, metrics)  # a signal that comes now waits: it is a matter of seconds
     print(_headline(metrics))
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
+
+
+def publish(folder: Path, metrics: dict) -> None:
+    """Writes the results of a run, its figures as PNG and PDF, and its report."""
+    shown = metrics | {"landscape": workdir.landscape(folder)}
+    drawn = figures.run_figures(shown)
+    pictures = {name: figures.png(figure) for name, figure in drawn.items()}
+    page = report.page(shown, pictures)
+    (folder / workdir.FIGURES).mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        files.write_atomically(folder / workdir.FIGURES / f"{name}.pdf", figures.pdf(figure))
+    workdir.publish(folder, metrics, pictures, page)
 
 
 def load_data(config) -> data.Dataset:
@@ -261,6 +270,9 @@ def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, m
     speeds = [epoch["images_per_second"] for epoch in history.epochs]
     record |= {
         "training_seconds": sum(seconds),
+        "gradient_passes": run.program.num_steps
+        * run.batch_size
+        * run.program.method.gradients_per_step,
         "evaluation_seconds": time.perf_counter() - begin,
         # The first epoch compiles.
         "images_per_second": statistics.median(speeds[1:] or speeds),

@@ -72,7 +72,7 @@ def fig1(runs: Iterable[Run]) -> Figure | None:
     if not chosen:
         return None
     slices = [run["landscape"]["slice"] for run in chosen]
-    levels = _levels(np.concatenate([_array(record["nll"]).ravel() for record in slices]))
+    levels = levels_of(np.concatenate([_array(record["nll"]).ravel() for record in slices]))
     figure = Figure(figsize=(3.9 * len(chosen) + 0.3, 4.4), layout="constrained")
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for ax, run, record in zip(axes, chosen, slices, strict=True):
@@ -98,10 +98,10 @@ def fig2(runs: Iterable[Run]) -> Figure | None:
     first = records[0]
     figure = Figure(figsize=(10.4, 4.9), layout="constrained")
     accuracy, nll = figure.subplots(1, 2)
-    errors = _levels(100 * (1 - _array(first["accuracy"])))
+    errors = levels_of(100 * (1 - _array(first["accuracy"])))
     look = {"levels": 100 - errors[::-1], "label": "Test accuracy [%]"}
     _contour(first, "accuracy", accuracy, triangle=True, **look)
-    look = {"levels": _levels(_array(first["nll"])), "label": "Test NLL [nats]"}
+    look = {"levels": levels_of(_array(first["nll"])), "label": "Test NLL [nats]"}
     _contour(first, "nll", nll, triangle=True, cmap="viridis_r", **look)
     for ax, metric, scale, decimals, unit in (
         (accuracy, "accuracy", 100, 1, "%"),
@@ -202,7 +202,7 @@ def _array(values) -> np.ndarray:
     return np.asarray(values, dtype=float)
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
+def levels_of(values: np.ndarray) -> np.ndarray:
     """Round bounds of colours, growing geometrically, that cover all but the extreme values.
 
     Of Renard's series the finest that has few enough of them; equal steps where all values are close.

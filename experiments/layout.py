@@ -22,8 +22,12 @@ class Point(NamedTuple):
     coords: np.ndarray
 
 
-def points_of(subspace: ss.Subspace, num_points: int) -> list[Point]:
-    """A grid along a line or curve; corners, middles of edges and the center of a simplex."""
+def points_of(subspace: ss.Subspace, num_points: int, grid_steps: int = 0) -> list[Point]:
+    """A grid along a line or curve; corners, middles of edges and the center of a simplex.
+
+    A triangle has a grid too, of points whose coordinates are multiples of `1 / grid_steps`; those
+    that are not in the list already are at its end, without a name.
+    """
     n = subspace.num_endpoints
     if subspace.center.ndim == 0:
         names = {0: "endpoint 0", num_points - 1: f"endpoint {n - 1}"}
@@ -34,11 +38,20 @@ def points_of(subspace: ss.Subspace, num_points: int) -> list[Point]:
         return [Point("midpoint", subspace.center)]
     corners = np.eye(n, dtype=np.float32)
     pairs = list(itertools.combinations(range(n), 2)) if n > 2 else []
-    return [
+    points = [
         *(Point(f"endpoint {i}", corner) for i, corner in enumerate(corners)),
         *(Point(f"edge {i}-{j}", (corners[i] + corners[j]) / 2) for i, j in pairs),
         Point("midpoint", subspace.center),
     ]
+    return points + (_grid(grid_steps, points) if n == 3 and grid_steps else [])
+
+
+def _grid(steps: int, known: list[Point]) -> list[Point]:
+    """The triangle's points `(i, j, k) / steps` but for those that are known."""
+    found = {tuple(np.rint(steps * point.coords)) for point in known}
+    triples = [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
+    rest = [triple for triple in triples if triple not in found]
+    return [Point("", np.array(triple, np.float32) / np.float32(steps)) for triple in rest]
 
 
 class Layout(NamedTuple):
@@ -65,7 +78,9 @@ def layout(run: Run, settings: Settings) -> Layout:
         return Layout(points, rows, [tuple(range(1, len(points)))])
     snapshots = method.average == "snapshots"
     subspace = ss.simplex(method.num_models) if snapshots else method.subspace
-    points = points_of(subspace, settings.num_points)
+    # Snapshots and complexes are no trained triangles.
+    grid_steps = 0 if snapshots or method.is_complex else settings.grid_steps
+    points = points_of(subspace, settings.num_points, grid_steps)
     groups = _ensembles(points)
     if method.is_complex:  # its center may lie outside of it: its networks are the drawn ones
         key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)

@@ -33,6 +33,7 @@ class Settings(NamedTuple):
 
     Attributes:
       num_points: of a line or curve, alpha = 0 .. 1.
+      grid_steps: of the grid of a triangle, along each side; 0 for none.
       num_bins: equal-width bins of the calibration errors.
       batch_size: images per batch of predictions.
       recalibration_batch_size: images per batch whose moments are pooled.
@@ -45,6 +46,7 @@ class Settings(NamedTuple):
     """
 
     num_points: int
+    grid_steps: int
     num_bins: int
     batch_size: int
     recalibration_batch_size: int
@@ -66,6 +68,7 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
     examples = settings.recalibration_examples or len(run.labels)
     least = {
         "num_points": 3,
+        "grid_steps": 0,
         "num_bins": 1,
         "batch_size": 1,
         "recalibration_examples": 0,
@@ -82,6 +85,11 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
         raise UserError(
             f"config.evaluation.num_points is {settings.num_points}, which leaves out the midpoint; "
             "use an odd number."
+        )
+    if settings.grid_steps % 6:
+        raise UserError(
+            f"config.evaluation.grid_steps is {settings.grid_steps}, which leaves out the centre or "
+            "middles of edges; use a multiple of 6, or 0 for no grid."
         )
     if not 1 <= settings.recalibration_batch_size <= min(examples, len(run.labels)):
         raise UserError(

@@ -18,7 +18,7 @@ from experiments.suite import Advance, Entry
 SLICED = ("standard", "line", "curve", "simplex_3")
 PATHS = ("standard", "line", "layerwise_line", "curve")
 # The stream of a run's randomness that landscapes take.
-_STREAM = 5
+STREAM = 5
 
 
 def record(
@@ -83,7 +83,7 @@ def _slice(run, stacks, entry: Entry, resolution: int, wrap: predict.Wrap) -> di
         single.logits,
         predict.recalibration_batches(run, settings),
         dataset.test,
-        key=jax.random.fold_in(jax.random.key(entry.seed), _STREAM),
+        key=jax.random.fold_in(jax.random.key(entry.seed), STREAM),
         resolution=resolution,
         wrap=wrap,
         batch_size=settings.batch_size,
@@ -96,7 +96,7 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.W
     points = suite.read(folder, entry.needs[0])["points"]
     size = min(options["hessian_batch_size"], len(run.labels))
     count = max(options["hessian_images"] // size, 1)
-    key = jax.random.fold_in(jax.random.key(entry.seed), _STREAM)
+    key = jax.random.fold_in(jax.random.key(entry.seed), STREAM)
     # In a random order, since some data sets are sorted by class.
     order = jax.random.permutation(jax.random.fold_in(key, 1), len(run.labels))
     places = [order[i * size : (i + 1) * size] for i in range(min(count, len(order) // size))]

@@ -13,11 +13,12 @@ from experiments.errors import UserError
 CONFIG, METRICS, HISTORY, REPORT = "config.json", "metrics.json", "history.jsonl", "report.html"
 CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
 WEIGHTS, RUNS, TABLE = "weights.npz", "runs", "table.md"
+LANDSCAPE = "landscape.json"
 _DATA = "data_sha256"  # beside the config: of an .npz file, wherever it lies
 DAMAGED = "damaged_checkpoint_"
 # All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
 _OURS = (
-    *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE),
+    *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE, LANDSCAPE),
     *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
 )
 # Where things are, how they are loaded, how often they are saved, how many run at once, on which
@@ -102,6 +103,11 @@ def stored_config(path: Path) -> dict:
     config = _read(path / CONFIG)
     config.pop(_DATA, "")
     return config
+
+
+def landscape(path: Path) -> dict:
+    """The landscape around a run's networks; empty without one."""
+    return _read(path / LANDSCAPE) if (path / LANDSCAPE).exists() else {}
 
 
 def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) -> None:

@@ -186,6 +186,22 @@ def run_metrics(kind="line", seed=0):
     }
 
 
+def landscape_of(kind):
+    """What `python -m experiments.plane` writes."""
+    x = np.linspace(-2, 7, 6)
+    nll = (0.1 + 0.05 * (x[:, None] - 2) ** 2 + 0.05 * (x - 2) ** 2).tolist()
+    nll[0][0] = None
+    corners = [[0.0, 0.0], [5.0, 0.0], [2.5, 4.0]]
+    path = corners[:2] if kind == "line" else [*corners, corners[0]]
+    return {
+        "slice": {"kind": kind, "x": x.tolist(), "y": x.tolist(), "nll": nll, "accuracy": nll}
+        | {"corners": corners, "path": path, "midpoint": [2.5, 0.0]}
+        | {"other": corners[2] if kind == "line" else None}
+        | {"num_images": 500, "recalibration_images": 1000}
+        | dict.fromkeys(("inside", "outside"), {"accuracy": 0.9, "nll": 0.2})
+    }
+
+
 # A suite
 
 

@@ -277,6 +277,10 @@ def test_the_small_suite_is_cifar10_at_a_smaller_scale():
     assert names == {"num_epochs", "train_size", "model.depth", "model.width"}
 
 
+def test_suites_evaluate_no_maps(suite):
+    assert suite.run.evaluation.grid_steps == 0
+
+
 def test_two_suites_share_nothing(suite):
     name = next(n for n in SUITES if suites.get_config(n) == suite)
     suite.run.optimizer.momentum = 0.0

@@ -37,9 +37,34 @@ def drawn():
 def test_run_has_the_figures_it_has_data_for(kind):
     drawn = figures.run_figures(synthetic_metrics.run_metrics(kind))
     path = [] if kind.startswith("standard") else ["path"]
+    path += ["triangle"] if kind.endswith("simplex") else []
     assert list(drawn) == [*path, "reliability", "history"]
     for figure in drawn.values():
         assert figures.png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("kind", "plane"), [("line", "line"), ("simplex", "simplex")])
+def test_run_with_a_landscape_has_its_plane(kind, plane):
+    metrics = synthetic_metrics.run_metrics(kind)
+    drawn = figures.run_figures(metrics | {"landscape": synthetic_metrics.landscape_of(plane)})
+    assert "plane" in drawn
+    assert figures.png(drawn["plane"]).startswith(b"\x89PNG")
+
+
+def test_triangle_is_as_wide_as_its_plane():
+    metrics = synthetic_metrics.run_metrics("simplex")
+    found = synthetic_metrics.landscape_of("simplex")
+    figure = figures.run_figures(metrics | {"landscape": found})["triangle"]
+    points = figure.axes[0].get_lines()[0].get_xydata()
+    np.testing.assert_allclose(points[:3], found["slice"]["corners"], atol=1e-9)
+
+
+def test_triangle_without_some_values_is_drawn_around_them():
+    metrics = synthetic_metrics.run_metrics("simplex")
+    for point in metrics["points"]:
+        point["nll"] = None
+    metrics["points"][0]["accuracy"] = float("nan")
+    figures.png(figures.run_figures(metrics)["triangle"])
 
 
 def test_run_path_shows_networks_and_ensembles():

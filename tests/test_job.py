@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
+    "--config.evaluation.grid_steps=0",
     "--config.model.depth=8",
     "--config.model.width=4",
     "--config.num_epochs=3",

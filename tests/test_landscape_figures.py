@@ -200,7 +200,7 @@ def test_curvature_without_a_path_is_not_drawn():
 @pytest.mark.parametrize("values", [[0.01, 0.02, 0.5], [0.3, 5.0], [3.0, 3.01], [1e-3, 900.0]])
 def test_levels_are_few_and_cover_the_values(values):
     values = np.linspace(*np.array(values)[[0, -1]], 100)
-    levels = landscape_figures._levels(values)
+    levels = landscape_figures.levels_of(values)
     assert 5 <= len(levels) <= 14
     assert (np.diff(levels) > 0).all()
     assert levels[0] <= max(values[0], np.quantile(values, 0.98) / 100)

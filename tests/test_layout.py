@@ -57,6 +57,32 @@ def test_points_of_a_simplex_are_corners_edges_and_the_center(n, wrap):
         assert coords.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("steps", [6, 12])
+def test_a_triangle_has_a_grid_with_each_point_once_and_the_named_ones_first(steps):
+    named = layout.points_of(ss.simplex(3), 21)
+    points = layout.points_of(ss.simplex(3), 21, steps)
+    assert [point.name for point in points[: len(named)]] == [point.name for point in named]
+    assert all(point.name == "" for point in points[len(named) :])
+    multiples = np.array([steps * point.coords for point in points])
+    np.testing.assert_allclose(multiples, np.rint(multiples), atol=1e-4)
+    expected = {
+        (i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1) if i + j <= steps
+    }
+    assert sorted(map(tuple, np.rint(multiples).astype(int).tolist())) == sorted(expected)
+
+
+@pytest.mark.parametrize("subspace", [ss.line(), ss.bezier(2), ss.simplex(2), ss.simplex(4)])
+def test_only_triangles_have_a_grid(subspace):
+    assert len(layout.points_of(subspace, 21, 6)) == len(layout.points_of(subspace, 21))
+
+
+def test_only_trained_triangles_have_a_grid():
+    grid = {"evaluation__grid_steps": 6}
+    assert len(layout_of("simplex_3", **grid).points) == 28
+    assert len(layout_of("layerwise_simplex_3", **grid).points) == 28
+    assert len(layout_of("snapshot", schedule__num_models=3, **grid).points) == 7
+
+
 @given(st.integers(0, 10_000))
 def test_coordinates_are_written_as_the_decimals_they_stand_for(k):
     assert layout.short(np.float32(k / 10_000)) == k / 10_000

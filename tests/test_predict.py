@@ -297,6 +297,7 @@ def test_functions_of_models_are_equal_if_their_class_and_their_model_are():
 def test_settings_are_those_of_the_config(line):
     values = {
         "num_points": 7,
+        "grid_steps": 12,
         "num_bins": 3,
         "batch_size": 5,
         "recalibration_batch_size": 11,
@@ -316,6 +317,8 @@ def test_settings_are_those_of_the_config(line):
     [
         ("num_points", 1, "is 1; use at least 3"),
         ("num_points", 6, "is 6, which leaves out the midpoint; use an odd number"),
+        ("grid_steps", -6, "is -6; use at least 0"),
+        ("grid_steps", 4, "is 4, which leaves out the centre or middles of edges; use a multiple"),
         ("num_bins", 0, "is 0; use at least 1"),
         ("batch_size", 0, "is 0; use at least 1"),
         ("recalibration_examples", -1, "is -1; use at least 0"),

@@ -1,4 +1,7 @@
+import base64
 import copy
+import hashlib
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -19,6 +22,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.links, self.images, self.rows, self.text = [], [], [], [], ""
+        self.scripts = 0
         self.feed(text)
         self.close()
         assert self.open == []
@@ -26,7 +30,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.links += [attrs[name] for name in ("src", "href", "srcset", "action") if name in attrs]
-        assert tag != "script"
+        self.scripts += tag == "script"
         if tag == "img":
             self.images.append(attrs)
         if tag == "tr":
@@ -40,7 +44,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
         if self.open and self.open[-1] in ("td", "th"):
             self.rows[-1][-1] += data
@@ -161,7 +165,19 @@ def test_pages_refer_to_nothing_outside(suite_page, run_page):
 
 
 def test_pages_import_no_style(suite):
-    assert not re.search(r"@import|url\(|https?://", report.page(suite, {}))
+    assert not re.search(r"@import|url\((?!#)|https?://", report.page(suite, {}))
+
+
+def test_pages_run_no_script_but_their_own(suite, suite_page, run_page):
+    assert suite_page.scripts == 0
+    assert "script-src" not in report.page(suite, {})
+    metrics, page = run_page
+    assert page.scripts == 2  # the data, and what draws them
+    text = report.page(metrics, {})
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}  # a name
 
 
 def test_every_picture_has_words(suite_page, run_page):
@@ -171,7 +187,7 @@ def test_every_picture_has_words(suite_page, run_page):
         "selection",
     }
     assert len(suite_page.images) == len(names)
-    assert len(page.images) == (2 if metrics["config"]["kind"] == "standard" else 3)
+    assert len(page.images) == {"standard": 2, "line": 3, "simplex": 4}[metrics["config"]["kind"]]
     assert all(len(image["alt"]) > 10 for image in suite_page.images + page.images)
     assert "overconfident" in page.text
     for number in (3, 4, 5, 6, 7):
@@ -205,6 +221,70 @@ def test_text_is_escaped():
     assert page.text.count(attack) >= 5
     assert "3, 4" in page.text
     assert "xla flags" not in page.text
+
+
+def data_of(metrics):
+    """What the script of a page draws."""
+    text = report.page(metrics, {})
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+@pytest.mark.parametrize(("kind", "part"), [("line", "path"), ("simplex", "triangle")])
+def test_the_script_is_given_every_point_in_the_units_that_are_shown(kind, part):
+    metrics = synthetic_metrics.run_metrics(kind)
+    metrics["points"][1] |= {"nll": math.inf, "accuracy": None}
+    found = data_of(metrics)[part]
+    assert found["xs" if part == "path" else "coords"] == [p["coords"] for p in metrics["points"]]
+    assert found["names"] == [p["name"] for p in metrics["points"]]
+    values = found.get("values") or [panel["series"][0]["ys"] for panel in found["panels"]]
+    for name, row in zip(METRICS, values, strict=True):
+        expected = [QUANTITIES[name].scale * (p[name] or 0) for p in metrics["points"]]
+        if name in ("nll", "accuracy"):
+            assert row[1] is None
+            row[1] = expected[1] = 0
+        assert row == expected
+    for bins, point in zip(found["bins"], metrics["points"], strict=True):
+        for name, values in point["reliability"].items():
+            assert bins[name] == pytest.approx(values, rel=1e-4)
+
+
+def test_the_script_is_given_what_there_is_and_nothing_else():
+    shown = {"quantities", "colours"}
+    standard = data_of(synthetic_metrics.run_metrics("standard"))
+    assert standard.keys() == shown | {"point", "history"}
+    landscape = {"landscape": synthetic_metrics.landscape_of("simplex")}
+    triangle = data_of(synthetic_metrics.run_metrics("simplex") | landscape)
+    assert triangle.keys() == shown | {"triangle", "point", "history", "plane"}
+    assert triangle["plane"]["nll"][0][0] is None
+    levels = triangle["plane"]["levels"]
+    assert levels == sorted(set(levels))
+    assert data_of({}).keys() == shown
+
+
+def test_run_page_has_its_places_and_corruptions():
+    metrics = synthetic_metrics.run_metrics("line")
+    point = {name: metrics["points"][5][name] for name in METRICS}
+    point |= {"inference_passes": 1, "temperature": 0.5}
+    point |= {"scaled": {"nll": 0.25, "ece": 0.0125}}
+    corrupted = {
+        "corruptions": {"gaussian_noise": {"1": {"accuracy": 0.8}, "5": {"accuracy": 0.4}}}
+    }
+    metrics["places"] = {
+        "chosen point": point | {"coords": 0.4},
+        "endpoints": {"inference_passes": 1, "accuracy": 0.9, "nll": 0.3, "ece": 0.1},
+        "midpoint": point | corrupted,
+    }
+    metrics["provenance"]["gradient_passes"] = 20_000
+    rows = _page(metrics).rows
+    start = next(i for i, cells in enumerate(rows) if "Temperature" in cells)
+    assert [cells[0] for cells in rows[start + 1 : start + 4]] == [
+        *("midpoint", "endpoints, their mean", "chosen point 0.4")
+    ]
+    assert rows[start + 1][5:] == ["0.250", "1.25", "0.5"]
+    assert rows[start + 2][1:] == ["1", "90.00", "0.300", "10.00", "", "", ""]
+    assert ["Place", "Corruption", "Severity 1", "Severity 5"] in rows
+    assert ["midpoint", "gaussian noise", "80.00", "40.00"] in rows
+    assert ["Training, passes forward and backward of an image", "20,000"] in rows
 
 
 @pytest.mark.parametrize("part", ["config", "provenance", "runs", "table"])

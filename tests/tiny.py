@@ -35,6 +35,7 @@ def config(recipe: str = "line", **changes) -> ConfigDict:
     tiny.model.widths = (4, 8)
     tiny.optimizer.warmup_epochs = 1
     tiny.evaluation.num_points = 5
+    tiny.evaluation.grid_steps = 0
     tiny.evaluation.num_bins = 10
     tiny.evaluation.batch_size = 8
     tiny.evaluation.recalibration_batch_size = 16

@@ -130,6 +130,9 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.num_points = 21
+    # Of a triangle: steps along each side of a grid of points, a multiple of 6 so that the middles of
+    # edges and the centre are among them; 6 are 28 points. 0: these and the corners alone.
+    config.evaluation.grid_steps = 6
     # Equal-width bins of the calibration errors; 20 in the article.
     config.evaluation.num_bins = 20
     config.evaluation.batch_size = 500

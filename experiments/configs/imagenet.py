@@ -35,6 +35,7 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     config.max_corrupt = 100
     # alpha = 0, 0.1 .. 1: the logits of all points are kept, 200 MB each.
     config.evaluation.num_points = 11
+    config.evaluation.grid_steps = 0  # each point is a pass over the training images
     config.evaluation.batch_size = 256
     config.evaluation.recalibration_batch_size = 256
     # Of 1.27 million, so that recalibration takes no longer than the test images.

@@ -75,6 +75,7 @@ def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.products = _FIRST
     # Every run's values, but for what the recipe, seed and noise decide.
     config.run = run
+    config.run.evaluation.grid_steps = 0  # maps of triangles are for single runs
     with config.run.unlocked():
         for name in OF_RECIPE:
             del config.run[name]

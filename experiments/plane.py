@@ -1,0 +1,127 @@
+"""The loss around the networks of a finished run, drawn into its report.
+
+    python -m experiments.plane runs/triangle [--resolution 21] [--beside runs/other]
+
+writes WORKDIR/landscape.json, and the report and its figures anew. A triangle or curve has its own
+plane; a line's goes through one more network, that of `--beside`; one network has random directions.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import tqdm
+
+import subspace_jax as ss
+from experiments import (
+    cli,
+    compiler,
+    files,
+    finished_run,
+    job,
+    landscape,
+    lock,
+    predict,
+    weights,
+    workdir,
+)
+from experiments.errors import UserError
+from experiments.finished_run import FinishedRun
+from experiments.scenes import STREAM
+
+
+def draw(folder: Path, *, resolution: int = 21, beside: Path | None = None) -> None:
+    """Looks at the networks of a finished run, and publishes what it sees with the run's results.
+
+    Args:
+      folder: of the run.
+      resolution: points along each axis of the plane.
+      beside: of another run of the same model, whose first network a line's plane goes through.
+
+    Raises:
+      UserError: a folder without a finished run, or networks that determine no plane.
+    """
+    finished_run.check_folder(folder)  # before a lock's file is put into any folder
+    with lock.hold(folder):
+        work = finished_run.reopen(folder)
+        found = _slice(folder, work, resolution, beside)
+        files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
+        job.publish(folder, work.metrics)
+
+
+def _slice(folder: Path, work: FinishedRun, resolution: int, beside: Path | None) -> dict:
+    """The record of the plane; see `landscape.slice_record`."""
+    subspace = work.run.program.method.subspace
+    if subspace.num_endpoints == 2 and beside is None:
+        raise UserError(
+            f"{folder} has 2 endpoints, through which many planes go; give one more network with "
+            "--beside WORKDIR of another run of this model."
+        )
+    if subspace.num_endpoints != 2 and beside is not None:
+        raise UserError(
+            f"--beside is given but {folder} has {subspace.num_endpoints} endpoints; give it for a line."
+        )
+    stacks = [work.stack]
+    _check_size(folder, work.stack, subspace)
+    if beside is not None:
+        other = finished_run.reopen(beside).stack
+        stacks.append(jax.tree.map(lambda x: x[:1], other))
+    run, settings = work.run, work.settings
+    single = predict.Single(run.program.model, settings.recalibration_augment)
+    return landscape.slice_record(
+        subspace,
+        weights.concatenate(stacks),
+        single.moments,
+        single.logits,
+        predict.recalibration_batches(run, settings),
+        work.dataset.test,
+        key=jax.random.fold_in(jax.random.key(run.seed), STREAM),
+        resolution=resolution,
+        wrap=_with_bar,
+        batch_size=settings.batch_size,
+    )
+
+
+def _check_size(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> None:
+    """Averages such as SWAG and snapshots keep other networks than endpoints."""
+    there = ss.tree.num_stacked(stack)
+    if there != subspace.num_endpoints:
+        raise UserError(
+            f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has "
+            f"{subspace.num_endpoints} endpoints; draw a run that trains a subspace or one network."
+        )
+
+
+def _with_bar(batches: Iterable, what: str) -> Iterator:
+    return tqdm.tqdm(batches, unit="batch", desc=what, mininterval=0.5)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.plane",
+        description="Draw the loss around the networks of a finished run into its report.",
+    )
+    parser.add_argument("workdir", type=Path, help="the folder of a finished run")
+    parser.add_argument(
+        "--resolution", type=int, default=21, help="points along each axis; default: 21"
+    )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        help="for a line: the folder of a run whose network is in the plane too",
+    )
+    options = parser.parse_args(argv)
+
+    def command() -> None:
+        compiler.configure()
+        draw(options.workdir, resolution=options.resolution, beside=options.beside)
+        print(f"Report: {(options.workdir / workdir.REPORT).absolute()}")
+
+    return cli.exit_code(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

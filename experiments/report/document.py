@@ -1,0 +1,107 @@
+"""The parts that all pages are made of: tables, pictures, provenance, and the document around them."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Cells = Sequence[Sequence[str]]
+
+_ASSETS = Path(__file__).parent / "assets"
+# One script, in this order: each file takes from those before it.
+_SCRIPTS = ("elements", "panels", "reliability", "maps", "path", "triangle", "page")
+
+
+def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = None) -> str:
+    """One HTML page with everything inside it: it refers to no other file and no network.
+
+    Args:
+      title: of the page.
+      body: its parts; empty ones are left out.
+      data: what the page's script draws; without it there is no script.
+    """
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    scripts = ""
+    if data is not None:
+        parts = "\n".join((_ASSETS / f"{name}.js").read_text("utf-8") for name in _SCRIPTS)
+        script = f'(function () {{\n"use strict";\n{parts}}})();'
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+        scripts = (
+            f'<script type="application/json" id="data">{text}</script>\n<script>{script}</script>'
+        )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
+        f"<style>{(_ASSETS / 'report.css').read_text('utf-8')}</style></head>\n<body>\n"
+        + "\n".join(filter(None, body))
+        + f"\n{scripts}</body></html>\n"
+    )
+
+
+def section(kind: str, content: str) -> str:
+    """Content of a kind; nothing if it is empty."""
+    return f'<div class="{kind}">{content}</div>' if content else ""
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that is shown when its summary is clicked; nothing if it is empty."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>" if content else ""
+
+
+def table(caption: str, header: Sequence[str], cells: Cells, num_texts: int = 1) -> str:
+    """A table that scrolls by itself where it is wider than the page; texts are its first columns."""
+
+    def line(row: Iterable[str], tag: str) -> str:
+        kinds = [' class="text"' if i < num_texts else "" for i in range(len(header))]
+        return "".join(
+            f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True)
+        )
+
+    lines = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in cells)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f"<table><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{line(header, 'th')}</tr></thead>\n<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def figure(png: bytes, title: str, alt: str, caption: str) -> str:
+    """A PNG file with its title, what is seen for those who can't, and how it is read."""
+    # A PNG file holds its width at byte 16; 1.5 of its pixels are one of the page.
+    width = round(int.from_bytes(png[16:20], "big") / 1.5)
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><div class="card" tabindex="0"><img alt="{escape(alt)}" '
+        f'style="max-width: {width}px; min-width: min({width}px, 36rem)" '
+        f'src="data:image/png;base64,{data}"></div>'
+        f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"
+    )
+
+
+def provenance(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What was run, where and for how long, and the config folded away."""
+    facts = []
+    for name, value in record.items():
+        if value in (None, ""):
+            continue
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:,.1f}"
+        facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td>")
+    parts = []
+    if facts:
+        parts.append(f'<h2>Provenance</h2><table class="facts">{"</tr>".join(facts)}</tr></table>')
+    if config:
+        text = escape(json.dumps(config, indent=2, default=str))
+        parts.append(f"<details><summary>Config</summary><pre>{text}</pre></details>")
+    return "\n".join(parts)
