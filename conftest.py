@@ -1,10 +1,15 @@
 """Strictness for every test and every docstring example."""
 
 import os
+import tempfile
 from importlib.util import find_spec
 
-# Tests leave nothing in the user's cache, and compile what they say they compile.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Tests leave nothing in the user's cache, and take nothing from it: what is compiled is kept for this
+# session alone, of whose processes several compile the same programs.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Devices for meshes; all else uses the first. How many there are decides how XLA splits sums.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
@@ -23,3 +28,34 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The peers of the benchmarks are of PyTorch, which is optional.
 collect_ignore = [] if find_spec("torch") else ["benchmarks/peers.py"]
+
+
+# The files that take longest. They start first, so that at the end no core is left without work.
+LONGEST = (
+    *("test_hosts.py", "test_job.py", "test_reproduce.py", "test_placement.py", "test_sharding.py"),
+    *(
+        "test_notebooks.py",
+        "test_loader.py",
+        "test_imagenet.py",
+        "test_documents.py",
+        "test_train.py",
+    ),
+    *("test_experiments_landscape.py", "test_export.py", "test_report_browser.py"),
+)
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, since files that start processes wait for them."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_configure(config):
+    # Of a program that another process is writing, or was when it was killed: it is compiled here then.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Error reading persistent compilation cache entry"
+    )

@@ -1,5 +1,6 @@
 """Common corruptions: properties of all, and distances to a sample of the files they imitate."""
 
+import functools
 import os
 import pathlib
 
@@ -28,6 +29,7 @@ needs_sample = pytest.mark.skipif(
 every_name = pytest.mark.parametrize("name", NAMES)
 
 
+@functools.cache
 def pictures(size, count=8):
     """Smooth coloured clouds with a sharp dark square and a gray bar, in [0, 1]."""
     coarse = jax.random.uniform(jax.random.key(size), (count, 8, 8, 3))

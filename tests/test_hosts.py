@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from experiments import hosts, imagenet, train
-from experiments.configs import cifar10
+from experiments.configs import digits
 from experiments.data import Dataset, Split
 from experiments.weights import save
 from tests import jpegs
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 15  # of 3 epochs
+ALWAYS = "--config.checkpoint_seconds=0"  # after each of them; else at the end alone
 BAD = "train/n002/n002_4.JPEG"
 LOST = "run the same command everywhere again, and training goes on from the last checkpoint."
 
@@ -33,7 +34,7 @@ def arguments(tmp_path_factory) -> list[str]:
     folder = jpegs.make(tmp_path_factory.mktemp("data") / "imagenet")
     (folder / BAD).write_bytes(b"no image")
     config = f"--config={ROOT / 'tests' / 'jpegs.py'}:line"
-    return [config, f"--config.data_dir={folder}", "--config.checkpoint_seconds=0"]
+    return [config, f"--config.data_dir={folder}"]
 
 
 def free_port() -> int:
@@ -159,7 +160,7 @@ def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments
     assert skipped["file"].endswith(BAD)
 
     workdir = tmp_path / "stopped"
-    stopped = Processes(2, arguments, workdir)
+    stopped = Processes(2, arguments, workdir, ALWAYS)
     stopped.wait_for_checkpoint(3)
     stopped.all[1].send_signal(signal.SIGTERM)  # one of them is enough
     codes, said = stopped.ended()
@@ -168,7 +169,7 @@ def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments
     assert f"Stopped at step {step} of {STEPS}; everything is saved" in said[0]
     moved = shutil.copytree(workdir, tmp_path / "moved")
 
-    killed = Processes(2, arguments, workdir)
+    killed = Processes(2, arguments, workdir, ALWAYS)
     killed.wait_for_checkpoint(step + 2)
     begin = time.monotonic()
     killed.all[1].kill()
@@ -194,16 +195,16 @@ def test_images_that_every_process_has_are_split_too(tmp_path):
     split = Split(images.astype(np.uint8), labels)
     names = ("train_images", "train_labels", "test_images", "test_labels")
     np.savez(tmp_path / "small.npz", **dict(zip(names, (*split, *split), strict=True)))
-    small = {"model.depth": 8, "model.width": 4, "num_epochs": 2, "batch_size": 16}
-    small |= {"optimizer.warmup_epochs": 1, "validation_size": 0}
-    small |= {"evaluation.recalibration_batch_size": 32}
-    config = cifar10.get_config("line")
+    small = {"model.widths": (4, 8), "num_epochs": 2, "batch_size": 16, "steps_per_call": 1}
+    small |= {"dataset": "small", "normalization": "imagenet", "augmentation": "crop_and_flip"}
+    small |= {"validation_size": 0, "evaluation.recalibration_batch_size": 32}
+    config = digits.get_config("line")
     config.update_from_flattened_dict(small | {"mesh": "data=8"})
     run = train.make_run(config, Dataset("small", split, split, split, 4))
     *_, state = train.fit(run, train.init_state(run), train.History(run))
 
     workdir = tmp_path / "run"
-    given = [f"--config={ROOT / 'experiments' / 'configs' / 'cifar10.py'}:line"]
+    given = [f"--config={ROOT / 'experiments' / 'configs' / 'digits.py'}:line"]
     given += [f"--config.data_dir={tmp_path / 'small.npz'}"]
     given += [f"--config.{name}={value}" for name, value in small.items()]
     Processes(2, given, workdir, module="experiments.cifar").end_trained()

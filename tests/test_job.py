@@ -24,17 +24,24 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     "--config.evaluation.grid_steps=0",
-    "--config.model.depth=8",
-    "--config.model.width=4",
+    "--config.dataset=small",
+    "--config.normalization=imagenet",
+    "--config.augmentation=crop_and_flip",
     "--config.num_epochs=3",
+    "--config.steps_per_call=1",
     "--config.optimizer.warmup_epochs=1",
     "--config.validation_size=20",
     "--config.batch_size=20",
     "--config.evaluation.num_points=3",
     "--config.evaluation.batch_size=20",
     "--config.evaluation.recalibration_batch_size=50",
-    "--config.checkpoint_seconds=0",
+    "--config.evaluation.recalibration_augment=True",
 ]
+NETWORKS = {
+    "digits": ["--config.model.widths=(4, 8)"],
+    "cifar10": ["--config.model.depth=8", "--config.model.width=4"],
+}
+ALWAYS = "--config.checkpoint_seconds=0"  # after each step; else at the end alone
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +61,16 @@ def npz(tmp_path_factory) -> Path:
     return path
 
 
-def arguments(npz: Path, workdir: Path, *more: str, kind: str = "line") -> list[str]:
-    config = ROOT / "experiments" / "configs" / f"cifar10.py:{kind}"
-    data = f"--config.data_dir={npz}"
-    return ["--config", str(config), "--workdir", str(workdir), data, *SMALL, *more]
+def arguments(
+    npz: Path, workdir: Path, *more: str, kind: str = "line", config: str = "digits"
+) -> list[str]:
+    path = ROOT / "experiments" / "configs" / f"{config}.py:{kind}"
+    small = [f"--config.data_dir={npz}", *SMALL, *NETWORKS[config]]
+    return ["--config", str(path), "--workdir", str(workdir), *small, *more]
 
 
 def start(npz: Path, workdir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir)]
+    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir, ALWAYS)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -117,10 +126,13 @@ def test_logs_pictures_and_report_are_there(finished):
     assert "</html>" in (finished / "report.html").read_text()
 
 
-@pytest.mark.parametrize("kind", ["standard", "standard_matched", "layerwise_simplex"])
-def test_other_kinds_train_and_report(npz, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("standard", "cifar10"), ("standard_matched", "digits"), ("layerwise_simplex", "digits")],
+)
+def test_other_kinds_train_and_report(npz, tmp_path, kind, config):
     more = ["--config.num_epochs=2", "--config.average.name=ema", "--config.label_noise.rate=0.2"]
-    assert cifar.main(arguments(npz, tmp_path / kind, *more, kind=kind)) == 0
+    assert cifar.main(arguments(npz, tmp_path / kind, *more, kind=kind, config=config)) == 0
     points = metrics(tmp_path / kind)["points"]
     assert len(points) == (7 if kind == "layerwise_simplex" else 1)
 
@@ -224,7 +236,7 @@ def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
 
     with monkeypatch.context() as patched:
         patched.setattr(job.EventsWriter, method, full)
-        assert cifar.main(arguments(npz, workdir)) == 2
+        assert cifar.main(arguments(npz, workdir, ALWAYS)) == 2
     said = capsys.readouterr().err
     assert f"The disk is full: the logs of the training could not be written to {workdir}" in said
     assert "resumes from the last checkpoint, which is kept." in said
@@ -251,7 +263,7 @@ def test_events_are_those_of_the_history(finished):
 
 def test_a_damaged_checkpoint_is_passed_over(npz, finished, tmp_path, capsys):
     workdir = tmp_path / "damaged"
-    assert cifar.main(arguments(npz, workdir)) == 0
+    assert cifar.main(arguments(npz, workdir, ALWAYS)) == 0
     (workdir / "metrics.json").unlink()
     last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     for path in (last / "state").rglob("*"):
@@ -266,9 +278,10 @@ def test_checkpoints_of_another_network_are_refused(npz, finished, tmp_path, cap
     workdir = tmp_path / "wider"
     shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
     found = metrics(finished)["config"]
-    found["model"]["width"] = 6
+    found["model"]["widths"] = [4, 6]
     (workdir / "config.json").write_text(json.dumps(found))
-    assert cifar.main(arguments(npz, workdir, "--config.model.width=6")) == 2
+    others = [argument.replace("(4, 8)", "(4, 6)") for argument in arguments(npz, workdir)]
+    assert cifar.main(others) == 2
     said = capsys.readouterr().err
     assert "error: Checkpoint" in said
     assert "checkpoints/15 is of another network" in said
@@ -279,7 +292,7 @@ def test_checkpoints_of_another_network_are_refused(npz, finished, tmp_path, cap
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path, capsys):
     workdir = tmp_path / "diverged"
-    assert cifar.main(arguments(npz, workdir, "--config.optimizer.learning_rate=1e30")) == 2
+    assert cifar.main(arguments(npz, workdir, ALWAYS, "--config.optimizer.learning_rate=1e30")) == 2
     said = capsys.readouterr().err
     assert "step" in said
     assert "learning rate 1e+30" in said

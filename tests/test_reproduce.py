@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = ("standard", "standard_matched", "ema", "line", "ensemble", "dropout")
 SHORT = [
     "--config.run.num_epochs=2",
+    "--config.run.model.widths=(4, 8)",
     "--config.run.steps_per_call=1",
     "--config.run.evaluation.num_points=3",
     "--config.run.evaluation.severities=(1, 5)",

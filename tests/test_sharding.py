@@ -7,6 +7,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -48,18 +49,25 @@ OPTIMIZER = optax.chain(
 )
 
 
+@functools.cache
 def data(dtype, steps):
-    keys = jax.random.split(jax.random.key(1))
-    images = jax.random.normal(keys[0], (steps, BATCH, 8, 8, 3), dtype)
-    return images, jax.random.randint(keys[1], (steps, BATCH), 0, 5)
+    """Batches, one a step."""
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(steps, BATCH, 8, 8, 3)).astype(dtype)
+    return list(zip(images, rng.integers(0, 5, (steps, BATCH), np.int32), strict=True))
 
 
-def start(dtype):
+@functools.cache
+def make_init(dtype):
     images = jnp.zeros((1, 8, 8, 3), dtype)
     init = functools.partial(
         ss.simplex(N).init, init_fn=lambda key: Network().init(key, images)["params"]
     )
-    return ss.TrainState.create(jax.jit(init)(jax.random.key(0)), OPTIMIZER)
+    return jax.jit(lambda key: ss.TrainState.create(init(key), OPTIMIZER))
+
+
+def start(dtype):
+    return make_init(dtype)(jax.random.key(0))
 
 
 def loss_fn(params, key, batch):
@@ -78,27 +86,32 @@ def loss_fn(params, key, batch):
 @functools.cache
 def make_step(layers=False):
     subspace = ss.layerwise(ss.simplex(N)) if layers else ss.simplex(N)
-    return ss.make_train_step(subspace, loss_fn, OPTIMIZER, penalty=ss.cosine_penalty)
+    step = ss.make_train_step(subspace, loss_fn, OPTIMIZER, penalty=ss.cosine_penalty)
+    return jax.jit(step, donate_argnums=0)
 
 
 def placed(layout, state, batches, **options):
     mesh = sharding.make_mesh(layout)
     state = jax.device_put(state, sharding.state_shardings(mesh, state, **options))
-    return state, jax.device_put(batches, sharding.batch_sharding(mesh, BATCH, axis=1))
+    return state, jax.device_put(batches, sharding.batch_sharding(mesh, BATCH))
+
+
+@functools.cache
+def compiled(layout, layers, **options):
+    state, (batch,) = placed(layout, start(jnp.float32), data(jnp.float32, 1), **options)
+    return make_step(layers).lower(state, jax.random.key(2), batch).compile()
 
 
 def compiled_step(layout, layers=False, **options):
-    state = start(jnp.float32)
-    state, batches = placed(layout, state, data(jnp.float32, 1), **options)
-    batch = jax.tree.map(lambda x: x[0], batches)
-    made = jax.jit(make_step(layers), donate_argnums=0)
-    return state, made.lower(state, jax.random.key(2), batch).compile()
+    """A state and a batch as `layout` says, and the program of a step, compiled once."""
+    state, (batch,) = placed(layout, start(jnp.float32), data(jnp.float32, 1), **options)
+    return state, batch, compiled(layout, layers, **options)
 
 
 def train(state, batches, layers):
-    step, key = jax.jit(make_step(layers)), jax.random.key(2)
-    for i in range(len(batches[0])):
-        state, metrics = step(state, key, jax.tree.map(lambda x, i=i: x[i], batches))
+    step, key = make_step(layers), jax.random.key(2)
+    for batch in batches:
+        state, metrics = step(state, key, batch)
     return state, metrics
 
 
@@ -138,9 +151,9 @@ def test_twenty_steps_in_float64_are_those_of_one_device(layout, layers):
 
 @every_layout
 def test_a_step_in_float32_is_that_of_one_device(layout):
-    expected = alone(jnp.float32, 1, False)
-    found = train(*placed(layout, start(jnp.float32), data(jnp.float32, 1)), False)
-    assert largest_difference(found, expected) < 1e-5
+    state, batch, program = compiled_step(layout)
+    found = program(state, jax.random.key(2), batch)
+    assert largest_difference(found, alone(jnp.float32, 1, False)) < 1e-5
 
 
 def test_split_leaves_change_nothing():
@@ -155,7 +168,7 @@ def test_split_leaves_change_nothing():
 @pytest.mark.parametrize("layout", LAYOUTS[:4])
 def test_no_endpoints_are_gathered(layout, layers):
     """A sum over devices is all that a step sends: nothing of the stack."""
-    _, program = compiled_step(layout, layers)
+    *_, program = compiled_step(layout, layers)
     text = program.as_text()
     assert "all-reduce" in text
     assert not re.search(r"all-gather|all-to-all|collective-permute", text)
@@ -163,7 +176,7 @@ def test_no_endpoints_are_gathered(layout, layers):
 
 def test_split_leaves_are_gathered_after_the_endpoints_are_mixed():
     """The largest thing that is gathered is a leaf of one network."""
-    _, program = compiled_step("data=4,endpoint=2", split_leaves=True)
+    *_, program = compiled_step("data=4,endpoint=2", split_leaves=True)
     shapes = re.findall(r"f32\[([\d,]*)\]\S* all-gather", program.as_text())
     sizes = [size_of(shape) for shape in shapes]
     largest = max(leaf[0].size for leaf in jax.tree.leaves(start(jnp.float32).endpoints))
@@ -178,11 +191,9 @@ def size_of(shape):
 @either_subspace
 def test_a_device_keeps_what_one_network_needs(layers):
     """Endpoints and optimizer state of eight endpoints on eight devices; after a step, too."""
-    state, program = compiled_step("endpoint=8", layers)
+    state, batch, program = compiled_step("endpoint=8", layers)
     one = jax.tree.map(lambda x: x[:1] if x.ndim else x, start(jnp.float32))
     network = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
-    batch = jax.tree.map(lambda x: x[0], data(jnp.float32, 1))
-    batch = jax.device_put(batch, sharding.batch_sharding(sharding.make_mesh("endpoint=8"), BATCH))
     after, _ = program(state, jax.random.key(2), batch)
     for device in jax.devices()[:N]:
         assert memory(after, device) <= 1.1 * network
@@ -193,7 +204,7 @@ def test_a_device_keeps_what_one_network_needs(layers):
 
 @every_layout
 def test_a_state_stays_where_it_is_put(layout):
-    state, program = compiled_step(layout)
+    state, _, program = compiled_step(layout)
     wanted = sharding.state_shardings(sharding.make_mesh(layout), state)
     found = program.output_shardings[0]
     same = jax.tree.map(lambda a, b, x: a.is_equivalent_to(b, x.ndim), found, wanted, state)
@@ -296,7 +307,7 @@ def test_masked_and_labelled_optimizers_lie_as_the_endpoints():
 
 
 def test_the_report_is_of_one_device():
-    state, program = compiled_step("data=2,endpoint=4")
+    state, _, program = compiled_step("data=2,endpoint=4")
     report = sharding.memory_report(program, state)
     stack = sum(x.nbytes for x in jax.tree.leaves(state.endpoints))
     assert report.endpoints == stack // 4
