@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -52,25 +53,25 @@ def main(module: str, description: str, make_task: Callable[[], Task], argv: Seq
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--learning_rate", type=float, default=3e-3)
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--epochs", type=int, default=40, help="of each run; default: 40")
+    parser.add_argument("--batch_size", type=int, default=64, help="default: 64")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="of AdamW; default: 3e-3")
+    parser.add_argument("--seeds", type=int, default=3, help="how many; default: 3")
     parser.add_argument(
         "--json", type=Path, help="a file for the results; default: none is written"
     )
     options = parser.parse_args(argv)
     compiler.configure()
-    try:
+
+    def command() -> None:
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
         record = compare(make_task(), options, provenance(module))
+        print(table(record))
         if options.json:
             files.write_atomically(options.json, json.dumps(record, indent=1) + "\n")
-    except UserError as error:
-        return cli.fail(error)
-    except OSError as error:
-        return cli.fail(f"{error.filename} can't be written: {error.strerror}.")
-    print(table(record))
-    return 0
+
+    return cli.exit_code(command)
 
 
 def compare(task: Task, options: argparse.Namespace, origin: dict) -> dict:
@@ -82,6 +83,8 @@ def compare(task: Task, options: argparse.Namespace, origin: dict) -> dict:
     for name in ("epochs", "batch_size", "seeds"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
+    if not 0 < options.learning_rate < math.inf:
+        raise UserError(f"--learning_rate is {options.learning_rate}; use a number above 0.")
     if options.batch_size > len(task.train[0]):
         raise UserError(
             f"--batch_size is {options.batch_size} but there are {len(task.train[0])} training "

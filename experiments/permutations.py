@@ -1,12 +1,14 @@
 """Which axes of the networks' parameters run over the same hidden units, for alignment.
 
-groups = permutation_groups(params)
-permutations = subspace_jax.alignment.match(reference, params, groups)
-stats = subspace_jax.alignment.permute(stats, permutation_groups(params, stats=True), permutations)
+groups, of_stats = permutation_groups(params), permutation_groups(params, stats=True)
+permutations = alignment.match(reference, params, groups)
+params = alignment.permute(params, groups, permutations)
+stats = alignment.permute(stats, of_stats, permutations)
 """
 
 from collections.abc import Mapping
 
+from experiments.errors import UserError
 from subspace_jax.alignment import Groups
 
 
@@ -24,13 +26,22 @@ def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
     Returns:
       As `subspace_jax.alignment.match` takes them.
 
+    Raises:
+      UserError: its names are not those of a network of `experiments.models`.
+
     Example:
       >>> layer = {"kernel": None}
       >>> params = {"Conv_0": layer, "BatchNorm_0": {}, "Dense_0": layer}
       >>> permutation_groups(params, stats=True)
       {'Conv_0': (('BatchNorm_0/mean', -1), ('BatchNorm_0/var', -1))}
     """
-    groups = _residual(params) if "classifier" in params else _chain(params)
+    residual = any(name.startswith(("BasicBlock_", "Bottleneck_")) for name in params)
+    if not {"Conv_0", "classifier" if residual else "Dense_0"} <= set(params):
+        raise UserError(
+            f"The network consists of {', '.join(map(str, params))} and is none of experiments.models; "
+            "write its groups yourself, as docs/fine_tuning.md does."
+        )
+    groups = _residual(params) if residual else _chain(params)
     return {
         name: tuple(
             (f"{layer}/{leaf}", axis) for layer, axis in members for leaf in _leaves(layer, stats)

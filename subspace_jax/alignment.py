@@ -101,7 +101,8 @@ def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.nd
     permutation given the others, which is a linear assignment, until nothing changes. It is done twice,
     from the identity and from an order that is found front to back, and the closer result is
     returned: so the distance never grows. A network whose units were only permuted is found again
-    if groups are in the order of the network, from inputs to outputs, and no two units are equal.
+    if groups are in the order of the network, from inputs to outputs, and the weights that come from
+    earlier groups tell its units apart.
 
     Args:
       reference: a network, leaves `[...]`.
@@ -163,7 +164,7 @@ class _Pairs:
             settled = [
                 (path, axis)
                 for path, axis in self.groups[name]
-                if all(other in found for _, other in self.axes[path] if other != name)
+                if all(other in found for at, other in self.axes[path] if at != axis)
             ]
             found[name] = self._assign(name, settled or self.groups[name], found)
         return found
@@ -232,6 +233,8 @@ def _sizes(leaves, groups):
     """How many units each group has."""
     sizes, owners = {}, {}
     for name, members in groups.items():
+        if not members:
+            raise ValueError(f"Group {name!r} names 0 axes; name one at least, or leave it out.")
         for path, axis in members:
             if path not in leaves:
                 raise ValueError(

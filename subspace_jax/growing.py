@@ -1,5 +1,6 @@
 """Endpoints that start from networks which were trained before: what `Subspace.grow` does."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -45,8 +46,9 @@ def grow(
     networks = list(networks)
     positions = tuple(range(len(networks)) if positions is None else positions)
     _check(num_endpoints, networks, key, noise, positions)
+    for network in networks:
+        tree.check_mixable(network)
     given = tree.stack(networks)
-    tree.check_mixable(given)
     rows = jnp.full((num_endpoints, len(networks)), 1 / len(networks), jnp.float32)
     endpoints = jax.vmap(tree.mix, in_axes=(0, None))(rows, given)
     if noise:
@@ -81,7 +83,7 @@ def _check(n, networks, key, noise, positions) -> None:
             f"The positions {positions} do not place {count} networks among {n} endpoints; "
             f"give each network a number of its own from 0 to {n - 1}."
         )
-    if noise < 0:
+    if not 0 <= noise < math.inf:
         raise ValueError(f"noise is {noise}; use 0 for none or a number above it.")
     if noise and key is None:
         raise ValueError(f"noise is {noise} but there is no key to draw it with; pass `key` too.")

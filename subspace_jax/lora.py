@@ -16,7 +16,9 @@ in the weights, which is no line. Nor would it be defined by the endpoints alone
 """
 
 import dataclasses
+import itertools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -85,8 +87,8 @@ def init(
       >>> jax.tree.map(jnp.shape, factors)
       {'bias': None, 'kernel': {'a': (72, 2), 'b': (2, 16)}}
     """
-    if rank < 1:
-        raise ValueError(f"The deltas' rank is {rank}; use at least 1.")
+    if rank < 1 or rank != int(rank):
+        raise ValueError(f"The deltas' rank is {rank}; use a whole number of at least 1.")
     paths_and_leaves, treedef = jax.tree.flatten_with_path(base)
     chosen = [bool(select(path, leaf)) for path, leaf in paths_and_leaves]
     if not any(chosen):
@@ -175,7 +177,8 @@ def merge(
                 f"{tree.leaf_name(path)}, of shape {list(a.shape)}; give a stack of n factors weights "
                 "of shape [n], and those of one network none."
             )
-        if a.shape[1] * b.shape[2] != leaf.size:
+        rows = itertools.accumulate(leaf.shape[:-1], operator.mul)
+        if a.shape[1] not in rows or a.shape[1] * b.shape[2] != leaf.size:
             raise ValueError(
                 f"The factors of leaf {tree.leaf_name(path)} make a delta of shape "
                 f"{[a.shape[1], b.shape[2]]} but the base has {list(leaf.shape)} there; "

@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from stacks import SEEDS, arbitrary
 
 import subspace_jax as ss
+from experiments.errors import UserError
 from experiments.models import CifarResNet, ConvNet, ImageNetResNet
 from experiments.permutations import permutation_groups
 from subspace_jax import alignment
@@ -160,15 +161,16 @@ def test_aligned_networks_stay():
     chex.assert_trees_all_equal(alignment.align(one, aligned, GROUPS), aligned)
 
 
-def test_a_group_may_have_two_axes_of_one_leaf():
+@pytest.mark.parametrize("seed", range(10))
+def test_a_group_may_have_two_axes_of_one_leaf(seed):
     """As the hidden units of a recurrent layer: then a step may not help, and is not taken."""
     groups = {"hidden": (("in", 1), ("hidden", 0), ("hidden", 1))}
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     one, other = (
-        {"in": rng.normal(size=(3, 8)), "hidden": rng.normal(size=(8, 8))} for _ in range(2)
+        {"in": rng.normal(size=(3, 32)), "hidden": rng.normal(size=(32, 32))} for _ in range(2)
     )
     one, other = (jax.tree.map(np.float32, network) for network in (one, other))
-    permuted = alignment.permute(one, groups, {"hidden": rng.permutation(8)})
+    permuted = alignment.permute(one, groups, {"hidden": rng.permutation(32)})
     chex.assert_trees_all_equal(alignment.align(one, permuted, groups), one)
     assert distance(one, alignment.align(one, other, groups)) < distance(one, other)
 
@@ -285,3 +287,8 @@ def test_what_are_no_permutations_is_refused(permutations, message):
 def test_networks_that_can_not_be_aligned_are_refused(other, message):
     with pytest.raises(ValueError, match=message):
         alignment.match(SMALL, SMALL | other, {"g": UNITS})
+
+
+def test_networks_of_others_have_no_groups_here():
+    with pytest.raises(UserError, match="consists of Dense_0, Dense_1 and is none of experiments"):
+        permutation_groups({"Dense_0": {}, "Dense_1": {}})

@@ -106,3 +106,14 @@ def test_the_page_shows_the_committed_results(name):
     found = json.loads((ROOT / "results" / "examples" / f"{name}.json").read_text())
     assert found["provenance"]["command"].startswith(f"python -m examples.{name} --json")
     assert compare.table(found) in (ROOT / "docs" / "your_own_model.md").read_text()
+
+
+def test_mistakes_are_refused_before_anything_is_trained(tmp_path, capsys):
+    def refused(*arguments):
+        assert tabular.main(list(arguments)) == 2
+        return capsys.readouterr().err
+
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path / 'file'}" in refused(f"--json={tmp_path / 'file' / 'there.json'}")
+    assert "--learning_rate is -1.0; use a number above 0" in refused("--learning_rate=-1")
+    assert "--seeds is 0; use at least 1" in refused("--seeds=0")

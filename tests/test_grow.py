@@ -95,6 +95,7 @@ ONE, OTHER = {"w": np.zeros((2, 3), np.float32)}, {"w": np.zeros((2, 4), np.floa
         ([ONE, {"v": ONE["w"]}], {}, r"differ in structure: leaf \['v'\] is in one only"),
         ([ONE], {"noise": 0.1}, "noise is 0.1 but there is no key to draw it with; pass `key`"),
         ([ONE], {"noise": -0.1}, "noise is -0.1; use 0"),
+        ([ONE], {"noise": float("nan")}, "noise is nan; use 0"),
         ([ONE, ONE], {"positions": (0, 3)}, r"positions \(0, 3\) do not place 2 .* from 0 to 2"),
         ([ONE, ONE], {"positions": (1, 1)}, r"positions \(1, 1\) do not .* a number of its own"),
         ([ONE, ONE], {"positions": (1,)}, r"positions \(1,\) do not place 2 networks among 3"),
@@ -106,6 +107,14 @@ def test_networks_that_can_not_be_endpoints_are_refused(networks, options, messa
         ss.simplex(3).grow(networks, **options)
 
 
-def test_leaves_that_can_not_be_mixed_are_refused():
-    with pytest.raises(TypeError, match=r"Leaf \['n'\] has dtype int32 .* subspace_jax.split"):
-        ss.line().grow([{"w": jnp.zeros(2), "n": jnp.int32(1)}])
+@pytest.mark.parametrize(
+    ("leaf", "kind"),
+    [
+        (np.int32(1), "has dtype int32"),
+        (7, "is an object of type int"),
+        (np.tanh, "is an object of type ufunc"),
+    ],
+)
+def test_leaves_that_can_not_be_mixed_are_refused(leaf, kind):
+    with pytest.raises(TypeError, match=rf"Leaf \['n'\] {kind} .* subspace_jax.split"):
+        ss.line().grow([{"w": jnp.zeros(2), "n": leaf}])

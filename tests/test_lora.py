@@ -135,7 +135,12 @@ def test_layers_of_a_layerwise_point_are_those_of_the_network():
         assert layer["a"] == layer["b"]
     assert coords["conv"]["kernel"]["a"] != coords["dense"]["kernel"]["a"]
     named = ss.layerwise(ss.line(), lambda path: jax.tree_util.keystr(path)[:6])
-    assert len(jax.tree.leaves(lora.around(named, BASE).sample_coords(jax.random.key(0), factors)))
+    coords = lora.around(named, BASE).sample_coords(jax.random.key(0), factors)
+    by_name = {}
+    for path, value in jax.tree.leaves_with_path(coords):
+        by_name.setdefault(jax.tree_util.keystr(path)[:6], set()).add(float(value))
+    assert all(len(values) == 1 for values in by_name.values())
+    assert len(set.union(*by_name.values())) == len(by_name) > 1
 
 
 def test_an_array_is_a_base_too():
@@ -262,7 +267,7 @@ def test_a_base_may_be_a_state_of_nnx():
 @pytest.mark.parametrize(
     ("rank", "options", "error", "message"),
     [
-        (0, {}, ValueError, "deltas' rank is 0; use at least 1"),
+        (0, {}, ValueError, "deltas' rank is 0; use a whole number of at least 1"),
         (2, {"select": lambda path, leaf: False}, ValueError, "None of the 5 leaves of the base"),
         (
             2,

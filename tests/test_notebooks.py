@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and say the address that setup.cfg says."""
 
+import importlib.util
 import json
 import os
 
@@ -51,14 +52,10 @@ def test_says_the_address_of_setup_cfg(name):
     assert repository.addressed(elsewhere, url, f"{name}.ipynb") == text
 
 
-def test_first_cell_says_what_is_missing_outside_of_a_clone(tmp_path):
+def test_first_cell_says_what_is_missing_outside_of_a_clone(tmp_path, monkeypatch):
     cell = "".join(json.loads(BOOKS[NAMES[0]])["cells"][1]["source"])
     # As in a fresh runtime: a folder with nothing in it, and no package installed.
-    hidden = "import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
-    here = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        with pytest.raises(AssertionError, match="Set REPOSITORY to the address"):
-            exec(hidden + cell.replace("import importlib.util, ", "import "), {})
-    finally:
-        os.chdir(here)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="Set REPOSITORY to the address"):
+        exec(cell, {})
