@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -175,7 +176,9 @@ def is_first() -> bool:
 
 def lost_another(error: Exception) -> UserError | None:
     """The sentence for a computation that failed since another process is gone, if that is why."""
-    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    # Of a call that fails at once, and not when its result is read, JAX makes a ValueError.
+    of_device = isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error))
+    if jax.process_count() == 1 or not of_device or "RESOURCE_EXHAUSTED" in str(error):
         return None
     reason = " ".join(str(error).split())[:160]
     return UserError(

@@ -87,7 +87,7 @@ def main(options: SimpleNamespace, module: str) -> None:
     hosts.join(options)
     try:
         _main(options, module, begin)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         if sentence := hosts.lost_another(error):
             raise sentence from error
         raise

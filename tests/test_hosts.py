@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -267,3 +268,11 @@ def test_one_process_agrees_with_itself_at_once():
     agreement = hosts.Agreement()
     assert agreement.any(True, False) == (True, False)
     assert hosts.any_of(False, True) == (False, True)
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_both_errors_of_a_lost_process_are_a_sentence(kind, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert LOST in str(hosts.lost_another(kind("UNKNOWN: Gloo AllGather failed: reset by peer")))
+    assert hosts.lost_another(kind("RESOURCE_EXHAUSTED: Out of memory")) is None
+    assert hosts.lost_another(ValueError("The stack holds 2 networks")) is None
