@@ -118,16 +118,21 @@ def _of_work(options) -> Iterator[tuple[str, list[Finding]]]:
 def _check_images(config, name, data_dir) -> Iterator[Finding]:
     from experiments import data
 
-    image_size = config.image_size if config is not None else 224 * (name == data.IMAGENET)
+    image_size = (
+        config.get("image_size", 0) if config is not None else 224 * (name == data.IMAGENET)
+    )
     yield from images.check_loaded(name, *data.load_arrays(name, data_dir, image_size))
 
 
 def _check_run(config, name, data_dir, folder) -> Iterator[Finding]:
     """A run as its config describes it: its data's parts, its memory, its numbers."""
-    from experiments import compiler, job, train
+    from experiments import compiler, finished_run, job, train, workdir
 
     compiler.configure()
-    config = config.copy_and_resolve_references()
+    if folder is not None and "recipe" in config:  # what it needed only to be trained may be gone
+        config = finished_run.alone(finished_run.config_of(folder), folder / workdir.WEIGHTS)
+    else:
+        config = config.copy_and_resolve_references()
     config.dataset, config.data_dir = name, data_dir
     dataset = job.load_data(config)
     sizes = ", ".join(
@@ -160,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             levels.append(finding.level)
             print(f"  {_coloured(finding)}", flush=True)
     problems, looks = levels.count(PROBLEM), levels.count(LOOK)
-    print(f"\n{problems} problems, {looks} to look at, {levels.count(OK)} in order.")
+    said = "1 problem" if problems == 1 else f"{problems} problems"
+    print(f"\n{said}, {looks} to look at, {levels.count(OK)} in order.")
     return int(problems > 0)
 
 

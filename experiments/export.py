@@ -349,7 +349,11 @@ def _put(made: Path, output: Path) -> None:
         return
     old = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
     os.rename(output, old)
-    os.rename(made, output)
+    try:
+        os.rename(made, output)
+    except BaseException:  # a signal too: the older one stays
+        os.rename(old, output)
+        raise
     workdir.delete(old)
 
 

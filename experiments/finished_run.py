@@ -58,8 +58,7 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
         raise UserError(
             f"{folder} holds a run that is not finished; finish it with `{command_of(folder)}`."
         )
-    config = base_config(stored["recipe"])  # an older run's config lacks what came later
-    config.update(stored)
+    config = config_of(folder)
     config.data_dir = data_dir or config.data_dir
     _check_data(folder, config, workdir.data_sha256(folder))
     path = folder / workdir.WEIGHTS
@@ -68,10 +67,10 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
             f"{folder} has no {workdir.WEIGHTS}; delete its {workdir.METRICS} and run "
             f"`{command_of(folder)}`, which writes it from the last checkpoint."
         )
-    alone = _alone(config, path)
-    dataset = job.load_data(alone)
-    run = train.make_run(alone, dataset)
-    settings = predict.make_settings(alone, run)
+    own = alone(config, path)
+    dataset = job.load_data(own)
+    run = train.make_run(own, dataset)
+    settings = predict.make_settings(own, run)
     stack = weights.load(path, train.one_network(run))
     there, wanted = ss.tree.num_stacked(stack), layout.layout(run, settings).weights.shape[1]
     if there != wanted:
@@ -111,8 +110,21 @@ def _check_data(folder: Path, config: ConfigDict, there: str) -> None:
         )
 
 
-def _alone(config: ConfigDict, path: Path) -> ConfigDict:
-    """The run without what it needed only to be trained, which may be gone by now."""
+def config_of(folder: Path) -> ConfigDict:
+    """The config of a single run's folder, with today's values for what came after it."""
+    stored = workdir.stored_config(folder)
+    config = base_config(stored["recipe"])
+    config.update(stored)
+    return config
+
+
+def alone(config: ConfigDict, path: Path) -> ConfigDict:
+    """The run without what it needed only to be trained, which may be gone by now.
+
+    Args:
+      config: of the run.
+      path: of its networks.
+    """
     alone = config.copy_and_resolve_references()
     alone.mesh = ""
     alone.label_noise.update({"rate": 0.0, "mode": "uniform_wrong", "file": ""})

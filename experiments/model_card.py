@@ -47,6 +47,7 @@ def record(
     shapes = jax.tree.leaves(one, is_leaf=lambda x: isinstance(x, tuple))
     kept = _AVERAGES[method.average]
     others = tuple(config.subspace.weights)  # of runs that it started from
+    starts = bool(others or config.init_from)
     learned = method.subspace.num_endpoints > 1 and method.trains and not others
     what = {
         "format": format_name,
@@ -92,7 +93,9 @@ def record(
             "batch_size": run.batch_size,
             "gradient_passes": steps * run.batch_size * method.gradients_per_step,
             "seconds": own["training_seconds"],
-            "starts_from_other_runs": bool(others),
+            "starts_from_other_weights": starts,
+            "init_from": config.init_from,
+            "init_head": config.init_head,
             "seed": config.seed,
         },
     }
@@ -112,6 +115,11 @@ def _limits(what: dict, finished: FinishedRun, chosen: Chosen) -> list[str]:
         "measure them anew.",
         f"The numbers are of one run with one seed ({what['training']['seed']}).",
     ]
+    if finished.config.init_from:
+        found.append(
+            f"It started from the weights of {finished.config.init_from}, which were trained on other "
+            "images or for longer; neither is in the numbers of its training."
+        )
     if not chosen.inside:
         found.append("The point lies outside of what was trained.")
     if finished.config.kind == "independent" and np.count_nonzero(chosen.weights) > 1:
@@ -153,7 +161,11 @@ def page(card: dict, code: str) -> str:
     run, export = card["provenance"]["run"], card["provenance"]["export"]
     versions = ", ".join(f"{name} {version}" for name, version in export["versions"].items())
     training = card["training"]
-    more = " besides the runs that it started from" if training["starts_from_other_runs"] else ""
+    more = (
+        " besides those of the weights that it started from"
+        if training["starts_from_other_weights"]
+        else ""
+    )
     return f"""# {card["network"]["name"]} on {card["data"]["name"]}: {_title(card)}
 
 {_what(card)}

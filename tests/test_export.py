@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -310,6 +311,25 @@ def test_an_export_is_replaced_only_on_demand_and_nothing_else_ever(
     (other / "thesis.txt").write_text("")
     assert "is no export" in refused(capsys, finished, other, "--overwrite")
     assert (other / "thesis.txt").exists()
+
+
+def test_an_export_that_can_not_be_put_in_its_place_leaves_the_older_one(tmp_path, monkeypatch):
+    made, output = tmp_path / "made", tmp_path / "out"
+    for folder in (made, output):
+        folder.mkdir()
+        (folder / "which").write_text(folder.name)
+    rename = os.rename
+
+    def fails(source, target):
+        if source == made:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(KeyboardInterrupt):
+        export._put(made, output)
+    assert (output / "which").read_text() == "out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out"]
 
 
 def test_a_signal_leaves_nothing_behind(finished, tmp_path, monkeypatch):

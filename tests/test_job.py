@@ -324,27 +324,29 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(
 
 
 @pytest.mark.skipif("SUBSPACE_JAX_DATA_DIR" not in os.environ, reason="needs the real CIFAR-10")
-def test_a_line_learns_real_cifar10_through_tfds(tmp_path):
+def test_a_line_learns_real_cifar10(tmp_path):
+    """From the file: test_data shows that TFDS has the same images."""
     arguments = [
         "--config",
         str(ROOT / "experiments/configs/cifar10.py:line"),
         f"--workdir={tmp_path / 'line'}",
-        f"--config.data_dir={os.environ['SUBSPACE_JAX_DATA_DIR']}",
+        f"--config.data_dir={Path(os.environ['SUBSPACE_JAX_DATA_DIR']) / 'cifar10.npz'}",
+        "--config.validation_size=1000",
         "--config.model.depth=8",
         "--config.model.width=8",
         "--config.num_epochs=1",
         "--config.optimizer.warmup_epochs=0",
-        "--config.train_size=20000",
+        "--config.train_size=10000",
         "--config.evaluation.num_points=3",
         "--config.evaluation.recalibration_examples=2000",
     ]
     command = [sys.executable, "-m", "experiments.cifar", *arguments]
     subprocess.run(command, cwd=ROOT, env=compilations.users_environment(), check=True)
     found = metrics(tmp_path / "line")
-    assert found["provenance"]["num_training_images"] == 20_000
-    # Ten classes: far from chance after 156 steps, on the test images and on those held out.
-    assert found["points"][1]["accuracy"] > 0.25
-    assert found["points"][1]["validation"]["accuracy"] > 0.25
+    assert found["provenance"]["num_training_images"] == 10_000
+    # Ten classes: far from chance after 78 steps, on the test images and on those held out.
+    assert found["points"][1]["accuracy"] > 0.2
+    assert found["points"][1]["validation"]["accuracy"] > 0.2
 
 
 @pytest.mark.skipif("SUBSPACE_JAX_DATA_DIR" not in os.environ, reason="needs Tiny-ImageNet")
@@ -358,15 +360,15 @@ def test_a_line_trains_on_real_tiny_imagenet(tmp_path):
         "--config.model.width=4",
         "--config.num_epochs=1",
         "--config.optimizer.warmup_epochs=0",
-        "--config.validation_size=500",
-        "--config.train_size=1000",
+        "--config.validation_size=100",
+        "--config.train_size=300",
         "--config.evaluation.num_points=3",
     ]
     assert tiny_imagenet.main(arguments) == 0
     found = metrics(tmp_path / "line")
-    assert found["provenance"]["num_training_images"] == 1000
+    assert found["provenance"]["num_training_images"] == 300
     assert "experiments.tiny_imagenet" in found["provenance"]["command"]
-    assert [epoch["step"] for epoch in found["history"]] == [7]
+    assert [epoch["step"] for epoch in found["history"]] == [2]
     assert all(np.isfinite(point["nll"]) for point in found["points"])
 
 

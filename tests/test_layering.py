@@ -57,6 +57,7 @@ STANDARD_LIBRARY = {
     "dataclasses",
     "functools",
     "inspect",
+    "itertools",
     "math",
     "operator",
     "typing",

@@ -1,5 +1,7 @@
 """From a suite to its runs: figures, seeds, sweeps, tuning, and what starts from what."""
 
+import functools
+
 import pytest
 
 from experiments import plan, recipes
@@ -13,6 +15,11 @@ def suite_of(name="digits", **changes):
     config = suites.get_config(name)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
+
+
+@functools.cache
+def ids_of_the_digits(*figures):
+    return frozenset(entry.id for entry in entries(suite_of(), *figures))
 
 
 def entries(config, *figures):
@@ -82,9 +89,7 @@ def test_a_figure_asks_for_its_products_alone():
 
 @pytest.mark.parametrize("figure", suites.FIGURES)
 def test_all_figures_together_have_what_one_has(figure):
-    config = suite_of()
-    everything = {entry.id for entry in entries(config)}
-    assert {entry.id for entry in entries(config, figure)} <= everything
+    assert ids_of_the_digits(figure) <= ids_of_the_digits()
 
 
 def test_sweeps_try_every_value_with_every_seed():

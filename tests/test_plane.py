@@ -24,11 +24,11 @@ def npz(tmp_path_factory):
 def finished(npz, tmp_path):
     """Makes the folder of a run that is finished but for its training."""
 
-    def make(recipe, networks=None):
+    def make(recipe, networks=None, **changes):
         folder = tmp_path / recipe
-        config = tiny.config(recipe, dataset="tiny", data_dir=npz)
+        config = tiny.config(recipe, dataset="tiny", data_dir=npz, **changes)
         workdir.prepare(folder, config, overwrite=False)
-        stack = train.init_state(tiny.run(networks or recipe)).endpoints
+        stack = train.init_state(tiny.run(networks or recipe, **changes)).endpoints
         weights.save(folder / workdir.WEIGHTS, stack)
         kind = "simplex" if recipe == "simplex_3" else recipe
         metrics = synthetic_metrics.run_metrics(kind) | {"config": json.loads(config.to_json())}
@@ -80,6 +80,13 @@ def test_what_has_no_plane_is_refused_in_one_sentence(finished, tmp_path, capsys
     for folder in (line, network):
         assert not (folder / "landscape.json").exists()
         assert not (folder / "report.html").exists()
+
+
+def test_a_network_of_another_model_is_refused(finished, tmp_path, capsys):
+    line, other = finished("line"), finished("standard", model__widths=(4, 6))
+    said = refused(capsys, line, "--beside", other)
+    assert f"--beside is a run of another network than {line} (" in said
+    assert "(6,) there and (8,) here" in said
 
 
 def test_a_folder_without_a_finished_run_is_refused(finished, tmp_path, capsys):

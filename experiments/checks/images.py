@@ -1,13 +1,16 @@
 """Data: where it is, how many there are, whether they are the published ones."""
 
+from __future__ import annotations  # NumPy may be what is missing
+
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.checks.findings import LOOK, OK, PROBLEM, Finding, size
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Counts(NamedTuple):
@@ -40,6 +43,8 @@ DIGESTS = {
 
 def digest(split: Any) -> str:
     """SHA-256 of the images' bytes, then of the labels as little-endian int32."""
+    import numpy as np
+
     found = hashlib.sha256(np.ascontiguousarray(split.images))
     found.update(split.labels.astype("<i4").tobytes())
     return found.hexdigest()
@@ -101,6 +106,8 @@ def check_counts(name: str, train: Any, test: Any, num_classes: int) -> Iterator
 
 def check_balance(part: str, labels: np.ndarray, num_classes: int) -> Iterator[Finding]:
     """How often each class is there."""
+    import numpy as np
+
     counts = np.bincount(labels, minlength=num_classes)
     low, high = int(counts.min()), int(counts.max())
     if not low:
@@ -180,6 +187,8 @@ def check_loaded(name: str, train: Any, test: Any, num_classes: int) -> Iterator
     yield from check_counts(name, train, test, num_classes)
     for part, split in (("train", train), ("test", test)):
         yield from check_balance(part, split.labels, num_classes)
+    import numpy as np
+
     if isinstance(train.images, np.ndarray):
         for part, split in (("train", train), ("test", test)):
             yield from check_values(part, split.images)
