@@ -1,5 +1,6 @@
 """Strictness for every test and every docstring example."""
 
+import gc
 import os
 import tempfile
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ compiler.configure()
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), *(f"--{k}={v}" for k, v in compilations.FAST.items())]
 ).strip()
+# Thousands of compiled programs stay alive: looking through them for garbage so often takes minutes.
+gc.set_threshold(200_000, 50, 1000)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
