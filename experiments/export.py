@@ -121,7 +121,6 @@ def export(options: SimpleNamespace) -> Path:
     """
     begun = provenance("experiments.export")
     folder = Path(options.workdir).expanduser()
-    formats.check_installed(options.format)
     output = _output(folder, options)
     finished = reopen(folder, options.data_dir)
     chosen = points.choose(

@@ -5,7 +5,6 @@ of flat names these are joined by dots: `params.Conv_0.kernel`.
 """
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
 from experiments import network_source
-from experiments.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +107,6 @@ FORMATS = {
         ("numpy",),
     ),
 }
-
-
-def check_installed(name: str) -> None:
-    """Refuses a format that can't be written here.
-
-    Raises:
-      UserError: it needs a package that is not installed.
-    """
-    if name == "safetensors" and importlib.util.find_spec("safetensors") is None:
-        raise UserError(
-            "--format is safetensors but the package safetensors is not installed; pip install "
-            "safetensors, or use --format npz."
-        )
 
 
 def num_bytes(path: Path) -> int:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax import tree
 from subspace_jax.tree import PyTree
 
 # name -> the (path, axis) that are permuted together. A path's names are joined by "/".
@@ -84,7 +85,7 @@ def permute(network: PyTree, groups: Groups, permutations: Permutations) -> PyTr
     axes = _axes(groups)
 
     def reorder(path, leaf):
-        for axis, name in axes.get(_text(path), ()):
+        for axis, name in axes.get(tree.path_text(path), ()):
             if name in permutations:
                 leaf = jnp.take(leaf, jnp.asarray(permutations[name]), axis=axis)
         return leaf
@@ -212,12 +213,8 @@ def _rows(leaf, axis):
     return np.moveaxis(leaf, axis, 0).reshape(leaf.shape[axis], -1)
 
 
-def _text(path):
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _by_path(network):
-    return {_text(path): leaf for path, leaf in jax.tree.leaves_with_path(network)}
+    return {tree.path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(network)}
 
 
 def _axes(groups):

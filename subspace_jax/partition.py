@@ -180,7 +180,7 @@ def _is_integer_or_key(leaf):
 
 
 def _path(path):
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "(the array itself)"
+    return tree.path_text(path) or tree.leaf_name(path)
 
 
 def _shape(leaf):

@@ -187,6 +187,16 @@ def leaf_name(path: tuple) -> str:
     return jax.tree_util.keystr(path) or "(the array itself)"
 
 
+def path_text(path: tuple) -> str:
+    """A path as users write it: names with slashes between them.
+
+    Example:
+      >>> path_text((jax.tree_util.DictKey("dense"), jax.tree_util.DictKey("kernel")))
+      'dense/kernel'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def is_mixable(leaf: Any) -> bool:
     """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense.
 

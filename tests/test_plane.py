@@ -9,15 +9,12 @@ import synthetic_metrics
 import tiny
 
 import subspace_jax as ss
-from experiments import data, files, plane, predict, train, weights, workdir
+from experiments import files, plane, predict, train, weights, workdir
 
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    made = tiny.dataset()
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, **dict(zip(data.NPZ_KEYS, (*made.train, *made.test), strict=True)))
-    return str(path)
+    return tiny.npz_file(tmp_path_factory.mktemp("data") / "tiny.npz")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import data, images, landscape, scenes, suite, train, weights
+from experiments import images, landscape, scenes, suite, train, weights
 from experiments.errors import UserError
 from experiments.suite import Entry
 
@@ -22,10 +22,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    made = tiny.dataset()
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, **dict(zip(data.NPZ_KEYS, (*made.train, *made.test), strict=True)))
-    return str(path)
+    return tiny.npz_file(tmp_path_factory.mktemp("data") / "tiny.npz")
 
 
 def entry_of(npz, recipe, setting="article", seed=0, needs=()):

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from experiments import train, weights
 from experiments.configs.base import base_config
-from experiments.data import Dataset, Split
+from experiments.data import NPZ_KEYS, Dataset, Split
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES = 64, 20, 3
 
@@ -22,6 +22,13 @@ def dataset(seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     parts = [_split(rng, size) for size in (NUM_TRAIN, 0, NUM_TEST)]
     return Dataset("tiny", *parts, NUM_CLASSES)
+
+
+def npz_file(path) -> str:
+    """The data set as a file, and its name."""
+    made = dataset()
+    np.savez(path, **dict(zip(NPZ_KEYS, (*made.train, *made.test), strict=True)))
+    return str(path)
 
 
 def config(recipe: str = "line", **changes) -> ConfigDict:
