@@ -267,7 +267,7 @@ ENDPOINTS = {
 
 
 def distance_to(target):
-    return lambda coords: jnp.sum((coords - jnp.asarray(target)) ** 2)
+    return jax.jit(lambda coords: jnp.sum((coords - jnp.asarray(target)) ** 2))
 
 
 @pytest.mark.parametrize("subspace", [line(), bezier(2)], ids=["line", "curve"])

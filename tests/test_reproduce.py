@@ -13,7 +13,6 @@ import pytest
 
 from experiments import claims, reproduce, suite, summary
 from experiments.configs import suites
-from tests import compilations
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = ("standard", "standard_matched", "ema", "line", "ensemble", "dropout")
@@ -50,7 +49,6 @@ def start(arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.reproduce", *arguments],
         cwd=ROOT,
-        env=compilations.users_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
