@@ -1,8 +1,9 @@
 """The results of a suite as Markdown.
 
     python -m experiments.markdown results/digits/metrics.json [--only standard,line]
+    python -m experiments.markdown results/digits/metrics.json --claims fig3,fig7
 
-prints the table of what predicts and the sentences, for the README.
+prints the table of what predicts and the sentences, for the README; or claims, each with its test.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import cli, styles, summary, wording
+from experiments import claims, cli, styles, summary, wording
 from experiments.errors import UserError
 from experiments.recipes import product_of
 from experiments.summary import Record
@@ -51,6 +52,31 @@ def results(metrics: Record, products: Iterable[str] = ()) -> str:
     said = [metrics["counts"]] if products else [*metrics["verdict"], *chosen_said(metrics)]
     sentences = "\n".join(f"- {sentence}" for sentence in said)
     return "\n\n".join(filter(None, [*parts, sentences]))
+
+
+def claims_of(metrics: Record, figures: Iterable[str]) -> str:
+    """The claims about some figures that have runs, under a heading for each, and their counts.
+
+    Args:
+      metrics: of a suite.
+      figures: `fig2` to `fig7`, `control`, `tuned`.
+
+    Raises:
+      UserError: one about which there is no claim.
+    """
+    verdicts = claims.from_json(metrics.get("claims", ()))
+    known = dict.fromkeys(verdict.claim.figure for verdict in verdicts)
+    parts = []
+    for figure in figures:
+        if figure not in known:
+            raise UserError(f"--claims has {figure!r}; choose among {', '.join(known)}.")
+        group = [verdict for verdict in verdicts if verdict.claim.figure == figure]
+        rows = [claims.cells(v)[1:-1] for v in group if v.outcome != claims.NOT_RUN]
+        header, rule = claims.HEADER[1:-1], (":--", "--:", "--:", "--:", ":--")
+        table = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)] if rows else []
+        said = claims.counts_said(group)
+        parts.append("\n".join([f"#### {claims.figure_said(figure)}", "", *table, "", f"- {said}"]))
+    return "\n\n".join(parts).replace("\n\n\n", "\n\n")
 
 
 def chosen_said(metrics: Record) -> list[str]:
@@ -125,7 +151,7 @@ def _cell(row: Record, metric: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the rows of what predicts and the sentences of a metrics.json as Markdown."""
+    """Prints what a metrics.json says as Markdown."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.markdown",
         description=__doc__,
@@ -133,12 +159,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
     parser.add_argument("--only", default="", help="methods with commas between; default: all")
+    parser.add_argument("--claims", default="", help="figures with commas between: their claims")
     options = parser.parse_args(argv)
     try:
         metrics = json.loads(options.metrics.read_text())
         if not isinstance(metrics, dict) or "table" not in metrics:
             raise UserError(f"{options.metrics} has no table; give the metrics.json of a suite.")
-        print(results(metrics, filter(None, options.only.split(","))))
+        if options.claims:
+            print(claims_of(metrics, options.claims.split(",")))
+        else:
+            print(results(metrics, filter(None, options.only.split(","))))
     except UserError as error:
         return cli.fail(error)
     except OSError as error:

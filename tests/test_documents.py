@@ -12,12 +12,15 @@ from experiments import markdown
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = (ROOT / "docs" / "results.md").read_text()
 TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README)
+CLAIMS = re.findall(r"-m experiments.markdown (\S+)\s+--claims (\S+) -->", RESULTS)
 
 
 def test_there_is_something_to_test():
     assert all(_code(ROOT / page) for page in ("README.md", "docs/scaling.md"))
     assert len(TABLES) == README.count("The next tables are the output of") == 2
+    assert len(CLAIMS) == RESULTS.count("The next tables are the output of") == 2
 
 
 def _code(page):
@@ -44,6 +47,12 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
 def test_tables_are_those_of_the_results(path, methods):
     metrics = json.loads((ROOT / path).read_text())
     assert markdown.results(metrics, methods.split(",")) in README
+
+
+@pytest.mark.parametrize(("path", "figures"), CLAIMS)
+def test_claims_are_those_of_the_results(path, figures):
+    metrics = json.loads((ROOT / path).read_text())
+    assert markdown.claims_of(metrics, figures.split(",")) in RESULTS
 
 
 def test_files_that_are_linked_exist():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from records import place, runs_of
 
-from experiments import markdown, styles, summary
+from experiments import claims, markdown, styles, summary
 
 
 def rows_of(*entries):
@@ -91,6 +91,24 @@ def test_the_command_prints_the_methods_that_are_asked_for(tmp_path, capsys):
         assert (text in output) == shown
     assert markdown.main([str(path), "--only", "ema,lime"]) == 2
     assert "--only has 'lime'; choose among" in capsys.readouterr().err
+
+
+def test_claims_stand_under_their_figures_with_their_tests(tmp_path, capsys):
+    runs = runs_of("standard", [0.9, 0.91, 0.9]) + runs_of("line", [0.95, 0.961, 0.95])
+    verdicts = claims.check(claims.ARTICLE, runs)
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps({"table": [], "claims": claims.to_json(verdicts)}))
+    assert markdown.main([str(path), "--claims", "fig3,fig4"]) == 0
+    figure, rest = capsys.readouterr().out.split("\n\n#### Figure 4\n\n")
+    lines = figure.splitlines()
+    assert lines[0] == "#### Figure 3"
+    (row,) = [line for line in lines if "line is more accurate than standard" in line]
+    assert row.endswith("| +5.03 ± 0.03 points | 3 | < 0.001 | agree |")
+    assert {line.count("|") for line in lines if line.startswith("|")} == {6}
+    # Those without runs are counted and not shown.
+    assert rest == "- No claim has runs. Without runs: 20.\n"
+    assert markdown.main([str(path), "--claims", "fig9"]) == 2
+    assert "--claims has 'fig9'; choose among fig2, fig3" in capsys.readouterr().err
 
 
 def test_the_command_names_a_file_that_is_missing(capsys):
