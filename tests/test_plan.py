@@ -1,6 +1,8 @@
 """From a suite to its runs: figures, seeds, sweeps, tuning, and what starts from what."""
 
 import functools
+import re
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,22 @@ def test_every_suite_can_be_planned_and_ids_are_unique(name):
         assert entry.config.label_noise.seed in (entry.seed, entry.seed - shared)
         assert entry.config.label_noise.rate == entry.label_noise
         assert entry.config.recipe == entry.method
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/reproducing.md"])
+def test_documents_say_how_many_runs_a_suite_has(document):
+    text = (Path(__file__).resolve().parent.parent / document).read_text()
+    rows = [line for line in text.splitlines() if re.search(r"\| \d+, \d seeds \|", line)]
+    suites_said = {"digits": "`digits`", "cifar10-small": "`cifar10 --scale small`"}
+    suites_said |= {"cifar10-full": "`cifar10 --scale full`", "imagenet-full": "`imagenet`"}
+    suites_said |= {"tiny_imagenet-full": "`tiny_imagenet`"}
+    for name, said in suites_said.items():
+        config, figures = suite_of(name), tuple(suites.FIGURES)
+        kinds = (plan.article_entries, plan.tuning_entries, plan.landscape_entries)
+        tuned = len(config.tuning.recipes) * len(config.noise_rates) * len(config.seeds)
+        count = sum(len(of_kind(config, figures)) for of_kind in kinds) + tuned
+        (row,) = [line for line in rows if said in line]
+        assert f"| {count}, {len(config.seeds)} seeds |" in row
 
 
 @pytest.mark.parametrize("name", NAMES)
