@@ -228,7 +228,9 @@ def test_committed_results_are_those_of_the_suite(name):
     assert found["failed"] == []
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10-small", "cifar10-small-pilot"])
+@pytest.mark.parametrize(
+    "name", ["digits", "cifar10-small", "cifar10-small-pilot", "cifar10-small-60"]
+)
 def test_committed_results_agree_with_their_own_runs(name):
     found = committed(name)
     chosen = summary.choose_values(found["runs"])
