@@ -24,7 +24,7 @@ compiler.configure()
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), *(f"--{k}={v}" for k, v in compilations.FAST.items())]
 ).strip()
-# Thousands of compiled programs stay alive: looking through them for garbage so often takes minutes.
+# Thousands of compiled programs stay alive: looking through them for garbage is slow.
 gc.set_threshold(200_000, 50, 1000)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -72,11 +72,12 @@ def claims_of(metrics: Record, figures: Iterable[str]) -> str:
             raise UserError(f"--claims has {figure!r}; choose among {', '.join(known)}.")
         group = [verdict for verdict in verdicts if verdict.claim.figure == figure]
         rows = [claims.cells(v)[1:-1] for v in group if v.outcome != claims.NOT_RUN]
-        header, rule = claims.HEADER[1:-1], (":--", "--:", "--:", "--:", ":--")
-        table = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)] if rows else []
-        said = claims.counts_said(group)
-        parts.append("\n".join([f"#### {claims.figure_said(figure)}", "", *table, "", f"- {said}"]))
-    return "\n\n".join(parts).replace("\n\n\n", "\n\n")
+        parts.append(f"#### {claims.figure_said(figure)}")
+        if rows:
+            rule = (":--", "--:", "--:", "--:", ":--")
+            parts.append(_lines([claims.HEADER[1:-1], rule, *rows]))
+        parts.append(f"- {claims.counts_said(group)}")
+    return "\n\n".join(parts)
 
 
 def chosen_said(metrics: Record) -> list[str]:
@@ -133,7 +134,11 @@ def _markdown_table(rows: Sequence[Record]) -> str:
         + [str(row["num_seeds"])]
         for row in sorted(rows, key=rank)
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *cells])
+    return _lines([header, rule, *cells])
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _place_said(row: Record) -> str:
@@ -158,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
-    parser.add_argument("--only", default="", help="methods with commas between; default: all")
-    parser.add_argument("--claims", default="", help="figures with commas between: their claims")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", default="", help="methods with commas between; default: all")
+    which.add_argument("--claims", default="", help="figures with commas between: their claims")
     options = parser.parse_args(argv)
     try:
         metrics = json.loads(options.metrics.read_text())

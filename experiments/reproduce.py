@@ -51,8 +51,8 @@ cifar10 has the scales small (for two CPU cores) and full
 (the article's protocol). FIGURES are names with commas between:
 {", ".join(FIGURES)}; without --only all are made.
 The same command goes on where it was interrupted, and skips what is done; records of runs that were
-made on another machine may be copied into WORKDIR/runs, and --draw_only refuses to train what is
-missing. --check prints every claim with its test."""
+made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
+and --draw_only refuses to train what is missing. --check prints every claim with its test."""
 
 # Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")

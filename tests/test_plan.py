@@ -47,9 +47,13 @@ def test_every_suite_can_be_planned_and_ids_are_unique(name):
 def test_documents_say_how_many_runs_a_suite_has(document):
     text = (Path(__file__).resolve().parent.parent / document).read_text()
     rows = [line for line in text.splitlines() if re.search(r"\| \d+, \d seeds \|", line)]
-    suites_said = {"digits": "`digits`", "cifar10-small": "`cifar10 --scale small`"}
-    suites_said |= {"cifar10-full": "`cifar10 --scale full`", "imagenet-full": "`imagenet`"}
-    suites_said |= {"tiny_imagenet-full": "`tiny_imagenet`"}
+    suites_said = {
+        "digits": "`digits`",
+        "cifar10-small": "`cifar10 --scale small`",
+        "cifar10-full": "`cifar10 --scale full`",
+        "tiny_imagenet-full": "`tiny_imagenet`",
+        "imagenet-full": "`imagenet`",
+    }
     for name, said in suites_said.items():
         config, figures = suite_of(name), tuple(suites.FIGURES)
         kinds = (plan.article_entries, plan.tuning_entries, plan.landscape_entries)
