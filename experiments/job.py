@@ -246,7 +246,7 @@ def _outside(dataset, data_dir, image_size, name):
 
 
 def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:
-    record = provenance(module) | {"seed": config.seed}
+    record = provenance(module, config.model.dtype) | {"seed": config.seed}
     state, history, start, memory = _train(config, run, folder, stop)
     splits = {"test": dataset.test}
     if len(dataset.validation.labels):

@@ -37,9 +37,12 @@ def check(config: ConfigDict) -> None:
     placement.check_runs(config.run.mesh, config.runs_at_once)
     _check_choices(config)
     _check_landscape(config.landscape)
-    unknown = [name for name in config.products if name not in PRODUCTS]
-    if unknown:
-        raise UserError(f"config.products has {unknown[0]!r}; choose among {', '.join(PRODUCTS)}.")
+    for names in ("products", "clean_only"):
+        unknown = [name for name in config[names] if name not in PRODUCTS]
+        if unknown:
+            raise UserError(
+                f"config.{names} has {unknown[0]!r}; choose among {', '.join(PRODUCTS)}."
+            )
     chosen = [*config.sweeps, *(["tuning"] if config.tuning.recipes else [])]
     if chosen and not config.run.validation_size:
         raise UserError(
@@ -201,7 +204,7 @@ def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, floa
             if product in products:
                 recipe = product_of(product)[0]
                 for noise in config.noise_rates:
-                    if noisy if noise else clean:
+                    if (noisy and product not in config.clean_only) if noise else clean:
                         pairs[recipe, noise] = None
     return list(pairs)
 

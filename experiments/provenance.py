@@ -1,5 +1,6 @@
 """Where numbers come from: command, commit, versions, hardware, seed, time."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -13,14 +14,17 @@ import jax
 
 import subspace_jax
 
+# What is kept of every run of a suite, whose runs may come from several machines.
+_OF_A_RUN = ("commit", "versions", "device", "cpu", "precision", "date", "data_sha256")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def provenance(module: str) -> dict:
+def provenance(module: str, precision: str = "float32") -> dict:
     """What can be known before the work; add seeds and times after it.
 
     Args:
       module: the command's module, as in `python -m MODULE`.
+      precision: of activations; parameters are float32.
     """
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
@@ -30,10 +34,15 @@ def provenance(module: str) -> dict:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
         "processes": jax.process_count(),
         "cpu": f"{os.cpu_count()} x {_cpu_model()}",
-        "precision": "float32",
+        "precision": precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     }
+
+
+def of_a_run(record: dict) -> dict:
+    """How one run was made, from what `provenance` says of the command that made it."""
+    return {name: record[name] for name in _OF_A_RUN if name in record}
 
 
 def finished_now() -> dict:
@@ -41,6 +50,7 @@ def finished_now() -> dict:
     return {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
+@functools.cache  # of the code that runs, whatever is checked out meanwhile
 def _commit() -> str:
     """The commit of this checkout, with `-dirty` if tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

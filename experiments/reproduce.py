@@ -2,6 +2,7 @@
 
 import functools
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from experiments import (
     cli,
     figures,
     files,
+    known_runs,
     landscape_figures,
     lock,
     markdown,
@@ -29,6 +31,7 @@ from experiments import (
 from experiments.cli import Stop
 from experiments.configs.suites import FIGURES
 from experiments.errors import UserError
+from experiments.known_runs import KnownRuns
 from experiments.provenance import finished_now, provenance
 from experiments.suite import Entry, Outcome
 from experiments.together import Together
@@ -52,19 +55,14 @@ cifar10 has the scales small (for two CPU cores) and full
 {", ".join(FIGURES)}; without --only all are made.
 The same command goes on where it was interrupted, and skips what is done; records of runs that were
 made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
-and --draw_only refuses to train what is missing. --check prints every claim with its test."""
+and --draw_only refuses to train what is missing. --known_runs takes the runs of published results as
+done, to add seeds or methods to them. --check prints every claim with its test."""
 
 # Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")
 _WITH_CURVES = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
 # All points and ensembles are kept of these.
 _WITH_PATHS = ("line", "layerwise_line", "curve")
-_METRICS = (
-    *("inference_passes", "accuracy", "nll", "brier", "ece", "num_bins", "validation"),
-    *("temperature", "scaled", "temperatures", "corruptions", "adapted_corruptions", "ood"),
-    *("corruptions_mce", "adapted_corruptions_mce", "corruptions_mapping"),
-    *("coords", "weights", "oracle", "epoch"),
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,6 +90,12 @@ def _define(values: flags.FlagValues) -> None:
         "draw_only",
         False,
         "Train nothing; refuse figures whose runs are not done.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "known_runs",
+        "",
+        "metrics.json files of this suite, with commas between, whose runs count as done.",
         flag_values=values,
     )
     flags.DEFINE_bool("check", False, "Print every claim with its test.", flag_values=values)
@@ -150,18 +154,23 @@ def _run(
     suite.check([*entries, *tuning])
     everything = [*entries, *tuning, *scenery]
     plan.check_landscapes(scenery, options.only)
+    known = [known_runs.read(path) for path in filter(None, options.known_runs.split(","))]
     # Refuses records of another config.
-    done = [] if options.overwrite else [e for e in everything if suite.is_settled(folder, e)]
+    done = set() if options.overwrite else _settled(everything, folder)
+    found = known_runs.records(known, everything, done)
+    known_runs.check_weights(folder, everything, done)
     if options.draw_only:
-        _require(everything, done, folder)
+        _require(everything, done | found.keys(), folder)
     previous = None if options.overwrite else workdir.finished(folder, False)
     existing = set() if options.overwrite else suite.ids_of_records(folder)
     workdir.prepare(folder, config, options.overwrite)
-    record = provenance("experiments.reproduce") | {"seeds": list(config.seeds)}
+    _write(found, everything, folder)
+    record = provenance("experiments.reproduce", config.run.model.dtype)
+    record |= {"seeds": list(config.seeds)}
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _run_all(config, folder, everything, stop, options.draw_only)
+            outcome = _run_all(config, folder, everything, known, stop, options.draw_only)
         except suite.Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
@@ -178,9 +187,19 @@ def _run(
     _show(metrics, folder, options.check)
 
 
-def _require(entries: list[Entry], done: list[Entry], folder: Path) -> None:
+def _settled(entries: list[Entry], folder: Path) -> set[str]:
+    return {entry.id for entry in entries if suite.is_settled(folder, entry)}
+
+
+def _write(records: dict[str, dict], entries: list[Entry], folder: Path) -> None:
+    for entry in entries:
+        if entry.id in records:
+            suite.write(folder, entry, records[entry.id])
+
+
+def _require(entries: list[Entry], done: set[str], folder: Path) -> None:
     if len(done) < len(entries):
-        missing = next(entry.id for entry in entries if entry not in done)
+        missing = next(entry.id for entry in entries if entry.id not in done)
         raise UserError(
             f"--draw_only is given but {len(done)} of {len(entries)} runs are done in {folder} (not "
             f"{missing}); run the same command without it."
@@ -188,7 +207,12 @@ def _require(entries: list[Entry], done: list[Entry], folder: Path) -> None:
 
 
 def _run_all(
-    config: ConfigDict, folder: Path, entries: list[Entry], stop: Stop, draw_only: bool
+    config: ConfigDict,
+    folder: Path,
+    entries: list[Entry],
+    known: list[KnownRuns],
+    stop: Stop,
+    draw_only: bool,
 ) -> Outcome:
     """All entries; those with tuned values when it is known which these are."""
     options = config.landscape.to_dict()
@@ -215,8 +239,10 @@ def _run_all(
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
+    done = _settled(tuned, folder)
+    _write(known_runs.records(known, tuned, done), tuned, folder)
     if draw_only:
-        _require(tuned, [entry for entry in tuned if suite.is_settled(folder, entry)], folder)
+        _require(tuned, _settled(tuned, folder), folder)
     second = suite.run_all(tuned, run_one, config.num_threads, together)
     return Outcome(first.records | second.records, first.failures | second.failures)
 
@@ -231,6 +257,7 @@ def _seconds(runs: list[dict], wall: float) -> dict:
 
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
     """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    made, runs = _made(runs)
     landscapes = [run for run in runs if run["setting"] == "landscape"]
     seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}
     runs = [
@@ -254,7 +281,7 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
     survival = summary.survival(runs, chosen)
     return {
         "config": json.loads(config.to_json_best_effort()),
-        "provenance": record,
+        "provenance": record | ({"made": made} if made else {}),
         "counts": claims.counts_said(verdicts),
         "verdict": claims.sentences(verdicts),
         "survival": [entry["sentence"] for entry in survival],
@@ -274,6 +301,33 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
     }
 
 
+def _made(runs: list[dict]) -> tuple[list[dict], list[dict]]:
+    """On what machines and by which code runs were made, and runs that refer to it by number."""
+    groups: dict[str, list[dict]] = {}
+    for run in runs:
+        if "made" in run:
+            groups.setdefault(_machine(run), []).append(run)
+    numbers = {machine: number for number, machine in enumerate(groups)}
+    made = []
+    for group in groups.values():
+        speeds = [
+            run["cost"]["training_images"] / run["cost"]["training_seconds"]
+            for run in group
+            if run.get("cost", {}).get("training_seconds")
+        ]
+        made.append(
+            max((run["made"] for run in group), key=lambda made: made.get("date", ""))
+            | {"num_runs": len(group)}
+            | {"seconds_of_all_runs": round(sum(run["wall_seconds"] for run in group), 1)}
+            | ({"images_per_second": round(statistics.median(speeds), 1)} if speeds else {})
+        )
+    return made, [run | {"made": numbers[_machine(run)]} if "made" in run else run for run in runs]
+
+
+def _machine(run: dict) -> str:
+    return json.dumps({**run["made"], "date": ""}, sort_keys=True)
+
+
 def _kept(run: dict) -> dict:
     """A run's record without what no figure or table shows."""
     if run["setting"] == "tuning":
@@ -283,13 +337,14 @@ def _kept(run: dict) -> dict:
             if name == "midpoint"
         }
         names = ("id", "method", "setting", "label_noise", "seed", "values", "cost")
-        return {name: run[name] for name in names} | {"places": places}
+        names += ("made", "wall_seconds")
+        return {name: run[name] for name in names if name in run} | {"places": places}
     if run["method"] not in _WITH_PATHS or run["setting"] != "article":
         run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}
-    names = _METRICS + (_CURVES if run["method"] in _WITH_CURVES else ())
+    left_out = ("looks",) if run["method"] in _WITH_CURVES else ("looks", *_CURVES)
     places = {
-        place: {name: value[name] for name in names if name in value}
-        for place, value in run["places"].items()
+        place: {name: value for name, value in metrics.items() if name not in left_out}
+        for place, metrics in run["places"].items()
     }
     return {k: v for k, v in run.items() if not k.endswith("_sha256")} | {"places": places}
 

@@ -67,9 +67,7 @@ def record(
         "landscape": found,
         "wall_seconds": time.perf_counter() - begin,
     }
-    result = suite.identity(entry) | suite.rounded(seen)
-    suite.write(folder, entry, result)
-    return result
+    return suite.write(folder, entry, suite.identity(entry) | suite.rounded(seen))
 
 
 def _slice(run, stacks, entry: Entry, resolution: int, wrap: predict.Wrap) -> dict:

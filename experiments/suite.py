@@ -35,6 +35,7 @@ from experiments import (
 from experiments.checkpoint import Checkpoints
 from experiments.errors import UserError
 from experiments.methods import make_method
+from experiments.provenance import finished_now, of_a_run, provenance
 from experiments.together import Together
 
 Advance = Callable[[float], None]
@@ -255,11 +256,18 @@ def ids_of_records(folder: Path) -> set[str]:
     return {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json")}
 
 
-def write(folder: Path, entry: Entry, record: dict) -> None:
-    """Writes the record of a run, which marks it as done."""
+def write(folder: Path, entry: Entry, record: dict) -> dict:
+    """Writes the record of a run, which marks it as done.
+
+    Returns:
+      The record, which now says how it was made: here and now, unless it says so itself.
+    """
+    here = provenance("experiments.reproduce", entry.config.model.dtype) | finished_now()
+    record = {"made": of_a_run(here | record)} | record
     path = record_path(folder, entry.id)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
+    return record
 
 
 def read(folder: Path, entry_id: str) -> dict:
@@ -405,7 +413,7 @@ def run_entry(
     record = identity(entry) | rounded(record)
     if entry.setting != "tuning":
         weights.save(weights_path(folder, entry.id), stack)
-    write(folder, entry, record)
+    record = write(folder, entry, record)
     watch.clean()
     return record
 

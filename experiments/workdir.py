@@ -23,7 +23,7 @@ _OURS = (
 )
 # Where things are, how they are loaded, how often they are saved, how many run at once, on which
 # devices, and how many corrupt images would have stopped a run changes no result by more than rounding.
-_IRRELEVANT = (
+IRRELEVANT = (
     *("config.data_dir", "config.checkpoint_seconds", "config.num_threads", "config.runs_at_once"),
     *("config.mesh", "config.run.mesh"),
     *("config.max_corrupt", "config.run.max_corrupt"),
@@ -63,7 +63,7 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
             f"{path} holds a run of other data ({_DATA} {there[:12]} there, {here[:12]} of "
             f"{config.data_dir}); choose another --workdir or pass --overwrite."
         )
-    differences = config_differences(held, config, _IRRELEVANT)
+    differences = config_differences(held, config, IRRELEVANT)
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(

@@ -109,6 +109,13 @@ def test_a_figure_asks_for_its_products_alone():
     assert {entry.seed for entry in noisy} == set(range(8))
 
 
+def test_what_is_for_clean_labels_alone_has_no_run_with_wrong_ones():
+    whole, fewer = (entries(suite_of(clean_only=left_out)) for left_out in ((), ("curve",)))
+    gone = {entry.id for entry in whole} - {entry.id for entry in fewer}
+    assert gone == {e.id for e in whole if e.method == "curve" and e.label_noise}
+    assert len(gone) == 8
+
+
 @pytest.mark.parametrize("figure", suites.FIGURES)
 def test_all_figures_together_have_what_one_has(figure):
     assert ids_of_the_digits(figure) <= ids_of_the_digits()
@@ -175,6 +182,7 @@ def test_values_of_the_suite_reach_every_run_and_those_of_a_recipe_its_own():
         ({"landscape__hessian_batch_size": 0}, "hessian_batch_size is 0; use at least 1"),
         ({"num_threads": -1}, "config.num_threads is -1"),
         ({"products": ("line", "lines")}, "config.products has 'lines'"),
+        ({"clean_only": ("lines",)}, "config.clean_only has 'lines'"),
         ({"tuning__seeds": (7,)}, r"share \[7\]"),
     ],
 )

@@ -11,6 +11,7 @@ import synthetic_metrics
 
 from experiments import claims, figures, report, suite_figures
 from experiments.configs.suites import FIGURES
+from experiments.report import document
 from experiments.styles import MCE, METRICS, QUANTITIES, SUBSPACES, style_of
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -221,6 +222,13 @@ def test_text_is_escaped():
     assert page.text.count(attack) >= 5
     assert "3, 4" in page.text
     assert "xla flags" not in page.text
+
+
+def test_machines_of_a_suite_are_said_line_by_line():
+    made = [{"cpu": "<one>", "versions": {"jax": "0.10.2"}, "num_runs": 10}, {"cpu": "two"}]
+    text = document.provenance({"made": made, "commit": ""}, {})
+    assert "cpu &lt;one&gt;, versions jax 0.10.2, num runs 10<br>cpu two</td>" in text
+    assert "commit" not in text
 
 
 def data_of(metrics):

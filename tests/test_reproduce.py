@@ -85,6 +85,16 @@ def test_every_product_is_in_the_table_with_every_seed(metrics):
     assert costs["ensemble"] == 2
 
 
+def test_how_the_runs_were_made_is_said_once_for_all_of_one_machine(metrics):
+    (made,) = metrics["provenance"]["made"]
+    record = metrics["provenance"]
+    for name in ("commit", "versions", "device", "cpu", "precision"):
+        assert made[name] == record[name]
+    assert made["num_runs"] == record["num_runs"] == len(metrics["runs"])
+    assert made["images_per_second"] > 0
+    assert {run["made"] for run in metrics["runs"]} == {0}
+
+
 def test_what_is_said_follows_from_the_runs(metrics):
     chosen = summary.choose_values(metrics["runs"])
     stored = claims.from_json(metrics["claims"])
@@ -177,6 +187,33 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
         assert json.loads(content)["points"] == theirs["points"]
 
 
+# Runs that a results file has
+
+
+def test_known_runs_give_the_same_results_and_train_nothing(workdir, metrics, tmp_path):
+    # Without the tuning that diverged, which a results file does not have.
+    line = command_line(tmp_path / "w", f"--known_runs={workdir / 'metrics.json'}", "--draw_only")
+    line = [part for part in line if "tuning.learning_rate" not in part]
+    assert reproduce.main([*line, "--config.tuning.learning_rate=(0.1,)"]) == 0
+    found = json.loads((tmp_path / "w" / "metrics.json").read_text())
+    for name in set(metrics) - {"config", "provenance", "failed"}:
+        assert found[name] == metrics[name]
+    assert found["provenance"]["made"] == metrics["provenance"]["made"]
+
+
+def test_a_seed_is_added_to_known_runs(workdir, metrics, tmp_path):
+    known = f"--known_runs={workdir / 'metrics.json'}"
+    assert run(tmp_path / "w", known, only="fig3", seeds=(2, 3), products=("ensemble",)) == 0
+    found = {
+        run["id"]: run for run in json.loads((tmp_path / "w" / "metrics.json").read_text())["runs"]
+    }
+    theirs = {run["id"]: run for run in metrics["runs"]}
+    old = "article/ensemble/noise0/seed2"
+    assert found[old] | {"made": 0} == theirs[old] | {"made": 0}
+    assert not (tmp_path / "w" / "runs" / f"{old}.npz").exists()
+    assert "article/ensemble/noise0/seed3" in found
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -196,6 +233,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, workdir):
         (["digits", "--config.run.evaluation.severities=(6,)"], "6"),
         (["digits", "--config.run.validation_size=0"], "validation_size"),
         (["cifar10", "--config.run.data_dir=/nowhere/x.npz"], "/nowhere/x.npz"),
+        (["digits", "--known_runs=/nowhere/y.json"], "'/nowhere/y.json', which can't be read"),
     ],
 )
 def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(

@@ -331,6 +331,17 @@ def test_records_of_other_data_are_refused(config, tmp_path):
     assert suite.finished(tmp_path, entry)
 
 
+def test_a_record_says_how_it_was_made_unless_it_knows_better(config, tmp_path):
+    entry = entry_of(config, model__dtype="bfloat16")
+    here = suite.write(tmp_path, entry, suite.identity(entry))["made"]
+    assert here["precision"] == "bfloat16"
+    assert here["data_sha256"] == suite.identity(entry)["data_sha256"]
+    assert {"commit", "cpu", "device", "versions", "date"} <= here.keys()
+    there = suite.identity(entry) | {"made": {"cpu": "another"}}
+    assert suite.write(tmp_path, entry, there) == there
+    assert suite.read(tmp_path, entry.id) == there
+
+
 def test_threads_do_not_change_results(config, tmp_path):
     entries = [entry_of(config, seed=seed) for seed in range(3)]
 

@@ -56,6 +56,11 @@ def get_config(name: str = "digits") -> ml_collections.ConfigDict:
     return config
 
 
+def plain(suite: str) -> ml_collections.ConfigDict:
+    """A suite on a data set, without what its scales choose."""
+    return _suite(_MODULES[suite].get_config("standard"))
+
+
 def run_config(suite: str, recipe: str) -> ml_collections.ConfigDict:
     """One run of a suite before `config.run` and `config.recipes` change it."""
     return _MODULES[suite].get_config(recipe)
@@ -73,6 +78,8 @@ def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     # devices.
     config.runs_at_once = 1
     config.products = _FIRST
+    # Those that are not trained with wrong labels.
+    config.clean_only = ()
     # Every run's values, but for what the recipe, seed and noise decide.
     config.run = run
     config.run.evaluation.grid_steps = 0  # maps of triangles are for single runs

@@ -85,19 +85,25 @@ def figure(png: bytes, title: str, alt: str, caption: str) -> str:
     )
 
 
+def _said(value: Any) -> str:
+    """A value of the provenance; each of several mappings on a line of its own."""
+    if isinstance(value, Mapping):
+        facts = ((key, item) for key, item in value.items() if item not in (None, ""))
+        return ", ".join(f"{key.replace('_', ' ')} {_said(item)}" for key, item in facts)
+    if isinstance(value, list | tuple):
+        separator = "\n" if any(isinstance(item, Mapping) for item in value) else ", "
+        return separator.join(map(_said, value))
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+
+
 def provenance(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """What was run, where and for how long, and the config folded away."""
     facts = []
     for name, value in record.items():
         if value in (None, ""):
             continue
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {item}" for key, item in value.items())
-        elif isinstance(value, list | tuple):
-            value = ", ".join(map(str, value))
-        elif isinstance(value, float):
-            value = f"{value:,.1f}"
-        facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td>")
+        said = escape(_said(value)).replace("\n", "<br>")
+        facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{said}</td>")
     parts = []
     if facts:
         parts.append(f'<h2>Provenance</h2><table class="facts">{"</tr>".join(facts)}</tr></table>')
