@@ -340,7 +340,7 @@ def cells(verdict: Verdict) -> tuple[str, ...]:
         claim.text,
         wording.amount(claim.metric, verdict.difference, verdict.stderr),
         str(verdict.num_seeds),
-        "" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+        "" if p_value is None else wording.p_said(p_value),
         verdict.outcome,
         expected,
     )

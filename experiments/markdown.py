@@ -1,12 +1,16 @@
-"""The results of a suite as Markdown.
+r"""The results of a suite as Markdown.
 
     python -m experiments.markdown results/digits/metrics.json [--only standard,line]
     python -m experiments.markdown results/digits/metrics.json --claims fig3,fig7
+    python -m experiments.markdown results/digits-bfloat16/metrics.json \
+        --against results/digits/metrics.json
 
-prints the table of what predicts and the sentences, for the README; or claims, each with its test.
+prints the table of what predicts and the sentences, for the README; or claims, each with its test; or
+what differs between two suites with the same methods and seeds, such as precisions.
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -16,6 +20,7 @@ from pathlib import Path
 from experiments import claims, cli, styles, summary, wording
 from experiments.errors import UserError
 from experiments.recipes import product_of
+from experiments.significance import holm, paired
 from experiments.summary import Record
 
 
@@ -78,6 +83,44 @@ def claims_of(metrics: Record, figures: Iterable[str]) -> str:
             parts.append(_lines([claims.HEADER[1:-1], rule, *rows]))
         parts.append(f"- {claims.counts_said(group)}")
     return "\n\n".join(parts)
+
+
+def against(metrics: Record, others: Record) -> str:
+    """What deployed networks of one suite differ by from those of another, paired by seed.
+
+    The p-values are corrected by Holm's method over the whole table.
+
+    Args:
+      metrics: of a suite, whose values are ours.
+      others: of a suite with runs of the same methods, label noise and seeds.
+
+    Raises:
+      UserError: they have no run in common.
+    """
+    ours, theirs = (summary.chosen_runs(found["runs"]) for found in (metrics, others))
+    common = [key for key in ours if key in theirs and key[0] in summary.SETTINGS]
+    names = ("setting", "label_noise", "method")
+    common.sort(key=lambda key: summary.rank(dict(zip(names, key, strict=True)) | {"place": ""}))
+    compared = []
+    for key, metric in itertools.product(common, styles.METRICS):
+        columns = [summary.column(runs[key], "midpoint", metric) for runs in (ours, theirs)]
+        if columns[0].keys() & columns[1].keys():
+            compared.append((key, metric, paired(*columns)))
+    if not compared:
+        raise UserError(
+            "The two suites have no run of the same method, label noise and seed; compare others."
+        )
+    p_values = holm([effect.p_value for *_, effect in compared])
+    rows: dict[summary.Key, list[str]] = {}
+    for (key, metric, effect), p_value in zip(compared, p_values, strict=True):
+        setting, noise, recipe = key
+        start = [setting, f"{100 * noise:.0f} %", styles.style_of(recipe).label]
+        said = wording.amount(metric, effect.difference, effect.stderr)
+        tested = "" if p_value is None else f", p {wording.p_said(p_value)}"
+        rows.setdefault(key, [*start, str(effect.num_seeds)]).append(f"{said}{tested}")
+    header = ["Setting", "Noise", "Method", "n"]
+    header += [styles.QUANTITIES[metric].label.split(" [")[0] for metric in styles.METRICS]
+    return _lines([header, [":--"] * 3 + ["--:"] * (1 + len(styles.METRICS)), *rows.values()])
 
 
 def chosen_said(metrics: Record) -> list[str]:
@@ -165,23 +208,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", default="", help="methods with commas between; default: all")
+    which.add_argument("--against", type=Path, help="another metrics.json: what differs from it")
     which.add_argument("--claims", default="", help="figures with commas between: their claims")
     options = parser.parse_args(argv)
     try:
-        metrics = json.loads(options.metrics.read_text())
-        if not isinstance(metrics, dict) or "table" not in metrics:
-            raise UserError(f"{options.metrics} has no table; give the metrics.json of a suite.")
+        metrics = _read(options.metrics)
         if options.claims:
             print(claims_of(metrics, options.claims.split(",")))
+        elif options.against:
+            print(against(metrics, _read(options.against)))
         else:
             print(results(metrics, filter(None, options.only.split(","))))
     except UserError as error:
         return cli.fail(error)
-    except OSError as error:
-        return cli.fail(f"{options.metrics} can't be read ({error.strerror}).")
-    except ValueError:
-        return cli.fail(f"{options.metrics} is not JSON; give a metrics.json.")
     return 0
+
+
+def _read(path: Path) -> Record:
+    try:
+        metrics = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON; give a metrics.json.") from error
+    if not isinstance(metrics, dict) or "table" not in metrics:
+        raise UserError(f"{path} has no table; give the metrics.json of a suite.")
+    return metrics
 
 
 if __name__ == "__main__":

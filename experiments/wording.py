@@ -46,6 +46,16 @@ def percent(value: float, stderr: float | None) -> str:
     return f"{spread(100 * value, stderr and 100 * stderr, 0, '')} %"
 
 
+def p_said(p_value: float) -> str:
+    """A p-value.
+
+    Example:
+      >>> p_said(0.0421), p_said(1e-5)
+      ('0.042', '< 0.001')
+    """
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def spread(value: float, stderr: float | None, decimals: int, sign: str = "") -> str:
     """A mean with its standard error, if there is one.
 

@@ -111,6 +111,30 @@ def test_claims_stand_under_their_figures_with_their_tests(tmp_path, capsys):
     assert "--claims has 'fig9'; choose among fig2, fig3" in capsys.readouterr().err
 
 
+def test_two_suites_are_compared_by_seed(tmp_path, capsys):
+    suites = {
+        "ours": runs_of("line", [0.95, 0.96, 0.95, 0.5]) + runs_of("sam", [0.9]),
+        "theirs": runs_of("line", [0.949, 0.9592, 0.949], nll=[0.4, 0.6, 0.5])
+        + runs_of("standard", [0.9], noise=0.2),
+        "others": runs_of("standard", [0.9]),
+    }
+    suites["ours"] += runs_of("standard", [0.91, 0.93], noise=0.2)
+    paths = {name: tmp_path / f"{name}.json" for name in suites}
+    for name, path in paths.items():
+        path.write_text(json.dumps({"table": [], "runs": suites[name]}))
+    ours, theirs, others = map(str, paths.values())
+    assert markdown.main([ours, "--against", theirs]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| article | 0 % | Line | 3 | +0.09 ± 0.01 points, p 0.015 | +0.000 ± 0.058 nats, p 1.000 "
+        "| +0.00 ± 0.00 points, p 1.000 |",
+        "| article | 20 % | Standard | 1 | +1.00 points | +0.000 nats | +0.00 points |",
+    ]
+    assert markdown.main([ours, "--against", others]) == 2
+    assert "no run of the same method" in capsys.readouterr().err
+    assert markdown.main([ours, "--against", "missing.json"]) == 2
+    assert "missing.json can't be read" in capsys.readouterr().err
+
+
 def test_the_command_names_a_file_that_is_missing(capsys):
     assert markdown.main(["missing.json"]) == 2
     assert capsys.readouterr().err == (
