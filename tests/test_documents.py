@@ -16,11 +16,14 @@ RESULTS = (ROOT / "docs" / "results.md").read_text()
 TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README)
 CLAIMS = re.findall(r"-m experiments.markdown (\S+)\s+--claims (\S+) -->", RESULTS)
 
+COMPARED = re.findall(r"-m experiments.markdown (\S+)\s+--against (\S+) -->", RESULTS)
+
 
 def test_there_is_something_to_test():
     assert all(_code(ROOT / page) for page in ("README.md", "docs/scaling.md"))
     assert len(TABLES) == README.count("The next tables are the output of") == 2
     assert len(CLAIMS) == RESULTS.count("The next tables are the output of") == 2
+    assert len(COMPARED) == RESULTS.count("The next table is the output of") == 1
 
 
 def _code(page):
@@ -53,6 +56,12 @@ def test_tables_are_those_of_the_results(path, methods):
 def test_claims_are_those_of_the_results(path, figures):
     metrics = json.loads((ROOT / path).read_text())
     assert markdown.claims_of(metrics, figures.split(",")) in RESULTS
+
+
+@pytest.mark.parametrize(("path", "other"), COMPARED)
+def test_comparisons_are_those_of_the_results(path, other):
+    ours, theirs = (json.loads((ROOT / name).read_text()) for name in (path, other))
+    assert markdown.against(ours, theirs) in RESULTS
 
 
 def test_files_that_are_linked_exist():

@@ -267,7 +267,8 @@ def test_committed_results_are_those_of_the_suite(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "cifar10-small", "cifar10-small-pilot", "cifar10-small-60"]
+    "name",
+    ["digits", "digits-bfloat16", "cifar10-small", "cifar10-small-pilot", "cifar10-small-60"],
 )
 def test_committed_results_agree_with_their_own_runs(name):
     found = committed(name)
