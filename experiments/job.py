@@ -219,7 +219,7 @@ def check_shifted(config, shifted: places.Shifted) -> None:
         load()
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=len(corrupted.NAMES) * len(corrupted.SEVERITIES))
 def _corrupted(dataset, data_dir, image_size, source, name, severity) -> corrupted.Corrupted:
     """Runs of a suite share them."""
     _, test, num_classes = data.load_arrays(dataset, data_dir, image_size)

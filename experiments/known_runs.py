@@ -1,7 +1,7 @@
 """Runs that a results file has, so that a published suite is extended without training them again."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,26 @@ class KnownRuns(NamedTuple):
       path: the file.
       runs: what it keeps of them, by id.
       entries: its runs as its own config plans them, by id.
-      made: how a run was made whose record does not say so itself.
     """
 
     path: Path
     runs: dict[str, dict]
     entries: dict[str, Entry]
-    made: list[dict]
+
+
+class Sorted(NamedTuple):
+    """The entries of a suite that need not be done, by why.
+
+    Attributes:
+      done: ids of those that are settled in the folder.
+      known: records of those that a results file has, by id.
+      stale: ids of those that have a record but no weights, while another one that is to be done
+        starts from their networks.
+    """
+
+    done: set[str]
+    known: dict[str, dict]
+    stale: set[str]
 
 
 def read(path: str) -> KnownRuns:
@@ -36,12 +49,18 @@ def read(path: str) -> KnownRuns:
     Raises:
       UserError: it can't be read, or is no such file.
     """
+    path = path.strip()
     try:
         metrics = json.loads(Path(path).expanduser().read_text())
-        runs, record, config = (metrics[name] for name in ("runs", "provenance", "config"))
+        config, record, runs = (metrics[name] for name in ("config", "provenance", "runs"))
         config = _config(config)
-        found = {run["id"]: run for run in runs if "wall_seconds" in run}
-        chosen = summary.choose_values(runs)
+        entries = [
+            *plan.article_entries(config, suites.FIGURES),
+            *plan.tuning_entries(config, suites.FIGURES),
+            *plan.landscape_entries(config, suites.FIGURES),
+            *plan.tuned_entries(config, summary.choose_values(runs)),
+        ]
+        found = {run["id"]: _whole(run, record) for run in [*runs, *metrics["landscapes"]]}
     except OSError as error:
         raise UserError(
             f"--known_runs has {path!r}, which can't be read ({error.strerror})."
@@ -51,13 +70,16 @@ def read(path: str) -> KnownRuns:
             f"--known_runs has {path!r}, which is not the metrics.json of a suite; give one that "
             "experiments.reproduce wrote."
         ) from error
-    entries = [
-        *plan.article_entries(config, suites.FIGURES),
-        *plan.tuning_entries(config, suites.FIGURES),
-        *plan.tuned_entries(config, chosen),
-    ]
-    made = record.get("made") or [provenance.of_a_run(record)]
-    return KnownRuns(Path(path), found, {entry.id: entry for entry in entries}, made)
+    return KnownRuns(Path(path), found, {entry.id: entry for entry in entries})
+
+
+def _whole(run: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A run as its record had it: with how it was made in place of a number, and its time."""
+    groups = record.get("made")
+    made = groups[run["made"]] if groups and "made" in run else {} if groups else record
+    cost = run.get("cost", {})
+    seconds = cost.get("training_seconds", 0) + cost.get("evaluation_seconds", 0)
+    return {"wall_seconds": seconds} | run | {"made": provenance.of_a_run(made)}
 
 
 def _config(stored: dict[str, Any]) -> ConfigDict:
@@ -75,59 +97,42 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def records(
-    known: Sequence[KnownRuns], entries: Sequence[Entry], settled: Collection[str]
-) -> dict[str, dict]:
-    """Records, by id, of the entries that are not settled and that a results file has.
+def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entry]) -> Sorted:
+    """Which entries need not be done.
 
-    Results files have no weights, so that a run is left out if another one starts from its networks
-    that has yet to be done.
+    Results files have no weights. So a run is not known, and one that has a record without weights is
+    not done, if another one starts from its networks that is to be done.
 
     Args:
+      folder: of the suite; None if nothing in it counts.
       known: what `read` returns; of several files with one run, the first counts.
       entries: all of the suite, those that others need before them.
-      settled: ids of those that need no record.
 
     Raises:
       UserError: a run was made with another config, or on other data.
     """
-    found, needed = {}, set()
+    found, needed = Sorted(set(), {}, set()), set()
     for entry in reversed(entries):
-        if entry.id in settled:
-            continue
+        is_needed = entry.id in needed
         holder = next((file for file in known if entry.id in file.runs), None)
-        if holder and entry.id not in needed:
-            found[entry.id] = _record(holder, entry)
-        else:
+        if folder and suite.is_settled(folder, entry):
+            is_stale = is_needed and not _has_networks(folder, entry)
+            (found.stale if is_stale else found.done).add(entry.id)
+        elif holder and not is_needed:
+            found.known[entry.id] = _record(holder, entry)
+        if entry.id not in found.done and entry.id not in found.known:
             needed.update(entry.needs)
     return found
 
 
-def check_weights(folder: Path, entries: Sequence[Entry], done: Collection[str]) -> None:
-    """Refuses records without weights of runs that others start from.
-
-    Args:
-      folder: of the suite.
-      entries: all of it.
-      done: ids of those that have a record in the folder.
-
-    Raises:
-      UserError: there is one.
-    """
-    for entry in entries:
-        for need in entry.needs if entry.id not in done else ():
-            weights = suite.weights_path(folder, need)
-            if need in done and not weights.exists():
-                raise UserError(
-                    f"{entry.id} starts from the networks of {need}, which has a record in {folder} but "
-                    f"no weights; bring {weights.name} too, or delete the record to train it again."
-                )
+def _has_networks(folder: Path, entry: Entry) -> bool:
+    """Whether others can start from a settled run; from one that diverged nothing starts."""
+    record, weights = (path(folder, entry.id) for path in (suite.record_path, suite.weights_path))
+    return weights.exists() or not record.exists()
 
 
 def _record(known: KnownRuns, entry: Entry) -> dict:
-    run, planned = known.runs[entry.id], known.entries.get(entry.id)
-    made = known.made[run.get("made", 0)]
-    here = suite.identity(entry)
+    run, planned, here = known.runs[entry.id], known.entries.get(entry.id), suite.identity(entry)
     if planned is None or suite.digest(planned) != here["config_sha256"]:
         differences = _differences(planned, entry) if planned else []
         what = f" ({', '.join(differences[:3])})" if differences else ""
@@ -135,15 +140,15 @@ def _record(known: KnownRuns, entry: Entry) -> dict:
             f"--known_runs has {str(known.path)!r} but its {entry.id} was made with another config"
             f"{what}; give the same --config values, or leave that file out."
         )
-    hashes = made.get("data_sha256", ""), here.get("data_sha256", "")
-    if all(hashes) and len(set(hashes)) > 1:
+    there = run["made"].get("data_sha256", "")
+    if there and here.get("data_sha256", there) != there:
         raise UserError(
-            f"--known_runs has {str(known.path)!r} but its runs are of other data ({hashes[0][:12]} "
-            f"there, {hashes[1][:12]} here); give the same data, or leave that file out."
+            f"--known_runs has {str(known.path)!r} but its runs are of other data ({there[:12]} there, "
+            f"{here['data_sha256'][:12]} here); give the same data, or leave that file out."
         )
-    if not hashes[0]:  # it is not known which data they were
+    if not there:  # it is not known which data they were
         here.pop("data_sha256", None)
-    return run | here | {"made": made}
+    return run | here
 
 
 def _differences(there: Entry, here: Entry) -> list[str]:

@@ -95,12 +95,17 @@ def against(metrics: Record, others: Record) -> str:
       others: of a suite with runs of the same methods, label noise and seeds.
 
     Raises:
-      UserError: they have no run in common.
+      UserError: they are of different suites, or have no run in common.
     """
+    names = [found.get("config", {}).get("suite") for found in (metrics, others)]
+    if len(set(names)) > 1:
+        raise UserError(
+            f"The files are of the suites {names[0]} and {names[1]}; compare files of one suite."
+        )
     ours, theirs = (summary.chosen_runs(found["runs"]) for found in (metrics, others))
     common = [key for key in ours if key in theirs and key[0] in summary.SETTINGS]
-    names = ("setting", "label_noise", "method")
-    common.sort(key=lambda key: summary.rank(dict(zip(names, key, strict=True)) | {"place": ""}))
+    parts = ("setting", "label_noise", "method")
+    common.sort(key=lambda key: summary.rank(dict(zip(parts, key, strict=True)) | {"place": ""}))
     compared = []
     for key, metric in itertools.product(common, styles.METRICS):
         columns = [summary.column(runs[key], "midpoint", metric) for runs in (ours, theirs)]
@@ -120,7 +125,8 @@ def against(metrics: Record, others: Record) -> str:
         rows.setdefault(key, [*start, str(effect.num_seeds)]).append(f"{said}{tested}")
     header = ["Setting", "Noise", "Method", "n"]
     header += [styles.QUANTITIES[metric].label.split(" [")[0] for metric in styles.METRICS]
-    return _lines([header, [":--"] * 3 + ["--:"] * (1 + len(styles.METRICS)), *rows.values()])
+    table = _lines([header, [":--"] * 3 + ["--:"] * (1 + len(styles.METRICS)), *rows.values()])
+    return f"{table}\n\n- The first file minus the second, over the seeds of both."
 
 
 def chosen_said(metrics: Record) -> list[str]:

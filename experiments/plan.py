@@ -176,6 +176,7 @@ def tuning_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
         for seed in tuning.seeds
         for noise in config.noise_rates
         for recipe in tuning.recipes
+        if not noise or not _is_clean_only(config, recipe)
         for rate in tuning.learning_rate
         for decay in tuning.weight_decay
     ]
@@ -204,9 +205,13 @@ def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, floa
             if product in products:
                 recipe = product_of(product)[0]
                 for noise in config.noise_rates:
-                    if (noisy and product not in config.clean_only) if noise else clean:
+                    if (noisy and not _is_clean_only(config, recipe)) if noise else clean:
                         pairs[recipe, noise] = None
     return list(pairs)
+
+
+def _is_clean_only(config: ConfigDict, recipe: str) -> bool:
+    return recipe in (product_of(product)[0] for product in config.clean_only)
 
 
 def _sweep_of(config: ConfigDict, recipe: str) -> list[dict]:

@@ -15,7 +15,7 @@ import jax
 import subspace_jax
 
 # What is kept of every run of a suite, whose runs may come from several machines.
-_OF_A_RUN = ("commit", "versions", "device", "cpu", "precision", "date", "data_sha256")
+_OF_A_RUN = ("commit", "versions", "device", "cpu", "precision", "xla_flags", "date", "data_sha256")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 

@@ -31,7 +31,7 @@ from experiments import (
 from experiments.cli import Stop
 from experiments.configs.suites import FIGURES
 from experiments.errors import UserError
-from experiments.known_runs import KnownRuns
+from experiments.known_runs import KnownRuns, Sorted
 from experiments.provenance import finished_now, provenance
 from experiments.suite import Entry, Outcome
 from experiments.together import Together
@@ -154,17 +154,15 @@ def _run(
     suite.check([*entries, *tuning])
     everything = [*entries, *tuning, *scenery]
     plan.check_landscapes(scenery, options.only)
-    known = [known_runs.read(path) for path in filter(None, options.known_runs.split(","))]
+    known = _known(options, folder)
     # Refuses records of another config.
-    done = set() if options.overwrite else _settled(everything, folder)
-    found = known_runs.records(known, everything, done)
-    known_runs.check_weights(folder, everything, done)
+    found = known_runs.sort(None if options.overwrite else folder, known, everything)
     if options.draw_only:
-        _require(everything, done | found.keys(), folder)
+        _require(everything, found.done | found.known.keys(), folder)
     previous = None if options.overwrite else workdir.finished(folder, False)
     existing = set() if options.overwrite else suite.ids_of_records(folder)
     workdir.prepare(folder, config, options.overwrite)
-    _write(found, everything, folder)
+    _take(found, everything, folder)
     record = provenance("experiments.reproduce", config.run.model.dtype)
     record |= {"seeds": list(config.seeds)}
     begin = time.perf_counter()
@@ -187,14 +185,34 @@ def _run(
     _show(metrics, folder, options.check)
 
 
-def _settled(entries: list[Entry], folder: Path) -> set[str]:
-    return {entry.id for entry in entries if suite.is_settled(folder, entry)}
+def _known(options: SimpleNamespace, folder: Path) -> list[KnownRuns]:
+    """The runs of the results files that are named."""
+    if options.draw_only and options.overwrite:
+        raise UserError("--draw_only trains nothing but --overwrite deletes all; give one of them.")
+    names = [name for name in options.known_runs.split(",") if name.strip()]
+    for name in names if options.overwrite else ():
+        if Path(name.strip()).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--known_runs has {name!r}, which --overwrite would delete; give another --workdir."
+            )
+    return [known_runs.read(name) for name in names]
 
 
-def _write(records: dict[str, dict], entries: list[Entry], folder: Path) -> None:
+def _take(found: Sorted, entries: list[Entry], folder: Path) -> None:
+    """Makes records of runs that are known, and makes way for those that are to be done again."""
+    if found.known:
+        left = len(entries) - len(found.done) - len(found.known)
+        print(f"{len(found.known)} runs are known, {left} of {len(entries)} are to be done.")
+    if found.stale:
+        print(
+            f"{len(found.stale)} runs have a record but no weights, and others start from them; they "
+            "are done again."
+        )
+    for name in found.stale:
+        suite.record_path(folder, name).unlink()
     for entry in entries:
-        if entry.id in records:
-            suite.write(folder, entry, records[entry.id])
+        if entry.id in found.known:
+            suite.write(folder, entry, found.known[entry.id])
 
 
 def _require(entries: list[Entry], done: set[str], folder: Path) -> None:
@@ -239,10 +257,10 @@ def _run_all(
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
-    done = _settled(tuned, folder)
-    _write(known_runs.records(known, tuned, done), tuned, folder)
+    found = known_runs.sort(folder, known, tuned)
     if draw_only:
-        _require(tuned, _settled(tuned, folder), folder)
+        _require(tuned, found.done | found.known.keys(), folder)
+    _take(found, tuned, folder)
     second = suite.run_all(tuned, run_one, config.num_threads, together)
     return Outcome(first.records | second.records, first.failures | second.failures)
 
@@ -310,11 +328,8 @@ def _made(runs: list[dict]) -> tuple[list[dict], list[dict]]:
     numbers = {machine: number for number, machine in enumerate(groups)}
     made = []
     for group in groups.values():
-        speeds = [
-            run["cost"]["training_images"] / run["cost"]["training_seconds"]
-            for run in group
-            if run.get("cost", {}).get("training_seconds")
-        ]
+        speeds = [run["cost"].get("images_per_second") for run in group if "cost" in run]
+        speeds = [speed for speed in speeds if speed]
         made.append(
             max((run["made"] for run in group), key=lambda made: made.get("date", ""))
             | {"num_runs": len(group)}

@@ -389,7 +389,7 @@ def run_entry(
     if watch.oracle:
         results["places"]["early stopping"] = watch.best_of_all()
     alone = together.at_once == 1  # else its step was never compiled
-    memory = train.step_memory(run, state) if watch.ran and alone else None
+    memory = train.step_memory(run, state) if watch.num_steps and alone else None
     own = run.program.num_steps * run.batch_size
     record = {
         "places": results["places"],
@@ -406,6 +406,8 @@ def run_entry(
             # With other runs beside it: of all of them.
             "runs_at_once": together.at_once,
             "training_seconds": trained - begin,
+            # Of this run, also with others beside it; of what this start of the command trained.
+            "images_per_second": watch.num_steps * run.batch_size / (trained - begin),
             "evaluation_seconds": time.perf_counter() - trained,
         },
         "wall_seconds": time.perf_counter() - begin,
@@ -460,7 +462,7 @@ class _Watch:
         self._checkpoints: Checkpoints | None = None
         self._seen = 0
         self.oracle: list[dict] = []
-        self.ran = False
+        self.num_steps = 0
 
     def train(self, call: Callable) -> ss.TrainState:
         """The state after the last step, from the last checkpoint on if there is one."""
@@ -468,9 +470,10 @@ class _Watch:
         state, history = train.init_state(run), self._history
         if (self._folder / workdir.CHECKPOINTS).exists():
             state, history = self._restored(state, history)
-        last, epoch = time.monotonic(), int(state.step) // run.program.steps_per_epoch
+        begun = int(state.step)
+        last, epoch = time.monotonic(), begun // run.program.steps_per_epoch
         for latest in train.fit(run, state, history, call):
-            state, self.ran = latest, True
+            state = latest
             now = int(history.num_dispatched) // run.program.steps_per_epoch
             if now > epoch:
                 epoch = now
@@ -484,6 +487,7 @@ class _Watch:
             self._report(history.num_steps)
         train.check_finite(run, state)
         self._report(run.program.num_steps)
+        self.num_steps = int(state.step) - begun
         return state
 
     def _report(self, num_steps: int) -> None:

@@ -13,6 +13,7 @@ from experiments.errors import UserError
 from experiments.methods import KINDS, default_num_endpoints, make_method
 from experiments.models import CifarResNet, ImageNetResNet, make_network
 from experiments.recipes import PRODUCTS, RECIPES, product_of
+from subspace_jax.corruptions import BENCHMARK
 
 DATA = {
     "cifar10": cifar10,
@@ -230,7 +231,7 @@ def test_a_suite_can_be_planned_and_looks_at_seeds_that_are_trained(suite):
 def test_values_of_single_recipes_are_values_of_their_configs(suite):
     trained = {product_of(product)[0] for product in suite.products}
     for recipe, values in suite.recipes.items():
-        assert recipe in trained
+        assert recipe in RECIPES  # trained, or what --config.products may add
         names = {name.replace("__", ".") for name in values}
         assert names <= set(flat(suites.run_config(suite.suite, recipe)))
     for recipe, sweep in suite.sweeps.items():
@@ -269,6 +270,14 @@ def test_the_full_suites_are_one_protocol():
         *("suite", "run.dataset", "run.validation_size", "run.normalization"),
         *(f"run.model.{name}" for name in ("name", "stem", "depth", "width", "classifier_bias")),
     }
+
+
+def test_the_full_suites_average_over_the_corruptions_of_the_benchmarks():
+    for name in ("cifar10-full", "tiny_imagenet-full"):
+        evaluation = suites.get_config(name).run.evaluation
+        assert evaluation.corruptions == BENCHMARK
+        assert len(BENCHMARK) == 15
+        assert evaluation.severities == (1, 2, 3, 4, 5)
 
 
 def test_the_small_suite_is_cifar10_at_a_smaller_scale():

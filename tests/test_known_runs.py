@@ -33,49 +33,102 @@ def file(everything):
     return everything._replace(runs=copy.deepcopy(everything.runs))
 
 
+def known(files, entries):
+    """What a new folder takes from results files."""
+    return known_runs.sort(None, files, entries).known
+
+
 def test_every_run_of_the_same_config_is_known(file):
     entries = planned(config_of(products=PRODUCTS))
-    found = known_runs.records([file], entries, set())
+    found = known([file], entries)
     assert found.keys() == {entry.id for entry in entries}
     for entry in entries:
         assert found[entry.id]["config_sha256"] == suite.digest(entry)
         assert found[entry.id]["places"] == file.runs[entry.id]["places"]
 
 
-def test_what_a_sweep_or_the_tuning_chose_is_known(file):
+def test_what_the_tuning_chose_is_known(file):
     config = config_of(products=PRODUCTS)
-    chosen = {("tuning", 0.2, "standard"): {"optimizer.learning_rate": 0.1}}
-    chosen["tuning", 0.2, "standard"]["optimizer.weight_decay"] = 1e-4
-    entries = plan.tuned_entries(config, chosen)
-    known = [entry.id for entry in entries if entry.id in file.runs]
-    assert list(known_runs.records([file], entries, set())) == known[::-1]
+    values = {"optimizer.learning_rate": 0.1, "optimizer.weight_decay": 1e-4}
+    entries = plan.tuned_entries(config, {("tuning", 0.2, "standard"): values})
+    names = {entry.id for entry in entries}
+    assert names & file.runs.keys()
+    assert known([file], entries).keys() == names & file.runs.keys()
 
 
-def test_further_seeds_and_methods_are_not_known_and_settled_ones_not_taken(file):
+def test_landscapes_are_known_and_their_networks_need_not_be(tmp_path):
+    config = config_of(num_seeds=2, products=("line", "simplex_3"), landscape__seeds=(0,))
+    scenery = plan.landscape_entries(config, ("fig2", "curvature"))
+    records = [scene_of(entry) for entry in scenery]
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(metrics_from(config, records_of(config) + records)))
+    entries = planned(config) + scenery
+    assert known([known_runs.read(str(path))], entries).keys() == {e.id for e in entries}
+    other = config_of(num_seeds=2, products=("line", "simplex_3"), landscape__seeds=(0,))
+    other.landscape.resolution = 4
+    entries = [*planned(other), *plan.landscape_entries(other, ("fig2",))]
+    with pytest.raises(UserError, match="its landscape/simplex_3/noise0/seed0 was made with"):
+        known([known_runs.read(str(path))], entries)
+
+
+def scene_of(entry):
+    record = suite.identity(entry) | {"places": {}, "landscape": {}, "wall_seconds": 1.0}
+    return record | {"made": {"cpu": "one"}}
+
+
+def test_further_seeds_and_methods_are_not_known(file):
     entries = planned(config_of(num_seeds=6, products=(*PRODUCTS, "curve")))
-    settled = {"article/line/noise0/seed0"}
-    found = known_runs.records([file], entries, settled)
-    missing = {entry.id for entry in entries} - found.keys()
+    missing = {entry.id for entry in entries} - known([file], entries).keys()
     further = (4, 5, 1004, 1005)
-    new = {entry.id for entry in entries if entry.method == "curve" or entry.seed in further}
-    assert missing == settled | new
+    assert missing == {e.id for e in entries if e.method == "curve" or e.seed in further}
 
 
 def test_networks_that_a_new_run_starts_from_are_trained_again(file):
     entries = planned(config_of(num_seeds=1, products=("standard", "curve_finding")))
-    found = known_runs.records([file], entries, set())
+    found = known([file], entries)
     new = next(e for e in entries if e.id == "article/curve_finding/noise0/seed0")
     assert "article/standard/noise0/seed0" in new.needs
     assert new.id not in found
     assert not found.keys() & set(new.needs)
-    assert "article/standard/noise20/seed0" not in found
-    # Those of a whole chain.
+    # Those of a whole chain, and of it alone.
     file.runs.pop("article/spro/noise0/seed0")
-    entries = planned(config_of(num_seeds=1, products=PRODUCTS))
-    found = known_runs.records([file], entries, set())
+    found = known([file], planned(config_of(num_seeds=1, products=PRODUCTS)))
     assert not any("spro_1/noise0/seed0" in name for name in found)
     assert "article/standard/noise0/seed0" not in found
-    assert "article/spro/noise20/seed0" in found
+    assert "article/standard/noise20/seed0" in found
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """A run and those whose networks it starts from, each with a record in a folder."""
+    entries = planned(config_of(num_seeds=1, products=("standard", "curve_finding")))
+    new = next(entry for entry in entries if entry.id == "article/curve_finding/noise0/seed0")
+    needed = [entry for entry in entries if entry.id in new.needs]
+    for entry in needed:
+        suite.write(tmp_path, entry, suite.identity(entry))
+    return tmp_path, needed, new
+
+
+def test_a_record_without_weights_is_stale_if_another_run_starts_from_it(chain, file):
+    folder, needed, new = chain
+    names = {entry.id for entry in needed}
+    assert known_runs.sort(folder, [], needed) == (names, {}, set())
+    assert known_runs.sort(folder, [file], [*needed, new]) == (set(), {}, names)
+    suite.weights_path(folder, needed[0].id).touch()
+    suite.weights_path(folder, needed[1].id).touch()
+    assert known_runs.sort(folder, [file], [*needed, new]) == (names, {}, set())
+    # Nothing in the folder counts.
+    assert known_runs.sort(None, [], [*needed, new]) == (set(), {}, set())
+
+
+def test_from_a_run_that_diverged_nothing_is_missing(chain):
+    folder, needed, new = chain
+    for entry in needed:
+        path = suite.record_path(folder, entry.id)
+        path.unlink()
+        note = {"config_sha256": suite.digest(entry), "error": "It diverged."}
+        path.with_suffix(".diverged").write_text(json.dumps(note))
+    assert known_runs.sort(folder, [], [*needed, new]).done == {entry.id for entry in needed}
 
 
 def test_of_two_files_the_first_counts(file, tmp_path):
@@ -83,44 +136,56 @@ def test_of_two_files_the_first_counts(file, tmp_path):
     second = written(tmp_path / "second.json", config)
     second.runs["article/standard/noise0/seed0"]["seed"] = -1
     entries = planned(config)
-    found = known_runs.records([file, second], entries, set())
+    found = known([file, second], entries)
     assert found.keys() == {entry.id for entry in entries}
     assert found["article/standard/noise0/seed0"]["seed"] == 0
 
 
-def test_how_a_run_was_made_comes_with_it(file):
-    entry = planned(config_of(num_seeds=1, products=("line",)))[0]
-    made = known_runs.records([file], [entry], set())[entry.id]["made"]
-    assert made["commit"]
-    assert made["versions"]["jax"]
-    other = file._replace(made=[{"cpu": "one"}, {"cpu": "two"}])
-    other.runs[entry.id]["made"] = 1
-    assert known_runs.records([other], [entry], set())[entry.id]["made"] == {"cpu": "two"}
+def test_how_a_run_was_made_comes_with_it(tmp_path):
+    config = config_of(num_seeds=3, products=("line",))
+    metrics = metrics_from(config, records_of(config))
+    here = metrics["provenance"]
+    groups = [{"cpu": "one", "num_runs": 9}, {"cpu": "two"}]
+
+    def made(**record):
+        path = tmp_path / "metrics.json"
+        path.write_text(json.dumps(metrics | {"provenance": here | record}))
+        runs = known_runs.read(str(path)).runs
+        return [runs[f"article/line/noise0/seed{seed}"]["made"] for seed in range(3)]
+
+    # All as the file says, or each as its number says and, without one, unknown.
+    assert made() == [{name: here[name] for name in ("commit", "versions", "device")}] * 3
+    for run in metrics["runs"]:
+        run |= {0: {"made": 0}, 1: {"made": 1}, 2: {}}[run["seed"] % 100 % 3]
+    assert made(made=groups) == [{"cpu": "one"}, {"cpu": "two"}, {}]
+
+
+def test_times_of_runs_whose_file_has_them_in_parts_are_added(tmp_path):
+    config = config_of(num_seeds=1, products=("line",))
+    metrics = metrics_from(config, records_of(config))
+    for run in metrics["runs"]:
+        run.pop("wall_seconds")
+        run["cost"] |= {"training_seconds": 2.0, "evaluation_seconds": 0.5}
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(metrics))
+    assert {run["wall_seconds"] for run in known_runs.read(str(path)).runs.values()} == {2.5}
 
 
 def test_another_config_is_refused_by_the_names_of_its_values(file):
     entries = planned(config_of(products=("line",), run__num_epochs=7))
     with pytest.raises(UserError, match=r"config.run.num_epochs is 20 there and 7 here.*leave"):
-        known_runs.records([file], entries, set())
+        known([file], entries)
 
 
-def test_other_data_are_refused(file, tmp_path, monkeypatch):
+def test_other_data_are_refused(file, monkeypatch):
     entry = planned(config_of(num_seeds=1, products=("line",)))[0]
     monkeypatch.setattr(suite.data, "fingerprint", lambda _: "a" * 64)
-    found = known_runs.records([file], [entry], set())[entry.id]
-    assert "data_sha256" not in found  # unknown there
-    other = file._replace(made=[{"data_sha256": "b" * 64}] * 2)
+    assert "data_sha256" not in known([file], [entry])[entry.id]  # unknown there
+    file.runs[entry.id]["made"] = {"data_sha256": "b" * 64}
     with pytest.raises(UserError, match="other data .bbbbbbbbbbbb there, aaaaaaaaaaaa here"):
-        known_runs.records([other], [entry], set())
-
-
-def test_records_without_the_weights_that_others_start_from_are_refused(tmp_path):
-    entries = planned(config_of(num_seeds=1, products=("standard", "curve_finding")))
-    new = next(entry for entry in entries if entry.method == "curve_finding")
-    known_runs.check_weights(tmp_path, entries, set())
-    known_runs.check_weights(tmp_path, entries, {*new.needs, new.id})
-    with pytest.raises(UserError, match="has a record in .* but no weights; bring"):
-        known_runs.check_weights(tmp_path, entries, set(new.needs))
+        known([file], [entry])
+    file.runs[entry.id]["made"] = {"data_sha256": "a" * 64}
+    assert known([file], [entry])[entry.id]["data_sha256"] == "a" * 64
 
 
 @pytest.mark.parametrize(

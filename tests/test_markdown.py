@@ -128,9 +128,15 @@ def test_two_suites_are_compared_by_seed(tmp_path, capsys):
         "| article | 0 % | Line | 3 | +0.09 ± 0.01 points, p 0.015 | +0.000 ± 0.058 nats, p 1.000 "
         "| +0.00 ± 0.00 points, p 1.000 |",
         "| article | 20 % | Standard | 1 | +1.00 points | +0.000 nats | +0.00 points |",
+        "",
+        "- The first file minus the second, over the seeds of both.",
     ]
     assert markdown.main([ours, "--against", others]) == 2
     assert "no run of the same method" in capsys.readouterr().err
+    other = json.dumps({"table": [], "runs": suites["ours"], "config": {"suite": "cifar10"}})
+    paths["others"].write_text(other)
+    assert markdown.main([others, "--against", ours]) == 2
+    assert "the suites cifar10 and None; compare" in capsys.readouterr().err
     assert markdown.main([ours, "--against", "missing.json"]) == 2
     assert "missing.json can't be read" in capsys.readouterr().err
 

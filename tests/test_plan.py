@@ -114,6 +114,10 @@ def test_what_is_for_clean_labels_alone_has_no_run_with_wrong_ones():
     gone = {entry.id for entry in whole} - {entry.id for entry in fewer}
     assert gone == {e.id for e in whole if e.method == "curve" and e.label_noise}
     assert len(gone) == 8
+    # Of all products that are the same run, and of the tuning.
+    config = suite_of(clean_only=("line",))
+    found = [*entries(config), *plan.tuning_entries(config, ("tuned",))]
+    assert {entry.label_noise for entry in found if entry.method == "line"} == {0.0}
 
 
 @pytest.mark.parametrize("figure", suites.FIGURES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import claims, reproduce, suite, summary
+from experiments import claims, provenance, reproduce, suite, summary
 from experiments.configs import suites
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +114,13 @@ def test_tuning_that_diverges_is_named_and_never_chosen(metrics):
         assert cell["values"].get("optimizer.learning_rate", 0.1) == 0.1
 
 
+def test_a_results_file_that_would_be_deleted_is_refused(workdir, capsys):
+    before = (workdir / "metrics.json").read_bytes()
+    assert run(workdir, "--overwrite", f"--known_runs={workdir / 'metrics.json'}") == 2
+    assert "which --overwrite would delete; give another" in capsys.readouterr().err
+    assert (workdir / "metrics.json").read_bytes() == before
+
+
 def test_figures_their_data_and_the_report_are_written(workdir):
     names = {path.name for path in (workdir / "figures").iterdir()}
     for figure in ("fig3", "fig5", "fig6", "fig7", "tuned", "rivals"):
@@ -201,17 +208,27 @@ def test_known_runs_give_the_same_results_and_train_nothing(workdir, metrics, tm
     assert found["provenance"]["made"] == metrics["provenance"]["made"]
 
 
-def test_a_seed_is_added_to_known_runs(workdir, metrics, tmp_path):
-    known = f"--known_runs={workdir / 'metrics.json'}"
-    assert run(tmp_path / "w", known, only="fig3", seeds=(2, 3), products=("ensemble",)) == 0
-    found = {
-        run["id"]: run for run in json.loads((tmp_path / "w" / "metrics.json").read_text())["runs"]
-    }
-    theirs = {run["id"]: run for run in metrics["runs"]}
-    old = "article/ensemble/noise0/seed2"
-    assert found[old] | {"made": 0} == theirs[old] | {"made": 0}
-    assert not (tmp_path / "w" / "runs" / f"{old}.npz").exists()
-    assert "article/ensemble/noise0/seed3" in found
+def test_a_seed_is_added_to_known_runs_and_then_a_method(workdir, metrics, tmp_path, capsys):
+    choices = {"seeds": (2, 3), "products": ("standard", "ensemble")}
+    assert run(tmp_path, f"--known_runs={workdir / 'metrics.json'}", only="fig5", **choices) == 0
+    assert "2 runs are known, 2 of 4 are to be done." in capsys.readouterr().out
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    runs, theirs = ({run["id"]: run for run in m["runs"]} for m in (found, metrics))
+    old = "article/standard/noise0/seed2"
+    made, theirs_made = (
+        provenance.of_a_run(m["provenance"]["made"][run["made"]])
+        for m, run in ((found, runs[old]), (metrics, theirs[old]))
+    )
+    assert made | {"date": ""} == theirs_made | {"date": ""}
+    assert runs[old] | {"made": 0} == theirs[old] | {"made": 0}
+    assert sum(group["num_runs"] for group in found["provenance"]["made"]) == 4
+    assert not suite.weights_path(tmp_path, old).exists()
+    # An ensemble starts from networks, which a results file has not.
+    assert run(tmp_path, only="fig3", **choices) == 0
+    assert "1 runs have a record but no weights" in capsys.readouterr().out
+    assert suite.weights_path(tmp_path, old).exists()
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"article/ensemble/noise0/seed2", old} <= {run["id"] for run in again["runs"]}
 
 
 @pytest.mark.parametrize(
@@ -234,6 +251,7 @@ def test_a_seed_is_added_to_known_runs(workdir, metrics, tmp_path):
         (["digits", "--config.run.validation_size=0"], "validation_size"),
         (["cifar10", "--config.run.data_dir=/nowhere/x.npz"], "/nowhere/x.npz"),
         (["digits", "--known_runs=/nowhere/y.json"], "'/nowhere/y.json', which can't be read"),
+        (["digits", "--draw_only", "--overwrite"], "--overwrite deletes all; give one of them"),
     ],
 )
 def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(
