@@ -280,7 +280,7 @@ def test_committed_results_are_those_of_the_suite(name):
     assert found["config"]["products"] == list(config.products)
     assert found["config"]["run"]["num_epochs"] == config.run.num_epochs
     assert "dirty" not in found["provenance"]["commit"]
-    assert found["provenance"]["wall_seconds"] > 0
+    assert found["provenance"]["seconds_of_all_runs"] > 0
     assert found["failed"] == []
 
 

@@ -171,7 +171,7 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
         return {}
 
     monkeypatch.setattr(scenes.landscape, "path_record", path_record)
-    monkeypatch.setattr(scenes.suite, "write", lambda *_: None)
+    monkeypatch.setattr(scenes.suite, "write", lambda folder, entry, record: record)
     look(scene_of(npz, "layerwise_line"), untrained, **options)
     assert given["num_iterations"] == 2
     sizes = [len(labels) for _, labels in given["batches"]]
@@ -255,7 +255,7 @@ def test_slices_are_of_the_first_seed_and_triangles_of_all(
         ("path_record", {}),
     ):
         monkeypatch.setattr(scenes.landscape, name, lambda *_, made=made, **__: made)
-    monkeypatch.setattr(scenes.suite, "write", lambda *_: None)
+    monkeypatch.setattr(scenes.suite, "write", lambda folder, entry, record: record)
     record = look(scene_of(npz, recipe), untrained, first_seed=first_seed)
     assert set(record["landscape"]) == parts
 
