@@ -49,7 +49,6 @@ def read(path: str) -> KnownRuns:
     Raises:
       UserError: it can't be read, or is no such file.
     """
-    path = path.strip()
     try:
         metrics = json.loads(Path(path).expanduser().read_text())
         config, record, runs = (metrics[name] for name in ("config", "provenance", "runs"))
@@ -75,8 +74,9 @@ def read(path: str) -> KnownRuns:
 
 def _whole(run: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """A run as its record had it: with how it was made in place of a number, and its time."""
-    groups = record.get("made")
-    made = groups[run["made"]] if groups and "made" in run else {} if groups else record
+    made = record
+    if groups := record.get("made"):  # the rest of the record is of the command that joined them
+        made = groups[run["made"]] if "made" in run else {}
     cost = run.get("cost", {})
     seconds = cost.get("training_seconds", 0) + cost.get("evaluation_seconds", 0)
     return {"wall_seconds": seconds} | run | {"made": provenance.of_a_run(made)}

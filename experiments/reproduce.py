@@ -189,9 +189,9 @@ def _known(options: SimpleNamespace, folder: Path) -> list[KnownRuns]:
     """The runs of the results files that are named."""
     if options.draw_only and options.overwrite:
         raise UserError("--draw_only trains nothing but --overwrite deletes all; give one of them.")
-    names = [name for name in options.known_runs.split(",") if name.strip()]
+    names = list(filter(None, map(str.strip, options.known_runs.split(","))))
     for name in names if options.overwrite else ():
-        if Path(name.strip()).expanduser().resolve().is_relative_to(folder.resolve()):
+        if Path(name).expanduser().resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"--known_runs has {name!r}, which --overwrite would delete; give another --workdir."
             )

@@ -263,6 +263,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
     if not data:
         return None
     ax.set(xlabel="Endpoints, or averaged models, $m$", ylabel="Test accuracy [%]")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     _legend_below(figure, ax)
     return figure, _finite(data)
