@@ -337,7 +337,7 @@ def test_a_line_learns_real_cifar10(tmp_path):
         "--config.validation_size=500",
         "--config.model.depth=8",
         "--config.model.width=8",
-        "--config.num_epochs=2",
+        "--config.num_epochs=3",
         "--config.optimizer.warmup_epochs=0",
         "--config.batch_size=32",
         "--config.evaluation.num_points=3",
@@ -346,9 +346,9 @@ def test_a_line_learns_real_cifar10(tmp_path):
     assert cifar.main(arguments) == 0
     found = metrics(tmp_path / "line")
     assert found["provenance"]["num_training_images"] == 3_000
-    # Chance is 0.1 with a standard error of 0.013; processors round differently, and 186 steps are few.
-    assert found["points"][1]["accuracy"] > 0.17
-    assert found["points"][1]["validation"]["accuracy"] > 0.17
+    # Ten classes: far from chance after 279 steps, on the test images and on those held out.
+    assert found["points"][1]["accuracy"] > 0.2
+    assert found["points"][1]["validation"]["accuracy"] > 0.2
 
 
 @pytest.mark.skipif("SUBSPACE_JAX_DATA_DIR" not in os.environ, reason="needs Tiny-ImageNet")
