@@ -2,15 +2,8 @@
 
 import gc
 import os
-import tempfile
 from importlib.util import find_spec
 
-# Tests leave nothing in the user's cache, and take nothing from it: what is compiled is kept for this
-# session alone, of whose processes several compile the same programs.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Devices for meshes; all else uses the first. How many there are decides how XLA splits sums.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
@@ -19,6 +12,13 @@ import jax
 from experiments import compiler
 from tests import compilations
 
+# What tests compile is kept from one run of them to the next, beside what commands compile and apart
+# from it: all clones on this machine share it, and deleting it costs the next run some minutes.
+_COMPILED = str(compiler.cache_folder().with_name("tests-" + compiler.cache_folder().name))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", _COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 compiler.configure()
 # Inherited by the processes that tests start, so that all compute the same bits.
 os.environ["XLA_FLAGS"] = " ".join(
