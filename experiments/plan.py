@@ -59,12 +59,6 @@ def check(config: ConfigDict) -> None:
             f"Seeds {sorted(partners & set(everyone))} are those of networks that others start from, "
             f"{PARTNER_SEED} above config.seeds; use other ones."
         )
-    strangers = set(config.landscape.seeds) - set(config.seeds)
-    if strangers:
-        raise UserError(
-            f"config.landscape.seeds has {sorted(strangers)} but config.seeds has not; draw landscapes "
-            "of seeds that are trained."
-        )
     if config.tuning.recipes and shared:
         raise UserError(
             f"config.tuning.seeds and config.seeds share {sorted(shared)}; tune with other seeds than "
@@ -113,7 +107,7 @@ def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
         for seed in config.seeds:
             for values in _sweep_of(config, recipe):
                 _add(wanted, config, recipe, "article", noise, seed, values, seed)
-    for seed in config.landscape.seeds:  # beside which a line is drawn
+    for seed in landscape_seeds(config):  # beside which a line is drawn
         if any(_lines_are_drawn(config, figure) for figure in figures):
             need = _BESIDE_A_LINE
             _add(wanted, config, need.recipe, "partner", 0.0, seed + need.seed, {}, seed)
@@ -123,6 +117,11 @@ def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
 # A network that has nothing in common with those of the same seed, which share initialisations.
 _BESIDE_A_LINE = Need("standard", PARTNER_SEED)
 _SCENERY = {"fig1": SLICED, "fig2": ("simplex_3",), "curvature": PATHS}
+
+
+def landscape_seeds(config: ConfigDict) -> list[int]:
+    """The seeds whose landscapes are drawn: those of `landscape.seeds` that are trained."""
+    return [seed for seed in config.landscape.seeds if seed in config.seeds]
 
 
 def _lines_are_drawn(config: ConfigDict, figure: str) -> bool:
@@ -151,14 +150,15 @@ def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]
     trained = {entry.id: entry for entry in article_entries(config, figures)}
     look = {name: value for name, value in config.landscape.items() if name != "seeds"}
     entries = []
-    for seed in config.landscape.seeds if 0.0 in config.noise_rates else ():
+    seeds = landscape_seeds(config) if 0.0 in config.noise_rates else ()
+    for seed in seeds:
         for recipe in recipes:
             needs = (f"article/{recipe}/noise0/seed{seed}",)
             if recipe == "line":
                 beside = _BESIDE_A_LINE
                 needs += (f"partner/{beside.recipe}/noise0/seed{seed + beside.seed}",)
             if set(needs) <= trained.keys():
-                how = look | {"first": seed == config.landscape.seeds[0]}
+                how = look | {"first": seed == seeds[0]}
                 given = " ".join([json.dumps(how), *(digest(trained[need]) for need in needs)])
                 entries.append(
                     entry(config, recipe, "landscape", 0.0, seed, {}, needs, given=given)

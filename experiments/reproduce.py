@@ -234,7 +234,7 @@ def _run_all(
 ) -> Outcome:
     """All entries; those with tuned values when it is known which these are."""
     options = config.landscape.to_dict()
-    first_seed = next(iter(config.landscape.seeds), -1)
+    first_seed = next(iter(plan.landscape_seeds(config)), -1)
 
     def run_one(entry, advance):
         if stop.requested:
