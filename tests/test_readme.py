@@ -17,6 +17,7 @@ COMMANDS = [
     for block in re.findall(r"\n\n```\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
     for part in line.split("&&")
+    if part.strip()
 ]
 # What makes a command small enough for a test; it is appended to the command as it is printed.
 TINY = {
