@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import subspace_jax as ss
-from experiments import import_weights, torch_files, torch_names, weights
-from experiments.models import CifarResNet, ImageNetResNet
+from experiments import weights
+from experiments.import_weights import __main__ as import_weights
+from experiments.import_weights import torch_files, torch_names
+from experiments.networks import CifarResNet, ImageNetResNet
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -14,10 +14,12 @@ import pytest
 import tiny
 from safetensors.numpy import save_file
 
-from experiments import import_weights, torch_files, torch_names, train, weights
+from experiments import train, weights
+from experiments.import_weights import __main__ as import_weights
+from experiments.import_weights import torch_files, torch_names
 from experiments.data import Dataset, Split
 from experiments.errors import UserError
-from experiments.models import CifarResNet, ConvNet, ImageNetResNet
+from experiments.networks import CifarResNet, ConvNet, ImageNetResNet
 from experiments.starting import without_head
 
 NETWORKS = {

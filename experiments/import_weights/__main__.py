@@ -1,6 +1,5 @@
-"""Imports weights that PyTorch trained; see `python -m experiments.import_weights --help`."""
+"""Imports weights that PyTorch trained, so that runs can start from them."""
 
-import argparse
 import functools
 import hashlib
 import os
@@ -16,8 +15,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import cli, files, starting, torch_files, torch_names, weights, workdir
+from experiments import cli, files, starting, weights, workdir
 from experiments.errors import UserError
+from experiments.import_weights import torch_files, torch_names
 from experiments.models import IMAGENET_RESNETS, STEMS, make_network
 from subspace_jax.tree import PyTree, num_stacked
 
@@ -53,39 +53,29 @@ then, with what the import prints:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.import_weights",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", metavar="FILE", help="weights by PyTorch's names")
-    parser.add_argument("out", metavar="OUT", help="folder to make")
-    parser.add_argument(
-        "--model", required=True, choices=MODELS, help="the network that FILE holds"
-    )
-    parser.add_argument(
+    parser = cli.parser("experiments.import_weights", _DESCRIPTION, _EPILOG)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="weights by PyTorch's names")
+    add("out", metavar="OUT", help="folder to make")
+    add("--model", required=True, choices=MODELS, help="the network that FILE holds")
+    add(
         "--stem",
         default="imagenet",
         choices=STEMS,
         help="of a resnet: imagenet (7x7, torchvision's names) or small (3x3, the authors' names for "
         "Tiny-ImageNet); default: %(default)s",
     )
-    parser.add_argument("--depth", type=int, default=20, help="of cifar_resnet; default: 20")
-    parser.add_argument(
-        "--width", type=int, help="channels of the stem; default: 64, of cifar_resnet 16"
-    )
-    parser.add_argument(
-        "--num_classes", type=int, help="refuse another number of classes; default: that of FILE"
-    )
-    parser.add_argument(
+    add("--depth", type=int, default=20, help="of cifar_resnet; default: 20")
+    add("--width", type=int, help="channels of the stem; default: 64, of cifar_resnet 16")
+    add("--num_classes", type=int, help="refuse another number of classes; default: that of FILE")
+    add(
         "--head",
         default="keep",
         choices=starting.HEADS,
         help="the classifier of FILE: keep it, or leave it out for classes of your own, so that each "
         "endpoint of a run with --config.init_head=new draws its own; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--shape",
         choices=list(SHAPES),
         help="what FILE's endpoints span; needed for three, which may be a curve (whose bend the "
@@ -180,18 +170,17 @@ def _model(
             f"{options.num_classes}; leave --num_classes out, or pass --head new for a classifier of "
             "your own."
         )
-    config = ConfigDict({"name": options.model})
-    if options.model == "cifar_resnet":
-        config.depth, config.width = options.depth, _or(options.width, 16)
-    else:
-        config.stem, config.width = options.stem, _or(options.width, 64)
-        if options.head == "keep":
-            config.classifier_bias = "fc.bias" in tensors
+    of_cifar = options.model == "cifar_resnet"
+    config = ConfigDict({"name": options.model, "width": 16 if of_cifar else 64})
+    if options.width is not None:
+        config.width = options.width
+    if of_cifar:
+        config.depth = options.depth
+        return config, found or 1
+    config.stem = options.stem
+    if options.head == "keep":
+        config.classifier_bias = "fc.bias" in tensors
     return config, found or 1
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
 
 
 def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
