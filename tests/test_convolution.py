@@ -6,9 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import networks
 from experiments.convolution import conv_general_dilated, unfused
+from experiments.models import make_network
 from tests import compilations
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -120,6 +122,12 @@ def test_the_barrier_changes_nothing():
     x = jax.random.normal(jax.random.key(0), (3, 2))
     chex.assert_trees_all_equal(jax.jit(unfused)(x), x)
     chex.assert_trees_all_equal(jax.grad(lambda x: unfused(x).sum())(x), jnp.ones_like(x))
+
+
+def test_networks_of_a_config_have_it(monkeypatch):
+    monkeypatch.setattr(networks, "convolution", jax.lax.conv_general_dilated)
+    make_network(ConfigDict({"name": "conv_net", "widths": (4,)}), 3)
+    assert networks.convolution is conv_general_dilated
 
 
 def test_a_network_s_step_is_that_of_the_plain_convolution(monkeypatch):

@@ -64,7 +64,11 @@ def export(options: SimpleNamespace) -> Path:
     chosen = points.choose(
         options.point, finished.run, finished.settings, finished.metrics, simplexes
     )
-    _check_inside(options, chosen)
+    outside = f"--point {options.point} lies outside of what {options.workdir} trained"
+    if not (chosen.inside or options.allow_outside):
+        raise UserError(f"{outside}; choose one inside, or pass --allow_outside.")
+    if not chosen.inside:
+        print(f"warning: {outside}; see its metrics in the card.", file=sys.stderr)
     # Beside the output, so that it can be moved there as a whole.
     beside = next(parent for parent in output.absolute().parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
@@ -72,10 +76,8 @@ def export(options: SimpleNamespace) -> Path:
         made.mkdir()
         networks, record = _measured(finished, chosen, options)
         _check_record(folder, record)
-        record["provenance"] = {
-            "run": finished.metrics["provenance"],
-            "export": begun | finished_now(),
-        }
+        own = begun | finished_now()
+        record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
         shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
         _write(made, finished, networks, record, options)
         record["verification"] = _verify(made, finished, networks)
@@ -98,15 +100,6 @@ def _output(folder: Path, options: SimpleNamespace) -> Path:
     if not options.overwrite:
         raise UserError(f"{output} is there; choose another --output or pass --overwrite.")
     return output
-
-
-def _check_inside(options: SimpleNamespace, chosen: points.Chosen) -> None:
-    if chosen.inside:
-        return
-    outside = f"--point {options.point} lies outside of what {options.workdir} trained"
-    if not options.allow_outside:
-        raise UserError(f"{outside}; choose one inside, or pass --allow_outside.")
-    print(f"warning: {outside}; see its metrics in the card.", file=sys.stderr)
 
 
 def _measured(
@@ -145,11 +138,8 @@ def _one(tree, i: int):
 
 def _check_record(folder: Path, record: dict) -> None:
     """Refuses what the run itself did not find: data, weights or code are others than its own."""
-    here = record["metrics"]["float32"]["nll"]
-    there = (record["recorded"] or {}).get("nll")
-    if here is None or there is None:
-        return
-    if abs(here - there) > _SAME_NLL * (1 + abs(there)):
+    here, there = record["metrics"]["float32"]["nll"], (record["recorded"] or {}).get("nll")
+    if None not in (here, there) and abs(here - there) > _SAME_NLL * (1 + abs(there)):
         raise UserError(
             f"The point has test NLL {here:.4f} here but {there:.4f} in {folder / workdir.METRICS}, so "
             "that the data or weights are not those of the run; name its data with --data_dir."
@@ -159,24 +149,21 @@ def _check_record(folder: Path, record: dict) -> None:
 def _write(made: Path, finished: FinishedRun, networks: Networks, record: dict, options) -> None:
     """All files of the folder but the record, whose last entry is the verification."""
     format_, model = formats.FORMATS[options.format], finished.run.program.model
-    kept = "int8" if options.int8 else "float32"
+    kinds = ["float32", "int8"][: 1 + options.int8]  # of which the last is kept
     metadata = {
         "recipe": finished.config.recipe,
         "point": options.point,
         "network": finished.config.model.name,
         "data": record["data"]["name"],
     }
-    whole = [_one(networks, i) for i in range(1 + options.int8)]
-    variables = [{"params": x.params, "batch_stats": x.stats} for x in whole]
-    record["bytes"] = {}
-    if options.int8:
-        variables[1]["params"] = formats.quantised(whole[0].params)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / format_.file
-            format_.write(path, variables[0], metadata | {"weights": "float32"})
-            record["bytes"]["float32"] = formats.num_bytes(path)
-    format_.write(made / format_.file, variables[-1], metadata | {"weights": kept})
-    record["bytes"][kept] = formats.num_bytes(made / format_.file)
+    params, record["bytes"] = _one(networks.params, 0), {}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        for i, kind in enumerate(kinds):
+            path = (made if kind == kinds[-1] else Path(elsewhere)) / format_.file
+            weights = formats.quantised(params) if kind == "int8" else params
+            variables = {"params": weights, "batch_stats": _one(networks.stats, i)}
+            format_.write(path, variables, metadata | {"weights": kind})
+            record["bytes"][kind] = formats.num_bytes(path)
     source = formats.source(model.network, model.normalization, options.int8)
     files.write_atomically(made / card.NETWORK, source)
     shape = (_EXAMPLES, *record["data"]["image_shape"])
