@@ -4,9 +4,8 @@ import functools
 import hashlib
 import os
 import re
-import secrets
-import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,8 +161,7 @@ def _model(
     tensors: Mapping[str, np.ndarray], options: SimpleNamespace, source: str
 ) -> tuple[ConfigDict, int]:
     """`config.model` and the number of classes; what is missing is found later."""
-    classifier = tensors.get("fc.weight")
-    found = classifier.shape[0] if classifier is not None and classifier.ndim else 0
+    found = next(iter(np.shape(tensors.get("fc.weight"))), 0)
     if options.head == "keep" and found and options.num_classes not in (None, found):
         raise UserError(
             f"{source} has a classifier of {found} classes but --num_classes is "
@@ -171,16 +169,12 @@ def _model(
             "your own."
         )
     of_cifar = options.model == "cifar_resnet"
-    config = ConfigDict({"name": options.model, "width": 16 if of_cifar else 64})
-    if options.width is not None:
-        config.width = options.width
-    if of_cifar:
-        config.depth = options.depth
-        return config, found or 1
-    config.stem = options.stem
-    if options.head == "keep":
-        config.classifier_bias = "fc.bias" in tensors
-    return config, found or 1
+    own = {"depth": options.depth} if of_cifar else {"stem": options.stem}
+    if not of_cifar and options.head == "keep":
+        own["classifier_bias"] = "fc.bias" in tensors
+    usual = 16 if of_cifar else 64
+    width = usual if options.width is None else options.width
+    return ConfigDict({"name": options.model, "width": width, **own}), found or 1
 
 
 def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
@@ -190,21 +184,19 @@ def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
       UserError: what is read is not what was written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
         for name, stack in ((workdir.WEIGHTS, params), (STATISTICS, stats)):
-            weights.save(temporary / name, stack)
-            again = weights.load(temporary / name, jax.tree.map(lambda leaf: leaf[0], stack))
+            weights.save(made / name, stack)
+            again = weights.load(made / name, jax.tree.map(lambda leaf: leaf[0], stack))
             if not jax.tree.all(jax.tree.map(np.array_equal, again, stack)):
                 raise UserError(
                     f"{folder / name} could not be read as it was written; check the disk and run the "
                     "same command again."
                 )
-        files.write_json(temporary / RECORD, record)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files.write_json(made / RECORD, record)
+        os.rename(made, folder)
 
 
 def _said(folder: Path, params: PyTree, record: dict) -> str:

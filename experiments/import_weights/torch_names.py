@@ -115,7 +115,10 @@ def from_torch(
       UserError: tensors are missing, too many, of other shapes, or no finite floating-point numbers.
     """
     names, wanted = _names(network), flatten_dict(_shapes(network, head))
-    places = {path: _places(_name(names, path), path, order) for path in wanted}
+    places = {
+        path: [f"{_name(names, path)}{i or ''}" for i in (order if path[-1] in _LEAVES else (0,))]
+        for path in wanted
+    }
     shapes = {
         name: _to_torch(network, path, np.empty(wanted[path].shape, np.bool_)).shape
         for path, many in places.items()
@@ -170,11 +173,6 @@ def _names(network: nn.Module) -> dict[tuple[str, ...], str]:
 def _name(names, path: tuple[str, ...]) -> str:
     _, *module, leaf = path
     return f"{names[tuple(module)]}.{(_LEAVES | _STATISTICS)[leaf]}"
-
-
-def _places(name: str, path: tuple[str, ...], order: Sequence[int]) -> list[str]:
-    """The names of one leaf of all endpoints."""
-    return [f"{name}{i or ''}" for i in order] if path[-1] in _LEAVES else [name]
 
 
 @functools.cache
