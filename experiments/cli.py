@@ -1,5 +1,6 @@
 """What every command does alike: flags, help, one sentence and exit code 2 for a mistake, signals."""
 
+import argparse
 import errno
 import os
 import re
@@ -47,6 +48,16 @@ def run(
             main(options)
 
     return exit_code(command)
+
+
+def parser(module: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """The parser of `python -m MODULE`, whose help keeps the lines of its texts."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def exit_code(command: Callable[[], None]) -> int:

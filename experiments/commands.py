@@ -70,7 +70,9 @@ def _parse(path: Path) -> ast.Module:
 
 @functools.cache
 def _trees(folder: Path) -> dict[str, ast.Module]:
-    found = {path.stem: _parse(path) for path in sorted(folder.glob("*.py"))}
+    paths = {path.stem: path for path in folder.glob("*.py")}
+    paths |= {path.parent.name: path for path in folder.glob("*/__main__.py")}
+    found = {name: _parse(path) for name, path in sorted(paths.items())}
     return {
         name: tree
         for name, tree in found.items()

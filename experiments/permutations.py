@@ -13,7 +13,7 @@ from subspace_jax.alignment import Groups
 
 
 def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
-    """The groups of a network of `experiments.models`, in the order from images to logits.
+    """The groups of a network of `experiments.networks`, in the order from images to logits.
 
     The channels between two convolutions of a block are a group. So are those of a residual stream:
     everything that is added to it by identity shortcuts has one order of channels; a projection
@@ -27,7 +27,7 @@ def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
       As `subspace_jax.alignment.match` takes them.
 
     Raises:
-      UserError: its names are not those of a network of `experiments.models`.
+      UserError: its names are not those of a network of `experiments.networks`.
 
     Example:
       >>> layer = {"kernel": None}
@@ -38,8 +38,8 @@ def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
     residual = any(name.startswith(("BasicBlock_", "Bottleneck_")) for name in params)
     if not {"Conv_0", "classifier" if residual else "Dense_0"} <= set(params):
         raise UserError(
-            f"The network consists of {', '.join(map(str, params))} and is none of experiments.models; "
-            "write its groups yourself, as docs/fine_tuning.md does."
+            f"The network consists of {', '.join(map(str, params))} and is none of "
+            "experiments.networks; write its groups yourself, as docs/fine_tuning.md does."
         )
     groups = _residual(params) if residual else _chain(params)
     return {

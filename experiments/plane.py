@@ -8,11 +8,10 @@ plane; a line's goes through one more network, that of `--beside`; one network h
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import tqdm
 
 import subspace_jax as ss
 from experiments import (
@@ -98,7 +97,7 @@ def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyT
         work.dataset.test,
         key=jax.random.fold_in(jax.random.key(run.seed), STREAM),
         resolution=resolution,
-        wrap=_with_bar,
+        wrap=predict.with_bar,
         batch_size=settings.batch_size,
     )
 
@@ -111,10 +110,6 @@ def _check_size(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> N
             f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has "
             f"{subspace.num_endpoints} endpoints; draw a run that trains a subspace or one network."
         )
-
-
-def _with_bar(batches: Iterable, what: str) -> Iterator:
-    return tqdm.tqdm(batches, unit="batch", desc=what, mininterval=0.5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import tqdm
 
 import subspace_jax as ss
-from experiments import hosts, models, placement, stream
+from experiments import hosts, placement, stream
 from experiments.data import Split
 from experiments.errors import UserError
 from experiments.images import AUGMENTATIONS, normalize
@@ -96,11 +97,6 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
             f"config.evaluation.recalibration_batch_size is {settings.recalibration_batch_size} but "
             f"there are {min(examples, len(run.labels))} images to recalibrate on; use 1 to that."
         )
-    models.check_groups(
-        run.program.model.network.norm_groups,
-        settings.recalibration_batch_size,
-        "config.evaluation.recalibration_batch_size",
-    )
     return settings
 
 
@@ -120,6 +116,11 @@ def no_wrap(batches: Iterable, what: str) -> Iterable:
     """Batches as they are."""
     del what
     return batches
+
+
+def with_bar(batches: Iterable, what: str) -> Iterable:
+    """Batches, with a progress bar if they take longer than a second."""
+    return tqdm.tqdm(batches, unit="batch", desc=what, delay=1, mininterval=0.5)
 
 
 def recalibrated(
@@ -293,8 +294,7 @@ class _Streamed:
 
 def adapted(model: Model, networks: Networks, images, settings: Settings) -> Networks:
     """The networks with the statistics of these very images, in batches of mixed classes."""
-    groups = model.network.norm_groups
-    size = min(settings.recalibration_batch_size, len(images) // groups * groups)
+    size = min(settings.recalibration_batch_size, len(images))
     key = jax.random.key(0)
     order = np.asarray(jax.random.permutation(key, len(images)))  # some sets are sorted by class
     starts = range(0, len(images) - size + 1, size)

@@ -41,7 +41,7 @@ class Model:
     """A network and what happens to its images; hashable, the static argument of evaluation.
 
     Attributes:
-      network: a Linen module of `experiments.models`.
+      network: a Linen module of `experiments.networks`.
       normalization, augmentation: names in `experiments.images`.
       mesh: of the devices that share a batch; `None` for one device.
     """
@@ -119,9 +119,6 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         normalization=config.normalization,
         augmentation=config.augmentation,
         mesh=placement.make_mesh(config, method, slot),
-    )
-    models.check_groups(
-        model.network.norm_groups, config.batch_size, "config.batch_size", method.num_samples
     )
     length = Length(
         num_epochs=config.num_epochs if method.trains else 0,

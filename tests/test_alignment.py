@@ -15,7 +15,7 @@ from stacks import SEEDS, arbitrary
 
 import subspace_jax as ss
 from experiments.errors import UserError
-from experiments.models import CifarResNet, ConvNet, ImageNetResNet
+from experiments.networks import CifarResNet, ConvNet, ImageNetResNet
 from experiments.permutations import permutation_groups
 from subspace_jax import alignment
 

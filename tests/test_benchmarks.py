@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import contestants, roofline, rounds, run, scaling, table
 from benchmarks.flat import FlatNetwork
-from experiments import models, train
+from experiments import networks, train
 from experiments.configs import cifar10
 from experiments.data import Dataset, Split
 from tests import compilations, tiny
@@ -83,7 +83,7 @@ def test_several_runs_at_once_are_timed_as_all_of_them(monkeypatch):
 
 def test_a_flat_network_is_the_network():
     network, image = (
-        models.ConvNet(3, widths=(4, 8)),
+        networks.ConvNet(3, widths=(4, 8)),
         jax.random.normal(jax.random.key(1), (2, 8, 8, 1)),
     )
     variables = network.init(jax.random.key(0), image, train=False)
@@ -100,7 +100,7 @@ def test_a_flat_network_is_the_network():
 
 def test_activations_of_a_residual_block_are_counted_by_hand():
     x, y = 2 * 16 * 16 * 16, 2 * 8 * 8 * 32  # a block that halves the resolution
-    network = models.CifarResNet(10, depth=8, width=16)
+    network = networks.CifarResNet(10, depth=8, width=16)
 
     def moved(size):
         images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)

@@ -11,7 +11,8 @@ from experiments.configs import cifar10, cifar100, digits, imagenet, suites, tin
 from experiments.configs.base import base_config
 from experiments.errors import UserError
 from experiments.methods import KINDS, default_num_endpoints, make_method
-from experiments.models import CifarResNet, ImageNetResNet, make_network
+from experiments.models import make_network
+from experiments.networks import CifarResNet, ImageNetResNet
 from experiments.recipes import PRODUCTS, RECIPES, product_of
 from subspace_jax.corruptions import BENCHMARK
 

@@ -27,7 +27,8 @@ from experiments import (
 from experiments.configs import suites
 from experiments.configs.imagenet import get_config
 from experiments.errors import UserError
-from experiments.models import ImageNetResNet, make_network
+from experiments.models import make_network
+from experiments.networks import ImageNetResNet
 from subspace_jax import sharding
 
 TIMES = ("seconds", "images_per_second", "data_wait")

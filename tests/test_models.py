@@ -13,7 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments.errors import UserError
-from experiments.models import IMAGENET_RESNETS, CifarResNet, ConvNet, ImageNetResNet, make_network
+from experiments.models import IMAGENET_RESNETS, make_network
+from experiments.networks import CifarResNet, ConvNet, ImageNetResNet
 
 NETWORKS = {
     "conv_net": ConvNet(num_classes=3, widths=(4, 8)),

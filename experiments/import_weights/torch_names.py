@@ -20,9 +20,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.errors import UserError
-from experiments.models import CifarResNet, ImageNetResNet
+from experiments.networks import CifarResNet, ImageNetResNet
 from experiments.starting import without_head
 from subspace_jax.tree import PyTree
 
@@ -85,7 +86,7 @@ def to_torch(network: nn.Module, variables: PyTree) -> dict[str, np.ndarray]:
     names = _names(network)
     return {
         _name(names, path): _to_torch(network, path, np.asarray(leaf))
-        for path, leaf in _by_path(variables).items()
+        for path, leaf in flatten_dict(variables).items()
     }
 
 
@@ -113,8 +114,11 @@ def from_torch(
     Raises:
       UserError: tensors are missing, too many, of other shapes, or no finite floating-point numbers.
     """
-    names, wanted = _names(network), _by_path(_shapes(network, head))
-    places = {path: _places(_name(names, path), path, order) for path in wanted}
+    names, wanted = _names(network), flatten_dict(_shapes(network, head))
+    places = {
+        path: [f"{_name(names, path)}{i or ''}" for i in (order if path[-1] in _LEAVES else (0,))]
+        for path in wanted
+    }
     shapes = {
         name: _to_torch(network, path, np.empty(wanted[path].shape, np.bool_)).shape
         for path, many in places.items()
@@ -131,13 +135,7 @@ def from_torch(
         path: np.stack([_from_torch(path, np.asarray(found[name], np.float32)) for name in many])
         for path, many in places.items()
     }
-    variables: dict = {}
-    for (*parents, leaf), array in leaves.items():
-        node = variables
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = array
-    return variables
+    return unflatten_dict(leaves)
 
 
 def _layout(network: nn.Module) -> Layout:
@@ -177,27 +175,12 @@ def _name(names, path: tuple[str, ...]) -> str:
     return f"{names[tuple(module)]}.{(_LEAVES | _STATISTICS)[leaf]}"
 
 
-def _places(name: str, path: tuple[str, ...], order: Sequence[int]) -> list[str]:
-    """The names of one leaf of all endpoints."""
-    return [f"{name}{i or ''}" for i in order] if path[-1] in _LEAVES else [name]
-
-
 @functools.cache
 def _shapes(network: nn.Module, head: bool) -> PyTree:
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: network.init(key, x, train=False), _KEY, image)
+    init, image = functools.partial(network.init, train=False), jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(init, jax.random.key(0), image)
     params = variables["params"] if head else without_head(variables["params"])
     return {"params": params, "batch_stats": variables["batch_stats"]}
-
-
-_KEY = jax.eval_shape(lambda: jax.random.key(0))
-
-
-def _by_path(variables: PyTree) -> dict[tuple[str, ...], np.ndarray]:
-    return {
-        tuple(key.key for key in path): leaf
-        for path, leaf in jax.tree.leaves_with_path(dict(variables))
-    }
 
 
 def _to_torch(network: nn.Module, path: tuple[str, ...], leaf: np.ndarray) -> np.ndarray:

@@ -1,13 +1,11 @@
-"""Imports weights that PyTorch trained; see `python -m experiments.import_weights --help`."""
+"""Imports weights that PyTorch trained, so that runs can start from them."""
 
-import argparse
 import functools
 import hashlib
 import os
 import re
-import secrets
-import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import cli, files, starting, torch_files, torch_names, weights, workdir
+from experiments import cli, files, starting, weights, workdir
 from experiments.errors import UserError
+from experiments.import_weights import torch_files, torch_names
 from experiments.models import IMAGENET_RESNETS, STEMS, make_network
 from subspace_jax.tree import PyTree, num_stacked
 
@@ -53,39 +52,29 @@ then, with what the import prints:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.import_weights",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", metavar="FILE", help="weights by PyTorch's names")
-    parser.add_argument("out", metavar="OUT", help="folder to make")
-    parser.add_argument(
-        "--model", required=True, choices=MODELS, help="the network that FILE holds"
-    )
-    parser.add_argument(
+    parser = cli.parser("experiments.import_weights", _DESCRIPTION, _EPILOG)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="weights by PyTorch's names")
+    add("out", metavar="OUT", help="folder to make")
+    add("--model", required=True, choices=MODELS, help="the network that FILE holds")
+    add(
         "--stem",
         default="imagenet",
         choices=STEMS,
         help="of a resnet: imagenet (7x7, torchvision's names) or small (3x3, the authors' names for "
         "Tiny-ImageNet); default: %(default)s",
     )
-    parser.add_argument("--depth", type=int, default=20, help="of cifar_resnet; default: 20")
-    parser.add_argument(
-        "--width", type=int, help="channels of the stem; default: 64, of cifar_resnet 16"
-    )
-    parser.add_argument(
-        "--num_classes", type=int, help="refuse another number of classes; default: that of FILE"
-    )
-    parser.add_argument(
+    add("--depth", type=int, default=20, help="of cifar_resnet; default: 20")
+    add("--width", type=int, help="channels of the stem; default: 64, of cifar_resnet 16")
+    add("--num_classes", type=int, help="refuse another number of classes; default: that of FILE")
+    add(
         "--head",
         default="keep",
         choices=starting.HEADS,
         help="the classifier of FILE: keep it, or leave it out for classes of your own, so that each "
         "endpoint of a run with --config.init_head=new draws its own; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--shape",
         choices=list(SHAPES),
         help="what FILE's endpoints span; needed for three, which may be a curve (whose bend the "
@@ -172,26 +161,20 @@ def _model(
     tensors: Mapping[str, np.ndarray], options: SimpleNamespace, source: str
 ) -> tuple[ConfigDict, int]:
     """`config.model` and the number of classes; what is missing is found later."""
-    classifier = tensors.get("fc.weight")
-    found = classifier.shape[0] if classifier is not None and classifier.ndim else 0
+    found = next(iter(np.shape(tensors.get("fc.weight"))), 0)
     if options.head == "keep" and found and options.num_classes not in (None, found):
         raise UserError(
             f"{source} has a classifier of {found} classes but --num_classes is "
             f"{options.num_classes}; leave --num_classes out, or pass --head new for a classifier of "
             "your own."
         )
-    config = ConfigDict({"name": options.model})
-    if options.model == "cifar_resnet":
-        config.depth, config.width = options.depth, _or(options.width, 16)
-    else:
-        config.stem, config.width = options.stem, _or(options.width, 64)
-        if options.head == "keep":
-            config.classifier_bias = "fc.bias" in tensors
-    return config, found or 1
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+    of_cifar = options.model == "cifar_resnet"
+    own = {"depth": options.depth} if of_cifar else {"stem": options.stem}
+    if not of_cifar and options.head == "keep":
+        own["classifier_bias"] = "fc.bias" in tensors
+    usual = 16 if of_cifar else 64
+    width = usual if options.width is None else options.width
+    return ConfigDict({"name": options.model, "width": width, **own}), found or 1
 
 
 def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
@@ -201,21 +184,19 @@ def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
       UserError: what is read is not what was written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
         for name, stack in ((workdir.WEIGHTS, params), (STATISTICS, stats)):
-            weights.save(temporary / name, stack)
-            again = weights.load(temporary / name, jax.tree.map(lambda leaf: leaf[0], stack))
+            weights.save(made / name, stack)
+            again = weights.load(made / name, jax.tree.map(lambda leaf: leaf[0], stack))
             if not jax.tree.all(jax.tree.map(np.array_equal, again, stack)):
                 raise UserError(
                     f"{folder / name} could not be read as it was written; check the disk and run the "
                     "same command again."
                 )
-        files.write_json(temporary / RECORD, record)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files.write_json(made / RECORD, record)
+        os.rename(made, folder)
 
 
 def _said(folder: Path, params: PyTree, record: dict) -> str:
