@@ -261,11 +261,12 @@ def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> st
             for same in by_rival.values()
         ]
         amounts = wording.listed(f"{n} ({d})" for n, d in zip(names, differences, strict=True))
+        same_as = wording.listed(names).replace("at every", "at any")
         said.append(
             {
                 AGREE: f"{better} than {amounts}",
                 DISAGREE: f"{worse}, against the claim, than {amounts}",
-                NOT_SIGNIFICANT: f"not significantly different from {wording.listed(names)}",
+                NOT_SIGNIFICANT: f"not significantly different from {same_as}",
                 NOT_FINITE: f"not finite, so not tested, against {wording.listed(names)}",
                 TOO_FEW: f"not tested, with so few seeds, against {amounts}",
             }[outcome]

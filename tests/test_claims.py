@@ -330,7 +330,7 @@ def test_severities_with_one_outcome_are_one_clause():
         "significantly different from standard training at severities 3, 4 and 5 (8 seeds)."
     ]
     assert (
-        "from standard training at every severity"
+        "from standard training at any severity"
         in claims.sentences([verdict._replace(outcome="not significant") for verdict in verdicts])[
             0
         ]

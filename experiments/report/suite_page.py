@@ -163,7 +163,11 @@ def _lead(metrics: Metrics) -> str:
     """What the suite is, how much was run, and where the numbers are."""
     record = metrics.get("provenance", {})
     runs, seeds = record.get("num_runs"), len(record.get("seeds", ()))
-    counts = f"Values are means over the seeds of {runs:,} runs ({seeds} seeds)." if runs else ""
+    counts = (
+        f"It has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
+        if runs
+        else ""
+    )
     where = "All numbers are in metrics.json and table.md beside this page."
     return " ".join(
         filter(None, [_INTRODUCTIONS.get(_name(metrics.get("config", {}))), counts, where])
