@@ -53,12 +53,19 @@ class Claim(NamedTuple):
             where.append(f"with {wording.labels_said(self.label_noise)}")
         if self.setting != "article":
             where.append(f"with both {self.setting}")
-        start = f"{' and '.join(where)}, {_said(self.ours)}".removeprefix(", ")
+        start = f"{' and '.join(where)}, {side_said(self.ours)}".removeprefix(", ")
+        return f"{start[0].upper()}{start[1:]} {self.comparison}."
+
+    @property
+    def comparison(self) -> str:
+        """What is said of our side."""
         is_one = self.ours[1] in ("midpoint", "ensemble")
-        says = f"{'has' if is_one else 'have'} {self.better} {wording.metric_said(self.metric)}"
-        if (self.metric, self.better) == ("accuracy", "higher"):
-            says = f"{'is' if is_one else 'are'} more accurate"
-        return f"{start[0].upper()}{start[1:]} {says} than {_said(self.theirs, self.ours)}."
+        if self.metric == "accuracy":
+            more = {"higher": "more", "lower": "less"}[self.better]
+            says = f"{'is' if is_one else 'are'} {more} accurate"
+        else:
+            says = f"{'has' if is_one else 'have'} {self.better} {wording.metric_said(self.metric)}"
+        return f"{says} than {side_said(self.theirs, self.ours)}"
 
 
 class Verdict(NamedTuple):
@@ -224,13 +231,13 @@ def sentences(verdicts: Sequence[Verdict]) -> list[str]:
 def _sentence(figure, noise, ours, group: Sequence[Verdict]) -> str:
     by_metric: dict[str, list[Verdict]] = {}
     for verdict in group:
-        by_metric.setdefault(verdict.claim.metric, []).append(verdict)
+        by_metric.setdefault(_without_severity(verdict.claim.metric), []).append(verdict)
     said = "; ".join(_phrases(metric, ours, same) for metric, same in by_metric.items())
     counts = sorted({verdict.num_seeds for verdict in group})
     seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     seeds += " seed" if counts == [1] else " seeds"
     name = f"{figure_said(figure)}, {wording.labels_said(noise)}"
-    return f"{name}, {_said(ours)}: {said} ({seeds})."
+    return f"{name}, {side_said(ours)}: {said} ({seeds})."
 
 
 def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> str:
@@ -242,26 +249,68 @@ def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> st
         verdicts = list(verdicts)
         better = verdicts[0].claim.better
         worse = {"higher": "lower", "lower": "higher"}[better]
-        names = [_said(verdict.claim.theirs, ours) for verdict in verdicts]
-        amounts = _listed(
-            f"{name} ({wording.amount(metric, v.difference, v.stderr)})"
-            for name, v in zip(names, verdicts, strict=True)
-        )
+        by_rival: dict[tuple[str, str], list[Verdict]] = {}
+        for verdict in verdicts:
+            by_rival.setdefault(verdict.claim.theirs, []).append(verdict)
+        names = [
+            side_said(rival, ours) + _where(same, sum(v.claim.theirs == rival for v in group))
+            for rival, same in by_rival.items()
+        ]
+        differences = [
+            wording.listed(wording.amount(metric, v.difference, v.stderr) for v in same)
+            for same in by_rival.values()
+        ]
+        amounts = wording.listed(f"{n} ({d})" for n, d in zip(names, differences, strict=True))
+        same_as = wording.listed(names).replace("at every", "at any")
         said.append(
             {
                 AGREE: f"{better} than {amounts}",
                 DISAGREE: f"{worse}, against the claim, than {amounts}",
-                NOT_SIGNIFICANT: f"not significantly different from {_listed(names)}",
-                NOT_FINITE: f"not finite, so not tested, against {_listed(names)}",
+                NOT_SIGNIFICANT: f"not significantly different from {same_as}",
+                NOT_FINITE: f"not finite, so not tested, against {wording.listed(names)}",
                 TOO_FEW: f"not tested, with so few seeds, against {amounts}",
             }[outcome]
         )
     return f"{wording.metric_said(metric)} {', '.join(said)}"
 
 
-def _listed(names) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+def _without_severity(metric: str) -> str:
+    parts = metric.split(".")
+    return ".".join(parts[:2] + parts[3:]) if parts[0] == "corruptions" else metric
+
+
+def _where(verdicts: Sequence[Verdict], num_severities: int) -> str:
+    """` at severities 1 and 2` of those that there are; nothing for metrics without severities."""
+    metrics = [verdict.claim.metric for verdict in verdicts]
+    if _without_severity(metrics[0]) == metrics[0]:
+        return ""
+    found = [metric.split(".")[2] for metric in metrics]
+    return f" {wording.severities_said(found, num_severities)}"
+
+
+def plain(verdict: Verdict) -> str:
+    """What one comparison found, with one number.
+
+    Example:
+      >>> claim = claim_of("fig3", "line", "standard")
+      >>> plain(Verdict(claim, 0.0278, 0.0055, 8, 0.001, AGREE)).partition("the line ")[2]
+      'is more accurate than standard training, by 2.78 ± 0.55 points.'
+    """
+    claim = verdict.claim
+    ours, theirs = side_said(claim.ours), side_said(claim.theirs, claim.ours)
+    metric = wording.metric_said(claim.metric)
+    start = f"With {wording.kind_of_labels(claim.label_noise)}"
+    start += f" and both {claim.setting}" if claim.setting != "article" else ""
+    if verdict.outcome in (AGREE, DISAGREE):
+        claim = claim._replace(better="higher" if verdict.difference > 0 else "lower")
+        size = wording.amount(claim.metric, abs(verdict.difference), verdict.stderr, sign="")
+        return f"{start}, {ours} {claim.comparison}, by {size}."
+    sides = f"{ours} and {theirs}"
+    if verdict.outcome == NOT_SIGNIFICANT:
+        seeds = verdict.num_seeds
+        return f"{start}, {sides} do not differ significantly in {metric}, over {seeds} seeds."
+    reason = "there are too few seeds" if verdict.outcome == TOO_FEW else "a value is not finite"
+    return f"{start}, {sides} are not tested for {metric}: {reason}."
 
 
 def figure_said(figure: str) -> str:
@@ -275,7 +324,7 @@ def figure_said(figure: str) -> str:
     return others.get(figure, figure.replace("fig", "Figure "))
 
 
-def _said(side: tuple[str, str], other: tuple[str, str] | None = None) -> str:
+def side_said(side: tuple[str, str], other: tuple[str, str] | None = None) -> str:
     """A side in the middle of a sentence; short where it is of the same runs as the other one."""
     recipe, place = side
     if side in _SAID:

@@ -287,10 +287,12 @@ def _history(history: Sequence[Metrics], style: Style) -> Figure | None:
     loss, accuracy, rate = figure.subplots(1, 3)
     loss.plot(epochs, series["loss"], color=style.color, label="Loss", **look)
     if np.any(series["penalty"] > 0):
-        loss.plot(epochs, series["penalty"], color="black", ls="--", label="Penalty", **look)
+        loss.plot(epochs, series["penalty"], color="black", ls="--", label="Cosine penalty", **look)
         loss.legend(frameon=False)
     accuracy.plot(epochs, 100 * series["accuracy"], color=style.color, **look)
     rate.plot(epochs, series["learning_rate"], color=style.color, **look)
+    if np.ptp(series["learning_rate"]) == 0:
+        rate.set_ylim(0, 1.1 * series["learning_rate"][0] or 1)
     labels = ("Training loss", "Training accuracy [%]", "Learning rate")
     for ax, label in zip((loss, accuracy, rate), labels, strict=True):
         ax.set(xlabel="Epoch", ylabel=label)

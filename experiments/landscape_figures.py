@@ -18,19 +18,19 @@ from subspace_jax import plotting
 
 Run = Mapping[str, Any]
 
-# Bounds of colours within a power of ten: Renard's series of 20, 10 and 5, rounded.
-_RENARD = (
-    (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9),
-    (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.3, 8),
-    (1, 1.6, 2.5, 4, 6.3),
+# Bounds of colours within a power of ten: about 20, 10 and 6 round numbers in nearly equal ratios.
+_ROUND = (
+    (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9),
+    (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+    (1, 1.5, 2, 3, 5, 7),
 )
 _FEWEST, _MOST = 5, 14
 # The panels of the first figure, by the kind of slice, in the article's order.
 _PANELS = {
-    "point": "Standard training: a point",
-    "line": "A line",
-    "curve": "A curve",
-    "simplex": "A simplex",
+    "point": "One network",
+    "line": "Line",
+    "curve": "Curve",
+    "simplex": "Triangle",
 }
 # Of a run, beside its landscape.
 _KEPT = ("id", "method", "label_noise", "seed")
@@ -73,14 +73,16 @@ def fig1(runs: Iterable[Run]) -> Figure | None:
         return None
     slices = [run["landscape"]["slice"] for run in chosen]
     levels = levels_of(np.concatenate([_array(record["nll"]).ravel() for record in slices]))
-    figure = Figure(figsize=(3.9 * len(chosen) + 0.3, 4.4), layout="constrained")
+    figure = Figure(figsize=(2.7 * len(chosen) + 0.9, 3.3), layout="constrained")
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for ax, run, record in zip(axes, chosen, slices, strict=True):
-        _contour(record, "nll", ax, levels=levels, cmap="Greys", label="Test NLL [nats]")
+        _contour(record, "nll", ax, levels=levels, cmap="Greys", label="Test loss")
         if ax is not axes[-1] and ax.child_axes:
             ax.child_axes[0].remove()
+        if ax is not axes[0]:
+            ax.set_ylabel("")
         _subspace(record, style_of(run["method"]).color, ax)
-        ax.set_title(_PANELS[record["kind"]], fontsize=11)
+        ax.set_title(_PANELS[record["kind"]], fontsize=13)
     _note(figure, slices[0], _labels_of(chosen))
     return figure
 
@@ -96,7 +98,7 @@ def fig2(runs: Iterable[Run]) -> Figure | None:
         return None
     records = [run["landscape"]["slice"] for run in group]
     first = records[0]
-    figure = Figure(figsize=(10.4, 4.9), layout="constrained")
+    figure = Figure(figsize=(10.4, 5.1), layout="constrained")
     accuracy, nll = figure.subplots(1, 2)
     errors = levels_of(100 * (1 - _array(first["accuracy"])))
     look = {"levels": 100 - errors[::-1], "label": "Test accuracy [%]"}
@@ -111,7 +113,8 @@ def fig2(runs: Iterable[Run]) -> Figure | None:
             _mean_text(scale * _array([record[region][metric] for record in records]), decimals)
             for region in ("inside", "outside")
         )
-        ax.set_title(f"Mean inside {inside} {unit}, outside {outside} {unit}", fontsize=11)
+        ax.set_title(f"Mean inside {inside} {unit},\noutside {outside} {unit}", fontsize=11)
+    nll.set_ylabel("")
     several = f"the plane of seed {group[0]['seed']}, the means of {len(group)} seeds"
     _note(figure, first, [*([several] if len(group) > 1 else []), *_labels_of(group)])
     return figure
@@ -134,7 +137,7 @@ def curvature(runs: Iterable[Run]) -> Figure | None:
         )
         if all(path["curvature"][name] for path in paths)
     }
-    figure = Figure(figsize=(3.6 * (len(names) + 1), 3.9), layout="constrained")
+    figure = Figure(figsize=(3.6 * (len(names) + 1), 4.1), layout="constrained")
     *tops, error = figure.subplots(1, len(names) + 1, squeeze=False)[0]
     for method in dict.fromkeys(run["method"] for run in runs):
         group = [run["landscape"]["path"] for run in runs if run["method"] == method]
@@ -147,8 +150,6 @@ def curvature(runs: Iterable[Run]) -> Figure | None:
         ax.set(ylabel=label)
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     error.set(ylabel="Test error [%]")
-    handles, labels = error.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     found = paths[0]["curvature"]
     num_seeds = len({run["seed"] for run in runs})
     notes = [
@@ -157,7 +158,10 @@ def curvature(runs: Iterable[Run]) -> Figure | None:
         *([f"means of {num_seeds} seeds, bands of one standard error"] if num_seeds > 1 else []),
         *_labels_of(runs),
     ]
-    figure.supxlabel(_sentence(notes), fontsize=9, color="0.3")
+    handles, labels = error.get_legend_handles_labels()
+    look = {"ncols": len(labels), "frameon": False, "title_fontsize": 9}
+    look |= {"loc": "outside lower center", "title": _sentence(notes)}
+    figure.legend(handles, labels, **look).get_title().set_color("0.3")
     return figure
 
 
@@ -205,7 +209,7 @@ def _array(values) -> np.ndarray:
 def levels_of(values: np.ndarray) -> np.ndarray:
     """Round bounds of colours, growing geometrically, that cover all but the extreme values.
 
-    Of Renard's series the finest that has few enough of them; equal steps where all values are close.
+    Of three series the finest that has few enough of them; equal steps where all values are close.
     """
     values = values[np.isfinite(values)]
     if not values.size or values.max() <= 0:
@@ -213,7 +217,7 @@ def levels_of(values: np.ndarray) -> np.ndarray:
     high = np.quantile(values, 0.98) or values.max()
     low = max(values.min(), high / 100)
     decades = 10.0 ** np.arange(np.floor(np.log10(low)) - 1, np.ceil(np.log10(high)) + 2)
-    for steps in _RENARD:
+    for steps in _ROUND:
         series = np.outer(decades, steps).ravel().round(9)
         first = np.searchsorted(series, low, side="right") - 1
         series = series[first : np.searchsorted(series, high) + 1]

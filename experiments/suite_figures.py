@@ -121,7 +121,7 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
     if not curves:
         return None
     shown = [row for row in _deployed(rows) if "accuracy" in row]
-    figure = Figure(figsize=(9.4, max(4.4, 1.4 + 0.24 * len(shown))), layout="constrained")
+    figure = Figure(figsize=(9.4, max(4.4, 1.6 + 0.34 * len(shown))), layout="constrained")
     ax, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     data = {"paths": {}, "levels": {}}
     for method, (alphas, values) in curves.items():
@@ -157,6 +157,9 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
             data["levels"][method] = {"accuracy": mean, "stderr": stderr}
     ax.set(title=_title(noise), ylabel="Test accuracy [%]")
     _draw_dots(shown, "accuracy", right)
+    labels = [text.get_text().replace(" (2 x", "\n(2 x") for text in right.get_yticklabels()]
+    right.set_yticks(range(len(shown)), labels)
+    right.set_title("Deployed networks")
     data["dots"] = [_numbers(row, ("accuracy",)) for row in shown]
     _legend_below(figure, ax)
     return figure, _finite(data)
@@ -238,16 +241,25 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
     }
     figure = Figure(figsize=(7.4, 4.8), layout="constrained")
     ax, data = figure.subplots(), {}
-    for shift, (family, (one, two, more)) in enumerate(families.items()):
+    for family, (one, two, more) in families.items():
         names = [one, two, *(more.format(m=m) for m in range(3, LARGEST + 1))]
         found = [(m, _row(rows, name)) for m, name in enumerate(names, 1)]
         found = [(m, *_value(row, "accuracy")) for m, row in found if row]
         if len(found) < 2:
             continue
         m, mean, stderr = map(np.array, zip(*found, strict=True))
+        data[family] = {"m": m.tolist(), "accuracy": mean.tolist(), "stderr": stderr.tolist()}
+    most = max((max(drawn["m"]) for drawn in data.values()), default=1)
+    for number, (family, drawn) in enumerate(data.items()):
         style = style_of(f"{family}_3")
+        at = np.arange(1, most + 1)
+        # Values that are missing break the line.
+        mean, stderr = (
+            np.array([dict(zip(drawn["m"], drawn[name], strict=True)).get(m, np.nan) for m in at])
+            for name in ("accuracy", "stderr")
+        )
         ax.errorbar(
-            m + 0.06 * (shift - 2),
+            at + 0.012 * (most - 1) * (number - (len(data) - 1) / 2),
             mean,
             yerr=stderr,
             color=style.color,
@@ -259,7 +271,6 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
             capsize=2,
             label=_FAMILIES[family],
         )
-        data[family] = {"m": m.tolist(), "accuracy": mean.tolist(), "stderr": stderr.tolist()}
     if not data:
         return None
     ax.set(xlabel="Endpoints, or averaged models, $m$", ylabel="Test accuracy [%]")
@@ -369,6 +380,7 @@ def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
             "num_seeds": len(places),
         }
     first.set(xlabel="Coverage: predictions kept [%]", ylabel="Risk: errors among them [%]")
+    first.set_title("Errors among the surest predictions", fontsize=11)
     first.spines[["top", "right"]].set_visible(False)
     for ax, name in zip(axes, foreign, strict=True):
         values = [
@@ -385,7 +397,11 @@ def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
             markers=[style.marker for style in styles],
         )
         ax.tick_params(labelleft=ax is axes[0])
-        ax.set(xlabel="AUROC [%]", title=f"against {_NAMES_OF_FOREIGN.get(name, name)}")
+        ax.set(xlabel="AUROC [%]")
+        ax.set_title(f"Test images against\n{_NAMES_OF_FOREIGN.get(name, name)}", fontsize=11)
+        left, right = ax.get_xlim()
+        if left < 50 < right:
+            ax.axvline(50, color="0.6", linewidth=1, linestyle=":", zorder=1)
         data["auroc"][name] = {
             method: {"mean": float(seeds.mean()), "stderr": None if error is None else float(error)}
             for method, seeds, error in zip(found, values, errors, strict=True)

@@ -1,11 +1,18 @@
 """How sentences say label noise, metrics, differences with their errors, and shares."""
 
+from collections.abc import Iterable, Sequence
+
 from experiments import styles
 
 
 def labels_said(noise: float) -> str:
     """`clean labels` or `20 % wrong labels`."""
-    return f"{100 * noise:.0f} % wrong labels" if noise else "clean labels"
+    return (f"{100 * noise:.0f} % " if noise else "") + kind_of_labels(noise)
+
+
+def kind_of_labels(noise: float) -> str:
+    """`clean labels` or `wrong labels`."""
+    return "wrong labels" if noise else "clean labels"
 
 
 def metric_said(metric: str) -> str:
@@ -18,8 +25,32 @@ def metric_said(metric: str) -> str:
     *parents, name = metric.split(".")
     name = name if name in ("accuracy", "brier") else name.upper()
     if parents[:1] == ["corruptions"]:
-        return f"{name} under {parents[1].replace('_', ' ')} of severity {parents[2]}"
+        severity = f" of severity {parents[2]}" if len(parents) > 2 else ""
+        return f"{name} under {parents[1].replace('_', ' ')}{severity}"
     return " ".join([*parents, name])
+
+
+def severities_said(found: Sequence[str], total: int) -> str:
+    """At which severities, of how many.
+
+    Example:
+      >>> severities_said("12", 5), severities_said("3", 5), severities_said("12345", 5)
+      ('at severities 1 and 2', 'at severity 3', 'at every severity')
+    """
+    if len(found) == 1:
+        return f"at severity {found[0]}"
+    return "at every severity" if len(found) == total else f"at severities {listed(found)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence.
+
+    Example:
+      >>> listed("abc")
+      'a, b and c'
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def amount(metric: str, value: float | None, stderr: float | None = None, sign: str = "+") -> str:

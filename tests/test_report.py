@@ -11,7 +11,7 @@ import synthetic_metrics
 
 from experiments import claims, figures, report, suite_figures
 from experiments.configs.suites import FIGURES
-from experiments.report import document
+from experiments.report import document, headlines
 from experiments.styles import MCE, METRICS, QUANTITIES, SUBSPACES, style_of
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -162,7 +162,7 @@ def test_the_caption_of_snow_says_where_it_comes_from(suite, source, words):
 def test_pages_refer_to_nothing_outside(suite_page, run_page):
     for page in (suite_page, run_page[1]):
         assert page.links
-        assert all(link.startswith("data:") for link in page.links)
+        assert all(link.startswith(("data:", "#")) for link in page.links)
 
 
 def test_pages_import_no_style(suite):
@@ -286,7 +286,7 @@ def test_run_page_has_its_places_and_corruptions():
     rows = _page(metrics).rows
     start = next(i for i, cells in enumerate(rows) if "Temperature" in cells)
     assert [cells[0] for cells in rows[start + 1 : start + 4]] == [
-        *("midpoint", "endpoints, their mean", "chosen point 0.4")
+        *("midpoint", "endpoints, their mean", "best on validation, α = 0.4")
     ]
     assert rows[start + 1][5:] == ["0.250", "1.25", "0.5"]
     assert rows[start + 2][1:] == ["1", "90.00", "0.300", "10.00", "", "", ""]
@@ -379,3 +379,34 @@ def test_run_rows_are_named_points_and_ensembles_of_endpoints():
         "ensemble of endpoints 1, 2",
     ]
     assert report.text_table(simplex).count("\n") == len(simplex) + 1
+
+
+def test_a_suites_figures_come_first_each_with_a_headline_and_a_link(suite):
+    picture = figures.png(draw_suite(suite)["reliability"])
+    names = ("rivals", "selection", "fig3", "fig7", "fig2", "fig1")
+    text = report.page(suite, dict.fromkeys(names, picture))
+    sections = re.findall(r'<section id="(\w+)">', text)
+    assert sections[:6] == ["fig1", "fig2", "fig7", "fig3", "rivals", "selection"]
+    assert sections[6:] == re.findall(r'href="#(\w+)"', text)[6:] == ["claims", "tables", "terms"]
+    before_claims = text.partition('id="claims"')[0]
+    assert before_claims.count('class="headline"') == 5  # of the triangle's plane there is no run
+    assert "<table" not in before_claims
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "words"),
+    [
+        (0.03, 0.01, "is more accurate than standard training, by 3.00 ± 0.40 points."),
+        (-0.03, 0.01, "is less accurate than standard training, by 3.00 ± 0.40 points."),
+        (0.03, 0.2, "do not differ significantly in accuracy, over 8 seeds."),
+    ],
+)
+def test_a_headline_is_made_from_the_record(difference, p_value, words):
+    claim = claims.claim_of("fig7", "layerwise_line", "standard", noise=0.2)
+    significant = claims.AGREE if difference > 0 else claims.DISAGREE
+    outcome = significant if p_value < 0.05 else claims.NOT_SIGNIFICANT
+    verdict = claims.Verdict(claim, difference, 0.004, 8, p_value, outcome)
+    said = headlines.of({"claims": claims.to_json([verdict])})
+    assert said["fig7"].startswith("With wrong labels, the midpoint of the layerwise line")
+    assert said["fig7"].endswith(words)
+    assert "fig3" not in said

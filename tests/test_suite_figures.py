@@ -173,6 +173,13 @@ def test_beside_the_paths_every_product_of_the_figure_has_a_dot(everything, name
         assert style_of(method).label in labels
 
 
+def test_a_size_that_is_missing_breaks_the_line():
+    products = ("standard", "line", "swa_constant_5")
+    (ax,) = suite_figures.draw(suite_metrics(products=products), ("fig4",))["fig4"][0].axes
+    swa = ax.containers[-1].lines[0].get_ydata()
+    assert np.isfinite(swa).tolist() == [True, False, False, False, True]
+
+
 # Dots
 
 

@@ -123,7 +123,7 @@ def _history(history: Sequence[Metrics]) -> dict | None:
     ]
     penalty = of("penalty", 1.0)
     if any(penalty):
-        drawn[0]["series"].append({"name": "Penalty, not in the loss", "ys": penalty})
+        drawn[0]["series"].append({"name": "Cosine penalty (part of the objective)", "ys": penalty})
     return {"xs": [entry["epoch"] for entry in history], "panels": drawn}
 
 

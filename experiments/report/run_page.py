@@ -40,8 +40,8 @@ _CAPTIONS = {
     "history": (
         "Training",
         "Training loss, training accuracy and learning rate by epoch.",
-        "Means over each epoch, measured at the random points that training visits; a penalty is "
-        "drawn on its own and is not part of the loss.",
+        "Means over each epoch, measured at the random points that training visits; the "
+        "cosine penalty, which training adds to the loss, is drawn on its own.",
     ),
 }
 # What the script draws, in order: the part of its data, a title, how to read it and use it.
@@ -152,7 +152,10 @@ def _place_said(place: str, record: Metrics, metrics: Metrics) -> str:
         return "network"
     if place == "endpoints":
         return "endpoints, their mean"
-    return f"{place} {_coords(record['coords'], '.2g')}" if "coords" in record else place
+    if "coords" in record:  # of the chosen point
+        name = "α" if isinstance(record["coords"], int | float) else "weights"
+        return f"best on validation, {name} = {_coords(record['coords'], '.2g')}"
+    return place
 
 
 def _points(metrics: Metrics) -> str:
