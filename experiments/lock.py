@@ -9,28 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.errors import UserError
+import filelock
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # not on Windows
-    fcntl = None
+from experiments.errors import UserError
 
 LOCK = ".lock"
 # What file systems without locks answer.
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
-_held: set[int] = set()
-
-
-def _leave_to_parent() -> None:
-    """A forked child shares its parent's lock, and would keep it when the parent is dead."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextlib.contextmanager
@@ -48,8 +33,9 @@ def hold(folder: Path) -> Iterator[None]:
       UserError: another process, which the sentence names, holds it; or nothing can be written there.
     """
     path, made = folder / LOCK, [p for p in (folder, *folder.parents) if not p.exists()]
+    lock, holder = filelock.FileLock(path, timeout=0, on_acquired=_sign), os.getpid()
     try:
-        descriptor = _acquire(path)
+        _acquire(lock, path)
     except OSError as error:
         _remove(made)
         raise UserError(
@@ -58,78 +44,56 @@ def hold(folder: Path) -> Iterator[None]:
     except UserError:
         _remove(made)
         raise
-    _held.add(descriptor)
     try:
         yield
     finally:
-        if descriptor in _held:  # and not in a forked child
+        if os.getpid() == holder:  # and not in a forked child
             with contextlib.suppress(OSError):
-                path.unlink()  # while it is locked: see _acquire
-            _held.discard(descriptor)
-            os.close(descriptor)
+                path.unlink()  # while it is locked, so that it is nobody else's
+            lock.release()
             _remove(made)
 
 
-def _acquire(path: Path) -> int:
-    """The descriptor of the lock's file, locked and with the name of this process in it."""
+def _acquire(lock: filelock.FileLock, path: Path) -> None:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed by exec
+            lock.acquire()
+            return
+        except filelock.Timeout:
+            if path.exists():  # else its holder has just deleted it
+                raise UserError(
+                    f"{path.parent} is in use by {_holder(path)}; wait until it has finished, stop "
+                    "it, or choose another --workdir."
+                ) from None
         except FileNotFoundError:
             continue  # who held it before took the folder with it
-        try:
-            _lock(descriptor, path)
-            if _is_at(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                holder = {"process": os.getpid(), "host": socket.gethostname()}
-                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # its holder deleted the file after it was opened here
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(
+                f"{path.parent} can't be locked ({error.strerror}): see to it yourself that no "
+                "other process uses it.",
+                file=sys.stderr,
+            )
+            return
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
+
+
+def _holder(path: Path) -> str:
     try:
-        if fcntl is None:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"{path.parent} is in use by {_holder(descriptor)}; wait until it has finished, stop it, "
-            "or choose another --workdir."
-        ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        print(
-            f"{path.parent} can't be locked ({error.strerror}): see to it yourself that no other "
-            "process uses it.",
-            file=sys.stderr,
-        )
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        found = json.loads(os.pread(descriptor, 1000, 0))
+        found = json.loads(path.read_bytes())
         return f"process {found['process']} on {found['host']}"
-    except (ValueError, KeyError, TypeError):  # it is only just writing its name
+    except (OSError, ValueError, KeyError, TypeError):  # it is only just writing its name
         return "another process"
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _remove(folders: list[Path]) -> None:
     """Deletes folders that are empty, innermost first."""
-    for folder in folders:
-        try:
+    with contextlib.suppress(OSError):
+        for folder in folders:
             folder.rmdir()
-        except OSError:
-            return
