@@ -81,7 +81,9 @@ def _acquire(lock: filelock.FileLock, path: Path) -> None:
 
 def _sign(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
+    os.write(
+        descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode()
+    )
 
 
 def _holder(path: Path) -> str:
