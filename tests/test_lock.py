@@ -22,22 +22,6 @@ with lock.hold(pathlib.Path(sys.argv[1])):
     sys.stdin.read()
 """
 
-PARENT = """
-import os, pathlib, subprocess, sys
-from experiments import lock
-with lock.hold(pathlib.Path(sys.argv[1])):
-    subprocess.Popen([sys.executable, "-c", "input()"], stderr=subprocess.DEVNULL)
-    read, write = os.pipe()
-    if not os.fork():
-        os.write(write, b".")
-        sys.stdin.read()
-        os.write(1, b"forked ends\\n")
-        os._exit(0)
-    os.read(read, 1)
-    print("both run", flush=True)
-    sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def holder(tmp_path):
@@ -115,29 +99,6 @@ def test_a_killed_process_leaves_it_to_the_next(tmp_path, holder):
     assert (tmp_path / "run" / lock.LOCK).exists()
     with lock.hold(tmp_path / "run"):
         pass
-
-
-def test_children_do_not_keep_it_when_their_parent_is_killed(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path / "run")],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "both run\n"
-    with (
-        pytest.raises(UserError, match=f"by process {process.pid} on"),
-        lock.hold(tmp_path / "run"),
-    ):
-        pass
-    process.kill()
-    process.wait()
-    with lock.hold(tmp_path / "run"):
-        pass
-    process.stdin.close()
-    assert process.stdout.read() == "forked ends\n"  # it was still there
-    process.stdout.close()
 
 
 def test_file_systems_without_locks_are_named_once(tmp_path, monkeypatch, capsys):

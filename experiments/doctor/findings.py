@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 # As it should be; worth knowing, nothing to do; it may be meant so; it is wrong.
 OK, NOTE, LOOK, PROBLEM = "ok", "-", "look", "problem"
+INSTALL = "python -m pip install -e '.[experiments]'"
 
 
 class Finding(NamedTuple):
@@ -39,6 +40,7 @@ def guarded(check: Callable[..., Iterable[Finding]], *args) -> list[Finding]:
         else:
             what = f"The check {check.__name__} failed: {type(error).__name__}: {text}"
             fix = "mend what it names, or report it as a bug of the doctor"
+            fix = INSTALL if isinstance(error, ModuleNotFoundError) else fix
             found.append(Finding(PROBLEM, what, fix))
     return found
 

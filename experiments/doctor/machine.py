@@ -9,10 +9,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.doctor.findings import LOOK, NOTE, OK, PROBLEM, Finding, existing, size
+from experiments.doctor.findings import (
+    INSTALL,
+    LOOK,
+    NOTE,
+    OK,
+    PROBLEM,
+    Finding,
+    existing,
+    size,
+)
 
 SETUP = Path(__file__).resolve().parents[2] / "setup.cfg"
-INSTALL = "python -m pip install -e '.[experiments]'"
 CUDA = "python -m pip install 'jax[cuda13]' (with an older driver 'jax[cuda12]')"
 # Packages without which some commands work; of all others every command needs some.
 NEEDED_BY = {
@@ -42,6 +50,12 @@ def versions(setup: Path = SETUP) -> Iterator[Finding]:
     parser.read_string(setup.read_text())
     extras = parser["options.extras_require"]
     lines = parser["options"]["install_requires"] + extras["experiments"]
+    python, least = platform.python_version(), parser["options"]["python_requires"].strip(">=")
+    if [int(n) for n in python.split(".")[:2]] >= [int(n) for n in least.split(".")]:
+        yield Finding(OK, f"Python {python}.")
+    else:
+        fix = "make a virtual environment with Python 3.11 to 3.13: python3.12 -m venv .venv"
+        yield Finding(PROBLEM, f"Python is {python}, not at least {least}.", fix)
     good, have = [], {}
     for line in filter(None, map(str.strip, lines.splitlines())):
         name = line.split(">")[0]
@@ -57,12 +71,6 @@ def versions(setup: Path = SETUP) -> Iterator[Finding]:
         yield Finding(NOTE, "torch is not installed; python -m benchmarks.run compares with it.")
     from packaging.requirements import Requirement
 
-    python, wanted = platform.python_version(), parser["options"]["python_requires"]
-    if Requirement(f"python{wanted}").specifier.contains(python, prereleases=True):
-        yield Finding(OK, f"Python {python}.")
-    else:
-        fix = "make a virtual environment with Python 3.11 to 3.13: python3.12 -m venv .venv"
-        yield Finding(PROBLEM, f"Python is {python}, not {wanted}.", fix)
     for line, version in have.items():
         wanted = Requirement(line)
         if wanted.specifier.contains(version, prereleases=True):
