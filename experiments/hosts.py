@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments import cli
@@ -188,12 +189,16 @@ def lost_another(error: Exception) -> UserError | None:
     )
 
 
-@functools.cache
-def _each() -> Mesh:
-    """One device of every process."""
+@functools.cache  # it is called between training calls
+def _any() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """Where rows of flags lie, one on a device of every process, and whether any row raises each."""
     firsts = {device.process_index: device for device in reversed(jax.devices())}
     devices = np.array([firsts[index] for index in sorted(firsts)])
-    return Mesh(devices, ("process",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(devices, ("process",), axis_types=(AxisType.Auto,))
+    over = jax.jit(
+        lambda rows: rows.any(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
+    return NamedSharding(mesh, PartitionSpec("process")), over
 
 
 class Agreement:
@@ -216,13 +221,17 @@ class Agreement:
         """
         if jax.process_count() == 1:
             return raised
-        previous, self._pending = self._pending, _gathered(raised)
-        return (False,) * len(raised) if previous is None else _read(previous)
+        where, over = _any()
+        rows = jax.make_array_from_process_local_data(where, np.array([raised], bool))
+        previous, self._pending = self._pending, over(rows)
+        return (False,) * len(raised) if previous is None else tuple(np.asarray(previous).tolist())
 
 
 def any_of(*raised: bool) -> tuple[bool, ...]:
     """Which flags any process raises now; waits for all of them."""
-    return raised if jax.process_count() == 1 else _read(_gathered(raised))
+    if jax.process_count() == 1:
+        return raised
+    return tuple(multihost_utils.process_allgather(np.array(raised)).any(axis=0).tolist())
 
 
 def names_of_all(names: Sequence[str]) -> list[str]:
@@ -230,32 +239,10 @@ def names_of_all(names: Sequence[str]) -> list[str]:
     if jax.process_count() == 1:
         return list(names)
     text = json.dumps(list(names)).encode()
-    longest = np.asarray(_gathered([len(text)])).max()
-    rows = np.asarray(_gathered(list(text.ljust(longest)))).astype(np.uint8)
-    found = itertools.chain.from_iterable(json.loads(row.tobytes()) for row in rows)
-    return list(dict.fromkeys(found))
-
-
-def _gathered(values: Sequence[int]) -> jax.Array:
-    """Rows of integers, one of every process, as many in each."""
-    mesh = _each()
-    where = NamedSharding(mesh, PartitionSpec("process"))
-    shape = (mesh.size, len(values))
-    row = np.array([values], np.int32)
-    return _replicated(jax.make_array_from_process_local_data(where, row, shape))
-
-
-def _replicated(array: jax.Array) -> jax.Array:
-    return _replicator(NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
-
-
-@functools.cache  # it is called between training calls
-def _replicator(where: NamedSharding) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda array: array, out_shardings=where)
-
-
-def _read(flags_of_all: jax.Array) -> tuple[bool, ...]:
-    return tuple(bool(raised) for raised in np.asarray(flags_of_all).any(axis=0))
+    longest = multihost_utils.process_allgather(np.int32(len(text))).max()
+    row = np.frombuffer(text.ljust(longest), np.uint8)
+    found = (json.loads(row.tobytes()) for row in multihost_utils.process_allgather(row))
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def fetch(tree: PyTree) -> PyTree:
@@ -264,8 +251,8 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def _fetched(leaf) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = leaf if leaf.is_fully_replicated else _replicated(leaf)
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
 
 
