@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.contestants import CONTESTANTS, make_run, ours
-from experiments import networks, train
+from experiments.training import networks, steps
 
 _COPIED_BYTES = 2**28
 
@@ -88,7 +88,7 @@ def measure(options, training: dict, quick: bool) -> dict:
         images = jax.ShapeDtypeStruct((run.batch_size, *run.images.shape[1:]), jnp.float32)
         bound = moved_elements(network, images) * jnp.dtype(network.dtype).itemsize
         seconds = run.batch_size / values["images_per_second"]["median"]
-        cost = train.compiled_call(run, train.init_state(run)).cost_analysis()
+        cost = steps.compiled_call(run, steps.init_state(run)).cost_analysis()
         found[name] = {
             "bound_bytes": bound,
             "program_bytes": cost.get("bytes accessed"),

@@ -14,21 +14,13 @@ from pathlib import Path
 import jax
 
 import subspace_jax as ss
-from experiments import (
-    cli,
-    compiler,
-    files,
-    finished_run,
-    job,
-    landscape,
-    lock,
-    predict,
-    weights,
-    workdir,
-)
-from experiments.errors import UserError
-from experiments.finished_run import FinishedRun
-from experiments.scenes import STREAM
+from experiments.evaluation import landscape, predict
+from experiments.reproduce.scenes import STREAM
+from experiments.runs import finished, job, workdir
+from experiments.runs.finished import FinishedRun
+from experiments.system import cli, files, lock, xla
+from experiments.system.errors import UserError
+from experiments.training import weights
 
 
 def draw(
@@ -45,10 +37,10 @@ def draw(
     Raises:
       UserError: a folder without a finished run, or networks that determine no plane.
     """
-    finished_run.check_folder(folder)  # before a lock's file is put into any folder
+    finished.check_folder(folder)  # before a lock's file is put into any folder
     with lock.hold(folder):
-        work = finished_run.reopen(folder, data_dir)
-        other = None if beside is None else finished_run.reopen(beside, data_dir).stack
+        work = finished.reopen(folder, data_dir)
+        other = None if beside is None else finished.reopen(beside, data_dir).stack
         found = _slice(folder, work, resolution, other)
         files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
         job.publish(folder, work.metrics)
@@ -140,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def command() -> None:
-        compiler.configure()
+        xla.configure()
         draw(
             options.workdir,
             resolution=options.resolution,

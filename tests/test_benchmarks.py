@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks import contestants, roofline, rounds, run, scaling, table
 from benchmarks.flat import FlatNetwork
-from experiments import networks, train
 from experiments.configs import cifar10
-from experiments.data import Dataset, Split
+from experiments.data.sets import Dataset, Split
+from experiments.training import networks, steps
+from experiments.training import run as training_run
 from tests import compilations, tiny
 
 RESULTS = Path(__file__).parent.parent / "results" / "performance"
@@ -201,10 +202,10 @@ def programs():
         config = cifar10.get_config(recipe)
         config.model.update(depth=8, width=4)
         config.batch_size = 8
-        made = train.make_run(config, Dataset("zeros", split, split, split, 10))
+        made = training_run.make_run(config, Dataset("zeros", split, split, split, 10))
         key, indices = jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
-        return train.train_call.lower(
-            train.init_state(made),
+        return steps.train_call.lower(
+            steps.init_state(made),
             made.hyper,
             key,
             made.images,

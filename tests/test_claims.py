@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 from records import record, values
 
-from experiments import claims, recipes, significance, summary
-from experiments.claims import ARTICLE, CONTROLS, TUNED, Claim, claim_of
+from experiments.configs import recipes
+from experiments.results import claims, significance, summary
+from experiments.results.claims import ARTICLE, CONTROLS, TUNED, Claim, claim_of
 
 EVERY = (*ARTICLE, *CONTROLS, *TUNED)
 

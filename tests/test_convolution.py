@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import networks
-from experiments.convolution import conv_general_dilated, unfused
-from experiments.models import make_network
+from experiments.training import networks
+from experiments.training.convolution import conv_general_dilated, unfused
+from experiments.training.models import make_network
 from tests import compilations
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")

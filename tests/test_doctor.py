@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from experiments import cifar
-from experiments.data import Split
+from experiments.data.sets import Split
 from experiments.doctor import __main__ as doctor
 from experiments.doctor import data, machine, runs
 from experiments.doctor.findings import LOOK, NOTE, OK, PROBLEM, guarded
-from experiments.errors import UserError
+from experiments.system.errors import UserError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

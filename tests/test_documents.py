@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import markdown, styles, wording
+from experiments.results import styles, tables, wording
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,19 +48,19 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("path", "methods"), TABLES)
 def test_tables_are_those_of_the_results(path, methods):
     metrics = json.loads((ROOT / path).read_text())
-    assert markdown.results(metrics, methods.split(",")) in RESULTS
+    assert tables.results(metrics, methods.split(",")) in RESULTS
 
 
 @pytest.mark.parametrize(("path", "figures"), CLAIMS)
 def test_claims_are_those_of_the_results(path, figures):
     metrics = json.loads((ROOT / path).read_text())
-    assert markdown.claims_of(metrics, figures.split(",")) in RESULTS
+    assert tables.claims_of(metrics, figures.split(",")) in RESULTS
 
 
 @pytest.mark.parametrize(("path", "other"), COMPARED)
 def test_comparisons_are_those_of_the_results(path, other):
     ours, theirs = (json.loads((ROOT / name).read_text()) for name in (path, other))
-    assert markdown.against(ours, theirs) in RESULTS
+    assert tables.against(ours, theirs) in RESULTS
 
 
 SUMMARY_METHODS = {

@@ -21,13 +21,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_digits
 
-from experiments import cifar, finished_run, networks, points
-from experiments.errors import UserError
+from experiments import cifar
+from experiments.data.augment import normalize
+from experiments.evaluation import points
+from experiments.evaluation.predict import make_settings
 from experiments.export import card, export, formats
 from experiments.export.__main__ import main
 from experiments.export.formats import dequantised, quantised
-from experiments.images import normalize
-from experiments.predict import make_settings
+from experiments.runs.finished import command_of, reopen
+from experiments.system.errors import UserError
+from experiments.training import networks
 from tests import tiny
 
 # Orbax leaves futures of a closed event loop behind.
@@ -133,7 +136,7 @@ def test_a_fresh_process_reads_every_format_without_this_project(finished, tmp_p
     *predictions, modules = done.stdout.splitlines()
     assert not {"experiments", "subspace_jax"} & set(modules.split())
     assert len(predictions) == len(names)
-    again = finished_run.reopen(finished)
+    again = reopen(finished)
     params = export.mixtures(again.stack, np.float32([[0.5, 0.5]]))
     midpoint, _ = export.recalibrated(again.run, params, again.settings)
     for name in names:
@@ -483,7 +486,7 @@ def test_folders_without_a_finished_run_are_refused(finished, tmp_path, capsys):
 
 def test_the_command_that_finishes_a_run_is_that_of_its_config(finished, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = shlex.split(finished_run.command_of(finished))
+    words = shlex.split(command_of(finished))
     assert words[:3] == ["python", "-m", "experiments.cifar"]
     assert cifar.main(words[3:]) == 0
     assert "nothing to do" in capsys.readouterr().out

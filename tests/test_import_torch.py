@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import subspace_jax as ss
-from experiments import weights
-from experiments.errors import UserError
 from experiments.import_weights import __main__ as import_weights
 from experiments.import_weights import torch_files, torch_names
-from experiments.networks import CifarResNet, ImageNetResNet
+from experiments.system.errors import UserError
+from experiments.training import weights
+from experiments.training.networks import CifarResNet, ImageNetResNet
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -14,13 +14,13 @@ import pytest
 import tiny
 from safetensors.numpy import save_file
 
-from experiments import train, weights
-from experiments.data import Dataset, Split
-from experiments.errors import UserError
+from experiments.data.sets import Dataset, Split
 from experiments.import_weights import __main__ as import_weights
 from experiments.import_weights import torch_files, torch_names
-from experiments.networks import CifarResNet, ConvNet, ImageNetResNet
-from experiments.starting import without_head
+from experiments.system.errors import UserError
+from experiments.training import run, steps, weights
+from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
+from experiments.training.starting import without_head
 
 CIFAR = CifarResNet(3, depth=8, width=2)
 BASIC = ImageNetResNet(3, (2, 1), width=2, classifier_bias=True)
@@ -263,7 +263,7 @@ def test_a_run_starts_from_what_was_imported(tmp_path, npz):
     config = tiny.config("line", init_from=str(tmp_path / "out" / "weights.npz"))
     with config.unlocked():
         config.model = {"name": "cifar_resnet", "depth": 8, "width": 2}
-    endpoints = train.init_state(train.make_run(config, Dataset("tiny", *splits, 3))).endpoints
+    endpoints = steps.init_state(run.make_run(config, Dataset("tiny", *splits, 3))).endpoints
     params = drawn(CIFAR)["params"]
     chex.assert_trees_all_equal(endpoints, jax.tree.map(lambda x: np.stack([x, x]), params))
 

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import figures, landscape_figures
-from experiments.styles import METHODS
+from experiments.report import landscape_figures, run_figures
+from experiments.results.styles import METHODS
 
 SIZE = 9
 CORNERS = [[0.0, 0.0], [10.0, 0.0], [4.0, 8.0]]
@@ -99,7 +99,7 @@ def test_draw_gives_what_is_asked_for_and_what_it_was_drawn_from(runs):
     assert list(drawn) == ["curvature", "fig2", "fig1"]
     for name, (figure, data) in drawn.items():
         again = getattr(landscape_figures, name)(json.loads(json.dumps(data))["runs"])
-        assert figures.png(figure) == figures.png(again)
+        assert run_figures.png(figure) == run_figures.png(again)
 
 
 @pytest.mark.parametrize("metrics", [{}, {"landscapes": []}, {"landscapes": [run("line")]}])
@@ -160,15 +160,15 @@ def test_planes_without_shape_are_drawn(value):
     record = slice_of("simplex") | {"accuracy": [[value] * SIZE] * SIZE}
     record["nll"] = record["accuracy"]
     runs = [run("simplex", slice=record)]
-    figures.png(landscape_figures.fig1(runs))
-    figures.png(landscape_figures.fig2(runs))
+    run_figures.png(landscape_figures.fig1(runs))
+    run_figures.png(landscape_figures.fig2(runs))
 
 
 def test_missing_values_are_drawn_around():
     record = slice_of("simplex")
     record["nll"][0][0] = None
     record["outside"] = {"accuracy": None, "nll": None}
-    figures.png(landscape_figures.fig2([run("simplex", slice=record)]))
+    run_figures.png(landscape_figures.fig2([run("simplex", slice=record)]))
 
 
 def test_curvature_shows_means_over_seeds(runs):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cifar, lock, reproduce
-from experiments.errors import UserError
+from experiments import cifar
+from experiments.reproduce import __main__ as reproduce
+from experiments.system import lock
+from experiments.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLDER = """

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, methods, plan
+from experiments.reproduce import plan
+from experiments.system import cli
+from experiments.training import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("first_ten_minutes", "runs", "reproducing", "results")

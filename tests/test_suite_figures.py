@@ -10,10 +10,10 @@ import pytest
 import synthetic_metrics
 from synthetic_metrics import FEW, config_of, metrics_from, records_of, suite_metrics
 
-from experiments import suite_figures
+from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
 from experiments.configs.suites import FIGURES
-from experiments.recipes import LARGEST, PRODUCTS, product_of
-from experiments.styles import METRICS, QUANTITIES, style_of
+from experiments.report import suite_figures
+from experiments.results.styles import METRICS, QUANTITIES, style_of
 
 NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "rivals", "tuned")
 PATHS = ("line", "layerwise_line", "curve")

@@ -2,8 +2,7 @@
 
 import ml_collections
 
-from experiments.methods import default_num_endpoints
-from experiments.recipes import RECIPES, check_recipe
+from experiments.configs.recipes import RECIPES, check_recipe, default_num_endpoints
 
 
 def base_config(recipe: str) -> ml_collections.ConfigDict:

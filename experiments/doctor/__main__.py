@@ -46,7 +46,7 @@ def load_config(given: str):
     Raises:
       UserError: there is none.
     """
-    from experiments.errors import UserError
+    from experiments.system.errors import UserError
 
     file, _, kind = given.partition(":")
     if not Path(file).is_file():
@@ -77,7 +77,7 @@ def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]
         if folder is not None:
             yield from runs.state(folder)
         if folder is not None and runs.is_run(folder):
-            from experiments import workdir
+            from experiments.runs import workdir
 
             values = workdir.stored_config(folder)
             values = values.get("run", values)

@@ -29,7 +29,7 @@ DIGESTS = {
 
 def place(name: str, data_dir: str) -> Iterator[Finding]:
     """Whether the data are there, without downloading anything."""
-    from experiments import data
+    from experiments.data import prepared, sets
 
     path = os.path.expanduser(data_dir)
     if path.endswith(".npz"):
@@ -38,13 +38,13 @@ def place(name: str, data_dir: str) -> Iterator[Finding]:
         else:
             fix = "give --data_dir another file or folder"
             yield Finding(PROBLEM, f"There is no file {path}.", fix)
-    elif name not in data.NAMES:
-        fix = f"choose one of {', '.join(data.NAMES)}"
+    elif name not in sets.NAMES:
+        fix = f"choose one of {', '.join(sets.NAMES)}"
         yield Finding(PROBLEM, f"There is no data set {name!r}.", fix)
     elif name == "digits":
         yield Finding(OK, "The digits come with scikit-learn.")
-    elif name in data.TFDS_NAMES:
-        builder = data.import_prepare(name).stock_builder(name, data_dir)
+    elif name in prepared.TFDS_NAMES:
+        builder = prepared.import_builders(name).stock_builder(name, data_dir)
         if builder.is_prepared():
             yield Finding(OK, f"{name} is prepared in {builder.data_dir}.")
         else:
@@ -62,9 +62,9 @@ def images(name: str, data_dir: str, image_size: int) -> Iterator[Finding]:
     """All that can be said of a data set in memory; of images that are decoded later, no pixels."""
     import numpy as np
 
-    from experiments import data
+    from experiments.data import sets
 
-    yield from content(name, *data.load_arrays(name, data_dir, image_size), np)
+    yield from content(name, *sets.load_arrays(name, data_dir, image_size), np)
 
 
 def content(name, train, test, num_classes, np) -> Iterator[Finding]:

@@ -9,16 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.doctor.findings import (
-    INSTALL,
-    LOOK,
-    NOTE,
-    OK,
-    PROBLEM,
-    Finding,
-    existing,
-    size,
-)
+from experiments.doctor.findings import INSTALL, LOOK, NOTE, OK, PROBLEM, Finding, existing, size
 
 SETUP = Path(__file__).resolve().parents[2] / "setup.cfg"
 CUDA = "python -m pip install 'jax[cuda13]' (with an older driver 'jax[cuda12]')"
@@ -120,9 +111,9 @@ def cache() -> Iterator[Finding]:
     """The folder of compiled programs, which this command may not have made yet."""
     import jax
 
-    from experiments import compiler
+    from experiments.system import xla
 
-    path = Path(jax.config.jax_compilation_cache_dir or compiler.cache_folder())
+    path = Path(jax.config.jax_compilation_cache_dir or xla.cache_folder())
     if not jax.config.jax_enable_compilation_cache:
         what = "Compiled programs are not kept, so that every start compiles anew."
         yield Finding(LOOK, what, "unset JAX_ENABLE_COMPILATION_CACHE")

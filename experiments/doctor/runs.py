@@ -22,7 +22,7 @@ def state(folder: Path) -> Iterator[Finding]:
     if not is_run(folder):
         yield _without_run(folder)
         return
-    from experiments import finished_run, workdir
+    from experiments.runs import finished, workdir
 
     stored = workdir.stored_config(folder)
     damaged = sorted(entry.name for entry in folder.glob(f"{workdir.DAMAGED}*"))
@@ -39,7 +39,7 @@ def state(folder: Path) -> Iterator[Finding]:
     if not path.exists():
         steps = [int(entry.name) for entry in folder.glob("checkpoints/*") if entry.name.isdigit()]
         at = f"has a checkpoint at step {max(steps)}" if steps else "has no checkpoint yet"
-        fix = finished_run.command_of(folder)
+        fix = finished.command_of(folder)
         yield Finding(LOOK, f"The run in {folder} is not finished and {at}.", fix)
         return
     metrics = _metrics(folder)
@@ -78,25 +78,28 @@ def _metrics(folder: Path) -> dict | None:
 
 def to_come(config) -> Iterator[Finding]:
     """A run of a config: its data's parts, and its memory."""
-    from experiments import compiler, train
+    from experiments.system import xla
+    from experiments.training import model, steps
 
-    compiler.configure()
+    xla.configure()
     config = config.copy_and_resolve_references()
     run, found = _made(config)
     yield found
-    if train.on_cpu():
-        needed = train.step_memory(run, train.init_state(run))
+    if model.on_cpu():
+        needed = steps.step_memory(run, steps.init_state(run))
         if needed is not None:
             yield from machine.memory(needed, "a training step")
 
 
 def there(folder: Path, data_dir: str) -> Iterator[Finding]:
     """A run in its folder: checkpoints by SHA-256, and of a finished one its numbers, anew."""
-    from experiments import compiler, finished_run, train, workdir
-    from experiments.checkpoint import Checkpoints
+    from experiments.runs import finished, workdir
+    from experiments.runs.checkpoint import Checkpoints
+    from experiments.system import xla
+    from experiments.training.steps import init_state
 
-    compiler.configure()
-    config = finished_run.alone(finished_run.config_of(folder), folder / workdir.WEIGHTS)
+    xla.configure()
+    config = finished.alone(finished.config_of(folder), folder / workdir.WEIGHTS)
     config.data_dir = data_dir
     run, found = _made(config)
     yield found
@@ -104,7 +107,7 @@ def there(folder: Path, data_dir: str) -> Iterator[Finding]:
     if any(entry.name.isdigit() for entry in folder.glob("checkpoints/*")):
         checkpoints = Checkpoints(folder / "checkpoints")
         try:
-            steps = checkpoints.examine(train.init_state(run))
+            steps = checkpoints.examine(init_state(run))
         finally:
             checkpoints.close()
     intact = sorted(step for step, reason in steps.items() if not reason)
@@ -116,19 +119,20 @@ def there(folder: Path, data_dir: str) -> Iterator[Finding]:
         if reason:
             yield Finding(PROBLEM, f"Checkpoint {step} can't be read: {reason}", fix)
     if _metrics(folder) is not None:
-        yield from reproduced(finished_run.reopen(folder, data_dir))
+        yield from reproduced(finished.reopen(folder, data_dir))
 
 
 def _made(config):
     """The run of a config, and what its data are."""
-    from experiments import job, train
+    from experiments.runs import job
+    from experiments.training.run import make_run
 
     dataset = job.load_data(config)
     sizes = ", ".join(
         f"{len(getattr(dataset, part).labels):,} {what}"
         for part, what in (("train", "training"), ("validation", "validation"), ("test", "test"))
     )
-    run = train.make_run(config, dataset)
+    run = make_run(config, dataset)
     return run, Finding(OK, f"A run of this config has {sizes} images.")
 
 
@@ -138,7 +142,8 @@ def reproduced(finished) -> Iterator[Finding]:
     import jax.numpy as jnp
     import numpy as np
 
-    from experiments import layout, predict, styles
+    from experiments.evaluation import layout, predict
+    from experiments.results import styles
 
     run, settings, test = finished.run, finished.settings, finished.dataset.test
     plan = layout.layout(run, settings)

@@ -5,9 +5,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from experiments import cli, compiler
 from experiments.export import formats
 from experiments.export.export import export
+from experiments.system import cli, xla
 
 _DESCRIPTION = """\
 Export one network of a finished run as an ordinary checkpoint with a model card.
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data_dir", default="", help="where the run's data are, if they moved")
     switch("--overwrite", help="replace an export that is in the way")
     options = parser.parse_args(argv)
-    compiler.configure()
+    xla.configure()
     # As Ctrl-C, so that nothing is left behind.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 
 import subspace_jax as ss
-from experiments import data, images, wording
+from experiments.data import augment, sets
+from experiments.data.labels import FILE_MODE
+from experiments.evaluation.points import Chosen, method_said
 from experiments.export.formats import FORMATS
-from experiments.finished_run import FinishedRun
-from experiments.points import Chosen, method_said
+from experiments.results import wording
+from experiments.runs.finished import FinishedRun
 
 EXAMPLE, NETWORK, README, RECORD = "example.npz", "network.py", "README.md", "model_card.json"
 _REFERENCE = "Wortsman et al. 2021, Learning Neural Network Subspaces"
@@ -90,7 +92,7 @@ def record(
     kept = _AVERAGES[method.average]
     others = tuple(config.subspace.weights)  # of runs that it started from
     learned = method.subspace.num_endpoints > 1 and method.trains and not others
-    mean, std = images.NORMALIZATIONS[config.normalization]
+    mean, std = augment.NORMALIZATIONS[config.normalization]
     sizes = {name: len(getattr(dataset, name).labels) for name in ("train", "validation", "test")}
     found = {
         "format": format_name,
@@ -118,11 +120,11 @@ def record(
         },
         "data": {
             "name": config.dataset,
-            "sha256": data.fingerprint(config.data_dir),  # of an .npz file
+            "sha256": sets.fingerprint(config.data_dir),  # of an .npz file
             "sizes": sizes,
             "image_shape": list(dataset.test.images.shape[1:]),
             "num_classes": dataset.num_classes,
-            "class_names": list(data.class_names(config.dataset, config.data_dir)),
+            "class_names": list(sets.class_names(config.dataset, config.data_dir)),
             "normalization": {"mean": mean, "std": std},
             "augmentation": config.augmentation,
             "label_noise": config.label_noise.to_dict(),
@@ -150,7 +152,7 @@ def record(
 def _limits(found: dict) -> list[str]:
     about, start, point = found["data"], found["training"]["init_from"], found["point"]
     noise = about["label_noise"]
-    given = noise["mode"] == data.FILE_MODE
+    given = noise["mode"] == FILE_MODE
     labels = "labels given by people" if given else wording.labels_said(noise["rate"])
     apart = (
         found["method"]["kind"] == "independent" and np.count_nonzero(point["mixing_weights"]) > 1

@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import files, points, workdir
-from experiments.errors import UserError
-from experiments.evaluate import NOTHING_SHIFTED, to_json
+from experiments.evaluation import points
+from experiments.evaluation.evaluate import NOTHING_SHIFTED, to_json
+from experiments.evaluation.predict import Networks, mixtures, predict, recalibrated, with_bar
+from experiments.evaluation.predictors import Evaluation
 from experiments.export import card, formats
-from experiments.finished_run import FinishedRun, reopen
-from experiments.places import Evaluation
-from experiments.predict import Networks, mixtures, predict, recalibrated, with_bar
-from experiments.provenance import finished_now, provenance
-from experiments.train import Model
+from experiments.runs import workdir
+from experiments.runs.finished import FinishedRun, reopen
+from experiments.system import files
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
+from experiments.training.model import Model
 
 _CHECKED_IMAGES = 16  # of the test split, on which logits are compared
 _EXAMPLES = 4  # images of noise that are exported with their logits

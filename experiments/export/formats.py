@@ -16,8 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
-from experiments import networks
-from experiments.images import NORMALIZATIONS
+from experiments.data.augment import NORMALIZATIONS
+from experiments.training import networks
 
 Tree = dict[str, Any]
 _LARGEST = 127  # int8 number of both signs, so that zero is zero
@@ -115,11 +115,11 @@ def num_bytes(path: Path) -> int:
 
 
 def source(network: nn.Module, normalization: str, int8: bool = False) -> str:
-    """A file that holds a network on its own: `experiments.networks` word for word, and its values.
+    """A file that holds a network on its own: the networks word for word, and its values.
 
     Args:
-      network: of `experiments.networks`.
-      normalization: a name in `experiments.images`.
+      network: of `experiments.training.networks`.
+      normalization: a name in `experiments.data.augment`.
       int8: whether the weights are those of `quantised`.
 
     Returns:

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import cli, files, starting, weights, workdir
-from experiments.errors import UserError
 from experiments.import_weights import torch_files, torch_names
-from experiments.models import IMAGENET_RESNETS, STEMS, make_network
+from experiments.system import cli, files
+from experiments.system.errors import UserError
+from experiments.training import starting, weights
+from experiments.training.models import IMAGENET_RESNETS, STEMS, make_network
 from subspace_jax.tree import PyTree, num_stacked
 
 STATISTICS, RECORD = "batch_stats.npz", "import.json"
@@ -187,7 +188,7 @@ def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        for name, stack in ((workdir.WEIGHTS, params), (STATISTICS, stats)):
+        for name, stack in ((weights.FILE, params), (STATISTICS, stats)):
             weights.save(made / name, stack)
             again = weights.load(made / name, jax.tree.map(lambda leaf: leaf[0], stack))
             if not jax.tree.all(jax.tree.map(np.array_equal, again, stack)):
@@ -203,7 +204,7 @@ def _said(folder: Path, params: PyTree, record: dict) -> str:
     count, model = record["num_networks"], record["model"]
     size = sum(leaf.size for leaf in jax.tree.leaves(params)) // count
     classes = f"{record['num_classes']:,} classes" if record["num_classes"] else "no classifier"
-    flags = [f"--config.init_from={folder / workdir.WEIGHTS}"]
+    flags = [f"--config.init_from={folder / weights.FILE}"]
     flags += [f"--config.init_head={record['head']}"] if record["head"] != "keep" else []
     flags += [f"--config.model.{name}={value}" for name, value in model.items()]
     return (

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from experiments import files
-from experiments.errors import UserError
+from experiments.system import files
+from experiments.system.errors import UserError
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".tar")
 # Under which a checkpoint has its tensors; the authors of the article have a list of them.

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.errors import UserError
-from experiments.networks import CifarResNet, ImageNetResNet
-from experiments.starting import without_head
+from experiments.system.errors import UserError
+from experiments.training.networks import CifarResNet, ImageNetResNet
+from experiments.training.starting import without_head
 from subspace_jax.tree import PyTree
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments import claims, styles, wording
-from experiments.claims import AGREE, DISAGREE, NOT_SIGNIFICANT, Verdict
-from experiments.recipes import product_of
+from experiments.configs.recipes import product_of
+from experiments.results import claims, styles, wording
+from experiments.results.claims import AGREE, DISAGREE, NOT_SIGNIFICANT, Verdict
 
 Metrics = Mapping[str, Any]
 

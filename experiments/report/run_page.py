@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.report import document, explorers
 from experiments.report.tables import cells_of, mean_of, number, run_rows
-from experiments.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
+from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
 
 Metrics = Mapping[str, Any]
 Cells = list[list[str]]
@@ -76,7 +76,7 @@ _PLACES = ("midpoint", "endpoints", "ensemble", "mc ensemble", "chosen point")
 
 
 def run_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
-    """The page of one run; see `report.page`."""
+    """The page of one run; see `pages.page`."""
     config = metrics.get("config", {})
     title = f"One run: {style_of_run(config).label}"
     data = explorers.data_of(metrics)

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from experiments import claims, markdown
 from experiments.report import document, headlines
 from experiments.report.tables import cells_of
-from experiments.wording import labels_said
+from experiments.results import claims, tables
+from experiments.results.wording import labels_said
 
 Metrics = Mapping[str, Any]
 
@@ -114,7 +114,7 @@ _CAPTIONS = {
 
 
 def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
-    """The page of a suite; see `report.page`."""
+    """The page of a suite; see `pages.page`."""
     config = metrics.get("config", {})
     title = f"Subspaces of networks and their rivals: {_name(config)}"
     captions, said = _captions(config), headlines.of(metrics)
@@ -200,7 +200,7 @@ def _claims(metrics: Metrics) -> str:
             "Every claim with its test", claims.HEADER, rows, 2
         ),
         "How much of each gain survives": _list(metrics.get("survival", ())),
-        "What was chosen": _list(markdown.chosen_said(metrics)),
+        "What was chosen": _list(tables.chosen_said(metrics)),
     }
     folded = "".join(document.folded(summary, content) for summary, content in parts.items())
     return f"<p>{escape(metrics.get('counts', ''))}</p>{folded}"
