@@ -14,7 +14,7 @@ from experiments.system import cli
 from experiments.system.cli import Stop, config_differences
 from experiments.system.errors import UserError
 
-CONFIGS = Path(cli.__file__).parent / "configs"
+CONFIGS = Path(suites.__file__).parent
 CIFAR10 = f"{CONFIGS / 'cifar10.py'}:line"
 
 

@@ -7,7 +7,7 @@ import pytest
 from synthetic_metrics import config_of, metrics_from, records_of
 
 from experiments.configs import suites
-from experiments.reproduce import known_runs, plan
+from experiments.reproduce import known_runs, plan, records
 from experiments.reproduce.records import digest, identity, record_path, weights_path, write
 from experiments.system.errors import UserError
 
