@@ -24,8 +24,8 @@ SIZES = {"standard": 1, "line": 2, "simplex_6": 6}
 
 _IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 _FIRST_STEP = """
-from experiments import compiler
-compiler.configure()
+from experiments.system import xla
+xla.configure()
 from types import SimpleNamespace
 from benchmarks.contestants import CONTESTANTS
 options = SimpleNamespace(device="", threads=0, batch_size=128, steps=1)

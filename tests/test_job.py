@@ -200,7 +200,7 @@ def test_sigterm_saves_exits_0_and_the_rest_is_the_same(npz, finished, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("where", ["report.page", "workdir.publish"])
+@pytest.mark.parametrize("where", ["pages.page", "workdir.publish"])
 def test_a_signal_while_the_report_is_made_waits_for_it(
     npz, finished, tmp_path, monkeypatch, number, where
 ):

@@ -37,7 +37,7 @@ def test_a_command_is_started_anew_once_with_its_arguments(tmp_path):
     package.mkdir()
     package.joinpath("__init__.py").write_text(
         "import os\nprint('import', os.getpid(), flush=True)\n"
-        "from experiments import launch\nlaunch.with_huge_pages(__name__)\n"
+        "from experiments.system import launch\nlaunch.with_huge_pages(__name__)\n"
     )
     package.joinpath("show.py").write_text(
         "import os, sys\n"

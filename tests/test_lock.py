@@ -18,7 +18,7 @@ from experiments.system.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 HOLDER = """
 import pathlib, sys
-from experiments import lock
+from experiments.system import lock
 with lock.hold(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -46,10 +46,10 @@ def test_a_command_keeps_what_it_compiled(chosen, tmp_path):
         environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     code = """
 import jax
-from experiments import cli, compiler  # importing them computes nothing
+from experiments.system import cli, xla  # importing them computes nothing
 from jax._src import xla_bridge
 assert not xla_bridge._backends
-compiler.configure()
+xla.configure()
 jax.jit(lambda x: x + 1)(1.0)
 """
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
