@@ -66,7 +66,10 @@ def up_to_the_work(monkeypatch):
 def call(command: str) -> int:
     """The exit code of a command, in this process; a pipe into a file is left out."""
     module, *arguments = shlex.split(command.split(" > ")[0])[2:]
-    return importlib.import_module(module).main(arguments)
+    found = importlib.import_module(module)
+    if hasattr(found, "__path__"):
+        found = importlib.import_module(f"{module}.__main__")
+    return found.main(arguments)
 
 
 def test_every_page_has_commands():

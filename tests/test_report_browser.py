@@ -8,7 +8,8 @@ import pytest
 import synthetic_metrics
 
 from experiments.evaluation import layout
-from experiments.report import pages, run_figures
+from experiments.report import pages as report_pages
+from experiments.report import run_figures
 from experiments.results.styles import METRICS, QUANTITIES
 from subspace_jax import simplex
 
@@ -66,7 +67,7 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     picture = run_figures.png(run_figures.run_figures(RUNS["network"])["reliability"])
     for name, metrics in RUNS.items():
-        (folder / f"{name}.html").write_text(pages.page(metrics, {"reliability": picture}))
+        (folder / f"{name}.html").write_text(report_pages.page(metrics, {"reliability": picture}))
     return folder
 
 
