@@ -18,7 +18,7 @@ from subspace_jax import metrics
 from subspace_jax.prediction import ensemble
 from subspace_jax.subspaces import Coords, Subspace
 from subspace_jax.tree import PyTree, wider_dtype
-from subspace_jax.weighted import prepare
+from subspace_jax.metrics import prepare
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
@@ -249,93 +249,6 @@ def _best_point(logits, labels, weights, criterion):
 
     losses = jax.lax.map(loss, logits)
     return jax.lax.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), 0, jnp.int32)
-
-
-def optimize_coords(
-    nll_fn: Callable[[Coords], jax.Array],
-    subspace: Subspace,
-    endpoints: PyTree,
-    *,
-    optimizer: optax.GradientTransformation | None = None,
-    num_steps: int = 100,
-    start: ArrayLike | None = None,
-) -> Coords:
-    r"""The point of a subspace at which a loss on validation data is lowest, by gradient descent.
-
-    .. math:: c = \mathrm{sigmoid}(u) \text{ on a line or curve}, \qquad
-              c = \mathrm{softmax}(u) \text{ in a simplex}
-
-    so that the search stays inside the subspace. The lowest loss of all steps counts: the result is
-    never worse than the start on the data it was chosen on. It may be a local minimum; the best
-    point of a grid, by `choose_point`, is a good start.
-
-    Args:
-      nll_fn: `coords -> scalar`, differentiable, the validation NLL at `subspace.point(endpoints,
-        coords)`. Wrap it in `jax.jit` if it can be. To choose the point jointly with a temperature,
-        let it divide its logits by their own `fit_temperature`.
-      subspace: what is searched; of a `layerwise` one, every layer has its own point.
-      endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
-      optimizer: of `u`; by default Adam with learning rate 0.1.
-      num_steps: how many steps it takes, at least 1.
-      start: one point, for all layers; by default the midpoint. No coordinate starts closer to the
-        border than 0.01.
-
-    Returns:
-      Coordinates as `Subspace.sample_coords` returns them.
-
-    Raises:
-      ValueError: `num_steps` is below 1, or `start` has another shape than a point.
-
-    Example:
-      >>> from subspace_jax.subspaces import line
-      >>> alpha = optimize_coords(lambda alpha: (alpha - 0.2) ** 2, line(), jnp.zeros((2, 3)))
-      >>> round(float(alpha), 2)
-      0.2
-    """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} finds only the start; take at least 1 step.")
-    start = jnp.asarray(subspace.center if start is None else start, jnp.float32)
-    if start.shape != subspace.center.shape:
-        raise ValueError(
-            f"start has shape {list(start.shape)} but a point of this subspace has shape "
-            f"{list(subspace.center.shape)}; give the coordinates of one point."
-        )
-    optimizer = optimizer or _ADAM
-    num_layers, spread = _layers(subspace, endpoints)
-    start = jnp.maximum(start, _LEAST_COORD)
-    if subspace.center.ndim:
-        squash, u = jax.nn.softmax, jnp.log(start)
-    else:
-        squash, u = jax.nn.sigmoid, jax.scipy.special.logit(jnp.minimum(start, 1 - _LEAST_COORD))
-    to_coords = lambda u: spread(squash(u))
-    loss_and_gradient = jax.value_and_grad(lambda u: nll_fn(to_coords(u)))
-
-    u = jnp.broadcast_to(u, (num_layers, *u.shape))
-    state, best, lowest = optimizer.init(u), u, jnp.inf
-    for step in range(num_steps + 1):
-        loss, gradient = loss_and_gradient(u)
-        better = loss < lowest
-        best, lowest = jnp.where(better, u, best), jnp.where(better, loss, lowest)
-        if step < num_steps:
-            u, state = _descend(optimizer, gradient, state, u)
-    return to_coords(best)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _descend(optimizer, gradient, state, u):
-    with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its integer counts and floats
-        updates, state = optimizer.update(gradient, state, u)
-    return optax.apply_updates(u, updates), state
-
-
-def _layers(subspace: Subspace, endpoints: PyTree):
-    """The number of points to choose, and `points [L, ...] -> coords`."""
-    if subspace.layer_of is None:
-        return 1, lambda points: points[0]
-    paths_and_leaves, treedef = jax.tree.flatten_with_path(endpoints)
-    layers = [subspace.layer_of(path) for path, _ in paths_and_leaves]
-    index = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
-    return len(index), lambda points: treedef.unflatten(points[index[layer]] for layer in layers)
 
 
 def _check_mode(mode: str):

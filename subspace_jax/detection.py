@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.weighted import cumulative, prepare, top_label
+from subspace_jax.metrics import cumulative, prepare, top_label
 
 
 class RiskCoverage(NamedTuple):

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
-from subspace_jax import growing, tree
+from subspace_jax import tree
 from subspace_jax.tree import PyTree
 
 Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix with one at each leaf
@@ -30,7 +31,7 @@ Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix wi
 class Subspace:
     """A continuous family of networks spanned by a few endpoints.
 
-    Make one with `line`, `bezier`, `simplex` or `simplicial_complex`, and give every layer its own
+    Make one with `line`, `bezier` or `simplex`, and give every layer its own
     point with `layerwise`. Equal calls of the constructors return the same object, so a subspace can
     be a static argument of `jax.jit`.
 
@@ -42,7 +43,7 @@ class Subspace:
         line or curve and `[n]` for a simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
       mix: `(weights, endpoints) -> network`, with weights `[n]` or a tree prefix of the endpoints;
-        `lora.around` replaces it.
+        `contrib.lora.around` replaces it.
     """
 
     num_endpoints: int
@@ -94,7 +95,7 @@ class Subspace:
 
         Args:
           networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may
-            need `alignment.align` before.
+            need `contrib.alignment.align` before.
           key: a random key for the noise.
           noise: the noise's standard deviation in units of the root mean square of each leaf of the
             mean, 0.1 for a tenth; a leaf of zeros gets none.
@@ -116,7 +117,17 @@ class Subspace:
           >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
           [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
         """
-        return growing.grow(self.num_endpoints, networks, key, noise, positions)
+        n, networks = self.num_endpoints, list(networks)
+        positions = tuple(range(len(networks)) if positions is None else positions)
+        _check_grow(n, networks, key, noise, positions)
+        for network in networks:
+            tree.check_mixable(network)
+        given = tree.stack(networks)
+        rows = jnp.full((n, len(networks)), 1 / len(networks), jnp.float32)
+        endpoints = jax.vmap(tree.mix, in_axes=(0, None))(rows, given)
+        if noise:
+            endpoints = _noisy(key, noise, endpoints)
+        return jax.tree.map(lambda x, own: x.at[np.array(positions)].set(own), endpoints, given)
 
     def point(self, endpoints: PyTree, coords: Coords) -> PyTree:
         r"""The network at given coordinates.
@@ -268,7 +279,7 @@ class Subspace:
         return weights
 
 
-def _one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
+def one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
     """Makes equal calls, however they are written, return one object, which jit can compare."""
     signature, cached = inspect.signature(constructor), functools.cache(constructor)
 
@@ -281,7 +292,7 @@ def _one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]
     return construct
 
 
-@_one_object
+@one_object
 def bezier(degree: int = 2) -> Subspace:
     r"""A Bezier curve between the first and the last of `degree + 1` endpoints.
 
@@ -338,7 +349,7 @@ def line() -> Subspace:
     return bezier(degree=1)
 
 
-@_one_object
+@one_object
 def simplex(num_endpoints: int) -> Subspace:
     r"""The simplex spanned by networks, with the uniform distribution on it.
 
@@ -365,63 +376,13 @@ def simplex(num_endpoints: int) -> Subspace:
         raise ValueError(f"A simplex of {num_endpoints} endpoints is empty; use at least 1.")
 
     def draw(key):
-        return _normalised(jax.random.exponential(key, (num_endpoints,)))
+        return normalised(jax.random.exponential(key, (num_endpoints,)))
 
     center = np.full(num_endpoints, 1 / num_endpoints, np.float32)
     return Subspace(num_endpoints, draw, lambda coords: coords, center)
 
 
-@_one_object
-def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
-    r"""Simplexes that share vertices: a random point lies on one of them.
-
-    .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = 0 \text{ for } i \notin S,
-              \quad S \text{ uniform among the simplexes, } w_S \text{ uniform on it}
-
-    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2. Vertices that were trained
-    before are kept with `freeze`.
-
-    Args:
-      simplexes: the vertices of each, numbers from 0 to n - 1; a tuple of tuples.
-
-    Returns:
-      A subspace whose coordinates are the `n` mixing weights. Its center is the mean of all vertices,
-      which may lie outside of the complex: predict with an ensemble of random points.
-
-    Raises:
-      ValueError: there is no simplex, one has no vertex or one twice, or a number is left out.
-
-    Reference:
-      Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
-
-    Example:
-      >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
-      >>> weights.shape, int((weights == 0).sum())
-      ((3,), 1)
-    """
-    vertices = sorted({vertex for simplex in simplexes for vertex in simplex})
-    n = len(vertices)
-    if vertices != list(range(n)) or not all(simplexes) or not n:
-        raise ValueError(
-            f"The simplexes {simplexes} have the vertices {vertices}; give at least one simplex of at "
-            "least one vertex, and name each of 0, 1, ... in some."
-        )
-    if any(len(set(simplex)) < len(simplex) for simplex in simplexes):
-        raise ValueError(f"The simplexes {simplexes} name a vertex twice in one; name it once.")
-    members = np.zeros((len(simplexes), n), np.float32)
-    for row, simplex in zip(members, simplexes, strict=True):
-        row[list(simplex)] = 1
-
-    def draw(key):
-        choice_key, point_key = jax.random.split(key)
-        chosen = jax.random.randint(choice_key, (), 0, len(simplexes))
-        return _normalised(jax.random.exponential(point_key, (n,)), jnp.asarray(members)[chosen])
-
-    center = np.full(n, 1 / n, np.float32)
-    return Subspace(n, draw, lambda coords: coords, center)
-
-
-def _normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
+def normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
     """Barycentric coordinates; an exponential draw may be 0, and a single one is then not 0 / 0."""
     draws = jnp.maximum(draws, jnp.finfo(draws.dtype).tiny) * members
     return draws / draws.sum()
@@ -441,7 +402,7 @@ def parent(path: tuple) -> tuple:
     return path[: -2 if wrapped else -1]
 
 
-@_one_object
+@one_object
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
@@ -458,7 +419,7 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
       A subspace whose `sample_coords` returns a tree.
 
     Raises:
-      ValueError: `subspace` is around a base (`lora.around`); make the layers before.
+      ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before.
 
     Reference:
       Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
@@ -475,3 +436,34 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
             "write `lora.around(layerwise(subspace), base)` in this order."
         )
     return dataclasses.replace(subspace, layer_of=layer_of)
+
+
+def _noisy(key, noise, stack):
+    """A stack of equal networks with noise on each of its leaves."""
+    wide = jax.tree.map(lambda x: x.astype(tree.wider_dtype(jnp.float32, x)), stack)
+
+    def add(x, wide, draw):
+        return (wide + noise * jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2)) * draw).astype(x.dtype)
+
+    return jax.tree.map(add, stack, wide, optax.tree.random_like(key, wide))
+
+
+def _check_grow(n, networks, key, noise, positions) -> None:
+    count = len(networks)
+    if not 1 <= count <= n:
+        raise ValueError(
+            f"grow got {count} networks but the subspace has {n} endpoints; give it 1 to {n}."
+        )
+    if (
+        len(set(positions)) != count
+        or len(positions) != count
+        or not set(positions) <= set(range(n))
+    ):
+        raise ValueError(
+            f"The positions {positions} do not place {count} networks among {n} endpoints; "
+            f"give each network a number of its own from 0 to {n - 1}."
+        )
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is {noise}; use 0 for none or a number above it.")
+    if noise and key is None:
+        raise ValueError(f"noise is {noise} but there is no key to draw it with; pass `key` too.")
