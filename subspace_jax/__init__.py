@@ -7,11 +7,13 @@
     deployed = line.midpoint(endpoints)                 # an ordinary network
 
 With ten names one trains and tests a subspace: `Subspace` and what makes one (`line`, `bezier`,
-`simplex`, `layerwise`), `cosine_penalty`, `make_train_step`, `recalibrate`, `ensemble` and `metrics`. And
-when they are needed: operations on stacks (`stack`, `mix`, `gram`, `distances`, `squared_cosines`),
-leaves that are shared (`split`, `combine`, `summary`), steps (`TrainState`, `freeze`), many networks
-(`for_each`, `predict`), and the modules `averaging`, `calibration`, `corruptions`, `detection`, `landscape`
-and `sharding`. `plotting` (which needs matplotlib) and `contrib` are imported when they are used.
+`simplex`, `layerwise`), `cosine_penalty`, `make_train_step`, `recalibrate`, `ensemble` and `metrics`.
+
+The others are for when they are needed: operations on stacks (`stack`, `mix`, `gram`, `distances`,
+`squared_cosines`), leaves that are shared (`split`, `combine`, `summary`), steps (`TrainState`,
+`freeze`), many networks (`for_each`, `predict`), and the modules `averaging`, `calibration`,
+`corruptions`, `detection`, `landscape` and `sharding`. `plotting`, which needs
+matplotlib, and `contrib` are imported when they are used.
 
 Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.py`.
 """

@@ -260,7 +260,7 @@ def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
     """The averaged parameters that an optimizer's state holds.
 
     Args:
-      opt_state: the state of a chain, with or without `ema`, `swa` or `contrib.swag` in it; of several, the
+      opt_state: the state of a chain, with or without `ema`, `swa` or SWAG in it; of several, the
         first counts.
       default: what to return where there is no average.
 
@@ -323,4 +323,3 @@ def blend(weight: jax.Array, new: PyTree, old: PyTree) -> PyTree:
         return (w * wide_new + (1 - w) * wide_old).astype(old.dtype)
 
     return jax.tree.map(blend, new, old)
-

@@ -6,28 +6,22 @@ metrics of the chosen temperature or point on the test set.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from subspace_jax import metrics
-from subspace_jax.prediction import ensemble
-from subspace_jax.subspaces import Coords, Subspace
-from subspace_jax.tree import PyTree, wider_dtype
 from subspace_jax.metrics import prepare
+from subspace_jax.prediction import ensemble
+from subspace_jax.tree import wider_dtype
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
 
 LARGEST_LOG_TEMPERATURE = math.log(100)
 NUM_BISECTIONS = 30
-
-_ADAM = optax.adam(0.1)
-_LEAST_COORD = 0.01  # where a search starts: at the border of a subspace its gradient would vanish
 
 
 @jax.jit

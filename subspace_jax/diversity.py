@@ -1,11 +1,9 @@
 """How far apart the endpoints are: the cosine penalty and distances, both from one Gram matrix."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from subspace_jax import tree

@@ -10,7 +10,7 @@ one reduction, and XLA puts the reductions in.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -88,14 +88,12 @@ def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
         )
 
 
-def stack_shardings(mesh: Mesh, endpoints: PyTree, *, split_leaves: bool = False) -> PyTree:
+def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
     """Where the leaves of a stack lie: split over `endpoint`, the same on all of `data`.
 
     Args:
       mesh: of `make_mesh`.
       endpoints: stack with leaves `[n, ...]`, arrays or their shapes.
-      split_leaves: whether the largest axis of every leaf that `data` divides is split over it too,
-        as in fully sharded data parallelism: less memory, for a gather of the sampled network.
 
     Returns:
       A tree of `jax.sharding.NamedSharding`.
@@ -109,21 +107,11 @@ def stack_shardings(mesh: Mesh, endpoints: PyTree, *, split_leaves: bool = False
       P('endpoint',)
     """
     check_endpoints(mesh, num_stacked(endpoints))
-
-    def place(leaf):
-        spec = ["endpoint"] + [None] * (leaf.ndim - 1)
-        size = mesh.shape["data"]
-        fitting = [i for i in range(1, leaf.ndim) if leaf.shape[i] % size == 0]
-        if split_leaves and fitting and size > 1:
-            spec[max(fitting, key=lambda i: leaf.shape[i])] = "data"
-        while spec[-1] is None:
-            spec.pop()
-        return NamedSharding(mesh, P(*spec))
-
-    return jax.tree.map(place, endpoints)
+    split = NamedSharding(mesh, P("endpoint"))
+    return jax.tree.map(lambda leaf: split, endpoints)
 
 
-def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False) -> TrainState:
+def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
 
     A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape does
@@ -133,7 +121,6 @@ def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False
     Args:
       mesh: of `make_mesh`.
       state: of `TrainState.create`, arrays or their shapes.
-      split_leaves: as in `stack_shardings`.
 
     Returns:
       A `TrainState` of `jax.sharding.NamedSharding`.
@@ -148,7 +135,7 @@ def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False
       >>> state_shardings(mesh, state).opt_state[0].trace["w"].spec
       P('endpoint',)
     """
-    endpoints = stack_shardings(mesh, state.endpoints, split_leaves=split_leaves)
+    endpoints = stack_shardings(mesh, state.endpoints)
     everywhere = NamedSharding(mesh, P())
     leaves = jax.tree.leaves_with_path(state.endpoints)
     known = {

@@ -67,7 +67,7 @@ def make_train_step(
         metrics is a dictionary of scalars, averaged over the chunks; the names `loss` and
         `penalty` are taken.
       optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that
-        wants the gradient at other points, as `contrib.sharpness.sam`, gets it as `grad_fn=`: that of the
+        wants the gradient at other points, as `contrib.sharpness.sam`, gets it as `grad_fn=`: of the
         same objective, with the same batch and the same random numbers.
       penalty: `(endpoints, key) -> scalar`, added to the loss, for example
         `lambda endpoints, key: beta * cosine_penalty(endpoints, key)`.

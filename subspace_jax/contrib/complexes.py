@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax import tree
-from subspace_jax.subspaces import Subspace, normalised, one_object
 from subspace_jax.diversity import Select
+from subspace_jax.subspaces import Subspace, normalised, one_object
 from subspace_jax.tree import PyTree
 
 
