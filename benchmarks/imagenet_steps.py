@@ -19,8 +19,8 @@ from experiments import compiler, models, train
 from experiments.configs import imagenet
 from experiments.data import Dataset, Split
 from experiments.errors import UserError
+from experiments.memory import memory_report
 from experiments.provenance import finished_now, provenance
-from subspace_jax import sharding
 
 DESCRIPTION = """Training steps of ResNet50 and WideResNet50-2, standard and as a line, in turns.
 
@@ -125,7 +125,7 @@ def _contestant(options, name: str, recipe: str) -> tuple[dict, Callable[[], flo
 
     latest = jax.block_until_ready(step(state))  # the first one compiles and is not timed
     lowered = train.lowered_call(run, latest)
-    memory = sharding.memory_report(lowered.compile(), latest)
+    memory = memory_report(lowered.compile(), latest)
     # Before optimisation, which on a GPU hides convolutions in calls of a library; of all devices.
     flop = (lowered.cost_analysis() or {}).get("flops")
     record = {

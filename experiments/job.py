@@ -40,9 +40,9 @@ from experiments import (
 from experiments.checkpoint import Checkpoints, full_disk
 from experiments.cli import Stop
 from experiments.errors import UserError
+from experiments.memory import MemoryReport, memory_report
 from experiments.methods import make_method
 from experiments.provenance import finished_now, provenance
-from subspace_jax import sharding
 
 
 class Interrupted(Exception):
@@ -328,7 +328,7 @@ def _train(config, run, folder, stop) -> tuple:
     return state, history, start, memory
 
 
-def step_report(run: train.Run, state: ss.TrainState) -> sharding.MemoryReport | None:
+def step_report(run: train.Run, state: ss.TrainState) -> MemoryReport | None:
     """What the training needs on each device, said before its first step; `None` on a CPU alone.
 
     Raises:
@@ -336,7 +336,7 @@ def step_report(run: train.Run, state: ss.TrainState) -> sharding.MemoryReport |
     """
     if train.on_cpu() and run.program.model.mesh is None:
         return None
-    report = sharding.memory_report(train.compiled_call(run, state), state)
+    report = memory_report(train.compiled_call(run, state), state)
     if report is None:
         return None
     if not report.fits:
