@@ -63,18 +63,14 @@ def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
     Args:
       decay: `d` in [0, 1), the weight of the past per step.
 
-    Returns:
-      A transformation that passes updates through.
+    Returns a transformation that passes updates through. See Polyak and Juditsky 1992,
+    "Acceleration of Stochastic Approximation by Averaging".
 
-    Reference:
-      Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging".
-
-    Example:
-      >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
-      >>> params = jnp.array([4.0])
-      >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-      >>> average_of(state)
-      Array([3.], dtype=float32)
+    >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
+    >>> params = jnp.array([4.0])
+    >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
+    >>> average_of(state)
+    Array([3.], dtype=float32)
     """
 
     def init(params):
@@ -103,22 +99,16 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
         parameters too.
       every: `c >= 1`, how many updates lie between two networks.
 
-    Returns:
-      A transformation that passes updates through. The mean is kept in the dtypes of the
-      parameters; keep those float32, as mixed precision does.
+    Returns a transformation that passes updates through. The mean is kept in the dtypes of the
+    parameters; keep those float32, as mixed precision does. Raises ValueError: `start_step` is
+    negative or `every` below 1. See Izmailov et al. 2018, "Averaging Weights Leads to Wider
+    Optima and Better Generalization".
 
-    Raises:
-      ValueError: `start_step` is negative or `every` below 1.
-
-    Reference:
-      Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization".
-
-    Example:
-      >>> optimizer = optax.chain(optax.sgd(1.0), swa(start_step=0, every=1))
-      >>> params = jnp.array([4.0])
-      >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-      >>> average_of(state)
-      Array([3.], dtype=float32)
+    >>> optimizer = optax.chain(optax.sgd(1.0), swa(start_step=0, every=1))
+    >>> params = jnp.array([4.0])
+    >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
+    >>> average_of(state)
+    Array([3.], dtype=float32)
     """
     check_steps("swa", start_step, every)
 
@@ -145,22 +135,16 @@ def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTra
       start_step, every: which networks are visited, as in `swa`.
       num_models: how many are kept, at least 1; visits after that are left out.
 
-    Returns:
-      A transformation that passes updates through.
+    Returns a transformation that passes updates through. Raises ValueError: `start_step` is
+    negative, or `every` or `num_models` below 1. See Huang et al. 2017, "Snapshot Ensembles:
+    Train 1, Get M for Free"; Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast
+    Ensembling of DNNs".
 
-    Raises:
-      ValueError: `start_step` is negative, or `every` or `num_models` below 1.
-
-    Reference:
-      Huang et al. 2017, "Snapshot Ensembles: Train 1, Get M for Free"; Garipov et al. 2018, "Loss
-      Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
-
-    Example:
-      >>> optimizer = optax.chain(optax.sgd(1.0), snapshots(start_step=0, every=1, num_models=2))
-      >>> params = jnp.array([4.0])
-      >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-      >>> snapshots_of(state)[:, 0]
-      Array([4., 2.], dtype=float32)
+    >>> optimizer = optax.chain(optax.sgd(1.0), snapshots(start_step=0, every=1, num_models=2))
+    >>> params = jnp.array([4.0])
+    >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
+    >>> snapshots_of(state)[:, 0]
+    Array([4., 2.], dtype=float32)
     """
     check_steps("snapshots", start_step, every)
     if num_models < 1:
@@ -189,15 +173,7 @@ def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTra
 
 
 def snapshots_of(opt_state: optax.OptState) -> PyTree:
-    """The networks that `snapshots` kept, a stack with leaves `[num_models, ...]`.
-
-    Raises:
-      ValueError: there is no `snapshots` in the state.
-
-    Example:
-      >>> snapshots_of(snapshots(1, 1, num_models=3).init(jnp.array([4.0]))).shape
-      (3, 1)
-    """
+    """The networks that `snapshots` kept, a stack with leaves `[num_models, ...]`."""
     state = next(states(opt_state, lambda state: isinstance(state, SnapshotsState)), None)
     if state is None:
         raise ValueError(
@@ -218,21 +194,14 @@ def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> n
         `mix(weights, networks)`, its batch-norm statistics measured anew.
       scores: `[M]`, of the networks themselves.
 
-    Returns:
-      `[M]` float32, equal weights on the chosen networks and 0 elsewhere.
+    Returns `[M]` float32, equal weights on the chosen networks and 0 elsewhere. Raises
+    ValueError: there is no network. See Wortsman et al. 2022, "Model soups: averaging weights of
+    multiple fine-tuned models improves accuracy without increasing inference time", Algorithm 1.
 
-    Raises:
-      ValueError: there is no network.
-
-    Reference:
-      Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves
-      accuracy without increasing inference time", Algorithm 1.
-
-    Example:
-      >>> networks = np.array([0.0, 1.0, 4.0])  # and the best would be at 0.6
-      >>> score_fn = lambda weights: -abs(float(weights @ networks) - 0.6)
-      >>> greedy_soup(score_fn, [-0.6, -0.4, -3.4])
-      array([0.5, 0.5, 0. ], dtype=float32)
+    >>> networks = np.array([0.0, 1.0, 4.0])  # and the best would be at 0.6
+    >>> score_fn = lambda weights: -abs(float(weights @ networks) - 0.6)
+    >>> greedy_soup(score_fn, [-0.6, -0.4, -3.4])
+    array([0.5, 0.5, 0. ], dtype=float32)
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not scores.size:
@@ -264,9 +233,8 @@ def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
         first counts.
       default: what to return where there is no average.
 
-    Example:
-      >>> average_of(optax.sgd(0.1).init(0.0), default="none")
-      'none'
+    >>> average_of(optax.sgd(0.1).init(0.0), default="none")
+    'none'
     """
     state = next(states(opt_state, _is_average), None)
     if state is None:

@@ -45,23 +45,15 @@ def fit_temperature(
 
     Args:
       logits: `[N, K]`, of the validation data; log-probabilities are logits too.
-      labels: `[N]`, integers.
       weights: `[N]`, not negative; `None` means ones.
 
-    Returns:
-      Scalar float32, to a relative precision of 1e-4 or better; above 1 for a network that is too
-      confident.
+    Returns scalar float32, to a relative precision of 1e-4 or better; above 1 for a network that
+    is too confident. Raises ValueError: there are 0 examples, or shapes or dtypes do not fit. See
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
 
-    Raises:
-      ValueError: there are 0 examples, or shapes or dtypes do not fit.
-
-    Reference:
-      Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
-      >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
-      2.0
+    >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
+    >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
+    2.0
     """
     if jnp.shape(logits)[:1] == (0,):
         raise ValueError(
@@ -97,15 +89,11 @@ def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
       logits: `[N, K]`, or `[M, N, K]` of the members of an ensemble.
       temperature: positive; a scalar, or `[M]`, one per member.
 
-    Returns:
-      Logits of the same shape, float32 or wider.
+    Returns logits of the same shape, float32 or wider. Raises ValueError: the temperature is
+    neither a scalar nor one per member.
 
-    Raises:
-      ValueError: the temperature is neither a scalar nor one per member.
-
-    Example:
-      >>> apply_temperature(jnp.array([[2.0, 4.0]]), 2.0)
-      Array([[1., 2.]], dtype=float32)
+    >>> apply_temperature(jnp.array([[2.0, 4.0]]), 2.0)
+    Array([[1., 2.]], dtype=float32)
     """
     logits, shape = jnp.asarray(logits), jnp.shape(temperature)
     if shape and (logits.ndim != 3 or shape != logits.shape[:1]):
@@ -130,26 +118,19 @@ def fit_ensemble_temperature(
 
     Args:
       logits: `[M, N, K]`, of the validation data, one slice per member.
-      labels: `[N]`, integers.
       average: as in `ensemble`; matters only where the temperature comes after it.
       mode: `"per_member"` calibrates every member alone, before they are averaged;
         `"after_average"` calibrates the average. An average of calibrated members is not calibrated
         but too little confident, which only the second repairs.
       weights: as in `fit_temperature`.
 
-    Returns:
-      `[M]` per member, a scalar after the average; float32.
+    Returns `[M]` per member, a scalar after the average; float32. Raises ValueError: `mode` or
+    `average` is unknown, there are 0 examples, or shapes do not fit. See Rahaman and Thiery 2021,
+    "Uncertainty Quantification and Deep Ensembles".
 
-    Raises:
-      ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit.
-
-    Reference:
-      Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
-      >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
-      Array([2., 1.], dtype=float32)
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
+    >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
+    Array([2., 1.], dtype=float32)
     """
     _check_mode(mode)
     averaged = ensemble(logits, average)
@@ -175,20 +156,15 @@ def apply_ensemble_temperature(
     Args:
       logits: `[M, N, K]`, one slice per member.
       temperature: what `fit_ensemble_temperature` returned for this `average` and `mode`.
-      average: as in `ensemble`.
       mode: `"per_member"` divides the members' logits, `"after_average"` the average's
         log-probabilities, which are then normalised again.
 
-    Returns:
-      Log-probabilities `[N, K]`, float32 or wider.
+    Returns log-probabilities `[N, K]`, float32 or wider. Raises ValueError: `mode` or `average`
+    is unknown, or shapes do not fit.
 
-    Raises:
-      ValueError: `mode` or `average` is unknown, or shapes do not fit.
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
-      >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
-      Array([[0.625, 0.375]], dtype=float32)
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
+    >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
+    Array([[0.625, 0.375]], dtype=float32)
     """
     _check_mode(mode)
     if mode == "per_member":
@@ -207,21 +183,16 @@ def choose_point(
 
     Args:
       logits: `[P, N, K]`, of the validation data at each of `P` points.
-      labels: `[N]`, integers.
       criterion: `"nll"`, the lowest wins, or `"accuracy"`, the highest.
       weights: as in `fit_temperature`.
 
-    Returns:
-      Scalar int32 in `0 .. P - 1`: the first of equally good points. A point with a nan is never
-      chosen; if all have one, it is 0.
+    Returns scalar int32 in `0 .. P - 1`: the first of equally good points. A point with a nan is
+    never chosen; if all have one, it is 0. Raises ValueError: `criterion` is unknown, there are 0
+    points or 0 examples, or shapes do not fit.
 
-    Raises:
-      ValueError: `criterion` is unknown, there are 0 points or 0 examples, or shapes do not fit.
-
-    Example:
-      >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
-      >>> int(choose_point(logits, jnp.array([0])))
-      1
+    >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
+    >>> int(choose_point(logits, jnp.array([0])))
+    1
     """
     if criterion not in ("nll", "accuracy"):
         raise ValueError(f"criterion={criterion!r} is unknown; use 'nll' or 'accuracy'.")

@@ -15,12 +15,8 @@ Select = Callable[[tuple, jax.Array], bool]
 def is_kernel(path: tuple, leaf: jax.Array) -> bool:
     """Whether a leaf `[n, ...]` of the endpoints is a kernel: of rank two or more in one network.
 
-    Biases and the scales of normalisation layers are not. Their values start equal at all
-    endpoints, so that a penalty that saw them would push on what is the same by construction.
-
-    Example:
-      >>> is_kernel((), jnp.zeros((2, 3, 3, 16, 16))), is_kernel((), jnp.zeros((2, 16)))
-      (True, False)
+    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so that a
+    penalty that saw them would push on what is the same by construction.
     """
     del path
     return leaf.ndim > 2
@@ -30,18 +26,12 @@ def kernel_gram(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
     """Inner products between endpoints over the selected leaves.
 
     Args:
-      endpoints: stack with leaves `[n, ...]`.
       select: `(path, leaf [n, ...]) -> bool`, the leaves that count; kernels by default.
 
-    Returns:
-      `[n, n]`.
+    Returns `[n, n]`. Raises ValueError: no leaf is selected.
 
-    Raises:
-      ValueError: no leaf is selected.
-
-    Example:
-      >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
-      Array(12., dtype=float32)
+    >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
+    Array(12., dtype=float32)
     """
     return tree.gram(_kernels(endpoints, select))
 
@@ -62,19 +52,11 @@ def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
 
     .. math:: C_{ij} = \frac{\langle\theta_i, \theta_j\rangle^2}{\|\theta_i\|^2 \|\theta_j\|^2}
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`.
-      select: as in `kernel_gram`.
+    Returns `[n, n]`, in [0, 1] up to rounding; 0 in the row of an endpoint that is zero. Raises
+    ValueError: no leaf is selected.
 
-    Returns:
-      `[n, n]`, in [0, 1] up to rounding; 0 in the row of an endpoint that is zero.
-
-    Raises:
-      ValueError: no leaf is selected.
-
-    Example:
-      >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
-      Array(0.5, dtype=float32)
+    >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
+    Array(0.5, dtype=float32)
     """
     return _squared_cosines_of(kernel_gram(endpoints, select))
 
@@ -111,18 +93,11 @@ def cosine_penalty(
       select: `(path, leaf [n, ...]) -> bool`, the leaves that count. By default those of rank two or
         more in one network, whatever their names.
 
-    Returns:
-      A scalar in [0, 1].
+    Returns a scalar in [0, 1]. Raises ValueError: there is one endpoint (no pair), or no leaf is
+    selected. See Wortsman et al. 2021, "Learning Neural Network Subspaces", Eq. 3.
 
-    Raises:
-      ValueError: there is one endpoint (no pair), or no leaf is selected.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", Eq. 3.
-
-    Example:
-      >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
-      Array(0.5, dtype=float32)
+    >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+    Array(0.5, dtype=float32)
     """
     n = tree.num_stacked(endpoints)
     _check_pairs(n)
@@ -138,22 +113,7 @@ def cosine_penalty(
 
 
 def penalty_of_gram(gram: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """The cosine penalty from inner products between the endpoints.
-
-    Args:
-      gram: `[n, n]`.
-      key: draws the one pair, the same as in `cosine_penalty`; `None` for the mean over pairs.
-
-    Returns:
-      A scalar in [0, 1].
-
-    Raises:
-      ValueError: there is one endpoint.
-
-    Example:
-      >>> penalty_of_gram(jnp.array([[1.0, 1.0], [1.0, 2.0]]))
-      Array(0.5, dtype=float32)
-    """
+    """The cosine penalty from inner products `[n, n]` between the endpoints; see `cosine_penalty`."""
     n = gram.shape[0]
     _check_pairs(n)
     cosines = _squared_cosines_of(gram)
@@ -185,20 +145,12 @@ def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
 
     .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`.
-      select: as in `kernel_gram`.
+    Returns `[n, n]`, in units of weights, at least 0. A difference of float32 inner products:
+    distances below about a thousandth of the endpoints' norms are rounding. Raises ValueError: no
+    leaf is selected.
 
-    Returns:
-      `[n, n]`, in units of weights, at least 0. A difference of float32 inner products: distances
-      below about a thousandth of the endpoints' norms are rounding.
-
-    Raises:
-      ValueError: no leaf is selected.
-
-    Example:
-      >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
-      Array(5., dtype=float32)
+    >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
+    Array(5., dtype=float32)
     """
     g = kernel_gram(endpoints, select)
     squared_norms = jnp.diagonal(g)

@@ -53,14 +53,12 @@ class Plane(NamedTuple):
         Args:
           xy: `[..., 2]`, in units of weight distance.
 
-        Returns:
-          `[..., 3]`; they sum to one, and are negative outside the triangle. The network at a point
-          is `mix(plane.weights(xy), endpoints)`.
+        Returns `[..., 3]`; they sum to one, and are negative outside the triangle. The network at
+        a point is `mix(plane.weights(xy), endpoints)`.
 
-        Example:
-          >>> endpoints = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
-          >>> plane(endpoints).weights([1.0, 1.0])
-          Array([0.25, 0.25, 0.5 ], dtype=float32)
+        >>> endpoints = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
+        >>> plane(endpoints).weights([1.0, 1.0])
+        Array([0.25, 0.25, 0.5 ], dtype=float32)
         """
         xy = jnp.asarray(xy, self.axes.dtype)
         shift = jnp.matmul(xy, self.axes, precision=jax.lax.Precision.HIGHEST)
@@ -81,23 +79,16 @@ def plane(endpoints: PyTree) -> Plane:
     Args:
       endpoints: stack of three networks, leaves `[3, ...]`.
 
-    Returns:
-      The plane, at least float32.
+    Returns the plane, at least float32. Raises ValueError: there are not three networks, their
+    distances are not finite, two of them coincide or all three are collinear: to within a
+    hundredth of the longest distance, below which float32 does not know the plane. Traced values
+    are not checked, only the number. See Garipov et al. 2018, "Loss Surfaces, Mode Connectivity,
+    and Fast Ensembling of DNNs", whose figures are drawn in such planes.
 
-    Raises:
-      ValueError: there are not three networks, their distances are not finite, two of them
-        coincide or all three are collinear: to within a hundredth of the longest distance, below
-        which float32 does not know the plane. Traced values are not checked, only the number.
-
-    Reference:
-      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
-      whose figures are drawn in such planes.
-
-    Example:
-      >>> plane(jnp.array([[1.0, 1.0], [5.0, 1.0], [4.0, 3.0]])).coordinates
-      Array([[0., 0.],
-             [4., 0.],
-             [3., 2.]], dtype=float32)
+    >>> plane(jnp.array([[1.0, 1.0], [5.0, 1.0], [4.0, 3.0]])).coordinates
+    Array([[0., 0.],
+           [4., 0.],
+           [3., 2.]], dtype=float32)
     """
     n = tree.num_stacked(endpoints)
     if n != 3:
@@ -128,21 +119,16 @@ def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
     """A square grid over the triangle of a plane, with the same spacing in x and y.
 
     Args:
-      plane: from `plane`.
       resolution: `R >= 2`, points along each axis.
       margin: space left on each side, as a share of the longer side of the triangle's bounding box.
 
-    Returns:
-      xy, `[R, R, 2]`, in units of weight distance: the entry `[i, j]` is `(x_j, y_i)`, the order in
-      which contours are drawn.
+    Returns xy, `[R, R, 2]`, in units of weight distance: the entry `[i, j]` is `(x_j, y_i)`, the
+    order in which contours are drawn. Raises ValueError: `resolution` is below 2, or `margin` is
+    negative and would cut the triangle.
 
-    Raises:
-      ValueError: `resolution` is below 2, or `margin` is negative and would cut the triangle.
-
-    Example:
-      >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
-      >>> xy[0, :, 0], xy[:, 0, 1]
-      (Array([-1.,  2.,  5.], dtype=float32), Array([-2.,  1.,  4.], dtype=float32))
+    >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
+    >>> xy[0, :, 0], xy[:, 0, 1]
+    (Array([-1.,  2.,  5.], dtype=float32), Array([-2.,  1.,  4.], dtype=float32))
     """
     if resolution < 2:
         raise ValueError(f"A grid of resolution {resolution} covers no area; use at least 2.")
@@ -155,29 +141,12 @@ def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
 
 
 def grid_weights(plane: Plane, xy: jax.Array) -> jax.Array:
-    """The mixing weights of all points of a grid, in the order of its rows.
-
-    Args:
-      plane: from `plane`.
-      xy: `[R, R, 2]`, from `grid`.
-
-    Returns:
-      `[R * R, 3]`, for `along`; what that returns is a picture again after `.reshape(R, R)`.
-
-    Example:
-      >>> corner = plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]]))
-      >>> grid_weights(corner, grid(corner, 5)).shape
-      (25, 3)
-    """
+    """The mixing weights `[R * R, 3]` of the points of a grid `[R, R, 2]`, row by row, for `along`."""
     return plane.weights(xy).reshape(-1, 3)
 
 
 def along(
-    fn: Callable,
-    endpoints: PyTree,
-    weights: jax.Array,
-    *args: Any,
-    at_once: int | None = None,
+    fn: Callable, endpoints: PyTree, weights: jax.Array, *args: Any, at_once: int | None = None
 ) -> Any:
     r"""Maps a function over many mixtures of networks, in one compiled program.
 
@@ -190,22 +159,17 @@ def along(
       fn: pure `(network, *args) -> tree`. Pass the same function object again and it is not
         compiled again; data that `fn` closes over becomes a part of the program, so pass it in
         `args`.
-      endpoints: stack with leaves `[n, ...]`.
       weights: mixing weights `[P, n]`, of a path, a grid, or any other set of points.
       *args: passed on; the same at all points.
       at_once: as in `for_each`, how many networks run vectorised together.
 
-    Returns:
-      What `fn` returns, with leaves `[P, ...]`.
+    Returns what `fn` returns, with leaves `[P, ...]`. Raises ValueError: the weights are not `[P,
+    n]`.
 
-    Raises:
-      ValueError: the weights are not `[P, n]`.
-
-    Example:
-      >>> alphas = jnp.linspace(0, 1, 5)
-      >>> weights = jnp.stack([1 - alphas, alphas], axis=1)
-      >>> along(lambda w, x: (w - x) ** 2, jnp.array([0.0, 4.0]), weights, jnp.float32(2))
-      Array([4., 1., 0., 1., 4.], dtype=float32)
+    >>> alphas = jnp.linspace(0, 1, 5)
+    >>> weights = jnp.stack([1 - alphas, alphas], axis=1)
+    >>> along(lambda w, x: (w - x) ** 2, jnp.array([0.0, 4.0]), weights, jnp.float32(2))
+    Array([4., 1., 0., 1., 4.], dtype=float32)
     """
     n = tree.num_stacked(endpoints)
     if jnp.ndim(weights) != 2 or weights.shape[1] != n:
@@ -236,22 +200,15 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
         less is better, in its own unit.
       alphas: `[P]`, increasing positions on the path.
 
-    Returns:
-      A scalar in the unit of the losses, at least 0 because the ends themselves have no excess.
-      With few points it is a lower bound.
+    Returns a scalar in the unit of the losses, at least 0 because the ends themselves have no
+    excess. With few points it is a lower bound. Raises ValueError: the two are not vectors of one
+    length of at least 2, or concrete `alphas` do not increase. See Frankle et al. 2020, "Linear
+    Mode Connectivity and the Lottery Ticket Hypothesis", section 2; relative to the straight
+    line: Entezari et al. 2022, "The Role of Permutation Invariance in Linear Mode Connectivity of
+    Neural Networks", section 2.
 
-    Raises:
-      ValueError: the two are not vectors of one length of at least 2, or concrete `alphas` do not
-        increase.
-
-    Reference:
-      Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2;
-      relative to the straight line: Entezari et al. 2022, "The Role of Permutation Invariance in
-      Linear Mode Connectivity of Neural Networks", section 2.
-
-    Example:
-      >>> barrier(jnp.array([1.0, 5.0, 2.0]), jnp.array([0.0, 0.5, 1.0]))
-      Array(3.5, dtype=float32)
+    >>> barrier(jnp.array([1.0, 5.0, 2.0]), jnp.array([0.0, 0.5, 1.0]))
+    Array(3.5, dtype=float32)
     """
     losses, alphas = jnp.asarray(losses), jnp.asarray(alphas)
     if losses.shape != alphas.shape or losses.ndim != 1 or losses.size < 2:
@@ -284,28 +241,20 @@ def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
     of one length mean something only relative to the filter. Biases and the parameters of
     normalisation layers, which are not kernels (`is_kernel`), do not move, the default of Li et al.
 
-    Args:
-      key: a random key.
-      params: one network, leaves `[...]`.
+    Returns a tree like `params`, in its dtypes. See Li et al. 2018, "Visualizing the Loss
+    Landscape of Neural Nets", section 4.
 
-    Returns:
-      A tree like `params`, in its dtypes.
+    A two-dimensional slice is a mixture of the network and two directions, with weights (1, x, y):
 
-    Reference:
-      Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4.
-
-    Example:
-      A two-dimensional slice is a mixture of the network and two directions, with weights (1, x, y):
-
-      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
-      >>> keys = jax.random.split(jax.random.key(0))
-      >>> directions = [filter_normalized_direction(key, params) for key in keys]
-      >>> x, y = (c.ravel() for c in jnp.meshgrid(jnp.linspace(-1, 1, 5), jnp.linspace(-1, 1, 5)))
-      >>> weights = jnp.stack([jnp.ones_like(x), x, y], axis=1)
-      >>> loss_fn = lambda params: jnp.sum((params["kernel"] - 1) ** 2)
-      >>> losses = along(loss_fn, tree.stack([params, *directions]), weights).reshape(5, 5)
-      >>> losses[2, 2], losses[2, 4]  # at the network, and at the end of the first direction
-      (Array(0., dtype=float32), Array(6., dtype=float32))
+    >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    >>> keys = jax.random.split(jax.random.key(0))
+    >>> directions = [filter_normalized_direction(key, params) for key in keys]
+    >>> x, y = (c.ravel() for c in jnp.meshgrid(jnp.linspace(-1, 1, 5), jnp.linspace(-1, 1, 5)))
+    >>> weights = jnp.stack([jnp.ones_like(x), x, y], axis=1)
+    >>> loss_fn = lambda params: jnp.sum((params["kernel"] - 1) ** 2)
+    >>> losses = along(loss_fn, tree.stack([params, *directions]), weights).reshape(5, 5)
+    >>> losses[2, 2], losses[2, 4]  # at the network, and at the end of the first direction
+    (Array(0., dtype=float32), Array(6., dtype=float32))
     """
     sizes = filter_norms(params)
 
@@ -327,20 +276,13 @@ def filter_norms(params: PyTree) -> PyTree:
     is that of steps relative to the filters; scaling a filter before a normalisation does not
     change it.
 
-    Args:
-      params: one network, leaves `[...]`.
+    Returns a tree of the shapes of `params`, at least float32. See Li et al. 2018, "Visualizing
+    the Loss Landscape of Neural Nets", section 4; curvature relative to filters: Kwon et al.
+    2021, "ASAM", section 3.
 
-    Returns:
-      A tree of the shapes of `params`, at least float32.
-
-    Reference:
-      Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; curvature relative
-      to filters: Kwon et al. 2021, "ASAM", section 3.
-
-    Example:
-      >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
-      {'bias': Array([0., 0.], dtype=float32), 'kernel': Array([[5., 2.],
-             [5., 2.]], dtype=float32)}
+    >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
+    {'bias': Array([0., 0.], dtype=float32), 'kernel': Array([[5., 2.],
+           [5., 2.]], dtype=float32)}
     """
 
     def norms(path, x):
@@ -374,23 +316,16 @@ def top_eigenvalue(
       num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are enough
         for a network's outliers.
 
-    Returns:
-      The largest *algebraic* eigenvalue, a scalar of at least float32: a lower bound, up to the
-      rounding of the products, about a millionth of the largest magnitude in float32; nan for
-      products that are not finite.
+    Returns the largest *algebraic* eigenvalue, a scalar of at least float32: a lower bound, up to
+    the rounding of the products, about a millionth of the largest magnitude in float32; nan for
+    products that are not finite. Raises ValueError: `num_iterations` is below 1. See Lanczos
+    1950. Of networks: Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via
+    Hessian Eigenvalue Density".
 
-    Raises:
-      ValueError: `num_iterations` is below 1.
-
-    Reference:
-      Lanczos 1950. Of networks: Ghorbani et al. 2019, "An Investigation into Neural Net Optimization
-      via Hessian Eigenvalue Density".
-
-    Example:
-      >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)
-      >>> product = lambda v: jax.jvp(jax.grad(loss_fn), (jnp.ones(3),), (v,))[1]
-      >>> top_eigenvalue(product, jnp.ones(3), jax.random.key(0), num_iterations=3)
-      Array(3.00, dtype=float32)
+    >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)
+    >>> product = lambda v: jax.jvp(jax.grad(loss_fn), (jnp.ones(3),), (v,))[1]
+    >>> top_eigenvalue(product, jnp.ones(3), jax.random.key(0), num_iterations=3)
+    Array(3.00, dtype=float32)
     """
     from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import
 

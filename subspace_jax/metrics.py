@@ -345,23 +345,10 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 
 
 def prepare(labels: ArrayLike | None, weights: ArrayLike | None, *predictions: ArrayLike) -> tuple:
-    """Arguments of a metric as the rules of `metrics` say.
+    """Labels, weights and one or two predictions `[N, K]` as the rules above say.
 
-    Args:
-      labels: `[N]`, integers, or `None` where there are none.
-      weights: `[N]`, not negative; `None` means ones.
-      *predictions: one or two, each `[N, K]`.
-
-    Returns:
-      `(labels, weights, *predictions)`: int32 labels in `0 .. K - 1`, or `None`; float32 weights, nan
-      for an invalid example; float32 predictions, finite where the weight is 0.
-
-    Raises:
-      ValueError: shapes do not fit, or labels are not integers.
-
-    Example:
-      >>> prepare(jnp.array([1, -1]), None, jnp.array([[0.25, 0.75], [0.5, 0.5]]))[1].tolist()
-      [1.0, nan]
+    Labels become int32 in `0 .. K - 1` (or stay `None`), weights float32 with nan for an invalid example, and
+    predictions float32, finite where the weight is 0.
     """
     shape = predictions[0].shape
     if len(shape) != 2 or shape[1] == 0:
@@ -402,32 +389,17 @@ def prepare(labels: ArrayLike | None, weights: ArrayLike | None, *predictions: A
 
 
 def mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted mean of `values [N]`; nan if the weights are all zero.
-
-    Example:
-      >>> mean(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))
-      Array(2., dtype=float32)
-    """
+    """Weighted mean of `values [N]`; nan if the weights are all zero."""
     return jnp.sum(values * weights) / jnp.sum(weights)
 
 
 def predicted(probs: jax.Array) -> jax.Array:
-    """Predicted classes `[N]`, int32, of `probs [N, K]`: the first of the most probable ones.
-
-    Example:
-      >>> predicted(jnp.array([[0.2, 0.4, 0.4]]))
-      Array([1], dtype=int32)
-    """
+    """Predicted classes `[N]`, int32, of `probs [N, K]`: the first of the most probable ones."""
     return jax.lax.argmax(probs, 1, jnp.int32)
 
 
 def top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Confidence and correctness `[N]`, both float32, of `probs [N, K]` for `labels [N]`.
-
-    Example:
-      >>> top_label(jnp.array([[0.25, 0.75]]), jnp.array([0]))
-      (Array([0.75], dtype=float32), Array([0.], dtype=float32))
-    """
+    """Confidence and correctness `[N]`, both float32, of `probs [N, K]` for `labels [N]`."""
     return jnp.max(probs, axis=1), (predicted(probs) == labels).astype(jnp.float32)
 
 
@@ -436,16 +408,7 @@ def cumulative(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums over the examples at least as confident as each, those of equal confidence included.
 
-    Args:
-      confidence, weights, values: `[N]`.
-
-    Returns:
-      By falling confidence, `[N]` each: weights, sums of the weights, sums of the weighted values.
-
-    Example:
-      >>> confidence = jnp.array([0.5, 0.9, 0.5])
-      >>> cumulative(confidence, jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 1.0, 0.0]))[1:]
-      (Array([2., 6., 6.], dtype=float32), Array([2., 3., 3.], dtype=float32))
+    By falling confidence, `[N]` each: weights, sums of the weights, sums of the weighted values.
     """
     order = jnp.argsort(-confidence)
     ranked, weights = -confidence[order], weights[order]

@@ -22,12 +22,7 @@ Spans = Callable[[tuple, Any], bool]
 def is_floating(path: tuple, leaf: Any) -> bool:
     """Whether a leaf is an array of floating (or complex) numbers, which has a mean.
 
-    Integers, booleans, keys of random numbers and all that is no array (functions, Python's numbers)
-    are not.
-
-    Example:
-      >>> is_floating((), jnp.zeros(3)), is_floating((), jax.random.key(0)), is_floating((), 0.5)
-      (True, False, False)
+    Integers, booleans, keys of random numbers and what is no array are not.
     """
     del path
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
@@ -43,18 +38,14 @@ def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
         `jax.tree_util.keystr(path)` is its text. Batch-norm statistics are floating but no parameters:
         keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
 
-    Returns:
-      `(spanned, shared)`: trees of the same structure, each with None where the other has the leaf.
+    Returns `(spanned, shared)`: trees of the same structure, each with None where the other has
+    the leaf. Raises TypeError: `spans` asks for a leaf that can't be mixed; ValueError: `spans`
+    asks for no leaf.
 
-    Raises:
-      TypeError: `spans` asks for a leaf that can't be mixed.
-      ValueError: `spans` asks for no leaf.
-
-    Example:
-      >>> split({"w": jnp.ones(2), "steps": 7})
-      ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
-      >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
-      {'body': 1.0, 'head': None}
+    >>> split({"w": jnp.ones(2), "steps": 7})
+    ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
+    >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
+    {'body': 1.0, 'head': None}
     """
     chosen = jax.tree.map_with_path(lambda path, leaf: bool(spans(path, leaf)), network)
     spanned = jax.tree.map(lambda leaf, mine: leaf if mine else None, network, chosen)
@@ -78,15 +69,11 @@ def combine(*parts: PyTree) -> PyTree:
     Args:
       *parts: trees of one structure, with None where another has the leaf.
 
-    Returns:
-      One tree, with None where no part has a leaf.
+    Returns one tree, with None where no part has a leaf. Raises ValueError: there is no tree, two
+    have the same leaf, or their structures differ.
 
-    Raises:
-      ValueError: there is no tree, two have the same leaf, or their structures differ.
-
-    Example:
-      >>> combine({"w": 1.0, "steps": None}, {"w": None, "steps": 7})
-      {'steps': 7, 'w': 1.0}
+    >>> combine({"w": 1.0, "steps": None}, {"w": None, "steps": 7})
+    {'steps': 7, 'w': 1.0}
     """
     if not parts:
         raise ValueError("combine got 0 trees; give it the parts that `split` returned.")
@@ -118,25 +105,21 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
       shared: leaves that all points have in common, as from `split`, or a frozen base.
       state: what belongs to a point and is not mixed, as batch-norm statistics.
 
-    Returns:
-      Lines of text: path, shape, role, dtype and bytes of every leaf, then the totals.
+    Returns lines of text: path, shape, role, dtype and bytes of every leaf, then the totals.
+    Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: an endpoint's
+    leaf can't be mixed.
 
-    Raises:
-      ValueError: the endpoints have no leaves or disagree on `n`.
-      TypeError: an endpoint's leaf can't be mixed.
-
-    Example:
-      >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
-      >>> print(summary(endpoints, shared=shared))
-      leaf   shape       role     dtype    bytes
-      w      2 x [3, 4]  spanned  float32   96 B
-      steps  []          shared   int32      4 B
-      <BLANKLINE>
-      spanned  1 leaf, 2 endpoints of 12 numbers   96 B
-      shared   1 leaf, 1 number                     4 B
-      total                                       100 B
-      <BLANKLINE>
-      1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.
+    >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
+    >>> print(summary(endpoints, shared=shared))
+    leaf   shape       role     dtype    bytes
+    w      2 x [3, 4]  spanned  float32   96 B
+    steps  []          shared   int32      4 B
+    <BLANKLINE>
+    spanned  1 leaf, 2 endpoints of 12 numbers   96 B
+    shared   1 leaf, 1 number                     4 B
+    total                                       100 B
+    <BLANKLINE>
+    1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.
     """
     tree.check_mixable(endpoints)
     n = tree.num_stacked(endpoints)

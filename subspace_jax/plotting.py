@@ -47,18 +47,10 @@ def path(
     Args:
       alphas: positions along the path, `[A]`, in `[0, 1]`.
       mean: the quantity at each position, `[A]`, in its own unit.
-      ax: the axes to draw into.
       stderr: standard error of the mean, `[A]`, in the same unit; no band without it.
-      color: of the line, the marker and the band.
-      marker: shape at the midpoint.
-      linestyle: of the line.
-      label: text in the legend.
 
-    Returns:
-      `ax`, with one more line and, with `stderr`, one more band.
-
-    Raises:
-      ValueError: if the arrays differ in shape.
+    Returns `ax`, with one more line and, with `stderr`, one more band. Raises ValueError: if the
+    arrays differ in shape.
 
     >>> from matplotlib.figure import Figure
     >>> ax = path([0.0, 0.5, 1.0], [90.0, 95.0, 91.0], Figure().subplots(), label="Line")
@@ -100,14 +92,9 @@ def level(
 
     Args:
       mean: the quantity, in the unit of the vertical axis.
-      ax: the axes to draw into.
       stderr: standard error of the mean, in the same unit; no band without it.
-      color: of the line and the band.
-      linestyle: of the line.
-      label: text in the legend.
 
-    Returns:
-      `ax`, with one more line and, with `stderr`, one more band.
+    Returns `ax`, with one more line and, with `stderr`, one more band.
 
     >>> from matplotlib.figure import Figure
     >>> ax = level(94.0, Figure().subplots(), stderr=0.3, label="Standard")
@@ -135,14 +122,10 @@ def reliability_diagram(
     Args:
       reliability: of `B` bins, as `subspace_jax.metrics.reliability` returns it (NumPy arrays or
         lists will do). Bins of weight 0 are empty; whatever they hold is not drawn.
-      ax: the axes to draw into.
-      color: of the bars.
 
-    Returns:
-      `ax`, with one bar and one gap for every bin that is not empty, and the strip as its child.
-
-    Raises:
-      ValueError: if the arrays do not agree on the number of bins, or if all bins are empty.
+    Returns `ax`, with one bar and one gap for every bin that is not empty, and the strip as its
+    child. Raises ValueError: if the arrays do not agree on the number of bins, or if all bins are
+    empty.
 
     >>> from matplotlib.figure import Figure
     >>> bins = Reliability(confidence=[0.4, 0.9], accuracy=[0.5, 0.8], weight=[0.25, 0.75],
@@ -152,9 +135,7 @@ def reliability_diagram(
     'ECE 10.0 %'
     """
     confidence, accuracy, weight = _vectors(
-        confidence=reliability.confidence,
-        accuracy=reliability.accuracy,
-        weight=reliability.weight,
+        confidence=reliability.confidence, accuracy=reliability.accuracy, weight=reliability.weight
     )
     edges = np.asarray(reliability.edges, dtype=float)
     if edges.shape != (weight.size + 1,):
@@ -228,7 +209,6 @@ def contour(
       x: abscissae of the grid, `[R, C]`, in units of weight distance.
       y: ordinates of the grid, `[R, C]`, in units of weight distance.
       values: the quantity at each point, `[R, C]`, in its own unit.
-      ax: the axes to draw into.
       endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`; `None` draws no
         triangle.
       label: what the values are, beside the colour bar.
@@ -238,12 +218,9 @@ def contour(
         default about twelve equal steps over all values.
       cmap: the name of a colour map of matplotlib.
 
-    Returns:
-      `ax`, of equal scale in both directions.
-
-    Raises:
-      ValueError: if the grid and the values differ in shape, there are not three endpoints or
-        names, no value is finite, or the levels do not increase.
+    Returns `ax`, of equal scale in both directions. Raises ValueError: if the grid and the values
+    differ in shape, there are not three endpoints or names, no value is finite, or the levels do
+    not increase.
 
     >>> from matplotlib.figure import Figure
     >>> x, y = np.meshgrid(np.linspace(-1, 5, 7), np.linspace(-1, 3, 5))
@@ -344,17 +321,13 @@ def dots(
 
     Args:
       mean: one quantity of `R` methods, `[R]`, in its own unit.
-      ax: the axes to draw into.
       labels: names of the methods, `[R]`.
       stderr: standard error of each mean, `[R]`, in the same unit; no whiskers without it.
       colors: of each method, `[R]`; blue for all without it.
       markers: shape of each method, `[R]`; round for all without it.
 
-    Returns:
-      `ax`, with the names as the ticks of its vertical axis.
-
-    Raises:
-      ValueError: if the arguments differ in length.
+    Returns `ax`, with the names as the ticks of its vertical axis. Raises ValueError: if the
+    arguments differ in length.
 
     >>> from matplotlib.figure import Figure
     >>> ax = dots([97.1, 97.9], Figure().subplots(), labels=["Standard", "Line"])

@@ -26,15 +26,11 @@ def predict(
       variables: whatever `apply_fn` takes first.
       batches: an iterable of batches.
 
-    Returns:
-      Logits `[..., N, K]`, the batches concatenated along the axis of examples.
+    Returns logits `[..., N, K]`, the batches concatenated along the axis of examples. Raises
+    ValueError: there is no batch.
 
-    Raises:
-      ValueError: there is no batch.
-
-    Example:
-      >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
-      (4, 2)
+    >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
+    (4, 2)
     """
     logits = []
     for batch in batches:
@@ -65,18 +61,14 @@ def ensemble(
       average: `"probability"`, the usual definition (Lakshminarayanan et al. 2017), or `"logit"`,
         a normalised geometric mean, which the article's authors use.
 
-    Returns:
-      Log-probabilities `[N, K]`, float32 or wider.
+    Returns log-probabilities `[N, K]`, float32 or wider. Raises ValueError: `average` is neither,
+    or `logits` is not of rank three.
 
-    Raises:
-      ValueError: `average` is neither, or `logits` is not of rank three.
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
-      >>> jnp.exp(ensemble(logits))[0, 0]
-      Array(0.70, dtype=float32)
-      >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
-      Array(0.75, dtype=float32)
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
+    >>> jnp.exp(ensemble(logits))[0, 0]
+    Array(0.70, dtype=float32)
+    >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
+    Array(0.75, dtype=float32)
     """
     if average not in ("probability", "logit"):
         raise ValueError(f"average={average!r} is unknown; use 'probability' or 'logit'.")

@@ -65,22 +65,15 @@ def recalibrate(
       batches: an iterable of batches, each a tree of arrays. Their sizes may differ.
       num_examples: `batch -> int`; by default the leading axis of the batch's first array.
 
-    Returns:
-      The pooled statistics.
+    Returns the pooled statistics. Raises ValueError: there is no batch, or a leaf of the
+    statistics is not one of a pair `mean`, `var`. See Chan, Golub, LeVeque 1983, "Algorithms for
+    Computing the Sample Variance". Recomputing the statistics of averaged weights: Izmailov et
+    al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization".
 
-    Raises:
-      ValueError: there is no batch, or a leaf of the statistics is not one of a pair `mean`, `var`.
-
-    Reference:
-      Chan, Golub, LeVeque 1983, "Algorithms for Computing the Sample Variance". Recomputing the
-      statistics of averaged weights: Izmailov et al. 2018, "Averaging Weights Leads to Wider
-      Optima and Better Generalization".
-
-    Example:
-      >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
-      >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
-      >>> recalibrate(stats_fn, jnp.float32(1), batches).stats["var"]
-      Array(26., dtype=float32)
+    >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
+    >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
+    >>> recalibrate(stats_fn, jnp.float32(1), batches).stats["var"]
+    Array(26., dtype=float32)
     """
     num_examples = num_examples or _leading_axis
     pool, previous, total, largest = None, None, 0, 0
@@ -105,12 +98,10 @@ def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
         an accelerator idle; `None` runs them one after another, which is faster on a CPU and takes
         the memory of one.
 
-    Returns:
-      `(stack, *args) -> tree` whose leaves have a new leading axis.
+    Returns `(stack, *args) -> tree` whose leaves have a new leading axis.
 
-    Example:
-      >>> for_each(lambda w, x: w * x)(jnp.array([1.0, 2.0]), jnp.float32(3))
-      Array([3., 6.], dtype=float32)
+    >>> for_each(lambda w, x: w * x)(jnp.array([1.0, 2.0]), jnp.float32(3))
+    Array([3., 6.], dtype=float32)
     """
 
     @functools.wraps(fn)

@@ -30,12 +30,11 @@ def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
         `data`, which then takes all devices that the others leave.
       devices: of the mesh; all devices of all processes by default.
 
-    Raises:
-      ValueError: the layout can't be read, or its sizes do not multiply to the number of devices.
+    Raises ValueError: the layout can't be read, or its sizes do not multiply to the number of
+    devices.
 
-    Example:
-      >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
-      {'run': 1, 'data': 1, 'endpoint': 1}
+    >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
+    {'run': 1, 'data': 1, 'endpoint': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = _sizes(layout)
@@ -66,18 +65,7 @@ def _sizes(layout: str) -> dict[str, int]:
 
 
 def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
-    """Refuses a mesh that can't split so many endpoints equally.
-
-    Args:
-      mesh: of `make_mesh`.
-      num_endpoints: `n`.
-
-    Raises:
-      ValueError: `endpoint` does not divide the number of endpoints.
-
-    Example:
-      >>> check_endpoints(make_mesh("endpoint=1", jax.devices()[:1]), 3)
-    """
+    """Refuses a mesh whose axis `endpoint` does not divide the number of endpoints."""
     shards = mesh.shape["endpoint"]
     if num_endpoints % shards:
         common = math.gcd(num_endpoints, mesh.size)
@@ -92,19 +80,14 @@ def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
     """Where the leaves of a stack lie: split over `endpoint`, the same on all of `data`.
 
     Args:
-      mesh: of `make_mesh`.
       endpoints: stack with leaves `[n, ...]`, arrays or their shapes.
 
-    Returns:
-      A tree of `jax.sharding.NamedSharding`.
+    Returns a tree of `jax.sharding.NamedSharding`. Raises ValueError: `endpoint` does not divide
+    the number of endpoints.
 
-    Raises:
-      ValueError: `endpoint` does not divide the number of endpoints.
-
-    Example:
-      >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
-      >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
-      P('endpoint',)
+    >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
+    >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
+    P('endpoint',)
     """
     check_endpoints(mesh, num_stacked(endpoints))
     split = NamedSharding(mesh, P("endpoint"))
@@ -119,21 +102,16 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     the same on all devices.
 
     Args:
-      mesh: of `make_mesh`.
       state: of `TrainState.create`, arrays or their shapes.
 
-    Returns:
-      A `TrainState` of `jax.sharding.NamedSharding`.
+    Returns a `TrainState` of `jax.sharding.NamedSharding`. Raises ValueError: as
+    `stack_shardings` does.
 
-    Raises:
-      ValueError: as `stack_shardings` does.
-
-    Example:
-      >>> import optax
-      >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))
-      >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
-      >>> state_shardings(mesh, state).opt_state[0].trace["w"].spec
-      P('endpoint',)
+    >>> import optax
+    >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))
+    >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
+    >>> state_shardings(mesh, state).opt_state[0].trace["w"].spec
+    P('endpoint',)
     """
     endpoints = stack_shardings(mesh, state.endpoints)
     everywhere = NamedSharding(mesh, P())
@@ -160,16 +138,13 @@ def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedShardi
     """Where a batch lies: examples split over `data` and `endpoint` together.
 
     Args:
-      mesh: of `make_mesh`.
       batch_size: how many examples, of all devices together.
       axis: which one is that of the examples.
 
-    Raises:
-      ValueError: the devices do not divide the batch.
+    Raises ValueError: the devices do not divide the batch.
 
-    Example:
-      >>> batch_sharding(make_mesh("endpoint=1", jax.devices()[:1]), 128).spec
-      P(('data', 'endpoint'),)
+    >>> batch_sharding(make_mesh("endpoint=1", jax.devices()[:1]), 128).spec
+    P(('data', 'endpoint'),)
     """
     shards = mesh.shape["data"] * mesh.shape["endpoint"]
     if batch_size % shards:

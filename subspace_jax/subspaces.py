@@ -57,19 +57,15 @@ class Subspace:
         """Draws the endpoints independently.
 
         Args:
-          key: a random key.
           init_fn: `key -> network`, the ordinary initialisation of one network.
 
-        Returns:
-          The endpoints: what `init_fn` returns, every leaf with a new leading axis `[n, ...]`.
+        Returns the endpoints: what `init_fn` returns, every leaf with a new leading axis `[n,
+        ...]`. Raises TypeError: a leaf is an integer, a key or no array, which can't be mixed;
+        `split` keeps them.
 
-        Raises:
-          TypeError: a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
-
-        Example:
-          >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
-          >>> endpoints.shape
-          (2, 3)
+        >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
+        >>> endpoints.shape
+        (2, 3)
         """
 
         def one(key):
@@ -102,20 +98,16 @@ class Subspace:
           positions: which endpoint each network becomes. By default the first ones; the ends of
             `bezier(2)` are `(0, 2)`.
 
-        Returns:
-          The endpoints, leaves `[n, ...]`; the given ones are bit for bit as they were. To keep them
-          so, put `freeze(positions)` behind the optimizer.
+        Returns the endpoints, leaves `[n, ...]`; the given ones are bit for bit as they were. To
+        keep them so, put `freeze(positions)` behind the optimizer. Raises ValueError: there is no
+        network or more than endpoints, they differ in structure or shapes, positions are no
+        different numbers below `n`, or there is noise without a key; TypeError: a leaf is an
+        integer, a key or no array.
 
-        Raises:
-          ValueError: there is no network or more than endpoints, they differ in structure or shapes,
-            positions are no different numbers below `n`, or there is noise without a key.
-          TypeError: a leaf is an integer, a key or no array.
-
-        Example:
-          >>> line().grow([jnp.array([4.0, 2.0])]).tolist()
-          [[4.0, 2.0], [4.0, 2.0]]
-          >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
-          [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
+        >>> line().grow([jnp.array([4.0, 2.0])]).tolist()
+        [[4.0, 2.0], [4.0, 2.0]]
+        >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
+        [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
         """
         n, networks = self.num_endpoints, list(networks)
         positions = tuple(range(len(networks)) if positions is None else positions)
@@ -135,22 +127,16 @@ class Subspace:
         .. math:: \theta(c) = \sum_i w_i(c) \, \theta_i
 
         Args:
-          endpoints: stack with leaves `[n, ...]`.
           coords: an array of the shape of `center`, or a tree prefix of `endpoints` with one at
             each leaf (a layerwise point). Points outside the subspace are allowed, as loss
             landscapes need them: `alpha` outside [0, 1], negative barycentric coordinates.
 
-        Returns:
-          One network, leaves `[...]`.
+        Returns one network, leaves `[...]`. Raises ValueError: the endpoints are not `n` in every
+        leaf, coordinates have another shape, or concrete barycentric coordinates do not sum to
+        one (traced values are not checked); TypeError: a leaf is an integer, a key or no array.
 
-        Raises:
-          ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
-            concrete barycentric coordinates do not sum to one (traced values are not checked).
-          TypeError: a leaf is an integer, a key or no array.
-
-        Example:
-          >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
-          1.5
+        >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
+        1.5
         """
         tree.check_mixable(endpoints)
         n = tree.num_stacked(endpoints)
@@ -164,15 +150,10 @@ class Subspace:
     def midpoint(self, endpoints: PyTree) -> PyTree:
         """The network at the center of the subspace, the one to deploy.
 
-        Args:
-          endpoints: stack with leaves `[n, ...]`.
+        Returns one network: alpha = 1/2 of a line or curve, the mean of a simplex's endpoints.
 
-        Returns:
-          One network: alpha = 1/2 of a line or curve, the mean of a simplex's endpoints.
-
-        Example:
-          >>> float(simplex(4).midpoint(jnp.array([1.0, 2.0, 3.0, 6.0])))
-          3.0
+        >>> float(simplex(4).midpoint(jnp.array([1.0, 2.0, 3.0, 6.0])))
+        3.0
         """
         return self.point(endpoints, self.center)
 
@@ -180,20 +161,15 @@ class Subspace:
         """Coordinates of a uniformly random point.
 
         Args:
-          key: a random key.
           endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
 
-        Raises:
-          ValueError: layerwise, and all of several kernels are in one layer.
+        Raises ValueError: layerwise, and all of several kernels are in one layer. Returns one
+        array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
+        leaves of one layer share an independent draw.
 
-        Returns:
-          One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
-          leaves of one layer share an independent draw.
-
-        Example:
-          >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
-          >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
-          ((3,), True)
+        >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
+        >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
+        ((3,), True)
         """
         if self.layer_of is None:
             return self.draw(key)
@@ -214,17 +190,11 @@ class Subspace:
 
         The gradient with respect to endpoint `i` is `w_i` times that with respect to the network.
 
-        Args:
-          key: a random key.
-          endpoints: stack with leaves `[n, ...]`.
+        Returns one network, leaves `[...]`.
 
-        Returns:
-          One network, leaves `[...]`.
-
-        Example:
-          >>> network = line().sample(jax.random.key(0), jnp.array([1.0, 3.0]))
-          >>> bool(1 <= network <= 3)
-          True
+        >>> network = line().sample(jax.random.key(0), jnp.array([1.0, 3.0]))
+        >>> bool(1 <= network <= 3)
+        True
         """
         return self.point(endpoints, self.sample_coords(key, endpoints))
 
@@ -233,31 +203,20 @@ class Subspace:
 
         Args:
           apply_fn: any function whose first argument is a network.
-          endpoints: stack with leaves `[n, ...]`.
-          coords: as in `point`.
-          *args: passed on.
 
-        Example:
-          >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
-          20.0
+        >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
+        20.0
         """
         return apply_fn(self.point(endpoints, coords), *args)
 
     def mixing_weights(self, coords: Coords) -> PyTree:
         """The mixing weights at given coordinates, checked as `point` does.
 
-        Args:
-          coords: as in `point`.
+        Returns `[n]`; of a tree of coordinates a tree with such an array at each. Raises
+        ValueError: as `point`, of coordinates.
 
-        Returns:
-          `[n]`; of a tree of coordinates a tree with such an array at each.
-
-        Raises:
-          ValueError: as `point`, of coordinates.
-
-        Example:
-          >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
-          [0.75, 0.25]
+        >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
+        [0.75, 0.25]
         """
         return jax.tree.map(self._checked_weights, coords)
 
@@ -305,19 +264,12 @@ def bezier(degree: int = 2) -> Subspace:
     Args:
       degree: `d >= 1`; 1 is a line, 2 the article's curve.
 
-    Returns:
-      A subspace with scalar coordinates.
+    Returns a subspace with scalar coordinates. Raises ValueError: `degree` is below 1. See
+    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman
+    et al. 2021, "Learning Neural Network Subspaces".
 
-    Raises:
-      ValueError: `degree` is below 1.
-
-    Reference:
-      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman
-      et al. 2021, "Learning Neural Network Subspaces".
-
-    Example:
-      >>> bezier(2).weights(jnp.float32(0.5))
-      Array([0.25, 0.5 , 0.25], dtype=float32)
+    >>> bezier(2).weights(jnp.float32(0.5))
+    Array([0.25, 0.5 , 0.25], dtype=float32)
     """
     if degree < 1:
         raise ValueError(f"A Bezier curve of degree {degree} has no ends; use a degree >= 1.")
@@ -336,15 +288,11 @@ def line() -> Subspace:
 
     .. math:: \theta(\alpha) = (1 - \alpha) \theta_0 + \alpha \theta_1, \qquad \alpha \sim U(0, 1)
 
-    Returns:
-      A subspace with scalar coordinates; the same as `bezier(degree=1)`.
+    Returns a subspace with scalar coordinates; the same as `bezier(degree=1)`. See Wortsman et
+    al. 2021, "Learning Neural Network Subspaces", Algorithm 1.
 
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1.
-
-    Example:
-      >>> line().weights(jnp.float32(0.25))
-      Array([0.75, 0.25], dtype=float32)
+    >>> line().weights(jnp.float32(0.25))
+    Array([0.75, 0.25], dtype=float32)
     """
     return bezier(degree=1)
 
@@ -359,18 +307,12 @@ def simplex(num_endpoints: int) -> Subspace:
     Args:
       num_endpoints: `n >= 1`; `simplex(1)` is a single ordinary network.
 
-    Returns:
-      A subspace whose coordinates are the `n` mixing weights themselves.
+    Returns a subspace whose coordinates are the `n` mixing weights themselves. Raises ValueError:
+    `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural Network Subspaces",
+    section 3.
 
-    Raises:
-      ValueError: `num_endpoints` is below 1.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.
-
-    Example:
-      >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
-      Array(4., dtype=float32)
+    >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
+    Array(4., dtype=float32)
     """
     if num_endpoints < 1:
         raise ValueError(f"A simplex of {num_endpoints} endpoints is empty; use at least 1.")
@@ -394,9 +336,8 @@ def parent(path: tuple) -> tuple:
     A convolution's kernel and its bias share a parent; every batch norm is a parent of its own. The
     `.value` in which Flax NNX ends its paths is not a name of its own.
 
-    Example:
-      >>> parent(("block", "conv", "kernel"))
-      ('block', 'conv')
+    >>> parent(("block", "conv", "kernel"))
+    ('block', 'conv')
     """
     wrapped = path and getattr(path[-1], "name", None) == "value"
     return path[: -2 if wrapped else -1]
@@ -410,25 +351,18 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
     Only drawing changes: endpoints, midpoint, and points at given coordinates are those of `subspace`.
 
     Args:
-      subspace: what each layer's point is drawn from.
       layer_of: `path -> hashable`; leaves for which it returns equal values share a draw. The path
         is that of `jax.tree.leaves_with_path`. By default a kernel and its own bias share one, and
         every batch norm has its own.
 
-    Returns:
-      A subspace whose `sample_coords` returns a tree.
+    Returns a subspace whose `sample_coords` returns a tree. Raises ValueError: `subspace` is
+    around a base (`contrib.lora.around`); make the layers before. See Wortsman et al. 2021,
+    "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
 
-    Raises:
-      ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
-
-    Example:
-      >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
-      >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
-      >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
-      (True, False)
+    >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
+    >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
+    >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
+    (True, False)
     """
     if subspace.mix is not tree.mix:
         raise ValueError(

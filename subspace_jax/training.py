@@ -39,9 +39,8 @@ class TrainState(NamedTuple):
     def create(cls, endpoints: PyTree, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step.
 
-        Example:
-          >>> int(TrainState.create(jnp.zeros((2, 3)), optax.sgd(0.1)).step)
-          0
+        >>> int(TrainState.create(jnp.zeros((2, 3)), optax.sgd(0.1)).step)
+        0
         """
         return cls(jnp.zeros((), jnp.int32), endpoints, optimizer.init(endpoints))
 
@@ -74,24 +73,19 @@ def make_train_step(
       num_samples: `S`, into how many chunks a batch is split, each at its own point (appendix B of
         the article). The chunks are unrolled.
 
-    Returns:
-      `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds its
-      own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`.
+    Returns `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step
+    folds its own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`.
+    Raises ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the
+    batch. See Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix
+    B.
 
-    Raises:
-      ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
-
-    Example:
-      >>> from subspace_jax import line
-      >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
-      >>> step = jax.jit(make_train_step(line(), loss_fn, optax.sgd(0.1)))
-      >>> state = TrainState.create(jnp.array([0.0, 2.0]), optax.sgd(0.1))
-      >>> state, metrics = step(state, jax.random.key(0), jnp.ones(4))
-      >>> int(state.step), sorted(metrics)
-      (1, ['loss', 'penalty'])
+    >>> from subspace_jax import line
+    >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
+    >>> step = jax.jit(make_train_step(line(), loss_fn, optax.sgd(0.1)))
+    >>> state = TrainState.create(jnp.array([0.0, 2.0]), optax.sgd(0.1))
+    >>> state, metrics = step(state, jax.random.key(0), jnp.ones(4))
+    >>> int(state.step), sorted(metrics)
+    (1, ['loss', 'penalty'])
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; use at least 1 sample per batch.")
@@ -136,17 +130,13 @@ def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
     Args:
       frozen: which endpoints, numbers of the leading axis.
 
-    Returns:
-      A transformation that sets their updates to zero.
+    Returns a transformation that sets their updates to zero. Raises ValueError: when it is
+    applied to a stack that has no such endpoint.
 
-    Raises:
-      ValueError: when it is applied to a stack that has no such endpoint.
-
-    Example:
-      >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
-      >>> endpoints = jnp.array([[1.0], [1.0]])
-      >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
-      [[0.0], [-1.0]]
+    >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
+    >>> endpoints = jnp.array([[1.0], [1.0]])
+    >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
+    [[0.0], [-1.0]]
     """
 
     def update(updates, state, params=None):

@@ -20,15 +20,11 @@ def stack(networks: Sequence[PyTree]) -> PyTree:
     Args:
       networks: `n` trees with leaves of shape `[...]`.
 
-    Returns:
-      A tree with leaves of shape `[n, ...]`.
+    Returns a tree with leaves of shape `[n, ...]`. Raises ValueError: there is no network, or the
+    trees differ in structure or shapes.
 
-    Raises:
-      ValueError: there is no network, or the trees differ in structure or shapes.
-
-    Example:
-      >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
-      (2, 3)
+    >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
+    (2, 3)
     """
     if not networks:
         raise ValueError("stack got 0 networks; give it at least 1.")
@@ -58,18 +54,7 @@ def _check_alike(networks) -> None:
 
 
 def num_stacked(stack: PyTree) -> int:
-    """The size `n` of the leading axis that all leaves of a stack share.
-
-    Args:
-      stack: tree with leaves of shape `[n, ...]`.
-
-    Raises:
-      ValueError: the tree has no leaves, a leaf has no axis, or leaves disagree on `n`.
-
-    Example:
-      >>> num_stacked({"w": jnp.zeros((2, 3)), "b": jnp.zeros(2)})
-      2
-    """
+    """The size `n` of the leading axis that all leaves of a stack share, checked."""
     leaves = jax.tree.leaves_with_path(stack)
     if not leaves:
         raise ValueError("The tree has 0 leaves; a stack of networks needs at least 1 array.")
@@ -89,14 +74,7 @@ def num_stacked(stack: PyTree) -> int:
 
 
 def wider_dtype(*values: Any) -> jnp.dtype:
-    """The dtype that arrays or dtypes promote to, however strict the user set promotion to be.
-
-    Where this is called a conversion is the point: sums run in the wider dtype.
-
-    Example:
-      >>> wider_dtype(jnp.bfloat16, jnp.float32)
-      dtype('float32')
-    """
+    """The dtype that arrays or dtypes promote to, however strict the user set promotion to be."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*values)
 
@@ -115,17 +93,13 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
         leaf. Any real numbers; points of a subspace have weights that sum to one.
       stack: tree with floating leaves of shape `[n, ...]`.
 
-    Returns:
-      A tree with leaves of shape `[...]` in the dtypes of `stack`.
+    Returns a tree with leaves of shape `[...]` in the dtypes of `stack`. Raises ValueError:
+    leaves disagree on `n`, or the weights have another number of entries; TypeError: a leaf is
+    not floating (or complex): a mean of integers or keys means nothing, and `split` keeps them
+    beside the stack.
 
-    Raises:
-      ValueError: leaves disagree on `n`, or the weights have another number of entries.
-      TypeError: a leaf is not floating (or complex): a mean of integers or keys means nothing, and
-        `split` keeps them beside the stack.
-
-    Example:
-      >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
-      Array([3., 7.], dtype=float32)
+    >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
+    Array([3., 7.], dtype=float32)
     """
     check_mixable(stack)
     n = num_stacked(stack)
@@ -153,19 +127,12 @@ def gram(stack: PyTree) -> jax.Array:
 
     Penalty, distances and landscape planes all follow from it.
 
-    Args:
-      stack: tree with leaves of shape `[n, ...]`.
+    Returns `[n, n]`, at least float32. Raises ValueError: the tree has no leaves or its leaves
+    disagree on `n`.
 
-    Returns:
-      `[n, n]`, at least float32.
-
-    Raises:
-      ValueError: the tree has no leaves or its leaves disagree on `n`.
-
-    Example:
-      >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
-      Array([[1., 1.],
-             [1., 5.]], dtype=float32)
+    >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
+    Array([[1., 1.],
+           [1., 5.]], dtype=float32)
     """
     n = num_stacked(stack)
     dtype = wider_dtype(jnp.float32, *jax.tree.leaves(stack))
@@ -178,32 +145,17 @@ def gram(stack: PyTree) -> jax.Array:
 
 
 def leaf_name(path: tuple) -> str:
-    """A path as errors show it.
-
-    Example:
-      >>> leaf_name((jax.tree_util.DictKey("w"),)), leaf_name(())
-      ("['w']", '(the array itself)')
-    """
+    """A path as errors show it."""
     return jax.tree_util.keystr(path) or "(the array itself)"
 
 
 def path_text(path: tuple) -> str:
-    """A path as users write it: names with slashes between them.
-
-    Example:
-      >>> path_text((jax.tree_util.DictKey("dense"), jax.tree_util.DictKey("kernel")))
-      'dense/kernel'
-    """
+    """A path as users write it: names with slashes between them."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def is_mixable(leaf: Any) -> bool:
-    """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense.
-
-    Example:
-      >>> is_mixable(jnp.zeros(2)), is_mixable(1.0), is_mixable(7), is_mixable(jax.random.key(0))
-      (True, True, False, False)
-    """
+    """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense."""
     dtype = getattr(leaf, "dtype", None)
     return (
         isinstance(leaf, float | complex) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
@@ -211,14 +163,7 @@ def is_mixable(leaf: Any) -> bool:
 
 
 def check_mixable(network_or_stack: PyTree) -> None:
-    """Refuses a tree with leaves that can't be mixed.
-
-    Raises:
-      TypeError: a leaf is an integer, a key of random numbers, or no array.
-
-    Example:
-      >>> check_mixable({"w": jnp.zeros(2)})
-    """
+    """Refuses a tree with leaves that can't be mixed: integers, keys, and what is no array."""
     for path, leaf in jax.tree.leaves_with_path(network_or_stack):
         if not is_mixable(leaf):
             raise TypeError(
@@ -228,11 +173,6 @@ def check_mixable(network_or_stack: PyTree) -> None:
 
 
 def kind(leaf: Any) -> str:
-    """What a leaf is, as errors say it.
-
-    Example:
-      >>> kind(jnp.int32(1)), kind(7)
-      ('has dtype int32', 'is an object of type int')
-    """
+    """What a leaf is, as errors say it."""
     dtype = getattr(leaf, "dtype", None)
     return f"is an object of type {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"

@@ -26,20 +26,15 @@ def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
     Args:
       simplexes: the vertices of each, numbers from 0 to n - 1; a tuple of tuples.
 
-    Returns:
-      A subspace whose coordinates are the `n` mixing weights. Its center is the mean of all vertices,
-      which may lie outside of the complex: predict with an ensemble of random points.
+    Returns a subspace whose coordinates are the `n` mixing weights. Its center is the mean of all
+    vertices, which may lie outside of the complex: predict with an ensemble of random points.
+    Raises ValueError: there is no simplex, one has no vertex or one twice, or a number is left
+    out. See Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast
+    Ensembling".
 
-    Raises:
-      ValueError: there is no simplex, one has no vertex or one twice, or a number is left out.
-
-    Reference:
-      Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
-
-    Example:
-      >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
-      >>> weights.shape, int((weights == 0).sum())
-      ((3,), 1)
+    >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
+    >>> weights.shape, int((weights == 0).sum())
+    ((3,), 1)
     """
     vertices = sorted({vertex for simplex in simplexes for vertex in simplex})
     n = len(vertices)
@@ -78,26 +73,19 @@ def log_volume(
     vertices that were trained before.
 
     Args:
-      endpoints: stack with leaves `[n, ...]`.
       select: `(path, leaf [n, ...]) -> bool`, the leaves that count; all by default.
       vertices: which endpoints span the simplex, at least two; all by default.
 
-    Returns:
-      A scalar; of two networks the logarithm of their distance. A millionth of its mean diagonal is
-      added to that of G, so that flat simplexes have finite volumes and gradients; where all
-      vertices are equal the gradient is 0.
+    Returns a scalar; of two networks the logarithm of their distance. A millionth of its mean
+    diagonal is added to that of G, so that flat simplexes have finite volumes and gradients;
+    where all vertices are equal the gradient is 0. Raises ValueError: there are fewer than two
+    vertices, or no leaf is selected. See Benton et al. 2021, "Loss Surface Simplexes for Mode
+    Connecting Volumes and Fast Ensembling", where it is the Cayley-Menger determinant, which is
+    the same.
 
-    Raises:
-      ValueError: there are fewer than two vertices, or no leaf is selected.
-
-    Reference:
-      Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling",
-      where it is the Cayley-Menger determinant, which is the same.
-
-    Example:
-      >>> corners = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # a triangle of area 6
-      >>> round(float(jnp.exp(log_volume(corners))), 3)
-      6.0
+    >>> corners = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # a triangle of area 6
+    >>> round(float(jnp.exp(log_volume(corners))), 3)
+    6.0
     """
     n = tree.num_stacked(endpoints)
     vertices = tuple(range(n)) if vertices is None else tuple(vertices)

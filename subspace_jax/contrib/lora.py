@@ -33,12 +33,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def is_matrix(path: tuple, leaf: Any) -> bool:
-    """Whether a leaf `[...]` of one network is a floating array of rank two or more.
-
-    Example:
-      >>> is_matrix((), jnp.zeros((3, 3, 1, 8))), is_matrix((), jnp.zeros(8))
-      (True, False)
-    """
+    """Whether a leaf `[...]` of one network is a floating array of rank two or more."""
     return is_floating(path, leaf) and leaf.ndim >= 2
 
 
@@ -60,7 +55,6 @@ def init(
     the first step, give `b` a small standard deviation, which moves the start off the base.
 
     Args:
-      key: a random key.
       base: the network that is kept, leaves `[...]`; any leaves that are not selected.
       rank: `r`, of the deltas; smaller where a kernel has fewer rows or columns.
       select: `(path, leaf [...]) -> bool`, the kernels that get a delta; by default all floating leaves
@@ -70,22 +64,16 @@ def init(
         first is (Equinox, PyTorch: `[o, i h w]`).
       b_std: standard deviation of `b`.
 
-    Returns:
-      A tree of the structure of `base` with `{"a": [rows, r], "b": [r, columns]}` in place of each
-      selected kernel, in its dtype, and None in place of all other leaves.
+    Returns a tree of the structure of `base` with `{"a": [rows, r], "b": [r, columns]}` in place
+    of each selected kernel, in its dtype, and None in place of all other leaves. Raises
+    ValueError: a rank below 1, no leaf is selected, or one that has no rows and columns;
+    TypeError: a selected leaf is not floating. See Hu et al. 2021, "LoRA: Low-Rank Adaptation of
+    Large Language Models".
 
-    Raises:
-      ValueError: a rank below 1, no leaf is selected, or one that has no rows and columns.
-      TypeError: a selected leaf is not floating.
-
-    Reference:
-      Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
-
-    Example:
-      >>> base = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
-      >>> factors = init(jax.random.key(0), base, rank=2)
-      >>> jax.tree.map(jnp.shape, factors)
-      {'bias': None, 'kernel': {'a': (72, 2), 'b': (2, 16)}}
+    >>> base = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
+    >>> factors = init(jax.random.key(0), base, rank=2)
+    >>> jax.tree.map(jnp.shape, factors)
+    {'bias': None, 'kernel': {'a': (72, 2), 'b': (2, 16)}}
     """
     if rank < 1 or rank != int(rank):
         raise ValueError(f"The deltas' rank is {rank}; use a whole number of at least 1.")
@@ -143,16 +131,12 @@ def merge(
         `Subspace.mixing_weights` returns for a layerwise point; None for the factors of one network.
       scale: `s`; LoRA's alpha divided by the rank.
 
-    Returns:
-      A network, leaves `[...]` in the dtypes of the base.
+    Returns a network, leaves `[...]` in the dtypes of the base. Raises ValueError: the factors
+    are those of another base, or the weights do not fit.
 
-    Raises:
-      ValueError: the factors are those of another base, or the weights do not fit.
-
-    Example:
-      >>> factors = {"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])}
-      >>> merge(jnp.zeros((3, 2)), factors, jnp.array([0.25, 0.75]))[0]
-      Array([0.25, 0.75], dtype=float32)
+    >>> factors = {"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])}
+    >>> merge(jnp.zeros((3, 2)), factors, jnp.array([0.25, 0.75]))[0]
+    Array([0.25, 0.75], dtype=float32)
     """
     if weights is None:
         weights = jnp.ones(1)
@@ -205,16 +189,13 @@ def around(subspace: Subspace, base: PyTree, scale: float | jax.Array = 1.0) -> 
       subspace: any, a layerwise one too.
       base: as in `merge`. In a function that is compiled, make the subspace inside it, of a base that
         is its argument: otherwise the base is a constant of the program.
-      scale: as in `merge`.
 
-    Returns:
-      A subspace whose endpoints are stacks of factors.
+    Returns a subspace whose endpoints are stacks of factors.
 
-    Example:
-      >>> from subspace_jax import simplex
-      >>> tuned = around(simplex(2), jnp.zeros((3, 2)))
-      >>> tuned.midpoint({"a": jnp.ones((2, 3, 1)), "b": jnp.ones((2, 1, 2))})[0]
-      Array([1., 1.], dtype=float32)
+    >>> from subspace_jax import simplex
+    >>> tuned = around(simplex(2), jnp.zeros((3, 2)))
+    >>> tuned.midpoint({"a": jnp.ones((2, 3, 1)), "b": jnp.ones((2, 1, 2))})[0]
+    Array([1., 1.], dtype=float32)
     """
     layer_of = subspace.layer_of
     return dataclasses.replace(
@@ -232,13 +213,11 @@ def gram(factors: PyTree) -> jax.Array:
     Args:
       factors: a stack of `n`.
 
-    Returns:
-      `[n, n]`, at least float32, of deltas before they are scaled.
+    Returns `[n, n]`, at least float32, of deltas before they are scaled.
 
-    Example:
-      >>> gram({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
-      Array([[3., 3.],
-             [3., 6.]], dtype=float32)
+    >>> gram({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+    Array([[3., 3.],
+           [3., 6.]], dtype=float32)
     """
     n = tree.num_stacked(factors)
     total = jnp.zeros((n, n), tree.wider_dtype(jnp.float32, *jax.tree.leaves(factors)))
@@ -262,14 +241,10 @@ def cosine_penalty(factors: PyTree, key: jax.Array | None = None) -> jax.Array:
       factors: a stack of `n >= 2`.
       key: draws one pair; None for the mean over pairs.
 
-    Returns:
-      A scalar in [0, 1]; 0 for deltas that are zero.
+    Returns a scalar in [0, 1]; 0 for deltas that are zero. Raises ValueError: there is one
+    endpoint.
 
-    Raises:
-      ValueError: there is one endpoint.
-
-    Example:
-      >>> cosine_penalty({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
-      Array(0.5, dtype=float32)
+    >>> cosine_penalty({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+    Array(0.5, dtype=float32)
     """
     return diversity.penalty_of_gram(gram(factors), key)

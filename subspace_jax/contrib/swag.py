@@ -45,23 +45,16 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
       start_step, every: which networks are visited, as in `swa`.
       rank: `K >= 2`; the state holds `rank + 2` times the parameters.
 
-    Returns:
-      A transformation that passes updates through.
+    Returns a transformation that passes updates through. Raises ValueError: `start_step` is
+    negative, `every` below 1 or `rank` below 2. See Maddox et al. 2019, "A Simple Baseline for
+    Bayesian Uncertainty in Deep Learning", Algorithm 1. Welford 1962, "Note on a Method for
+    Calculating Corrected Sums of Squares and Products".
 
-    Raises:
-      ValueError: `start_step` is negative, `every` below 1 or `rank` below 2.
-
-    Reference:
-      Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
-      Algorithm 1. Welford 1962, "Note on a Method for Calculating Corrected Sums of Squares and
-      Products".
-
-    Example:
-      >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
-      >>> params = jnp.array([4.0])
-      >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-      >>> averaging.average_of(state), state[1].variance, state[1].deviations[:, 0]
-      (Array([3.], dtype=float32), Array([1.], dtype=float32), Array([ 0., -1.], dtype=float32))
+    >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
+    >>> params = jnp.array([4.0])
+    >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
+    >>> averaging.average_of(state), state[1].variance, state[1].deviations[:, 0]
+    (Array([3.], dtype=float32), Array([1.], dtype=float32), Array([ 0., -1.], dtype=float32))
     """
     averaging.check_steps("swag", start_step, every)
     if rank < 2:
@@ -111,22 +104,15 @@ def swag_sample(
 
     Args:
       opt_state: the state of `swag` or of a chain with it; of several, the first counts.
-      key: a random key.
       scale: `s >= 0`, of the covariance; 0 gives the mean.
 
-    Returns:
-      One tree like the parameters, in their dtypes.
+    Returns one tree like the parameters, in their dtypes. Raises ValueError: there is no `swag`
+    in the state. See Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep
+    Learning", Eq. 1.
 
-    Raises:
-      ValueError: there is no `swag` in the state.
-
-    Reference:
-      Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Eq. 1.
-
-    Example:
-      >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))
-      >>> swag_sample(state, jax.random.key(0))
-      Array([4.], dtype=float32)
+    >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))
+    >>> swag_sample(state, jax.random.key(0))
+    Array([4.], dtype=float32)
     """
     state = next(averaging.states(opt_state, lambda x: isinstance(x, SwagState)), None)
     if state is None:
