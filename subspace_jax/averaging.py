@@ -24,13 +24,7 @@ class EmaState(NamedTuple):
 
 
 class SwaState(NamedTuple):
-    """The mean of the networks visited so far.
-
-    Attributes:
-      step: scalar int32, how many updates there were.
-      count: scalar int32, how many networks the mean is over; 0 before the first.
-      mean: their mean, a tree like the parameters; before the first, the parameters themselves.
-    """
+    """The mean of the `count` networks visited in `step` updates; before the first, the current one."""
 
     step: jax.Array
     count: jax.Array
@@ -38,13 +32,9 @@ class SwaState(NamedTuple):
 
 
 class SnapshotsState(NamedTuple):
-    """The networks visited so far.
+    """The `count` networks visited in `step` updates, leaves `[num_models, ...]` in their order.
 
-    Attributes:
-      step: scalar int32, how many updates there were.
-      count: scalar int32, how many networks are held, at most `num_models`.
-      networks: leaves `[num_models, ...]`, in the order of the visits; the initial parameters in the
-        slots that no visit has filled yet.
+    The initial parameters are in the slots that no visit has filled yet.
     """
 
     step: jax.Array
@@ -55,16 +45,11 @@ class SnapshotsState(NamedTuple):
 def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
     r"""An exponential moving average of the *parameters* (`optax.ema` averages updates).
 
-    .. math:: \bar\theta_t = d \, \bar\theta_{t-1} + (1 - d) \, \theta_t, \qquad
-              \bar\theta_0 = \theta_0
+    .. math:: \bar\theta_t = d \, \bar\theta_{t-1} + (1 - d) \, \theta_t, \qquad \bar\theta_0 = \theta_0
 
-    Put it last in the chain; read the average with `average_of(opt_state)`.
-
-    Args:
-      decay: `d` in [0, 1), the weight of the past per step.
-
-    Returns a transformation that passes updates through. See Polyak and Juditsky 1992,
-    "Acceleration of Stochastic Approximation by Averaging".
+    with `decay` `d` in [0, 1) per step. Put it last in the chain; read it with
+    `average_of(opt_state)`. See Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation
+    by Averaging".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
     >>> params = jnp.array([4.0])
@@ -90,19 +75,16 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 
     .. math:: \bar\theta = \frac{1}{n} \sum_{i=0}^{n-1} \theta_{s + i c}
 
-    where :math:`\theta_t` are the parameters after `t` updates. Before the first of these steps the
-    average is the current parameters. Put it last in the chain; read the average with
-    `average_of(opt_state)`, and measure its batch-norm statistics with `recalibrate`.
+    of the parameters :math:`\theta_t` after `t` updates, in their dtypes; before the first visit
+    the current ones. Put it last in the chain, read it with `average_of(opt_state)`, and
+    `recalibrate` it.
 
     Args:
-      start_step: `s >= 0`, after how many updates the first network is taken; 0 takes the initial
-        parameters too.
+      start_step: `s >= 0`; 0 takes the initial parameters too.
       every: `c >= 1`, how many updates lie between two networks.
 
-    Returns a transformation that passes updates through. The mean is kept in the dtypes of the
-    parameters; keep those float32, as mixed precision does. Raises ValueError: `start_step` is
-    negative or `every` below 1. See Izmailov et al. 2018, "Averaging Weights Leads to Wider
-    Optima and Better Generalization".
+    Raises ValueError: `start_step` is negative or `every` below 1. See Izmailov et al. 2018,
+    "Averaging Weights Leads to Wider Optima and Better Generalization".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swa(start_step=0, every=1))
     >>> params = jnp.array([4.0])
@@ -125,20 +107,14 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 
 
 def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTransformation:
-    r"""Keeps the networks visited at some steps, of which `swa` keeps the mean.
+    r"""Keeps the first `num_models` networks visited at some steps, of which `swa` keeps the mean.
 
-    Their predictions are averaged by a snapshot ensemble or fast geometric ensembling, their weights
-    by a soup (`greedy_soup`): they are the corners of a simplex, which `mix` mixes. Put it last in
-    the chain; read them with `snapshots_of(opt_state)`.
+    They are the corners of a simplex: a snapshot ensemble averages their predictions, a soup their
+    weights (`greedy_soup`). Put it last in the chain; read them with `snapshots_of(opt_state)`.
 
-    Args:
-      start_step, every: which networks are visited, as in `swa`.
-      num_models: how many are kept, at least 1; visits after that are left out.
-
-    Returns a transformation that passes updates through. Raises ValueError: `start_step` is
-    negative, or `every` or `num_models` below 1. See Huang et al. 2017, "Snapshot Ensembles:
-    Train 1, Get M for Free"; Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast
-    Ensembling of DNNs".
+    Raises ValueError: `start_step` is negative, or `every` or `num_models` below 1. See Huang et
+    al. 2017, "Snapshot Ensembles: Train 1, Get M for Free"; Garipov et al. 2018, "Loss Surfaces,
+    Mode Connectivity, and Fast Ensembling of DNNs".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), snapshots(start_step=0, every=1, num_models=2))
     >>> params = jnp.array([4.0])
@@ -183,20 +159,12 @@ def snapshots_of(opt_state: optax.OptState) -> PyTree:
 
 
 def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> np.ndarray:
-    r"""Mixing weights of the uniform soup of those networks that do not harm it.
+    r"""Mixing weights `[M]` of the uniform soup of those networks that do not harm it.
 
-    Networks are tried from the best to the worst by their own scores, and each stays in the soup if
-    the mean of the chosen ones scores no less with it than without. The soup is never worse than the
-    best network, on the data that score; those must be validation data.
-
-    Args:
-      score_fn: `mixing weights [M] -> score`, higher being better, of the network
-        `mix(weights, networks)`, its batch-norm statistics measured anew.
-      scores: `[M]`, of the networks themselves.
-
-    Returns `[M]` float32, equal weights on the chosen networks and 0 elsewhere. Raises
-    ValueError: there is no network. See Wortsman et al. 2022, "Model soups: averaging weights of
-    multiple fine-tuned models improves accuracy without increasing inference time", Algorithm 1.
+    Networks are tried from the best to the worst of their own `scores [M]`, and each stays if the
+    mean of the chosen ones scores no less with it than without, by `score_fn`: `mixing weights [M]
+    -> score`, higher being better, on validation data. Raises ValueError: there is no network. See
+    Wortsman et al. 2022, "Model soups", Algorithm 1.
 
     >>> networks = np.array([0.0, 1.0, 4.0])  # and the best would be at 0.6
     >>> score_fn = lambda weights: -abs(float(weights @ networks) - 0.6)
@@ -226,12 +194,7 @@ def _uniform(chosen: list, count: int) -> np.ndarray:
 
 
 def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
-    """The averaged parameters that an optimizer's state holds.
-
-    Args:
-      opt_state: the state of a chain, with or without `ema`, `swa` or SWAG in it; of several, the
-        first counts.
-      default: what to return where there is no average.
+    """The averaged parameters in an optimizer's state, the first ones of several; else `default`.
 
     >>> average_of(optax.sgd(0.1).init(0.0), default="none")
     'none'

@@ -28,28 +28,18 @@ NUM_BISECTIONS = 30
 def fit_temperature(
     logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
-    r"""The temperature at which logits are most likely to predict the labels.
+    r"""The temperature at which logits `[N, K]` are most likely to predict the labels `[N]`.
 
     .. math:: T = \arg\min_{T \in [0.01, 100]} -\sum_n w_n \log \mathrm{softmax}(z_n / T)_{y_n}
 
-    The NLL is convex in :math:`1 / T`, so its derivative is bisected. The rules of `metrics`
-    hold for weights, NaN and invalid labels; a label whose logit is -inf gives nan too, as no
-    temperature makes it possible. What has no minimum gives a finite number all the same:
+    The NLL is convex in :math:`1 / T`, so its derivative is bisected, to a relative precision of
+    1e-4 or better. The rules of `metrics` hold; a label whose logit is -inf gives nan too. Where
+    the NLL falls all the way (every example right, or worse than uniform) it is an end of the
+    range, or on the way there where the NLL is 0 in float32; where all temperatures are equally
+    good it is 1. Its gradient is taken to be zero: at the minimum the NLL does not change with `T`.
 
-    - The NLL falls all the way to `T = 0` (every example right) or to infinity (worse than
-      uniform): the end of the range, or a temperature on the way there at which it is 0 in float32.
-    - All temperatures are equally good (equal logits, or weights that are all zero): 1.
-
-    The gradient of `T` with respect to the logits is taken to be zero: at the minimum the NLL does
-    not change with `T`, so that the gradient of the calibrated NLL is exact without it.
-
-    Args:
-      logits: `[N, K]`, of the validation data; log-probabilities are logits too.
-      weights: `[N]`, not negative; `None` means ones.
-
-    Returns scalar float32, to a relative precision of 1e-4 or better; above 1 for a network that
-    is too confident. Raises ValueError: there are 0 examples, or shapes or dtypes do not fit. See
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
+    Raises ValueError: there are 0 examples, or shapes or dtypes do not fit. See Guo et al. 2017,
+    "On Calibration of Modern Neural Networks", section 4.2.
 
     >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
     >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
@@ -83,14 +73,9 @@ def fit_temperature(
 
 
 def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
-    r"""Logits divided by a temperature, :math:`z / T`; predicted classes do not change.
+    r"""Logits `[N, K]` or `[M, N, K]` divided by a temperature, a scalar or `[M]`: :math:`z / T`.
 
-    Args:
-      logits: `[N, K]`, or `[M, N, K]` of the members of an ensemble.
-      temperature: positive; a scalar, or `[M]`, one per member.
-
-    Returns logits of the same shape, float32 or wider. Raises ValueError: the temperature is
-    neither a scalar nor one per member.
+    Raises ValueError: the temperature is neither a scalar nor one per member.
 
     >>> apply_temperature(jnp.array([[2.0, 4.0]]), 2.0)
     Array([[1., 2.]], dtype=float32)
@@ -114,19 +99,13 @@ def fit_ensemble_temperature(
     mode: Mode = "after_average",
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    """The temperatures of an ensemble, to give to `apply_ensemble_temperature`.
+    """The temperatures of an ensemble of logits `[M, N, K]`, for `apply_ensemble_temperature`.
 
-    Args:
-      logits: `[M, N, K]`, of the validation data, one slice per member.
-      average: as in `ensemble`; matters only where the temperature comes after it.
-      mode: `"per_member"` calibrates every member alone, before they are averaged;
-        `"after_average"` calibrates the average. An average of calibrated members is not calibrated
-        but too little confident, which only the second repairs.
-      weights: as in `fit_temperature`.
+    `"per_member"` calibrates every member alone, `[M]`; `"after_average"` their average, a scalar.
+    An average of calibrated members is too little confident, which only the second repairs.
 
-    Returns `[M]` per member, a scalar after the average; float32. Raises ValueError: `mode` or
-    `average` is unknown, there are 0 examples, or shapes do not fit. See Rahaman and Thiery 2021,
-    "Uncertainty Quantification and Deep Ensembles".
+    Raises ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit.
+    See Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
     >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
@@ -151,16 +130,11 @@ def apply_ensemble_temperature(
     average: Average = "probability",
     mode: Mode = "after_average",
 ) -> jax.Array:
-    """Calibrated log-probabilities of an ensemble.
+    """Calibrated log-probabilities `[N, K]` of an ensemble `[M, N, K]`; `average` and `mode` as fitted.
 
-    Args:
-      logits: `[M, N, K]`, one slice per member.
-      temperature: what `fit_ensemble_temperature` returned for this `average` and `mode`.
-      mode: `"per_member"` divides the members' logits, `"after_average"` the average's
-        log-probabilities, which are then normalised again.
-
-    Returns log-probabilities `[N, K]`, float32 or wider. Raises ValueError: `mode` or `average`
-    is unknown, or shapes do not fit.
+    `"per_member"` divides the members' logits, `"after_average"` the average's log-probabilities,
+    which are then normalised again. Raises ValueError: `mode` or `average` is unknown, or shapes do
+    not fit.
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
     >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
@@ -179,16 +153,11 @@ def choose_point(
     criterion: Literal["nll", "accuracy"] = "nll",
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    """Which of several points of a subspace is best on validation data.
+    """Which of several points of a subspace, logits `[P, N, K]`, is best on validation data.
 
-    Args:
-      logits: `[P, N, K]`, of the validation data at each of `P` points.
-      criterion: `"nll"`, the lowest wins, or `"accuracy"`, the highest.
-      weights: as in `fit_temperature`.
-
-    Returns scalar int32 in `0 .. P - 1`: the first of equally good points. A point with a nan is
-    never chosen; if all have one, it is 0. Raises ValueError: `criterion` is unknown, there are 0
-    points or 0 examples, or shapes do not fit.
+    By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones. A point with
+    a nan is never chosen; if all have one, it is 0. Raises ValueError: `criterion` is unknown,
+    there are 0 points or 0 examples, or shapes do not fit.
 
     >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
     >>> int(choose_point(logits, jnp.array([0])))

@@ -57,10 +57,10 @@ def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -
     r"""Share of `scores_out [M]` accepted by the threshold that accepts `tpr` of `scores_in [N]`.
 
     The threshold is the highest at which at least `tpr` of the in-distribution scores are accepted,
-    those that are equal to it included: the `ceil(tpr N)`-th largest of them. The result is in
-    [0, 1], lower is better, and `tpr=0.95` gives FPR95; see Liang, Li & Srikant (2018), "Enhancing
-    the reliability of out-of-distribution image detection in neural networks". A `tpr` outside
-    (0, 1] raises ValueError, as do empty scores and those of another rank than one.
+    those that are equal to it included: the `ceil(tpr N)`-th largest of them. The result is in [0,
+    1], lower is better, and `tpr=0.95` gives FPR95; see Liang, Li & Srikant (2018), "Enhancing the
+    reliability of out-of-distribution image detection in neural networks". A `tpr` outside (0, 1]
+    raises ValueError, as do empty scores and those of another rank than one.
 
     >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]), tpr=0.6)
     Array(0., dtype=float32)

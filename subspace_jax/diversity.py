@@ -15,20 +15,17 @@ Select = Callable[[tuple, jax.Array], bool]
 def is_kernel(path: tuple, leaf: jax.Array) -> bool:
     """Whether a leaf `[n, ...]` of the endpoints is a kernel: of rank two or more in one network.
 
-    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so that a
-    penalty that saw them would push on what is the same by construction.
+    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so
+    that a penalty that saw them would push on what is the same by construction.
     """
     del path
     return leaf.ndim > 2
 
 
 def kernel_gram(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
-    """Inner products between endpoints over the selected leaves.
+    """Inner products `[n, n]` between endpoints over the leaves that `select` names.
 
-    Args:
-      select: `(path, leaf [n, ...]) -> bool`, the leaves that count; kernels by default.
-
-    Returns `[n, n]`. Raises ValueError: no leaf is selected.
+    Raises ValueError: no leaf is selected.
 
     >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
     Array(12., dtype=float32)
@@ -48,12 +45,11 @@ def _kernels(endpoints, select) -> list[jax.Array]:
 
 
 def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
-    r"""Squared cosine similarities between endpoints.
+    r"""Squared cosine similarities `[n, n]` between endpoints; 0 in the row of one that is zero.
 
     .. math:: C_{ij} = \frac{\langle\theta_i, \theta_j\rangle^2}{\|\theta_i\|^2 \|\theta_j\|^2}
 
-    Returns `[n, n]`, in [0, 1] up to rounding; 0 in the row of an endpoint that is zero. Raises
-    ValueError: no leaf is selected.
+    Raises ValueError: no leaf is selected.
 
     >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
     Array(0.5, dtype=float32)
@@ -80,21 +76,16 @@ def _squared_cosine(product, first, second):
 def cosine_penalty(
     endpoints: PyTree, key: jax.Array | None = None, *, select: Select = is_kernel
 ) -> jax.Array:
-    r"""The regulariser that drives the endpoints apart in direction.
+    r"""The regulariser that drives the endpoints apart in direction, in [0, 1].
 
     .. math:: \mathbb{E}_{i \neq j} \cos^2(\theta_i, \theta_j)
 
     with the mean over all pairs or, when a key is given, one random pair (the article's choice).
-    Each cosine is between all selected leaves of two endpoints, concatenated.
+    Each cosine is between all leaves that `select`, `(path, leaf [n, ...]) -> bool`, names,
+    concatenated: by default those of rank two or more in one network.
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`, `n >= 2`.
-      key: draws the one pair; `None` for the mean over pairs.
-      select: `(path, leaf [n, ...]) -> bool`, the leaves that count. By default those of rank two or
-        more in one network, whatever their names.
-
-    Returns a scalar in [0, 1]. Raises ValueError: there is one endpoint (no pair), or no leaf is
-    selected. See Wortsman et al. 2021, "Learning Neural Network Subspaces", Eq. 3.
+    Raises ValueError: there is one endpoint (no pair), or no leaf is selected. See Wortsman et al.
+    2021, "Learning Neural Network Subspaces", Eq. 3.
 
     >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
     Array(0.5, dtype=float32)
@@ -141,13 +132,12 @@ def _wide(leaf):
 
 
 def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
-    r"""Euclidean distances between endpoints.
+    r"""Euclidean distances `[n, n]` between endpoints, over the selected leaves, in units of weights.
 
     .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
 
-    Returns `[n, n]`, in units of weights, at least 0. A difference of float32 inner products:
-    distances below about a thousandth of the endpoints' norms are rounding. Raises ValueError: no
-    leaf is selected.
+    Differences of float32 inner products: distances below about a thousandth of the endpoints'
+    norms are rounding. Raises ValueError: no leaf is selected.
 
     >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
     Array(5., dtype=float32)

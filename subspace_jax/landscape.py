@@ -34,13 +34,13 @@ _THINNEST = 0.01
 
 
 class Plane(NamedTuple):
-    """The plane through three networks, with an isometric coordinate system.
+    """The plane through three networks, with isometric coordinates in units of weight distance.
 
     Attributes:
       origin: `[3]`, the mixing weights of the point (0, 0), the first network.
-      axes: `[2, 3]`, what one unit along x and along y adds to the mixing weights: two orthonormal
-        directions in the space of networks. Rows sum to zero.
-      coordinates: `[3, 2]`, the xy of the three networks, in units of weight distance.
+      axes: `[2, 3]`, what one unit along x and y adds to the weights; orthonormal, with rows that
+        sum to 0.
+      coordinates: `[3, 2]`, the xy of the three networks.
     """
 
     origin: jax.Array
@@ -48,13 +48,7 @@ class Plane(NamedTuple):
     coordinates: jax.Array
 
     def weights(self, xy: ArrayLike) -> jax.Array:
-        """The mixing weights of points of the plane.
-
-        Args:
-          xy: `[..., 2]`, in units of weight distance.
-
-        Returns `[..., 3]`; they sum to one, and are negative outside the triangle. The network at
-        a point is `mix(plane.weights(xy), endpoints)`.
+        """The mixing weights `[..., 3]` of points `[..., 2]`; they sum to one, some negative outside.
 
         >>> endpoints = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
         >>> plane(endpoints).weights([1.0, 1.0])
@@ -66,24 +60,18 @@ class Plane(NamedTuple):
 
 
 def plane(endpoints: PyTree) -> Plane:
-    r"""The plane through three networks, from inner products alone.
+    r"""The plane through three networks, from inner products alone: nothing of their size is stored.
 
     .. math:: u = \frac{\theta_1 - \theta_0}{\|\theta_1 - \theta_0\|}, \qquad
               v \propto (\theta_2 - \theta_0) - \langle \theta_2 - \theta_0, u \rangle u, \quad
               \|v\| = 1, \qquad \theta(x, y) = \theta_0 + x u + y v
 
-    so that the first network is at (0, 0), the second on the positive x axis and the third above
-    it, and Euclidean distances in the plane are distances between networks, over all leaves. The
-    directions are kept as mixing weights: none of the size of a network is stored.
+    The first network is at (0, 0), the second on the positive x axis and the third above it.
 
-    Args:
-      endpoints: stack of three networks, leaves `[3, ...]`.
-
-    Returns the plane, at least float32. Raises ValueError: there are not three networks, their
-    distances are not finite, two of them coincide or all three are collinear: to within a
-    hundredth of the longest distance, below which float32 does not know the plane. Traced values
-    are not checked, only the number. See Garipov et al. 2018, "Loss Surfaces, Mode Connectivity,
-    and Fast Ensembling of DNNs", whose figures are drawn in such planes.
+    Raises ValueError: there are not three networks, their distances are not finite, or two coincide
+    or all are collinear to within a hundredth of the longest distance, below which float32 does not
+    know the plane (traced values are not checked). See Garipov et al. 2018, "Loss Surfaces, Mode
+    Connectivity, and Fast Ensembling of DNNs".
 
     >>> plane(jnp.array([[1.0, 1.0], [5.0, 1.0], [4.0, 3.0]])).coordinates
     Array([[0., 0.],
@@ -116,15 +104,11 @@ def plane(endpoints: PyTree) -> Plane:
 
 
 def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
-    """A square grid over the triangle of a plane, with the same spacing in x and y.
+    """A square grid `[R, R, 2]` over the triangle of a plane, with the same spacing in x and y.
 
-    Args:
-      resolution: `R >= 2`, points along each axis.
-      margin: space left on each side, as a share of the longer side of the triangle's bounding box.
-
-    Returns xy, `[R, R, 2]`, in units of weight distance: the entry `[i, j]` is `(x_j, y_i)`, the
-    order in which contours are drawn. Raises ValueError: `resolution` is below 2, or `margin` is
-    negative and would cut the triangle.
+    The entry `[i, j]` is `(x_j, y_i)`, the order in which contours are drawn; `margin` is the space
+    left on each side, as a share of the longer side of the triangle's bounding box. Raises
+    ValueError: `resolution` `R` is below 2, or `margin` is negative.
 
     >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
     >>> xy[0, :, 0], xy[:, 0, 1]
@@ -148,20 +132,13 @@ def grid_weights(plane: Plane, xy: jax.Array) -> jax.Array:
 def along(
     fn: Callable, endpoints: PyTree, weights: jax.Array, *args: Any, at_once: int | None = None
 ) -> Any:
-    r"""Maps a function over many mixtures of networks, in one compiled program.
+    r"""Maps a function over many mixtures of networks, with weights `[P, n]`, in one compiled program.
 
     .. math:: p \mapsto f\Big(\sum_i w_{pi} \theta_i, \ldots\Big)
 
-    Mixtures are made when their turn comes, so memory holds `at_once` of them (one when it is
-    `None`), however many points there are.
-
-    Args:
-      fn: pure `(network, *args) -> tree`. Pass the same function object again and it is not
-        compiled again; data that `fn` closes over becomes a part of the program, so pass it in
-        `args`.
-      weights: mixing weights `[P, n]`, of a path, a grid, or any other set of points.
-      *args: passed on; the same at all points.
-      at_once: as in `for_each`, how many networks run vectorised together.
+    Memory holds `at_once` of them (one when it is `None`), however many points there are. `fn` is
+    pure, `(network, *args) -> tree`: pass the same function object again and it is not compiled
+    again; data that it closes over becomes a part of the program, so pass it in `args`.
 
     Returns what `fn` returns, with leaves `[P, ...]`. Raises ValueError: the weights are not `[P,
     n]`.
@@ -187,25 +164,16 @@ def _along(fn, at_once, endpoints, weights, args):
 
 
 def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
-    r"""The highest excess of the loss along a path over the straight line between its ends.
+    r"""The highest excess of losses `[P]` along a path over the straight line between its ends.
 
     .. math:: \max_p \; L_p - \big((1 - t_p) L_1 + t_p L_P\big),
               \qquad t_p = \frac{\alpha_p - \alpha_1}{\alpha_P - \alpha_1}
 
-    With equal losses at the ends this is the linear interpolation instability of Frankle et al.,
-    who subtract the mean of the two ends.
-
-    Args:
-      losses: `[P]`, `P >= 2`, along the path; the ends come first and last. Any quantity of which
-        less is better, in its own unit.
-      alphas: `[P]`, increasing positions on the path.
-
-    Returns a scalar in the unit of the losses, at least 0 because the ends themselves have no
-    excess. With few points it is a lower bound. Raises ValueError: the two are not vectors of one
-    length of at least 2, or concrete `alphas` do not increase. See Frankle et al. 2020, "Linear
-    Mode Connectivity and the Lottery Ticket Hypothesis", section 2; relative to the straight
-    line: Entezari et al. 2022, "The Role of Permutation Invariance in Linear Mode Connectivity of
-    Neural Networks", section 2.
+    It is at least 0, in the unit of the losses, and with few points a lower bound. Raises
+    ValueError: losses and alphas are not vectors of one length of at least 2, or concrete `alphas`
+    do not increase. See Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket
+    Hypothesis", section 2; relative to the straight line: Entezari et al. 2022, "The Role of
+    Permutation Invariance in Linear Mode Connectivity", section 2.
 
     >>> barrier(jnp.array([1.0, 5.0, 2.0]), jnp.array([0.0, 0.5, 1.0]))
     Array(3.5, dtype=float32)
@@ -236,15 +204,10 @@ def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
     .. math:: d_{ij} \leftarrow \frac{d_{ij}}{\|d_{ij}\|} \, \|\theta_{ij}\|,
               \qquad d_{ij} \sim \mathcal{N}(0, I)
 
-    for filter `j` of kernel `i`: all that leads to one output, i.e. one index of the last axis. A
-    rectifier network does not change when a filter is scaled up and the next layer down, so steps
-    of one length mean something only relative to the filter. Biases and the parameters of
-    normalisation layers, which are not kernels (`is_kernel`), do not move, the default of Li et al.
-
-    Returns a tree like `params`, in its dtypes. See Li et al. 2018, "Visualizing the Loss
-    Landscape of Neural Nets", section 4.
-
-    A two-dimensional slice is a mixture of the network and two directions, with weights (1, x, y):
+    for filter `j` of kernel `i`, all that leads to one output, i.e. one index of the last axis: a
+    rectifier network does not change when a filter is scaled up and the next layer down. What is no
+    kernel does not move. A slice is a mixture of the network and two directions, with weights (1,
+    x, y). See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4.
 
     >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
     >>> keys = jax.random.split(jax.random.key(0))
@@ -267,17 +230,13 @@ def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
 
 
 def filter_norms(params: PyTree) -> PyTree:
-    r"""For every weight the norm of the filter that it belongs to.
+    r"""For every weight the norm of its filter, at least float32; zero for what is no kernel.
 
     .. math:: s_{ijk} = \|\theta_{ij}\|
 
-    for the weights `k` of filter `j` of kernel `i`, and zero for all that is not a kernel: what
-    `filter_normalized_direction` multiplies unit noise by. With `S = diag(s)` the Hessian `S H S`
-    is that of steps relative to the filters; scaling a filter before a normalisation does not
-    change it.
-
-    Returns a tree of the shapes of `params`, at least float32. See Li et al. 2018, "Visualizing
-    the Loss Landscape of Neural Nets", section 4; curvature relative to filters: Kwon et al.
+    for the weights `k` of filter `j` of kernel `i`. With `S = diag(s)` the Hessian `S H S` is that
+    of steps relative to the filters; scaling a filter before a normalisation does not change it.
+    See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; Kwon et al.
     2021, "ASAM", section 3.
 
     >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
@@ -302,25 +261,23 @@ def _filter_norms(kernel: jax.Array) -> jax.Array:
 def top_eigenvalue(
     product: Callable[[PyTree], PyTree], like: PyTree, key: jax.Array, *, num_iterations: int
 ) -> jax.Array:
-    r"""The largest eigenvalue of a symmetric linear map, as of products with a Hessian.
+    r"""The largest *algebraic* eigenvalue of a symmetric linear map, as of products with a Hessian.
 
     .. math:: \lambda_{\max} = \max_{v \neq 0} \frac{v^\top A v}{v^\top v}
 
-    the maximum being taken over the Krylov space of a random vector, by SciPy's `eigsh`, whose vectors
-    are on the host. The map may be any function, such as a sum of compiled products over batches.
+    over the Krylov space of a random vector, by SciPy's `eigsh`, whose vectors are on the host: a
+    lower bound, up to the rounding of the products, about a millionth of the largest magnitude in
+    float32.
 
     Args:
-      product: `v -> A v`, both trees like `like`; `v` is at least float32.
+      product: `v -> A v`, any function of the host of trees like `like`; `v` is at least float32.
       like: a tree of at least two floating numbers, of which shapes and dtypes matter alone.
-      key: a random key, for the first vector.
-      num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are enough
-        for a network's outliers.
+      num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are
+        enough.
 
-    Returns the largest *algebraic* eigenvalue, a scalar of at least float32: a lower bound, up to
-    the rounding of the products, about a millionth of the largest magnitude in float32; nan for
-    products that are not finite. Raises ValueError: `num_iterations` is below 1. See Lanczos
-    1950. Of networks: Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via
-    Hessian Eigenvalue Density".
+    Returns nan for products that are not finite. Raises ValueError: `num_iterations` is below 1.
+    See Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via Hessian Eigenvalue
+    Density".
 
     >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)
     >>> product = lambda v: jax.jvp(jax.grad(loss_fn), (jnp.ones(3),), (v,))[1]

@@ -323,8 +323,8 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 
     relative to the errors `baseline [C, S]` of a stated model (Hendrycks & Dietterich 2019,
     "Benchmarking neural network robustness to common corruptions and perturbations", where it is
-    AlexNet), or the plain mean of the errors without one. Name which when you report it. In
-    [0, 1] without a baseline. Other shapes than two equal ones of rank two raise ValueError.
+    AlexNet), or the plain mean of the errors without one. Name which when you report it. In [0, 1]
+    without a baseline. Other shapes than two equal ones of rank two raise ValueError.
 
     >>> mean_corruption_error(jnp.array([[0.1, 0.3], [0.2, 0.2]]))
     Array(0.2, dtype=float32)
@@ -347,8 +347,8 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 def prepare(labels: ArrayLike | None, weights: ArrayLike | None, *predictions: ArrayLike) -> tuple:
     """Labels, weights and one or two predictions `[N, K]` as the rules above say.
 
-    Labels become int32 in `0 .. K - 1` (or stay `None`), weights float32 with nan for an invalid example, and
-    predictions float32, finite where the weight is 0.
+    Labels become int32 in `0 .. K - 1` (or stay `None`), weights float32 with nan for an invalid
+    example, and predictions float32, finite where the weight is 0.
     """
     shape = predictions[0].shape
     if len(shape) != 2 or shape[1] == 0:

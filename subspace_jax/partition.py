@@ -31,16 +31,13 @@ def is_floating(path: tuple, leaf: Any) -> bool:
 def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
     """Parts a network into the leaves that span a subspace and those that all its points share.
 
-    Args:
-      network: any tree: dictionaries, a Flax NNX state, an Equinox module, ...
-      spans: `(path, leaf [...]) -> bool`, the leaves that span it. By default those that can: integers,
-        keys and what is no array are shared. The path is that of `jax.tree.leaves_with_path`;
-        `jax.tree_util.keystr(path)` is its text. Batch-norm statistics are floating but no parameters:
-        keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
+    `spans` is `(path, leaf [...]) -> bool`; by default all floating leaves span it, so that
+    integers, keys and what is no array are shared. Batch-norm statistics are floating but no
+    parameters: keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and
+    `recalibrate` them.
 
-    Returns `(spanned, shared)`: trees of the same structure, each with None where the other has
-    the leaf. Raises TypeError: `spans` asks for a leaf that can't be mixed; ValueError: `spans`
-    asks for no leaf.
+    Returns `(spanned, shared)`, each with None where the other has the leaf. Raises TypeError:
+    `spans` asks for a leaf that can't be mixed; ValueError: it asks for none.
 
     >>> split({"w": jnp.ones(2), "steps": 7})
     ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
@@ -64,13 +61,9 @@ def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
 
 
 def combine(*parts: PyTree) -> PyTree:
-    """Joins what `split` parted: each leaf from the tree that has it.
+    """Joins what `split` parted: each leaf from the tree that has it, None where no tree has.
 
-    Args:
-      *parts: trees of one structure, with None where another has the leaf.
-
-    Returns one tree, with None where no part has a leaf. Raises ValueError: there is no tree, two
-    have the same leaf, or their structures differ.
+    Raises ValueError: there is no tree, two have the same leaf, or their structures differ.
 
     >>> combine({"w": 1.0, "steps": None}, {"w": None, "steps": 7})
     {'steps': 7, 'w': 1.0}
@@ -105,9 +98,9 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
       shared: leaves that all points have in common, as from `split`, or a frozen base.
       state: what belongs to a point and is not mixed, as batch-norm statistics.
 
-    Returns lines of text: path, shape, role, dtype and bytes of every leaf, then the totals.
-    Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: an endpoint's
-    leaf can't be mixed.
+    Returns lines of text: path, shape, role, dtype and bytes of every leaf, then the totals. Raises
+    ValueError: the endpoints have no leaves or disagree on `n`; TypeError: an endpoint's leaf can't
+    be mixed.
 
     >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
     >>> print(summary(endpoints, shared=shared))
@@ -130,12 +123,15 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
     for role, members in leaves.items():
         count = size = 0
         for path, leaf in members:
-            shape, kind = _shape(leaf), getattr(leaf, "dtype", type(leaf).__name__)
+            is_array, shape = hasattr(leaf, "dtype"), getattr(leaf, "shape", None)
             shown = "-" if shape is None else str(list(shape))
             if role == "spanned":
                 shown = f"{n} x {list(shape[1:])}"
-            rows.append((_path(path), shown, role, str(kind), _human(_bytes(leaf))))
-            count, size = count + _size(leaf), size + _bytes(leaf)
+            numbers = leaf.size if is_array else 0
+            num_bytes = numbers * leaf.dtype.itemsize if is_array else 0
+            kind = str(leaf.dtype) if is_array else type(leaf).__name__
+            rows.append((_path(path), shown, role, kind, _human(num_bytes)))
+            count, size = count + numbers, size + num_bytes
         if members:
             numbers = _many(count, "number")
             if role == "spanned":
@@ -143,7 +139,8 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
             totals.append((role, f"{_many(len(members), 'leaf')}, {numbers}", size))
     totals.append(("total", "", sum(size for *_, size in totals)))
     lines = [_table(rows), _table([(name, what, _human(size)) for name, what, size in totals])]
-    unmixable = [_path(path) for path, leaf in leaves["shared"] if _is_integer_or_key(leaf)]
+    arrays = [(path, leaf) for path, leaf in leaves["shared"] if hasattr(leaf, "dtype")]
+    unmixable = [_path(path) for path, leaf in arrays if not is_floating(path, leaf)]
     if unmixable:
         named = ", ".join(unmixable[:3]) + (", ..." if len(unmixable) > 3 else "")
         verb = "is" if len(unmixable) == 1 else "are"
@@ -158,24 +155,8 @@ def _is_none(leaf):
     return leaf is None
 
 
-def _is_integer_or_key(leaf):
-    return hasattr(leaf, "dtype") and not is_floating((), leaf)
-
-
 def _path(path):
     return tree.path_text(path) or tree.leaf_name(path)
-
-
-def _shape(leaf):
-    return getattr(leaf, "shape", None)
-
-
-def _size(leaf):
-    return leaf.size if hasattr(leaf, "dtype") else 0
-
-
-def _bytes(leaf):
-    return leaf.size * leaf.dtype.itemsize if hasattr(leaf, "dtype") else 0
 
 
 def _human(size):

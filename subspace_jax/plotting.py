@@ -40,17 +40,10 @@ def path(
     linestyle: str = "-",
     label: str | None = None,
 ) -> Axes:
-    """Draws a quantity along a line or curve, with its band of `mean ± stderr`.
+    """Draws a quantity `mean [A]` along a line or curve `alphas [A]`, with its band of `mean ± stderr`.
 
-    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed.
-
-    Args:
-      alphas: positions along the path, `[A]`, in `[0, 1]`.
-      mean: the quantity at each position, `[A]`, in its own unit.
-      stderr: standard error of the mean, `[A]`, in the same unit; no band without it.
-
-    Returns `ax`, with one more line and, with `stderr`, one more band. Raises ValueError: if the
-    arrays differ in shape.
+    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed. Returns `ax`.
+    Raises ValueError: the arrays differ in shape.
 
     >>> from matplotlib.figure import Figure
     >>> ax = path([0.0, 0.5, 1.0], [90.0, 95.0, 91.0], Figure().subplots(), label="Line")
@@ -90,12 +83,6 @@ def level(
 ) -> Axes:
     """Draws a horizontal line with its band of `mean ± stderr`, for a method without a path.
 
-    Args:
-      mean: the quantity, in the unit of the vertical axis.
-      stderr: standard error of the mean, in the same unit; no band without it.
-
-    Returns `ax`, with one more line and, with `stderr`, one more band.
-
     >>> from matplotlib.figure import Figure
     >>> ax = level(94.0, Figure().subplots(), stderr=0.3, label="Standard")
     >>> ax.get_lines()[0].get_ydata()
@@ -113,19 +100,16 @@ def reliability_diagram(
     """Draws accuracy against confidence by bin, the gap between them, and the ECE.
 
     The bars are the accuracy of each bin, the hatched boxes reach from there to its mean
-    confidence, and the strip on top is the share of samples in each bin. The number written is
+    confidence, and the strip on top, a child of the axes, is the share of samples in each bin. The
+    number written is
 
         ECE = sum_b weight_b |accuracy_b - confidence_b|
 
     (Guo et al., "On calibration of modern neural networks", 2017, Eq. 3).
 
-    Args:
-      reliability: of `B` bins, as `subspace_jax.metrics.reliability` returns it (NumPy arrays or
-        lists will do). Bins of weight 0 are empty; whatever they hold is not drawn.
-
-    Returns `ax`, with one bar and one gap for every bin that is not empty, and the strip as its
-    child. Raises ValueError: if the arrays do not agree on the number of bins, or if all bins are
-    empty.
+    `reliability` is what `metrics.reliability` returns (NumPy arrays or lists will do); bins of
+    weight 0 are empty and not drawn. Returns `ax`. Raises ValueError: the arrays do not agree on
+    the number of bins, or all bins are empty.
 
     >>> from matplotlib.figure import Figure
     >>> bins = Reliability(confidence=[0.4, 0.9], accuracy=[0.5, 0.8], weight=[0.25, 0.75],
@@ -201,24 +185,21 @@ def contour(
 ) -> Axes:
     """Draws a quantity over the plane through three networks, with the triangle of the three.
 
-    The colour bar is a child of the axes, at their right, and as high as they are: `ax.collections[0]`
-    is what it describes. Where a value is not finite the plane is left grey. A few huge values take
-    all colours: give levels that end below them, or grow geometrically.
+    The colour bar is a child of the axes, at their right: `ax.collections[0]` is what it describes.
+    Where a value is not finite the plane is left grey. A few huge values take all colours: give
+    levels that end below them, or grow geometrically.
 
     Args:
-      x: abscissae of the grid, `[R, C]`, in units of weight distance.
-      y: ordinates of the grid, `[R, C]`, in units of weight distance.
-      values: the quantity at each point, `[R, C]`, in its own unit.
+      x, y, values: the grid in units of weight distance, and the quantity at its points, `[R, C]`
+        each.
       endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`; `None` draws no
         triangle.
       label: what the values are, beside the colour bar.
       names: of the three networks, written at their corners.
-      levels: the increasing bounds of the colours, `[L]`, `L >= 2`, of which each step has one
-        colour as far from the next; values beyond them have the colours of the bar's arrows. By
-        default about twelve equal steps over all values.
-      cmap: the name of a colour map of matplotlib.
+      levels: the increasing bounds of the colours, `[L]`, `L >= 2`; values beyond them have the
+        colours of the bar's arrows. By default about twelve equal steps over all values.
 
-    Returns `ax`, of equal scale in both directions. Raises ValueError: if the grid and the values
+    Returns `ax`, of equal scale in both directions. Raises ValueError: the grid and the values
     differ in shape, there are not three endpoints or names, no value is finite, or the levels do
     not increase.
 
@@ -314,19 +295,11 @@ def dots(
     colors: Sequence[str] | None = None,
     markers: Sequence[str] | None = None,
 ) -> Axes:
-    """Draws one row per method, a dot at its mean and a whisker of one standard error each side.
+    """Draws one row per method, a dot at its `mean [R]` and a whisker of one standard error each side.
 
     The first row is at the top, and a thin vertical line through its dot makes it the baseline of
-    the others. A mean that is not finite has no dot: its value is written in its row.
-
-    Args:
-      mean: one quantity of `R` methods, `[R]`, in its own unit.
-      labels: names of the methods, `[R]`.
-      stderr: standard error of each mean, `[R]`, in the same unit; no whiskers without it.
-      colors: of each method, `[R]`; blue for all without it.
-      markers: shape of each method, `[R]`; round for all without it.
-
-    Returns `ax`, with the names as the ticks of its vertical axis. Raises ValueError: if the
+    the others. A mean that is not finite has no dot: its value is written in its row. Labels,
+    standard errors, colours and markers are `[R]` too. Returns `ax`. Raises ValueError: the
     arguments differ in length.
 
     >>> from matplotlib.figure import Figure

@@ -23,15 +23,11 @@ AXES = ("run", "data", "endpoint")
 
 
 def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of devices with the axes `run`, `data` and `endpoint`.
+    """A mesh of devices (all by default) with the axes `run`, `data` and `endpoint`.
 
-    Args:
-      layout: sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
-        `data`, which then takes all devices that the others leave.
-      devices: of the mesh; all devices of all processes by default.
-
-    Raises ValueError: the layout can't be read, or its sizes do not multiply to the number of
-    devices.
+    `layout` has sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but
+    for `data`, which then takes all devices that the others leave. Raises ValueError: the layout
+    can't be read, or its sizes do not multiply to the number of devices.
 
     >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
     {'run': 1, 'data': 1, 'endpoint': 1}
@@ -79,11 +75,8 @@ def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
 def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
     """Where the leaves of a stack lie: split over `endpoint`, the same on all of `data`.
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`, arrays or their shapes.
-
-    Returns a tree of `jax.sharding.NamedSharding`. Raises ValueError: `endpoint` does not divide
-    the number of endpoints.
+    A tree of `jax.sharding.NamedSharding` for arrays or their shapes. Raises ValueError: `endpoint`
+    does not divide the number of endpoints.
 
     >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
     >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
@@ -97,15 +90,9 @@ def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
 
-    A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape does
-    too lies as that one, with axes before (networks that an average has kept) not split; all else is
-    the same on all devices.
-
-    Args:
-      state: of `TrainState.create`, arrays or their shapes.
-
-    Returns a `TrainState` of `jax.sharding.NamedSharding`. Raises ValueError: as
-    `stack_shardings` does.
+    A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape
+    does too lies as that one, with axes before (networks that an average has kept) not split; all
+    else is the same on all devices. Raises ValueError: as `stack_shardings` does.
 
     >>> import optax
     >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))
@@ -135,11 +122,7 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
 
 
 def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedSharding:
-    """Where a batch lies: examples split over `data` and `endpoint` together.
-
-    Args:
-      batch_size: how many examples, of all devices together.
-      axis: which one is that of the examples.
+    """Where a batch lies: `batch_size` examples on one axis, split over `data` and `endpoint` together.
 
     Raises ValueError: the devices do not divide the batch.
 

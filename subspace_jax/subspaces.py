@@ -31,19 +31,18 @@ Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix wi
 class Subspace:
     """A continuous family of networks spanned by a few endpoints.
 
-    Make one with `line`, `bezier` or `simplex`, and give every layer its own
-    point with `layerwise`. Equal calls of the constructors return the same object, so a subspace can
-    be a static argument of `jax.jit`.
+    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with
+    `layerwise`. Equal calls of the constructors return the same object, so a subspace can be a
+    static argument of `jax.jit`.
 
     Attributes:
       num_endpoints: `n`, how many networks span the subspace.
       draw: `key -> coords`, the coordinates of a random point.
       weights: `coords -> [n]`, the mixing weights at given coordinates; they sum to one.
-      center: coordinates of the midpoint; their shape is the shape of all coordinates, `[]` for a
-        line or curve and `[n]` for a simplex.
+      center: coordinates of the midpoint, of the shape of all: `[]` for a line or curve, `[n]` for
+        a simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
-      mix: `(weights, endpoints) -> network`, with weights `[n]` or a tree prefix of the endpoints;
-        `contrib.lora.around` replaces it.
+      mix: `(weights, endpoints) -> network`; `contrib.lora.around` replaces it.
     """
 
     num_endpoints: int
@@ -54,14 +53,11 @@ class Subspace:
     mix: Callable[[PyTree, PyTree], PyTree] = tree.mix
 
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
-        """Draws the endpoints independently.
+        """Draws the endpoints independently, with `init_fn`, `key -> network`.
 
-        Args:
-          init_fn: `key -> network`, the ordinary initialisation of one network.
-
-        Returns the endpoints: what `init_fn` returns, every leaf with a new leading axis `[n,
-        ...]`. Raises TypeError: a leaf is an integer, a key or no array, which can't be mixed;
-        `split` keeps them.
+        Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises
+        TypeError: a leaf is an integer, a key or no array, which can't be mixed; `split` keeps
+        them.
 
         >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
         >>> endpoints.shape
@@ -92,20 +88,16 @@ class Subspace:
         Args:
           networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may
             need `contrib.alignment.align` before.
-          key: a random key for the noise.
-          noise: the noise's standard deviation in units of the root mean square of each leaf of the
-            mean, 0.1 for a tenth; a leaf of zeros gets none.
-          positions: which endpoint each network becomes. By default the first ones; the ends of
-            `bezier(2)` are `(0, 2)`.
+          noise: its standard deviation in units of the root mean square of each leaf of the mean,
+            0.1 for a tenth.
+          positions: which endpoint each network becomes, by default the first ones; `(0, 2)` are
+            the ends of `bezier(2)`.
 
-        Returns the endpoints, leaves `[n, ...]`; the given ones are bit for bit as they were. To
-        keep them so, put `freeze(positions)` behind the optimizer. Raises ValueError: there is no
-        network or more than endpoints, they differ in structure or shapes, positions are no
-        different numbers below `n`, or there is noise without a key; TypeError: a leaf is an
-        integer, a key or no array.
+        Returns the endpoints; the given ones are bit for bit as they were, and stay so with
+        `freeze(positions)` behind the optimizer. Raises ValueError: there is no network or more
+        than endpoints, they differ in structure or shapes, positions are no different numbers below
+        `n`, or there is noise without a key; TypeError: a leaf is an integer, a key or no array.
 
-        >>> line().grow([jnp.array([4.0, 2.0])]).tolist()
-        [[4.0, 2.0], [4.0, 2.0]]
         >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
         [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
         """
@@ -132,8 +124,8 @@ class Subspace:
             landscapes need them: `alpha` outside [0, 1], negative barycentric coordinates.
 
         Returns one network, leaves `[...]`. Raises ValueError: the endpoints are not `n` in every
-        leaf, coordinates have another shape, or concrete barycentric coordinates do not sum to
-        one (traced values are not checked); TypeError: a leaf is an integer, a key or no array.
+        leaf, coordinates have another shape, or concrete barycentric coordinates do not sum to one
+        (traced values are not checked); TypeError: a leaf is an integer, a key or no array.
 
         >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
         1.5
@@ -158,14 +150,11 @@ class Subspace:
         return self.point(endpoints, self.center)
 
     def sample_coords(self, key: jax.Array, endpoints: PyTree) -> Coords:
-        """Coordinates of a uniformly random point.
+        """Coordinates of a uniformly random point; only the structure of `endpoints` matters.
 
-        Args:
-          endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
-
-        Raises ValueError: layerwise, and all of several kernels are in one layer. Returns one
-        array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
-        leaves of one layer share an independent draw.
+        One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
+        leaves of one layer share an independent draw. Raises ValueError: layerwise, and all of
+        several kernels are in one layer.
 
         >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
         >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
@@ -200,9 +189,6 @@ class Subspace:
 
     def apply(self, apply_fn: Callable, endpoints: PyTree, coords: Coords, *args: Any) -> Any:
         """`apply_fn(params, *args)` at the point with the given coordinates.
-
-        Args:
-          apply_fn: any function whose first argument is a network.
 
         >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
         20.0
@@ -253,18 +239,13 @@ def one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
 
 @one_object
 def bezier(degree: int = 2) -> Subspace:
-    r"""A Bezier curve between the first and the last of `degree + 1` endpoints.
+    r"""A Bezier curve between the first and the last of `degree + 1` endpoints, with scalar coordinates.
 
     .. math:: \theta(\alpha) = \sum_{i=0}^{d} \binom{d}{i} \alpha^i (1 - \alpha)^{d - i} \theta_i,
               \qquad \alpha \sim U(0, 1)
 
-    All control points are endpoints here: they are trained together, from scratch. (The article
-    writes the bend of its quadratic curve last; here endpoints are in the order of the curve.)
-
-    Args:
-      degree: `d >= 1`; 1 is a line, 2 the article's curve.
-
-    Returns a subspace with scalar coordinates. Raises ValueError: `degree` is below 1. See
+    All control points are endpoints here, in the order of the curve, and are trained together from
+    scratch. Degree 1 is a line, 2 the article's curve. Raises ValueError: `degree` is below 1. See
     Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman
     et al. 2021, "Learning Neural Network Subspaces".
 
@@ -288,8 +269,8 @@ def line() -> Subspace:
 
     .. math:: \theta(\alpha) = (1 - \alpha) \theta_0 + \alpha \theta_1, \qquad \alpha \sim U(0, 1)
 
-    Returns a subspace with scalar coordinates; the same as `bezier(degree=1)`. See Wortsman et
-    al. 2021, "Learning Neural Network Subspaces", Algorithm 1.
+    Returns a subspace with scalar coordinates; the same as `bezier(degree=1)`. See Wortsman et al.
+    2021, "Learning Neural Network Subspaces", Algorithm 1.
 
     >>> line().weights(jnp.float32(0.25))
     Array([0.75, 0.25], dtype=float32)
@@ -299,17 +280,14 @@ def line() -> Subspace:
 
 @one_object
 def simplex(num_endpoints: int) -> Subspace:
-    r"""The simplex spanned by networks, with the uniform distribution on it.
+    r"""The simplex spanned by `n >= 1` networks, with the uniform distribution on it.
 
     .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = e_i / \sum_j e_j,
               \quad e_i \sim \mathrm{Exp}(1)
 
-    Args:
-      num_endpoints: `n >= 1`; `simplex(1)` is a single ordinary network.
-
-    Returns a subspace whose coordinates are the `n` mixing weights themselves. Raises ValueError:
-    `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural Network Subspaces",
-    section 3.
+    Its coordinates are the mixing weights themselves; `simplex(1)` is a single ordinary network.
+    Raises ValueError: `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural
+    Network Subspaces", section 3.
 
     >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
     Array(4., dtype=float32)
@@ -347,17 +325,14 @@ def parent(path: tuple) -> tuple:
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
-    A layer is by default what shares a parent in the tree: parameters must be nested by layer.
-    Only drawing changes: endpoints, midpoint, and points at given coordinates are those of `subspace`.
+    A layer is by default what shares a parent in the tree: a kernel and its own bias, and every
+    batch norm by itself; parameters must be nested by layer. Only drawing changes, and
+    `sample_coords` returns a tree: endpoints, midpoint, and points at given coordinates are those
+    of `subspace`. `layer_of` is `path -> hashable`, with the path of `jax.tree.leaves_with_path`,
+    equal for the leaves that share a draw.
 
-    Args:
-      layer_of: `path -> hashable`; leaves for which it returns equal values share a draw. The path
-        is that of `jax.tree.leaves_with_path`. By default a kernel and its own bias share one, and
-        every batch norm has its own.
-
-    Returns a subspace whose `sample_coords` returns a tree. Raises ValueError: `subspace` is
-    around a base (`contrib.lora.around`); make the layers before. See Wortsman et al. 2021,
-    "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
+    Raises ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before.
+    See Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2.
 
     >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
     >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)

@@ -17,11 +17,7 @@ PyTree = Any
 def stack(networks: Sequence[PyTree]) -> PyTree:
     """Stacks networks of one structure along a new leading axis.
 
-    Args:
-      networks: `n` trees with leaves of shape `[...]`.
-
-    Returns a tree with leaves of shape `[n, ...]`. Raises ValueError: there is no network, or the
-    trees differ in structure or shapes.
+    Raises ValueError: there is no network, or the trees differ in structure or shapes.
 
     >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
     (2, 3)
@@ -86,17 +82,12 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
     The sum runs in the wider of the two dtypes and at the highest matrix precision, so that one-hot
     weights return an equal (finite) network, on accelerators too. The axis is contracted, never
-    indexed: a stack that is sharded over it is reduced, not gathered.
+    indexed: a stack that is sharded over it is reduced, not gathered. Weights are `[n]`, or a tree
+    prefix of `stack` with such an array at every leaf: any real numbers, those of a point of a
+    subspace sum to one.
 
-    Args:
-      weights: `[n]`, shared by all leaves, or a tree prefix of `stack` with such an array at every
-        leaf. Any real numbers; points of a subspace have weights that sum to one.
-      stack: tree with floating leaves of shape `[n, ...]`.
-
-    Returns a tree with leaves of shape `[...]` in the dtypes of `stack`. Raises ValueError:
-    leaves disagree on `n`, or the weights have another number of entries; TypeError: a leaf is
-    not floating (or complex): a mean of integers or keys means nothing, and `split` keeps them
-    beside the stack.
+    Raises ValueError: leaves disagree on `n`, or the weights have another number of entries;
+    TypeError: a leaf is not floating (or complex), which `split` keeps beside the stack.
 
     >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
     Array([3., 7.], dtype=float32)
@@ -121,14 +112,12 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
 
 def gram(stack: PyTree) -> jax.Array:
-    r"""Inner products between the networks of a stack.
+    r"""Inner products `[n, n]` between the networks of a stack, at least float32.
 
     .. math:: G_{ij} = \langle \theta_i, \theta_j \rangle
 
-    Penalty, distances and landscape planes all follow from it.
-
-    Returns `[n, n]`, at least float32. Raises ValueError: the tree has no leaves or its leaves
-    disagree on `n`.
+    Penalty, distances and landscape planes all follow from it. Raises ValueError: the tree has no
+    leaves or its leaves disagree on `n`.
 
     >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
     Array([[1., 1.],

@@ -15,10 +15,8 @@ class SwagState(NamedTuple):
 
     Attributes:
       step, count, mean: as in `averaging.SwaState`.
-      variance: of every parameter over those networks, a tree like the parameters, at least float32;
-        zero before the second.
-      deviations: leaves `[rank, ...]`, of the last networks from the mean of their time, in a ring;
-        zero where there is none yet.
+      variance: of every parameter, at least float32; zero before the second network.
+      deviations: leaves `[rank, ...]`, of the last networks from the mean of their time, in a ring.
     """
 
     step: jax.Array
@@ -35,20 +33,13 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
               \tfrac12 \operatorname{diag}(\overline{\theta^2} - \bar\theta^2)
               + \tfrac{1}{2 (K - 1)} D D^\top\Big)
 
-    The columns of `D` are the deviations of the last `K = rank` networks, each from the mean over
-    the networks up to and including it. The variance is summed as squared differences from the
-    running mean (Welford's method), so that it survives float32 where the difference of the two
-    moments would be lost to rounding. Read the mean with `average_of`, draw networks with
-    `swag_sample`. A stack of endpoints is one vector here: its covariance is that of all of them.
+    The columns of `D` are the deviations of the last `K = rank >= 2` networks, each from the mean
+    up to and including it. The variance is summed by Welford's method, which survives float32. A
+    stack of endpoints is one vector here. Read the mean with `average_of`, draw networks with
+    `swag_sample`.
 
-    Args:
-      start_step, every: which networks are visited, as in `swa`.
-      rank: `K >= 2`; the state holds `rank + 2` times the parameters.
-
-    Returns a transformation that passes updates through. Raises ValueError: `start_step` is
-    negative, `every` below 1 or `rank` below 2. See Maddox et al. 2019, "A Simple Baseline for
-    Bayesian Uncertainty in Deep Learning", Algorithm 1. Welford 1962, "Note on a Method for
-    Calculating Corrected Sums of Squares and Products".
+    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2. See Maddox et
+    al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Algorithm 1.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
     >>> params = jnp.array([4.0])
@@ -92,23 +83,15 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
 def swag_sample(
     opt_state: optax.OptState, key: jax.Array, scale: jax.typing.ArrayLike = 0.5
 ) -> PyTree:
-    r"""A random network of SWAG's Gaussian.
+    r"""A random network of the Gaussian of the first `swag` in an optimizer's state.
 
     .. math:: \theta = \bar\theta + \sqrt{s} \, \sigma \odot z_1
               + \sqrt{\frac{s}{K - 1}} \, D z_2, \qquad z_1 \sim \mathcal{N}(0, I_P),
               \quad z_2 \sim \mathcal{N}(0, I_K)
 
-    with :math:`s = 1/2`. `K` is the number of deviations held: fewer than `rank` networks visited
-    have that many columns. Of a single network, or before the first, it is the average itself.
-    Measure the batch-norm statistics of every sample with `recalibrate`.
-
-    Args:
-      opt_state: the state of `swag` or of a chain with it; of several, the first counts.
-      scale: `s >= 0`, of the covariance; 0 gives the mean.
-
-    Returns one tree like the parameters, in their dtypes. Raises ValueError: there is no `swag`
-    in the state. See Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep
-    Learning", Eq. 1.
+    with `scale` `s` and as many columns `K` as there are deviations; of at most one network it is
+    the average itself. Recalibrate every sample. Raises ValueError: there is no `swag` in the
+    state. See Maddox et al. 2019, Eq. 1.
 
     >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))
     >>> swag_sample(state, jax.random.key(0))
