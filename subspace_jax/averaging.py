@@ -47,9 +47,8 @@ def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
 
     .. math:: \bar\theta_t = d \, \bar\theta_{t-1} + (1 - d) \, \theta_t, \qquad \bar\theta_0 = \theta_0
 
-    with `decay` `d` in [0, 1) per step. Put it last in the chain; read it with
-    `average_of(opt_state)`. See Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation
-    by Averaging".
+    with `decay` `d` in [0, 1) per step. Put it last in the chain; read it with `average_of(opt_state)`.
+    See Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
     >>> params = jnp.array([4.0])
@@ -75,16 +74,15 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 
     .. math:: \bar\theta = \frac{1}{n} \sum_{i=0}^{n-1} \theta_{s + i c}
 
-    of the parameters :math:`\theta_t` after `t` updates, in their dtypes; before the first visit
-    the current ones. Put it last in the chain, read it with `average_of(opt_state)`, and
-    `recalibrate` it.
+    of the parameters :math:`\theta_t` after `t` updates, in their dtypes; before the first visit the
+    current ones. Put it last in the chain, read it with `average_of(opt_state)`, and `recalibrate` it.
 
     Args:
       start_step: `s >= 0`; 0 takes the initial parameters too.
       every: `c >= 1`, how many updates lie between two networks.
 
-    Raises ValueError: `start_step` is negative or `every` below 1. See Izmailov et al. 2018,
-    "Averaging Weights Leads to Wider Optima and Better Generalization".
+    Raises ValueError: `start_step` is negative or `every` below 1. See Izmailov et al. 2018, "Averaging
+    Weights Leads to Wider Optima and Better Generalization".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swa(start_step=0, every=1))
     >>> params = jnp.array([4.0])
@@ -112,9 +110,9 @@ def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTra
     They are the corners of a simplex: a snapshot ensemble averages their predictions, a soup their
     weights (`greedy_soup`). Put it last in the chain; read them with `snapshots_of(opt_state)`.
 
-    Raises ValueError: `start_step` is negative, or `every` or `num_models` below 1. See Huang et
-    al. 2017, "Snapshot Ensembles: Train 1, Get M for Free"; Garipov et al. 2018, "Loss Surfaces,
-    Mode Connectivity, and Fast Ensembling of DNNs".
+    Raises ValueError: `start_step` is negative, or `every` or `num_models` below 1. See Huang et al.
+    2017, "Snapshot Ensembles: Train 1, Get M for Free"; Garipov et al. 2018, "Loss Surfaces, Mode
+    Connectivity, and Fast Ensembling of DNNs".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), snapshots(start_step=0, every=1, num_models=2))
     >>> params = jnp.array([4.0])
@@ -138,10 +136,7 @@ def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTra
         due = (step >= start_step) & ((step - start_step) % every == 0)
         due &= state.count < num_models
         slot = jnp.minimum(state.count, num_models - 1)
-
-        def put(networks, x):
-            return networks.at[slot].set(jnp.where(due, x, networks[slot]))
-
+        put = lambda held, x: held.at[slot].set(jnp.where(due, x, held[slot]))
         networks = jax.tree.map(put, state.networks, new)
         return updates, SnapshotsState(step, state.count + due.astype(jnp.int32), networks)
 
@@ -161,9 +156,9 @@ def snapshots_of(opt_state: optax.OptState) -> PyTree:
 def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> np.ndarray:
     r"""Mixing weights `[M]` of the uniform soup of those networks that do not harm it.
 
-    Networks are tried from the best to the worst of their own `scores [M]`, and each stays if the
-    mean of the chosen ones scores no less with it than without, by `score_fn`: `mixing weights [M]
-    -> score`, higher being better, on validation data. Raises ValueError: there is no network. See
+    Networks are tried from the best to the worst of their own `scores [M]`, and each stays if the mean
+    of the chosen ones scores no less with it than without, by `score_fn`: `mixing weights [M] ->
+    score`, higher being better, on validation data. Raises ValueError: there is no network. See
     Wortsman et al. 2022, "Model soups", Algorithm 1.
 
     >>> networks = np.array([0.0, 1.0, 4.0])  # and the best would be at 0.6
@@ -217,6 +212,7 @@ def _is_average(state) -> bool:
 
 
 def check_steps(name: str, start_step: int, every: int):
+    """Refuses steps that no network is visited at."""
     if start_step < 0 or every < 1:
         raise ValueError(
             f"{name} got start_step={start_step} and every={every}; "
@@ -225,13 +221,14 @@ def check_steps(name: str, start_step: int, every: int):
 
 
 def updated(name: str, params, updates) -> PyTree:
+    """The parameters after a step."""
     if params is None:
         raise ValueError(f"{name} needs the parameters; pass them to optimizer.update.")
     return optax.apply_updates(params, updates)
 
 
 def first_visit(params, start_step) -> SwaState:
-    # A copy, so that the average and the parameters can be donated together.
+    """A state with a copy, so that the average and the parameters can be donated together."""
     count = jnp.asarray(start_step == 0, jnp.int32)
     return SwaState(jnp.zeros((), jnp.int32), count, jax.tree.map(jnp.array, params))
 

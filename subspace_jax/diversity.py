@@ -15,8 +15,8 @@ Select = Callable[[tuple, jax.Array], bool]
 def is_kernel(path: tuple, leaf: jax.Array) -> bool:
     """Whether a leaf `[n, ...]` of the endpoints is a kernel: of rank two or more in one network.
 
-    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so
-    that a penalty that saw them would push on what is the same by construction.
+    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so that a
+    penalty that saw them would push on what is the same by construction.
     """
     del path
     return leaf.ndim > 2
@@ -80,9 +80,9 @@ def cosine_penalty(
 
     .. math:: \mathbb{E}_{i \neq j} \cos^2(\theta_i, \theta_j)
 
-    with the mean over all pairs or, when a key is given, one random pair (the article's choice).
-    Each cosine is between all leaves that `select`, `(path, leaf [n, ...]) -> bool`, names,
-    concatenated: by default those of rank two or more in one network.
+    with the mean over all pairs or, when a key is given, one random pair (the article's choice). Each
+    cosine is between all leaves that `select`, `(path, leaf [n, ...]) -> bool`, names, concatenated: by
+    default those of rank two or more in one network.
 
     Raises ValueError: there is one endpoint (no pair), or no leaf is selected. See Wortsman et al.
     2021, "Learning Neural Network Subspaces", Eq. 3.
@@ -94,7 +94,7 @@ def cosine_penalty(
     _check_pairs(n)
     if key is None:
         return penalty_of_gram(kernel_gram(endpoints, select))
-    kernels = [_wide(leaf) for leaf in _kernels(endpoints, select)]
+    kernels = [x.astype(tree.wider_dtype(jnp.float32, x)) for x in _kernels(endpoints, select)]
     pair = _random_pair(key, n)
     # One-hot weights select the pair: a stack that is sharded over its endpoints is not gathered.
     # The gradient is elementwise, which XLA fuses into the optimizer: no stack of it is kept.
@@ -127,17 +127,13 @@ def _random_pair(key, n) -> jax.Array:
     return jax.random.choice(key, n, (2,), replace=False)
 
 
-def _wide(leaf):
-    return leaf.astype(tree.wider_dtype(jnp.float32, leaf))
-
-
 def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
     r"""Euclidean distances `[n, n]` between endpoints, over the selected leaves, in units of weights.
 
     .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
 
-    Differences of float32 inner products: distances below about a thousandth of the endpoints'
-    norms are rounding. Raises ValueError: no leaf is selected.
+    Differences of float32 inner products: distances below about a thousandth of the endpoints' norms
+    are rounding. Raises ValueError: no leaf is selected.
 
     >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
     Array(5., dtype=float32)

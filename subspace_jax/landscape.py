@@ -38,8 +38,8 @@ class Plane(NamedTuple):
 
     Attributes:
       origin: `[3]`, the mixing weights of the point (0, 0), the first network.
-      axes: `[2, 3]`, what one unit along x and y adds to the weights; orthonormal, with rows that
-        sum to 0.
+      axes: `[2, 3]`, what one unit along x and y adds to the weights; orthonormal, with rows that sum
+        to 0.
       coordinates: `[3, 2]`, the xy of the three networks.
     """
 
@@ -68,9 +68,9 @@ def plane(endpoints: PyTree) -> Plane:
 
     The first network is at (0, 0), the second on the positive x axis and the third above it.
 
-    Raises ValueError: there are not three networks, their distances are not finite, or two coincide
-    or all are collinear to within a hundredth of the longest distance, below which float32 does not
-    know the plane (traced values are not checked). See Garipov et al. 2018, "Loss Surfaces, Mode
+    Raises ValueError: there are not three networks, their distances are not finite, or two coincide or
+    all are collinear to within a hundredth of the longest distance, below which float32 does not know
+    the plane (traced values are not checked). See Garipov et al. 2018, "Loss Surfaces, Mode
     Connectivity, and Fast Ensembling of DNNs".
 
     >>> plane(jnp.array([[1.0, 1.0], [5.0, 1.0], [4.0, 3.0]])).coordinates
@@ -107,8 +107,8 @@ def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
     """A square grid `[R, R, 2]` over the triangle of a plane, with the same spacing in x and y.
 
     The entry `[i, j]` is `(x_j, y_i)`, the order in which contours are drawn; `margin` is the space
-    left on each side, as a share of the longer side of the triangle's bounding box. Raises
-    ValueError: `resolution` `R` is below 2, or `margin` is negative.
+    left on each side, as a share of the longer side of the triangle's bounding box. Raises ValueError:
+    `resolution` `R` is below 2, or `margin` is negative.
 
     >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
     >>> xy[0, :, 0], xy[:, 0, 1]
@@ -136,12 +136,11 @@ def along(
 
     .. math:: p \mapsto f\Big(\sum_i w_{pi} \theta_i, \ldots\Big)
 
-    Memory holds `at_once` of them (one when it is `None`), however many points there are. `fn` is
-    pure, `(network, *args) -> tree`: pass the same function object again and it is not compiled
-    again; data that it closes over becomes a part of the program, so pass it in `args`.
+    Memory holds `at_once` of them (one when it is `None`), however many points there are. `fn` is pure,
+    `(network, *args) -> tree`: pass the same function object again and it is not compiled again; data
+    that it closes over becomes a part of the program, so pass it in `args`.
 
-    Returns what `fn` returns, with leaves `[P, ...]`. Raises ValueError: the weights are not `[P,
-    n]`.
+    Returns what `fn` returns, with leaves `[P, ...]`. Raises ValueError: the weights are not `[P, n]`.
 
     >>> alphas = jnp.linspace(0, 1, 5)
     >>> weights = jnp.stack([1 - alphas, alphas], axis=1)
@@ -169,11 +168,11 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
     .. math:: \max_p \; L_p - \big((1 - t_p) L_1 + t_p L_P\big),
               \qquad t_p = \frac{\alpha_p - \alpha_1}{\alpha_P - \alpha_1}
 
-    It is at least 0, in the unit of the losses, and with few points a lower bound. Raises
-    ValueError: losses and alphas are not vectors of one length of at least 2, or concrete `alphas`
-    do not increase. See Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket
-    Hypothesis", section 2; relative to the straight line: Entezari et al. 2022, "The Role of
-    Permutation Invariance in Linear Mode Connectivity", section 2.
+    It is at least 0, in the unit of the losses, and with few points a lower bound. Raises ValueError:
+    losses and alphas are not vectors of one length of at least 2, or concrete `alphas` do not increase.
+    See Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2;
+    relative to the straight line: Entezari et al. 2022, "The Role of Permutation Invariance in Linear
+    Mode Connectivity", section 2.
 
     >>> barrier(jnp.array([1.0, 5.0, 2.0]), jnp.array([0.0, 0.5, 1.0]))
     Array(3.5, dtype=float32)
@@ -206,8 +205,8 @@ def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
 
     for filter `j` of kernel `i`, all that leads to one output, i.e. one index of the last axis: a
     rectifier network does not change when a filter is scaled up and the next layer down. What is no
-    kernel does not move. A slice is a mixture of the network and two directions, with weights (1,
-    x, y). See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4.
+    kernel does not move. A slice is a mixture of the network and two directions, with weights (1, x,
+    y). See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4.
 
     >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
     >>> keys = jax.random.split(jax.random.key(0))
@@ -234,10 +233,10 @@ def filter_norms(params: PyTree) -> PyTree:
 
     .. math:: s_{ijk} = \|\theta_{ij}\|
 
-    for the weights `k` of filter `j` of kernel `i`. With `S = diag(s)` the Hessian `S H S` is that
-    of steps relative to the filters; scaling a filter before a normalisation does not change it.
-    See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; Kwon et al.
-    2021, "ASAM", section 3.
+    for the weights `k` of filter `j` of kernel `i`. With `S = diag(s)` the Hessian `S H S` is that of
+    steps relative to the filters; scaling a filter before a normalisation does not change it. See Li et
+    al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; Kwon et al. 2021, "ASAM",
+    section 3.
 
     >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
     {'bias': Array([0., 0.], dtype=float32), 'kernel': Array([[5., 2.],
@@ -265,18 +264,16 @@ def top_eigenvalue(
 
     .. math:: \lambda_{\max} = \max_{v \neq 0} \frac{v^\top A v}{v^\top v}
 
-    over the Krylov space of a random vector, by SciPy's `eigsh`, whose vectors are on the host: a
-    lower bound, up to the rounding of the products, about a millionth of the largest magnitude in
-    float32.
+    over the Krylov space of a random vector, by SciPy's `eigsh`, whose vectors are on the host: a lower
+    bound, up to the rounding of the products, about a millionth of the largest magnitude in float32.
 
     Args:
       product: `v -> A v`, any function of the host of trees like `like`; `v` is at least float32.
       like: a tree of at least two floating numbers, of which shapes and dtypes matter alone.
-      num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are
-        enough.
+      num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are enough.
 
-    Returns nan for products that are not finite. Raises ValueError: `num_iterations` is below 1.
-    See Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via Hessian Eigenvalue
+    Returns nan for products that are not finite. Raises ValueError: `num_iterations` is below 1. See
+    Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via Hessian Eigenvalue
     Density".
 
     >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)

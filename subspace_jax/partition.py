@@ -31,13 +31,12 @@ def is_floating(path: tuple, leaf: Any) -> bool:
 def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
     """Parts a network into the leaves that span a subspace and those that all its points share.
 
-    `spans` is `(path, leaf [...]) -> bool`; by default all floating leaves span it, so that
-    integers, keys and what is no array are shared. Batch-norm statistics are floating but no
-    parameters: keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and
-    `recalibrate` them.
+    `spans` is `(path, leaf [...]) -> bool`; by default all floating leaves span it, so that integers,
+    keys and what is no array are shared. Batch-norm statistics are floating but no parameters: keep
+    them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
 
-    Returns `(spanned, shared)`, each with None where the other has the leaf. Raises TypeError:
-    `spans` asks for a leaf that can't be mixed; ValueError: it asks for none.
+    Returns `(spanned, shared)`, each with None where the other has the leaf. Raises TypeError: `spans`
+    asks for a leaf that can't be mixed; ValueError: it asks for none.
 
     >>> split({"w": jnp.ones(2), "steps": 7})
     ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
@@ -91,16 +90,12 @@ def combine(*parts: PyTree) -> PyTree:
 
 
 def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -> str:
-    """A table of what spans a subspace, what is shared by its points, and what it takes in memory.
+    """A table of what spans a subspace, what its points share, and what it takes in memory.
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`; arrays or their shapes (`jax.eval_shape`).
-      shared: leaves that all points have in common, as from `split`, or a frozen base.
-      state: what belongs to a point and is not mixed, as batch-norm statistics.
-
-    Returns lines of text: path, shape, role, dtype and bytes of every leaf, then the totals. Raises
-    ValueError: the endpoints have no leaves or disagree on `n`; TypeError: an endpoint's leaf can't
-    be mixed.
+    `endpoints` are arrays or their shapes (`jax.eval_shape`), `shared` leaves that all points have in
+    common, as from `split`, and `state` what belongs to a point and is not mixed, as batch-norm
+    statistics. Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: one of
+    their leaves can't be mixed.
 
     >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
     >>> print(summary(endpoints, shared=shared))

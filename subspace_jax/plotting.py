@@ -99,17 +99,17 @@ def reliability_diagram(
 ) -> Axes:
     """Draws accuracy against confidence by bin, the gap between them, and the ECE.
 
-    The bars are the accuracy of each bin, the hatched boxes reach from there to its mean
-    confidence, and the strip on top, a child of the axes, is the share of samples in each bin. The
-    number written is
+    The bars are the accuracy of each bin, the hatched boxes reach from there to its mean confidence,
+    and the strip on top, a child of the axes, is the share of samples in each bin. The number written
+    is
 
         ECE = sum_b weight_b |accuracy_b - confidence_b|
 
     (Guo et al., "On calibration of modern neural networks", 2017, Eq. 3).
 
-    `reliability` is what `metrics.reliability` returns (NumPy arrays or lists will do); bins of
-    weight 0 are empty and not drawn. Returns `ax`. Raises ValueError: the arrays do not agree on
-    the number of bins, or all bins are empty.
+    `reliability` is what `metrics.reliability` returns (NumPy arrays or lists will do); bins of weight
+    0 are empty and not drawn. Returns `ax`. Raises ValueError: the arrays do not agree on the number of
+    bins, or all bins are empty.
 
     >>> from matplotlib.figure import Figure
     >>> bins = Reliability(confidence=[0.4, 0.9], accuracy=[0.5, 0.8], weight=[0.25, 0.75],
@@ -186,22 +186,20 @@ def contour(
     """Draws a quantity over the plane through three networks, with the triangle of the three.
 
     The colour bar is a child of the axes, at their right: `ax.collections[0]` is what it describes.
-    Where a value is not finite the plane is left grey. A few huge values take all colours: give
-    levels that end below them, or grow geometrically.
+    Where a value is not finite the plane is left grey. A few huge values take all colours: give levels
+    that end below them, or grow geometrically.
 
     Args:
-      x, y, values: the grid in units of weight distance, and the quantity at its points, `[R, C]`
-        each.
+      x, y, values: the grid in units of weight distance, and the quantity at its points, `[R, C]` each.
       endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`; `None` draws no
         triangle.
       label: what the values are, beside the colour bar.
       names: of the three networks, written at their corners.
-      levels: the increasing bounds of the colours, `[L]`, `L >= 2`; values beyond them have the
-        colours of the bar's arrows. By default about twelve equal steps over all values.
+      levels: the increasing bounds of the colours, `[L]`, `L >= 2`; values beyond them have the colours
+        of the bar's arrows. By default about twelve equal steps over all values.
 
-    Returns `ax`, of equal scale in both directions. Raises ValueError: the grid and the values
-    differ in shape, there are not three endpoints or names, no value is finite, or the levels do
-    not increase.
+    Returns `ax`, of equal scale in both directions. Raises ValueError: the grid and the values differ
+    in shape, there are not three endpoints or names, no value is finite, or the levels do not increase.
 
     >>> from matplotlib.figure import Figure
     >>> x, y = np.meshgrid(np.linspace(-1, 5, 7), np.linspace(-1, 3, 5))
@@ -297,10 +295,10 @@ def dots(
 ) -> Axes:
     """Draws one row per method, a dot at its `mean [R]` and a whisker of one standard error each side.
 
-    The first row is at the top, and a thin vertical line through its dot makes it the baseline of
-    the others. A mean that is not finite has no dot: its value is written in its row. Labels,
-    standard errors, colours and markers are `[R]` too. Returns `ax`. Raises ValueError: the
-    arguments differ in length.
+    The first row is at the top, and a thin vertical line through its dot makes it the baseline of the
+    others. A mean that is not finite has no dot: its value is written in its row. Labels, standard
+    errors, colours and markers are `[R]` too. Returns `ax`. Raises ValueError: the arguments differ in
+    length.
 
     >>> from matplotlib.figure import Figure
     >>> ax = dots([97.1, 97.9], Figure().subplots(), labels=["Standard", "Line"])

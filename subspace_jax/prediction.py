@@ -16,10 +16,10 @@ def predict(
 ) -> jax.Array:
     """Logits `[..., N, K]` of a network over all batches.
 
-    For many networks give a stack and `for_each(apply_fn)`. `apply_fn` is pure, `(variables, batch)
-    -> logits [..., B, K]`: the network in evaluation mode, with the statistics that `recalibrate`
-    measured for it among its variables. Pass the same function object again and it is not compiled
-    again. Raises ValueError: there is no batch.
+    For many networks give a stack and `for_each(apply_fn)`. `apply_fn` is pure, `(variables, batch) ->
+    logits [..., B, K]`: the network in evaluation mode, with the statistics that `recalibrate` measured
+    for it among its variables. Pass the same function object again and it is not compiled again. Raises
+    ValueError: there is no batch.
 
     >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
     (4, 2)
@@ -49,8 +49,8 @@ def ensemble(
               \log \mathrm{softmax}\Big(\frac{1}{M} \sum_m z_m\Big)
 
     for `"probability"`, the usual definition (Lakshminarayanan et al. 2017), and `"logit"`, a
-    normalised geometric mean, which the article's authors use. Raises ValueError: `average` is
-    neither, or `logits` is not of rank three.
+    normalised geometric mean, which the article's authors use. Raises ValueError: `average` is neither,
+    or `logits` is not of rank three.
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
     >>> jnp.exp(ensemble(logits))[0, 0]

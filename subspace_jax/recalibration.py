@@ -52,21 +52,21 @@ def recalibrate(
 ) -> Recalibration:
     """Measures the normalisation statistics of a network, or of many, in one pass over the data.
 
-    For many networks give a stack and `for_each(stats_fn)`: pooling is elementwise, so the moments
-    of a batch may have any leading axes.
+    For many networks give a stack and `for_each(stats_fn)`: pooling is elementwise, so the moments of a
+    batch may have any leading axes.
 
     Args:
-      stats_fn: pure `(params, batch) -> stats`, the moments of one batch in training mode: a tree
-        whose leaves are siblings named `mean` and `var` (dictionary keys or attributes), the biased
-        moments of this batch alone. With Flax's `BatchNorm` this is the updated `batch_stats` of a
-        module with `momentum=0`. Pass the same function object again and it is not compiled again.
+      stats_fn: pure `(params, batch) -> stats`, the moments of one batch in training mode: a tree whose
+        leaves are siblings named `mean` and `var` (dictionary keys or attributes), the biased moments
+        of this batch alone. With Flax's `BatchNorm` this is the updated `batch_stats` of a module with
+        `momentum=0`. Pass the same function object again and it is not compiled again.
       params: whatever `stats_fn` takes: one network, a stack of networks, ...
       batches: an iterable of batches, each a tree of arrays. Their sizes may differ.
       num_examples: `batch -> int`; by default the leading axis of the batch's first array.
 
-    Raises ValueError: there is no batch, or a leaf is not one of a pair `mean`, `var`. See Chan,
-    Golub, LeVeque 1983, "Algorithms for Computing the Sample Variance"; Izmailov et al. 2018,
-    "Averaging Weights Leads to Wider Optima and Better Generalization".
+    Raises ValueError: there is no batch, or a leaf is not one of a pair `mean`, `var`. See Chan, Golub,
+    LeVeque 1983, "Algorithms for Computing the Sample Variance"; Izmailov et al. 2018, "Averaging
+    Weights Leads to Wider Optima and Better Generalization".
 
     >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
     >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
@@ -90,9 +90,8 @@ def recalibrate(
 def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
     """Maps `(network, *args) -> tree` over the leading axis of its first argument: over a stack.
 
-    `at_once` networks run vectorised together, which is faster where small ones leave an
-    accelerator idle; `None` runs them one after another, which is faster on a CPU and takes the
-    memory of one.
+    `at_once` networks run vectorised together, which is faster where small ones leave an accelerator
+    idle; `None` runs them one after another, which is faster on a CPU and takes the memory of one.
 
     >>> for_each(lambda w, x: w * x)(jnp.array([1.0, 2.0]), jnp.float32(3))
     Array([3., 6.], dtype=float32)

@@ -25,9 +25,9 @@ AXES = ("run", "data", "endpoint")
 def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of devices (all by default) with the axes `run`, `data` and `endpoint`.
 
-    `layout` has sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but
-    for `data`, which then takes all devices that the others leave. Raises ValueError: the layout
-    can't be read, or its sizes do not multiply to the number of devices.
+    `layout` has sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
+    `data`, which then takes all devices that the others leave. Raises ValueError: the layout can't be
+    read, or its sizes do not multiply to the number of devices.
 
     >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
     {'run': 1, 'data': 1, 'endpoint': 1}
@@ -90,9 +90,9 @@ def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
 
-    A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape
-    does too lies as that one, with axes before (networks that an average has kept) not split; all
-    else is the same on all devices. Raises ValueError: as `stack_shardings` does.
+    A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape does
+    too lies as that one, with axes before (networks that an average has kept) not split; all else is
+    the same on all devices. Raises ValueError: as `stack_shardings` does.
 
     >>> import optax
     >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))

@@ -31,16 +31,16 @@ Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix wi
 class Subspace:
     """A continuous family of networks spanned by a few endpoints.
 
-    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with
-    `layerwise`. Equal calls of the constructors return the same object, so a subspace can be a
-    static argument of `jax.jit`.
+    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with `layerwise`.
+    Equal calls of the constructors return the same object, so a subspace can be a static argument of
+    `jax.jit`.
 
     Attributes:
       num_endpoints: `n`, how many networks span the subspace.
       draw: `key -> coords`, the coordinates of a random point.
       weights: `coords -> [n]`, the mixing weights at given coordinates; they sum to one.
-      center: coordinates of the midpoint, of the shape of all: `[]` for a line or curve, `[n]` for
-        a simplex.
+      center: coordinates of the midpoint, of the shape of all: `[]` for a line or curve, `[n]` for a
+        simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
       mix: `(weights, endpoints) -> network`; `contrib.lora.around` replaces it.
     """
@@ -55,9 +55,8 @@ class Subspace:
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
         """Draws the endpoints independently, with `init_fn`, `key -> network`.
 
-        Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises
-        TypeError: a leaf is an integer, a key or no array, which can't be mixed; `split` keeps
-        them.
+        Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises TypeError:
+        a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
 
         >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
         >>> endpoints.shape
@@ -81,22 +80,22 @@ class Subspace:
     ) -> PyTree:
         """Endpoints that start from networks which were trained before.
 
-        The endpoints that are not given start at the mean of the given ones, each with noise of its
-        own if wanted. Where all endpoints would be equal, as for one network without noise, they
-        stay on a common direction until batches part them: use a little noise there.
+        The endpoints that are not given start at the mean of the given ones, each with noise of its own
+        if wanted. Where all endpoints would be equal, as for one network without noise, they stay on a
+        common direction until batches part them: use a little noise there.
 
         Args:
-          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may
-            need `contrib.alignment.align` before.
-          noise: its standard deviation in units of the root mean square of each leaf of the mean,
-            0.1 for a tenth.
-          positions: which endpoint each network becomes, by default the first ones; `(0, 2)` are
-            the ends of `bezier(2)`.
+          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may need
+            `contrib.alignment.align` before.
+          noise: its standard deviation in units of the root mean square of each leaf of the mean, 0.1
+            for a tenth.
+          positions: which endpoint each network becomes, by default the first ones; `(0, 2)` are the
+            ends of `bezier(2)`.
 
         Returns the endpoints; the given ones are bit for bit as they were, and stay so with
-        `freeze(positions)` behind the optimizer. Raises ValueError: there is no network or more
-        than endpoints, they differ in structure or shapes, positions are no different numbers below
-        `n`, or there is noise without a key; TypeError: a leaf is an integer, a key or no array.
+        `freeze(positions)` behind the optimizer. Raises ValueError: there is no network or more than
+        endpoints, they differ in structure or shapes, positions are no different numbers below `n`, or
+        there is noise without a key; TypeError: a leaf is an integer, a key or no array.
 
         >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
         [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
@@ -118,14 +117,12 @@ class Subspace:
 
         .. math:: \theta(c) = \sum_i w_i(c) \, \theta_i
 
-        Args:
-          coords: an array of the shape of `center`, or a tree prefix of `endpoints` with one at
-            each leaf (a layerwise point). Points outside the subspace are allowed, as loss
-            landscapes need them: `alpha` outside [0, 1], negative barycentric coordinates.
+        Coordinates are an array of the shape of `center`, or a tree prefix of `endpoints` with one at
+        each leaf (a layerwise point). Points outside the subspace are allowed, as landscapes need them.
 
-        Returns one network, leaves `[...]`. Raises ValueError: the endpoints are not `n` in every
-        leaf, coordinates have another shape, or concrete barycentric coordinates do not sum to one
-        (traced values are not checked); TypeError: a leaf is an integer, a key or no array.
+        Raises ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
+        concrete barycentric coordinates do not sum to one (traced values are not checked); TypeError: a
+        leaf is an integer, a key or no array.
 
         >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
         1.5
@@ -153,8 +150,8 @@ class Subspace:
         """Coordinates of a uniformly random point; only the structure of `endpoints` matters.
 
         One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
-        leaves of one layer share an independent draw. Raises ValueError: layerwise, and all of
-        several kernels are in one layer.
+        leaves of one layer share an independent draw. Raises ValueError: layerwise, and all of several
+        kernels are in one layer.
 
         >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
         >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
@@ -198,8 +195,8 @@ class Subspace:
     def mixing_weights(self, coords: Coords) -> PyTree:
         """The mixing weights at given coordinates, checked as `point` does.
 
-        Returns `[n]`; of a tree of coordinates a tree with such an array at each. Raises
-        ValueError: as `point`, of coordinates.
+        Returns `[n]`; of a tree of coordinates a tree with such an array at each. Raises ValueError: as
+        `point`, of coordinates.
 
         >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
         [0.75, 0.25]
@@ -246,8 +243,8 @@ def bezier(degree: int = 2) -> Subspace:
 
     All control points are endpoints here, in the order of the curve, and are trained together from
     scratch. Degree 1 is a line, 2 the article's curve. Raises ValueError: `degree` is below 1. See
-    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman
-    et al. 2021, "Learning Neural Network Subspaces".
+    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman et
+    al. 2021, "Learning Neural Network Subspaces".
 
     >>> bezier(2).weights(jnp.float32(0.5))
     Array([0.25, 0.5 , 0.25], dtype=float32)
@@ -285,9 +282,9 @@ def simplex(num_endpoints: int) -> Subspace:
     .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = e_i / \sum_j e_j,
               \quad e_i \sim \mathrm{Exp}(1)
 
-    Its coordinates are the mixing weights themselves; `simplex(1)` is a single ordinary network.
-    Raises ValueError: `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural
-    Network Subspaces", section 3.
+    Its coordinates are the mixing weights themselves; `simplex(1)` is a single ordinary network. Raises
+    ValueError: `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural Network
+    Subspaces", section 3.
 
     >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
     Array(4., dtype=float32)
@@ -325,14 +322,14 @@ def parent(path: tuple) -> tuple:
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
-    A layer is by default what shares a parent in the tree: a kernel and its own bias, and every
-    batch norm by itself; parameters must be nested by layer. Only drawing changes, and
-    `sample_coords` returns a tree: endpoints, midpoint, and points at given coordinates are those
-    of `subspace`. `layer_of` is `path -> hashable`, with the path of `jax.tree.leaves_with_path`,
-    equal for the leaves that share a draw.
+    A layer is by default what shares a parent in the tree: a kernel and its own bias, and every batch
+    norm by itself; parameters must be nested by layer. Only drawing changes, and `sample_coords`
+    returns a tree: endpoints, midpoint, and points at given coordinates are those of `subspace`.
+    `layer_of` is `path -> hashable`, with the path of `jax.tree.leaves_with_path`, equal for the leaves
+    that share a draw.
 
-    Raises ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before.
-    See Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2.
+    Raises ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before. See
+    Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2.
 
     >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
     >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
@@ -363,11 +360,7 @@ def _check_grow(n, networks, key, noise, positions) -> None:
         raise ValueError(
             f"grow got {count} networks but the subspace has {n} endpoints; give it 1 to {n}."
         )
-    if (
-        len(set(positions)) != count
-        or len(positions) != count
-        or not set(positions) <= set(range(n))
-    ):
+    if len(positions) != count or len({*positions} & {*range(n)}) != count:
         raise ValueError(
             f"The positions {positions} do not place {count} networks among {n} endpoints; "
             f"give each network a number of its own from 0 to {n - 1}."

@@ -21,9 +21,9 @@ Penalty = Callable[[PyTree, jax.Array], jax.Array]
 class TrainState(NamedTuple):
     """All that training carries from step to step.
 
-    There are no batch-norm statistics in it: every step is at another network, so that
-    `recalibrate` measures them for the points that are used. There is no random state: a step's
-    randomness is a function of the run's key and the step.
+    There are no batch-norm statistics in it: every step is at another network, so that `recalibrate`
+    measures them for the points that are used. There is no random state: a step's randomness is a
+    function of the run's key and the step.
 
     Attributes:
       step: scalar int32, how many steps were taken.
@@ -64,16 +64,15 @@ def make_train_step(
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
         metrics is a dictionary of scalars, averaged over the chunks, without the names `loss` and
         `penalty`.
-      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that
-        wants the gradient of the same objective at other points, as `contrib.sharpness.sam`, gets
-        it as `grad_fn=`.
-      penalty: `(endpoints, key) -> scalar`, added to the loss, for example `lambda endpoints, key:
-        beta * cosine_penalty(endpoints, key)`.
-      num_samples: `S`, how many chunks, unrolled, each at its own point (appendix B of the
-        article).
+      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that wants
+        the gradient of the same objective at other points, as `contrib.sharpness.sam`, gets it as
+        `grad_fn=`.
+      penalty: `(endpoints, key) -> scalar`, added to the loss, for example `lambda endpoints, key: beta
+        * cosine_penalty(endpoints, key)`.
+      num_samples: `S`, how many chunks, unrolled, each at its own point (appendix B of the article).
 
-    Returns `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step
-    folds its own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`. Raises
+    Returns `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds
+    its own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`. Raises
     ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch. See
     Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
 
@@ -123,8 +122,8 @@ def make_train_step(
 def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
     """Keeps the endpoints with the numbers `frozen` as they are, bit for bit, and lets the others train.
 
-    Put it after all that makes updates, weight decay too; averages come behind it. Raises
-    ValueError: when it is applied to a stack that has no such endpoint.
+    Put it after all that makes updates, weight decay too; averages come behind it. Raises ValueError:
+    when it is applied to a stack that has no such endpoint.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
     >>> endpoints = jnp.array([[1.0], [1.0]])

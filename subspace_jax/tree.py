@@ -83,11 +83,11 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
     The sum runs in the wider of the two dtypes and at the highest matrix precision, so that one-hot
     weights return an equal (finite) network, on accelerators too. The axis is contracted, never
     indexed: a stack that is sharded over it is reduced, not gathered. Weights are `[n]`, or a tree
-    prefix of `stack` with such an array at every leaf: any real numbers, those of a point of a
-    subspace sum to one.
+    prefix of `stack` with such an array at every leaf: any real numbers, those of a point of a subspace
+    sum to one.
 
-    Raises ValueError: leaves disagree on `n`, or the weights have another number of entries;
-    TypeError: a leaf is not floating (or complex), which `split` keeps beside the stack.
+    Raises ValueError: leaves disagree on `n`, or the weights have another number of entries; TypeError:
+    a leaf is not floating (or complex), which `split` keeps beside the stack.
 
     >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
     Array([3., 7.], dtype=float32)

@@ -81,14 +81,14 @@ def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.nd
 
     over the leaves that groups name, by coordinate descent: one group after another gets the best
     permutation given the others, a linear assignment, until nothing changes. It starts from the
-    identity and from an order that is found front to back, and the closer result is returned, so
-    the distance never grows. A network whose units were only permuted is found again if groups are
-    in the order of the network and the weights from earlier groups tell its units apart.
+    identity and from an order that is found front to back, and the closer result is returned, so the
+    distance never grows. A network whose units were only permuted is found again if groups are in the
+    order of the network and the weights from earlier groups tell its units apart.
 
-    Raises ValueError: leaves differ in shape, a path or an axis that there is not, axes of one
-    group that differ in size, an axis that is named twice, or weights that are not finite. See
-    Ainsworth, Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
-    section 3.2 (weight matching).
+    Raises ValueError: leaves differ in shape, a path or an axis that there is not, axes of one group
+    that differ in size, an axis that is named twice, or weights that are not finite. See Ainsworth,
+    Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries", section 3.2
+    (weight matching).
 
     >>> units = {"units": (("w", 0),)}
     >>> match({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([2.0, 1.0])}, units)

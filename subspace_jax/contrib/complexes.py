@@ -20,13 +20,12 @@ def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
     .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = 0 \text{ for } i \notin S,
               \quad S \text{ uniform among the simplexes, } w_S \text{ uniform on it}
 
-    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2; `freeze` keeps vertices that
-    were trained before. The coordinates are the `n` weights. The center is the mean of all
-    vertices, which may lie outside: predict with an ensemble of random points.
+    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2; `freeze` keeps vertices that were
+    trained before. The coordinates are the `n` weights. The center is the mean of all vertices, which
+    may lie outside: predict with an ensemble of random points.
 
-    Raises ValueError: there is no simplex, one has no vertex or one twice, or a number is left out.
-    See Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast
-    Ensembling".
+    Raises ValueError: there is no simplex, one has no vertex or one twice, or a number is left out. See
+    Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
 
     >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
     >>> weights.shape, int((weights == 0).sum())

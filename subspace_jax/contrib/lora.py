@@ -48,23 +48,23 @@ def init(
 ) -> PyTree:
     """Draws the factors of one network's deltas.
 
-    The entries of `a` are normal with variance 1 / rows. With `b` zero every point of a subspace is
-    the base, bit for bit; its endpoints part with the first gradients, since each has an `a` of its
-    own. Where `cosine_penalty` is to act from the first step, which is 0 of deltas that are zero,
-    give `b` a small standard deviation.
+    The entries of `a` are normal with variance 1 / rows. With `b` zero every point of a subspace is the
+    base, bit for bit; its endpoints part with the first gradients, since each has an `a` of its own.
+    Where `cosine_penalty` is to act from the first step, which is 0 of deltas that are zero, give `b` a
+    small standard deviation.
 
     Args:
       base: the network that is kept, leaves `[...]`.
       rank: `r`, of the deltas; smaller where a kernel has fewer rows or columns.
       select: `(path, leaf [...]) -> bool`, the kernels that get a delta; by default of rank two or
         more.
-      axis: where the axes of a kernel are parted into rows and columns: -1 where the last axis is
-        that of the outputs (Flax, Haiku), 1 where the first is (Equinox, PyTorch).
+      axis: where the axes of a kernel are parted into rows and columns: -1 where the last axis is that
+        of the outputs (Flax, Haiku), 1 where the first is (Equinox, PyTorch).
       b_std: standard deviation of `b`.
 
-    Returns a tree like `base` with `{"a": [rows, r], "b": [r, columns]}` for each selected kernel
-    and None for all else. Raises ValueError: a rank below 1, no leaf is selected, or one that has
-    no rows and columns; TypeError: a selected leaf is not floating. See Hu et al. 2021, "LoRA".
+    Returns a tree like `base` with `{"a": [rows, r], "b": [r, columns]}` for each selected kernel and
+    None for all else. Raises ValueError: a rank below 1, no leaf is selected, or one that has no rows
+    and columns; TypeError: a selected leaf is not floating. See Hu et al. 2021, "LoRA".
 
     >>> base = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
     >>> factors = init(jax.random.key(0), base, rank=2)
@@ -118,10 +118,10 @@ def merge(
     .. math:: \theta_0 + s \sum_{i=1}^{n} w_i A_i B_i
 
     Args:
-      factors: of one network, or a stack of `n`; leaves of `base` without factors are returned as
-        they are.
-      weights: `[n]`, or a tree prefix of `factors` as `Subspace.mixing_weights` returns for a
-        layerwise point; None for the factors of one network.
+      factors: of one network, or a stack of `n`; leaves of `base` without factors are returned as they
+        are.
+      weights: `[n]`, or a tree prefix of `factors` as `Subspace.mixing_weights` returns for a layerwise
+        point; None for the factors of one network.
       scale: `s`; LoRA's alpha divided by the rank.
 
     Returns a network in the dtypes of the base. Raises ValueError: the factors are those of another
@@ -215,7 +215,7 @@ def _is_pair(node) -> bool:
 
 
 def cosine_penalty(factors: PyTree, key: jax.Array | None = None) -> jax.Array:
-    """`subspace_jax.cosine_penalty` of the deltas; of whole networks, which share the base, it is near 1.
+    """`subspace_jax.cosine_penalty` of the deltas; whole networks share the base and are near 1.
 
     In [0, 1]; 0 for deltas that are zero. Raises ValueError: there is one endpoint.
 

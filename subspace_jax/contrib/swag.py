@@ -33,13 +33,12 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
               \tfrac12 \operatorname{diag}(\overline{\theta^2} - \bar\theta^2)
               + \tfrac{1}{2 (K - 1)} D D^\top\Big)
 
-    The columns of `D` are the deviations of the last `K = rank >= 2` networks, each from the mean
-    up to and including it. The variance is summed by Welford's method, which survives float32. A
-    stack of endpoints is one vector here. Read the mean with `average_of`, draw networks with
-    `swag_sample`.
+    The columns of `D` are the deviations of the last `K = rank >= 2` networks, each from the mean up to
+    and including it. The variance is summed by Welford's method, which survives float32. A stack of
+    endpoints is one vector here. Read the mean with `average_of`, draw networks with `swag_sample`.
 
-    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2. See Maddox et
-    al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Algorithm 1.
+    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2. See Maddox et al.
+    2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Algorithm 1.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
     >>> params = jnp.array([4.0])
@@ -61,9 +60,9 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
     def update(updates, state, params=None, **extra):
         del extra
         new = averaging.updated("swag", params, updates)
-        visit, due, weight = averaging.visit(state, start_step, every)
+        visited, due, weight = averaging.visit(state, start_step, every)
         mean = averaging.blend(weight, new, state.mean)
-        slot = (visit.count - 1) % rank
+        slot = (visited.count - 1) % rank
 
         def spread(variance, x, old_mean):
             w, x, old_mean = (jnp.asarray(a, variance.dtype) for a in (weight, x, old_mean))
@@ -75,7 +74,7 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
 
         variance = jax.tree.map(spread, state.variance, new, state.mean)
         deviations = jax.tree.map(put, state.deviations, new, mean)
-        return updates, visit._replace(mean=mean, variance=variance, deviations=deviations)
+        return updates, visited._replace(mean=mean, variance=variance, deviations=deviations)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -89,9 +88,9 @@ def swag_sample(
               + \sqrt{\frac{s}{K - 1}} \, D z_2, \qquad z_1 \sim \mathcal{N}(0, I_P),
               \quad z_2 \sim \mathcal{N}(0, I_K)
 
-    with `scale` `s` and as many columns `K` as there are deviations; of at most one network it is
-    the average itself. Recalibrate every sample. Raises ValueError: there is no `swag` in the
-    state. See Maddox et al. 2019, Eq. 1.
+    with `scale` `s` and as many columns `K` as there are deviations; of at most one network it is the
+    average itself. Recalibrate every sample. Raises ValueError: there is no `swag` in the state. See
+    Maddox et al. 2019, Eq. 1.
 
     >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))
     >>> swag_sample(state, jax.random.key(0))
@@ -100,22 +99,18 @@ def swag_sample(
     state = next(averaging.states(opt_state, lambda x: isinstance(x, SwagState)), None)
     if state is None:
         raise ValueError("The optimizer's state holds no swag; put swag(...) last in its chain.")
-    means, treedef = jax.tree.flatten(state.mean)
-    deviations = jax.tree.leaves(state.deviations)
     diagonal_key, low_rank_key = jax.random.split(key)
-    rank = deviations[0].shape[0]
+    rank = jax.tree.leaves(state.deviations)[0].shape[0]
     columns = jnp.maximum(jnp.minimum(state.count, rank), 2)
     z2 = jax.random.normal(low_rank_key, (rank,)) / jnp.sqrt(columns - 1)
 
-    def draw(key, mean, variance, deviations):
+    def draw(z1, mean, variance, deviations):
         dtype = variance.dtype
-        z1 = jax.random.normal(key, mean.shape, dtype)
         low_rank = jnp.tensordot(
             z2.astype(dtype), deviations.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
         )
         noise = jnp.sqrt(variance) * z1 + low_rank
         return (mean.astype(dtype) + jnp.sqrt(jnp.asarray(scale, dtype)) * noise).astype(mean.dtype)
 
-    keys = jax.random.split(diagonal_key, len(means))
-    leaves = map(draw, keys, means, jax.tree.leaves(state.variance), deviations)
-    return treedef.unflatten(leaves)
+    z1 = optax.tree.random_like(diagonal_key, state.variance)
+    return jax.tree.map(draw, z1, state.mean, state.variance, state.deviations)

@@ -59,8 +59,8 @@ def corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.
       images: `[B, S, S, 3]`, red, green, blue in [0, 1], floating point, S one of 32, 64, 224.
       severity: 1 to 5, a static Python integer.
 
-    Returns images in [0, 1] of the same shape and type. Raises ValueError: an unknown name or
-    severity, or images of another shape or type.
+    Returns images in [0, 1] of the same shape and type. Raises ValueError: an unknown name or severity,
+    or images of another shape or type.
 
     >>> images = jax.numpy.full((2, 32, 32, 3), 0.5)
     >>> corrupt("brightness", jax.random.key(0), images, 3)[0, 0, 0]
