@@ -27,7 +27,7 @@ class SwaState(NamedTuple):
     """The mean of the `count` networks visited in `step` updates; before the first, the current one."""
 
     step: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     mean: PyTree
 
 
@@ -38,7 +38,7 @@ class SnapshotsState(NamedTuple):
     """
 
     step: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     networks: PyTree
 
 

@@ -97,7 +97,7 @@ def risk_coverage(
 
 def _scores(scores_in: ArrayLike, scores_out: ArrayLike) -> tuple[jax.Array, jax.Array]:
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
-        if jnp.ndim(scores) != 1 or len(scores) == 0:
+        if jnp.ndim(scores) != 1 or jnp.size(scores) == 0:
             raise ValueError(
                 f"{name} have shape {list(jnp.shape(scores))}; pass one score for each of at least 1 "
                 "example, shape [N]."

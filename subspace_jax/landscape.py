@@ -310,7 +310,7 @@ def _check_triangle(g: np.ndarray) -> None:
         )
     squared = {(0, 1): g[0, 0], (0, 2): g[1, 1], (1, 2): g[0, 0] + g[1, 1] - 2 * g[0, 1]}
     distances = {pair: np.sqrt(max(d, 0)) for pair, d in squared.items()}
-    near, longest = min(distances, key=distances.get), max(distances.values())
+    near, longest = min(distances, key=lambda pair: distances[pair]), max(distances.values())
     if not distances[near] > _THINNEST * longest:
         raise ValueError(
             f"Networks {near[0]} and {near[1]} are {distances[near]:.3g} apart and the farthest "

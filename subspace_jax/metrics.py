@@ -19,7 +19,7 @@ Only `mean_corruption_error` takes what others returned: error rates.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -335,7 +335,7 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
     return (errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()
 
 
-def prepare(labels: ArrayLike | None, weights: ArrayLike | None, *predictions: ArrayLike) -> tuple:
+def prepare(labels: Any, weights: Any, *predictions: Any) -> tuple:
     """Labels, weights and one or two predictions `[N, K]` as the rules above say.
 
     Labels become int32 in `0 .. K - 1` (or stay `None`), weights float32 with nan for an invalid

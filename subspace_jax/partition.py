@@ -69,7 +69,7 @@ def combine(*parts: PyTree) -> PyTree:
     """
     if not parts:
         raise ValueError("combine got 0 trees; give it the parts that `split` returned.")
-    structures = [jax.tree.structure(part, is_leaf=_is_none) for part in parts]
+    structures: list[Any] = [jax.tree.structure(part, is_leaf=_is_none) for part in parts]
     for structure in structures[1:]:
         if structure != structures[0]:
             raise ValueError(
@@ -121,7 +121,7 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
             is_array, shape = hasattr(leaf, "dtype"), getattr(leaf, "shape", None)
             shown = "-" if shape is None else str(list(shape))
             if role == "spanned":
-                shown = f"{n} x {list(shape[1:])}"
+                shown = f"{n} x {list(leaf.shape[1:])}"
             numbers = leaf.size if is_array else 0
             num_bytes = numbers * leaf.dtype.itemsize if is_array else 0
             kind = str(leaf.dtype) if is_array else type(leaf).__name__

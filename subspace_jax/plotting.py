@@ -7,6 +7,7 @@ and `import subspace_jax` does not import it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -223,7 +224,7 @@ def contour(
     if levels is None:
         if low == high:  # a flat plane has one colour
             low, high = low - 0.5, high + 0.5
-        ticks, look = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high), {}
+        ticks, look = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high), dict[str, Any]()
     else:
         ticks, look = _levels(levels, low, high)
     values = np.ma.masked_where(~finite, values)
@@ -245,7 +246,7 @@ def _levels(levels: ArrayLike, low: float, high: float) -> tuple[np.ndarray, dic
     (levels,) = _vectors(levels=levels)
     if levels.size < 2 or not (np.diff(levels) > 0).all():
         raise ValueError(f"levels is {levels.tolist()}; give at least 2 that increase.")
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+    extend: Any = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (low < levels[0], high > levels[-1]), "neither"
     )
     return levels, {"norm": BoundaryNorm(levels, 256, extend=extend), "extend": extend}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from subspace_jax.tree import PyTree, wider_dtype
 
@@ -40,7 +41,7 @@ def _apply(apply_fn, variables, batch):
 
 
 def ensemble(
-    logits: jax.Array, average: Literal["probability", "logit"] = "probability"
+    logits: ArrayLike, average: Literal["probability", "logit"] = "probability"
 ) -> jax.Array:
     r"""Log-probabilities `[N, K]` of an ensemble of networks with logits `[M, N, K]`, float32 or wider.
 

@@ -39,7 +39,7 @@ class Recalibration(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    count: jax.Array  # scalar, float32
+    count: jax.Array  # type: ignore[assignment]
     stats: PyTree
 
 

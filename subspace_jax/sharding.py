@@ -118,7 +118,8 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
                 return NamedSharding(mesh, P(*(None,) * more, *sharding.spec))
         return everywhere
 
-    return TrainState(everywhere, endpoints, jax.tree.map_with_path(place, state.opt_state))
+    places: Any = everywhere, endpoints, jax.tree.map_with_path(place, state.opt_state)
+    return TrainState(*places)
 
 
 def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedSharding:

@@ -258,7 +258,7 @@ def bezier(degree: int = 2) -> Subspace:
         basis = [math.comb(degree, i) * alpha**i * beta ** (degree - i) for i in range(degree + 1)]
         return jnp.stack(basis)
 
-    return Subspace(degree + 1, jax.random.uniform, weights, np.float32(0.5).reshape(()))
+    return Subspace(degree + 1, jax.random.uniform, weights, np.full((), 0.5, np.float32))
 
 
 def line() -> Subspace:

@@ -33,9 +33,10 @@ def _check_alike(networks) -> None:
         {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(network)}
         for network in networks
     ]
-    for i, (other, network) in enumerate(zip(shapes, networks, strict=True)):
+    structures: list[Any] = [jax.tree.structure(network) for network in networks]
+    for i, (other, structure) in enumerate(zip(shapes, structures, strict=True)):
         only = sorted(map(leaf_name, shapes[0].keys() ^ other.keys()))
-        if only or jax.tree.structure(network) != jax.tree.structure(networks[0]):
+        if only or structure != structures[0]:
             where = f"leaf {only[0]} is in one only" if only else "their containers are others"
             raise ValueError(
                 f"Networks 0 and {i} differ in structure: {where}; "

@@ -11,7 +11,7 @@ from flax import nnx
 from stacks import network, normal
 
 import subspace_jax as ss
-from subspace_jax import lora
+from subspace_jax.contrib import lora
 
 N = 3
 BASE = {

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import arbitrary
 
-from subspace_jax.averaging import snapshots, swa
-from subspace_jax.schedules import (
+from experiments.schedules import (
     fge_cycles,
     fge_schedule,
     snapshot_cycles,
@@ -22,6 +21,7 @@ from subspace_jax.schedules import (
     swa_cycles,
     swa_cyclic_schedule,
 )
+from subspace_jax.averaging import snapshots, swa
 
 STEPS = 3  # per epoch
 SCHEDULES = {

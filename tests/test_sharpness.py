@@ -10,7 +10,7 @@ from stacks import device, normal
 
 from subspace_jax import TrainState, line, make_train_step
 from subspace_jax.averaging import average_of, ema
-from subspace_jax.sharpness import sam
+from subspace_jax.contrib.sharpness import sam
 
 LR, RHO, ETA = 0.1, 0.3, 0.01
 FACTOR = normal(0, 5, 5)

@@ -20,7 +20,7 @@ class SwagState(NamedTuple):
     """
 
     step: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     mean: PyTree
     variance: PyTree
     deviations: PyTree
