@@ -178,8 +178,9 @@ def _rising(base_lr: Rate, warmup_epochs: int) -> optax.Schedule:
 
 def _cosines(peak: Rate, lengths: list[int]) -> optax.Schedule:
     """From the peak to nearly zero again and again, in cycles of so many steps."""
-    cycle = {"init_value": peak, "peak_value": peak, "warmup_steps": 0}
-    return optax.sgdr_schedule([cycle | {"decay_steps": length} for length in lengths])
+    cycle = {"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0}
+    cosines = optax.sgdr_schedule([cycle | {"decay_steps": length} for length in lengths])
+    return lambda step: cosines(step) * peak  # which may be traced
 
 
 def _by_epoch(schedule: Callable, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:

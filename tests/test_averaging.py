@@ -16,7 +16,6 @@ from subspace_jax import line, mix
 from subspace_jax.averaging import (
     EmaState,
     SnapshotsState,
-    SwagState,
     SwaState,
     average_of,
     ema,
@@ -24,9 +23,8 @@ from subspace_jax.averaging import (
     snapshots,
     snapshots_of,
     swa,
-    swag,
-    swag_sample,
 )
+from subspace_jax.contrib.swag import SwagState, swag, swag_sample
 
 CHAINS = {
     "momentum": (lambda: optax.sgd(0.1, momentum=0.9), 0.5),

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -214,8 +211,3 @@ def test_contour_refuses_what_it_cannot_draw(ax):
         contour(ax, np.nan * X)
     with pytest.raises(ValueError, match=r"levels is \[1.0, 1.0\]; give at least 2 that increase"):
         contour(ax, X, levels=[1, 1])
-
-
-def test_library_does_not_import_matplotlib():
-    code = "import sys, subspace_jax; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
