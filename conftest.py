@@ -9,17 +9,17 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 import jax
 
-from experiments import compiler
+from experiments.system import xla
 from tests import compilations
 
 # What tests compile is kept from one run of them to the next, beside what commands compile and apart
 # from it: all clones on this machine share it, and deleting it costs the next run some minutes.
-_COMPILED = str(compiler.cache_folder().with_name("tests-" + compiler.cache_folder().name))
+_COMPILED = str(xla.cache_folder().with_name("tests-" + xla.cache_folder().name))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-compiler.configure()
+xla.configure()
 # Inherited by the processes that tests start, so that all compute the same bits.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), *(f"--{k}={v}" for k, v in compilations.FAST.items())]

@@ -29,24 +29,25 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
 
 def make_run(options: SimpleNamespace, *, recipe: str, dtype: str = "float32", seed: int = 0):
     """A run of the experiments on CIFAR-10, with random images."""
-    from experiments import train
     from experiments.configs import cifar10
-    from experiments.data import Dataset, Split
+    from experiments.data.sets import Dataset, Split
+    from experiments.training import run as run_of
 
     config = cifar10.get_config(recipe)
     config.update(batch_size=options.batch_size, seed=seed, num_epochs=10_000)  # it never ends
     config.model.dtype = dtype
     split = Split(*images_and_labels())
-    return train.make_run(config, Dataset("random", split, split, split, 10))
+    return run_of.make_run(config, Dataset("random", split, split, split, 10))
 
 
 def training(options: SimpleNamespace, run, call: Callable | None = None) -> Unit:
     """The experiments' own loop: batches drawn on the device, several steps a call."""
-    from experiments import train
+    from experiments.training import steps
+    from experiments.training.history import History
 
     calls = -(-options.steps // run.steps_per_call)
-    history = train.History(run)
-    states = train.fit(run, train.init_state(run), history, call)
+    history = History(run)
+    states = steps.fit(run, steps.init_state(run), history, call)
 
     def unit():
         begun = history.num_dispatched
@@ -65,7 +66,7 @@ def ours(options: SimpleNamespace, **choices) -> Unit:
 
 def several(options: SimpleNamespace, *, num_runs: int, **choices) -> Unit:
     """Runs of several seeds in one program."""
-    from experiments.together import Together
+    from experiments.training.groups import Together
 
     together = Together(num_runs)
     names = [str(seed) for seed in range(num_runs)]
@@ -123,7 +124,7 @@ def plain_convolution(options: SimpleNamespace, **choices) -> Unit:
     """The experiments' training with the convolution of `jax.lax`, as Flax layers have it."""
     import jax
 
-    from experiments import models
+    from experiments.training import models
 
     models.conv_general_dilated = jax.lax.conv_general_dilated
     return ours(options, **choices)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import faults
 from benchmarks.rounds import Failed
-from experiments import workdir
+from experiments.runs import workdir
 
 LIMIT = 3  # of corrupt images
 

@@ -14,9 +14,11 @@ import numpy as np
 
 from benchmarks.contestants import images_and_labels
 from benchmarks.rounds import spread
-from experiments import layout, predict, train
 from experiments.configs import cifar10
-from experiments.data import Dataset, Split
+from experiments.data.sets import Dataset, Split
+from experiments.evaluation import layout, predict
+from experiments.training import steps
+from experiments.training.run import make_run
 
 SIZES = {"standard": 1, "line": 2, "simplex_6": 6}
 
@@ -36,7 +38,7 @@ def _run(recipe: str, batch_size: int, num_train: int, num_test: int):
     config = cifar10.get_config(recipe)
     config.batch_size = batch_size
     parts = [Split(images[:n], labels[:n]) for n in (num_train, 0, num_test)]
-    return config, train.make_run(config, Dataset("random", *parts, 10)), parts[-1]
+    return config, make_run(config, Dataset("random", *parts, 10)), parts[-1]
 
 
 def memory(batch_size: int) -> dict:
@@ -48,10 +50,10 @@ def memory(batch_size: int) -> dict:
     found = {}
     for recipe, size in SIZES.items():
         _, run, _ = _run(recipe, batch_size, 10 * batch_size, 10)
-        state = train.init_state(run)
+        state = steps.init_state(run)
         found[recipe] = {
             "num_endpoints": size,
-            "step_bytes": train.step_memory(run, state),
+            "step_bytes": steps.step_memory(run, state),
             "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         }
     one = found["standard"]
@@ -110,7 +112,7 @@ def evaluation(options: SimpleNamespace, quick: bool) -> dict:
     config.evaluation.num_points = points
     settings = predict.make_settings(config, run)
     plan = layout.layout(run, settings)
-    stack = run.program.method.trained(train.init_state(run), jax.random.key(0))
+    stack = run.program.method.trained(steps.init_state(run), jax.random.key(0))
     networks = predict.mixtures(stack, jnp.asarray(plan.weights))
 
     def timed(groups, run=run):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import tqdm
 
 from benchmarks.rounds import Failed
-from experiments import workdir
+from experiments.runs.workdir import CHECKPOINTS, METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path("experiments/configs/digits.py")
@@ -137,7 +137,7 @@ def read_notes(run: Process) -> Notes:
 
 def newest(folder: Path) -> int:
     """The step of the newest whole checkpoint; 0 without one."""
-    found = (folder / workdir.CHECKPOINTS).glob("*/_CHECKPOINT_METADATA")
+    found = (folder / CHECKPOINTS).glob("*/_CHECKPOINT_METADATA")
     return max((int(p.parent.name) for p in found if p.parent.name.isdigit()), default=0)
 
 
@@ -194,8 +194,8 @@ def loss(notes: Notes, whole: int, end: float) -> dict:
 
 def outcome(folder: Path) -> dict:
     """What must not depend on interruptions: the last state's SHA-256, all metrics, all records."""
-    found = json.loads((folder / workdir.METRICS).read_text())
-    last = folder / workdir.CHECKPOINTS / str(newest(folder))
+    found = json.loads((folder / METRICS).read_text())
+    last = folder / CHECKPOINTS / str(newest(folder))
     record = json.loads((last / "record" / "metadata").read_text())
     history = [
         {k: v for k, v in epoch.items() if k not in ("seconds", "images_per_second")}
@@ -283,7 +283,7 @@ def terminations(setting: Setting, rng: random.Random, count: int, rest: float, 
             _wait_until(run, lambda run=run: any(n.kind == "step" for n in read_notes(run).entries))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 run.process.wait(rng.uniform(0, rest))
-            done = (folder / workdir.METRICS).exists()
+            done = (folder / METRICS).exists()
             run.process.terminate()
             if done:  # it may have been leaving
                 run.process.wait(_TIMEOUT)
@@ -291,7 +291,7 @@ def terminations(setting: Setting, rng: random.Random, count: int, rest: float, 
             else:
                 finish(run)
                 reached = read_notes(run).step
-                if (folder / workdir.METRICS).exists():
+                if (folder / METRICS).exists():
                     finished += 1
                 else:
                     again = start(setting, folder)
@@ -316,16 +316,16 @@ def damage(setting: Setting, expected: dict) -> dict:
     """A byte of the newest checkpoint flips: the one before is used."""
     folder = setting.folder / "damaged"
     run = start(setting, folder)
-    _wait_until(run, lambda: len(list((folder / workdir.CHECKPOINTS).glob("[0-9]*"))) > 1)
+    _wait_until(run, lambda: len(list((folder / CHECKPOINTS).glob("[0-9]*"))) > 1)
     run.process.terminate()
     finish(run)
     step = newest(folder)
-    state = folder / workdir.CHECKPOINTS / str(step) / "state"
+    state = folder / CHECKPOINTS / str(step) / "state"
     victim = max((p for p in state.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
-    steps = [int(p.name) for p in (folder / workdir.CHECKPOINTS).iterdir() if p.name.isdigit()]
+    steps = [int(p.name) for p in (folder / CHECKPOINTS).iterdir() if p.name.isdigit()]
     before = max(other for other in steps if other < step)
     again = start(setting, folder)
     said = finish(again)

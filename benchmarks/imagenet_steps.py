@@ -15,12 +15,14 @@ import tqdm
 from benchmarks import output
 from benchmarks.rounds import spread
 from benchmarks.table import table
-from experiments import compiler, models, train
 from experiments.configs import imagenet
-from experiments.data import Dataset, Split
-from experiments.errors import UserError
-from experiments.memory import memory_report
-from experiments.provenance import finished_now, provenance
+from experiments.data.sets import Dataset, Split
+from experiments.system import xla
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
+from experiments.training import model, models, steps
+from experiments.training.memory import memory_report
+from experiments.training.run import make_run
 
 DESCRIPTION = """Training steps of ResNet50 and WideResNet50-2, standard and as a line, in turns.
 
@@ -69,7 +71,7 @@ def measure(options: argparse.Namespace) -> dict:
             raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
     if options.peak_tflops < 0:
         raise UserError(f"--peak_tflops is {options.peak_tflops}; use 0 if it is not known.")
-    compiler.configure()
+    xla.configure()
     begin, record = time.perf_counter(), provenance("benchmarks.imagenet_steps")
     shown = tqdm.tqdm(options.networks, unit="network", desc="networks")
     networks = {name: _network(options, name) for name in shown}
@@ -114,17 +116,17 @@ def _contestant(options, name: str, recipe: str) -> tuple[dict, Callable[[], flo
     rng, shape = np.random.default_rng(0), (options.batch_size, *2 * [options.image_size], 3)
     images = rng.integers(0, 256, shape, np.uint8)
     split = Split(images, rng.integers(0, NUM_CLASSES, options.batch_size).astype(np.int32))
-    run = train.make_run(config, Dataset("random", split, split, split, NUM_CLASSES))
-    state = train.init_state(run)
+    run = make_run(config, Dataset("random", split, split, split, NUM_CLASSES))
+    state = steps.init_state(run)
     key, indices = jax.random.key(0), jnp.arange(options.batch_size)[None]
-    static = {"program": run.program, "unroll": train.on_cpu()}
+    static = {"program": run.program, "unroll": model.on_cpu()}
 
     def step(state):
         given = (run.hyper, key, run.images, run.labels, indices)
-        return train.train_call(state, *given, **static)[0]
+        return steps.train_call(state, *given, **static)[0]
 
     latest = jax.block_until_ready(step(state))  # the first one compiles and is not timed
-    lowered = train.lowered_call(run, latest)
+    lowered = steps.lowered_call(run, latest)
     memory = memory_report(lowered.compile(), latest)
     # Before optimisation, which on a GPU hides convolutions in calls of a library; of all devices.
     flop = (lowered.cost_analysis() or {}).get("flops")

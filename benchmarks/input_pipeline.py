@@ -17,12 +17,16 @@ from PIL import Image
 from benchmarks import output
 from benchmarks.rounds import ratio, speeds, spread
 from benchmarks.table import table
-from experiments import compiler, loader, records, train
 from experiments.configs import imagenet
-from experiments.data import load
-from experiments.errors import UserError
-from experiments.pictures import NUM_DRAWS, Pictures
-from experiments.provenance import finished_now, provenance
+from experiments.data import jpegs, loader
+from experiments.data.decode import NUM_DRAWS, Pictures
+from experiments.data.sets import load
+from experiments.system import xla
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
+from experiments.training.history import History
+from experiments.training.run import make_run
+from experiments.training.steps import fit, init_state
 
 DESCRIPTION = """Images/s of the input pipeline of ImageNet, and the share of a step that waits for it.
 
@@ -69,11 +73,11 @@ def measure(options: argparse.Namespace) -> dict:
         if getattr(options, name) < minimum:
             raise UserError(f"--{name} is {getattr(options, name)}; use at least {minimum}.")
     workers, threads = (_numbers(options, name) for name in ("workers", "threads"))
-    compiler.configure()
+    xla.configure()
     begin, record = time.perf_counter(), provenance("benchmarks.input_pipeline")
     with tempfile.TemporaryDirectory() as folder:
         data_dir = options.data_dir or _generate(Path(folder), options.images)
-        found = records.find(data_dir)
+        found = jpegs.find(data_dir)
         pictures = Pictures.of(found.train, options.image_size)
         contestants = {BARE: _bare(pictures, options, crop=True)}
         contestants[ALONE] = _bare(pictures, options, crop=False)
@@ -204,11 +208,11 @@ def _wait(data_dir: str, options, workers: int) -> dict:
     config.optimizer.warmup_epochs = 1
     config.loader.num_workers = workers
     dataset = load("imagenet", data_dir, validation_size=0, image_size=64, train_size=0)
-    run = train.make_run(config, dataset)
-    history = train.History(run)
+    run = make_run(config, dataset)
+    history = History(run)
     steps = tqdm.tqdm(total=run.program.num_steps, unit="step", desc=f"training, {workers} workers")
     with steps:
-        for _ in train.fit(run, train.init_state(run), history):
+        for _ in fit(run, init_state(run), history):
             steps.update()
     epochs = history.epochs[1:]
     return {

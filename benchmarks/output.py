@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import rounds
-from experiments import cli, files
-from experiments.errors import UserError
+from experiments.system import cli, files
+from experiments.system.errors import UserError
 
 
 def write(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.contestants import CONTESTANTS, make_run, ours
-from experiments import models, train
+from experiments.training import networks, steps
 
 _COPIED_BYTES = 2**28
 
@@ -31,7 +31,7 @@ def moved_elements(network: nn.Module, images: jax.ShapeDtypeStruct) -> int:
     """Activations that a training step reads and writes, by the rules above.
 
     Example: one convolution of 2 to 3 channels without its input's gradient, and its batch norm.
-      >>> network = models.ConvNet(10, widths=(3,))
+      >>> network = networks.ConvNet(10, widths=(3,))
       >>> moved_elements(network, jax.ShapeDtypeStruct((1, 1, 1, 2), jnp.float32))
       34
     """
@@ -47,7 +47,7 @@ def moved_elements(network: nn.Module, images: jax.ShapeDtypeStruct) -> int:
             first = False
         elif isinstance(context.module, nn.BatchNorm):
             moved += 8 * result.size
-        elif isinstance(context.module, models.BasicBlock | models.Bottleneck):
+        elif isinstance(context.module, networks.BasicBlock | networks.Bottleneck):
             moved += 4 * result.size
         return result
 
@@ -88,7 +88,7 @@ def measure(options, training: dict, quick: bool) -> dict:
         images = jax.ShapeDtypeStruct((run.batch_size, *run.images.shape[1:]), jnp.float32)
         bound = moved_elements(network, images) * jnp.dtype(network.dtype).itemsize
         seconds = run.batch_size / values["images_per_second"]["median"]
-        cost = train.compiled_call(run, train.init_state(run)).cost_analysis()
+        cost = steps.compiled_call(run, steps.init_state(run)).cost_analysis()
         found[name] = {
             "bound_bytes": bound,
             "program_bytes": cost.get("bytes accessed"),

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import tqdm
 
 from benchmarks.contestants import ENVIRONMENTS
-from experiments import launch
+from experiments.system import launch
 
 
 class Failed(Exception):

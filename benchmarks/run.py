@@ -14,9 +14,9 @@ import jax
 
 from benchmarks import costs, output, roofline, rounds, table
 from benchmarks.contestants import ABLATIONS, ACCELERATED, CONTESTANTS, baseline
-from experiments import compiler
-from experiments.errors import UserError
-from experiments.provenance import finished_now, provenance
+from experiments.system import xla
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
 
 DESCRIPTION = """Times this project beside PyTorch, in turns, and writes ratios.
 
@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace) -> dict:
     begin = time.perf_counter()
     # Every contestant is a process with memory of its own on the one device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    compiler.configure()
+    xla.configure()
     record = provenance("benchmarks.run")
     if options.device != ("cpu" if jax.default_backend() == "cpu" else "gpu"):
         raise UserError(

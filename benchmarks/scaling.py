@@ -13,11 +13,14 @@ import jax.numpy as jnp
 from benchmarks import output
 from benchmarks.contestants import images_and_labels
 from benchmarks.table import mebibytes, table
-from experiments import compiler, train
 from experiments.configs import cifar10
-from experiments.data import Dataset, Split
-from experiments.errors import UserError
-from experiments.provenance import finished_now, provenance
+from experiments.data.sets import Dataset, Split
+from experiments.system import xla
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
+from experiments.training import steps
+from experiments.training.history import History
+from experiments.training.run import make_run
 
 DESCRIPTION = """Memory and time of a training step of cResNet20 on meshes of devices.
 
@@ -63,7 +66,7 @@ def measure(options: argparse.Namespace) -> dict:
             f"--batch_size is {options.batch_size} but is to be split over {options.devices} devices; "
             f"use {fitting}."
         )
-    compiler.configure()
+    xla.configure()
     jax.config.update("jax_num_cpu_devices", options.devices)  # nothing elsewhere than on a CPU
     if len(jax.devices()) != options.devices:
         raise UserError(
@@ -98,12 +101,12 @@ def _mesh(options, recipe: str, layout: str) -> dict:
     config.update(batch_size=options.batch_size, mesh=layout, steps_per_call=1)
     if recipe != "standard":
         config.subspace.num_endpoints = options.endpoints
-    run = train.make_run(config, Dataset("random", split, split, split, 10))
-    state = train.init_state(run)
-    analysis = train.compiled_call(run, state).memory_analysis()
-    history, times = train.History(run), []
+    run = make_run(config, Dataset("random", split, split, split, 10))
+    state = steps.init_state(run)
+    analysis = steps.compiled_call(run, state).memory_analysis()
+    history, times = History(run), []
     begin = time.perf_counter()
-    for count, latest in enumerate(train.fit(run, state, history)):
+    for count, latest in enumerate(steps.fit(run, state, history)):
         jnp.asarray(latest.step).block_until_ready()
         times.append(time.perf_counter() - begin)
         if count == options.steps:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks import corrupt_files, faults, output
 from benchmarks.table import table
-from experiments.errors import UserError
-from experiments.provenance import finished_now, provenance
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
 
 DESCRIPTION = """Does to real runs what machines do to them, and measures what is lost.
 

@@ -10,14 +10,16 @@ STEP` where training turns to a checkpoint and where it goes on, `evaluate STEP`
 import sys
 import time
 
-from experiments import cifar, evaluate, train
-from experiments.checkpoint import Checkpoints
+from experiments import cifar
+from experiments.evaluation import evaluate
+from experiments.runs.checkpoint import Checkpoints
+from experiments.training import steps
 
 
 def main() -> int:
     """Runs the command; returns its exit code."""
     path, *arguments = sys.argv[1:]
-    fit, save, evaluated = train.fit, Checkpoints.save, evaluate.evaluate
+    fit, save, evaluated = steps.fit, Checkpoints.save, evaluate.evaluate
     with open(path, "a", buffering=1) as notes:
 
         def note(kind, step):
@@ -40,7 +42,7 @@ def main() -> int:
             note("report", run.program.num_steps)
             return found
 
-        train.fit, Checkpoints.save, evaluate.evaluate = noted_fit, noted_save, noted_evaluate
+        steps.fit, Checkpoints.save, evaluate.evaluate = noted_fit, noted_save, noted_evaluate
         return cifar.main(arguments)
 
 

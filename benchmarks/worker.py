@@ -20,9 +20,9 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is not an answer
     options = SimpleNamespace(**json.loads(sys.argv[1]))
     if not options.contestant.startswith("PyTorch") and options.contestant not in WITHOUT_FLAGS:
-        from experiments import compiler
+        from experiments.system import xla
 
-        compiler.configure()
+        xla.configure()
 
     unit = CONTESTANTS[options.contestant](options)
     for _ in sys.stdin:

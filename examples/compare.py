@@ -17,9 +17,9 @@ import optax
 from tqdm import tqdm
 
 import subspace_jax as ss
-from experiments import cli, compiler, files
-from experiments.errors import UserError
-from experiments.provenance import finished_now, provenance
+from experiments.system import cli, files, xla
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
 
 METHODS = {
     "Standard": ss.simplex(1),
@@ -61,7 +61,7 @@ def main(module: str, description: str, make_task: Callable[[], Task], argv: Seq
         "--json", type=Path, help="a file for the results; default: none is written"
     )
     options = parser.parse_args(argv)
-    compiler.configure()
+    xla.configure()
 
     def command() -> None:
         if options.json:

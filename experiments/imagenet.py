@@ -16,7 +16,7 @@ SIGTERM and Ctrl-C save before they stop."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    from experiments import job  # not in the processes that decode, which import this module
+    from experiments.runs import job  # not in the processes that decode, which import this module
 
     return job.command(
         "experiments.imagenet", DESCRIPTION, "experiments/configs/imagenet.py:line", argv

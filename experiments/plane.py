@@ -8,28 +8,19 @@ plane; a line's goes through one more network, that of `--beside`; one network h
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import tqdm
 
 import subspace_jax as ss
-from experiments import (
-    cli,
-    compiler,
-    files,
-    finished_run,
-    job,
-    landscape,
-    lock,
-    predict,
-    weights,
-    workdir,
-)
-from experiments.errors import UserError
-from experiments.finished_run import FinishedRun
-from experiments.scenes import STREAM
+from experiments.evaluation import landscape, predict
+from experiments.reproduce.scenes import STREAM
+from experiments.runs import finished, job, workdir
+from experiments.runs.finished import FinishedRun
+from experiments.system import cli, files, lock, xla
+from experiments.system.errors import UserError
+from experiments.training import weights
 
 
 def draw(
@@ -46,10 +37,10 @@ def draw(
     Raises:
       UserError: a folder without a finished run, or networks that determine no plane.
     """
-    finished_run.check_folder(folder)  # before a lock's file is put into any folder
+    finished.check_folder(folder)  # before a lock's file is put into any folder
     with lock.hold(folder):
-        work = finished_run.reopen(folder, data_dir)
-        other = None if beside is None else finished_run.reopen(beside, data_dir).stack
+        work = finished.reopen(folder, data_dir)
+        other = None if beside is None else finished.reopen(beside, data_dir).stack
         found = _slice(folder, work, resolution, other)
         files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
         job.publish(folder, work.metrics)
@@ -98,7 +89,7 @@ def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyT
         work.dataset.test,
         key=jax.random.fold_in(jax.random.key(run.seed), STREAM),
         resolution=resolution,
-        wrap=_with_bar,
+        wrap=predict.with_bar,
         batch_size=settings.batch_size,
     )
 
@@ -111,10 +102,6 @@ def _check_size(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> N
             f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has "
             f"{subspace.num_endpoints} endpoints; draw a run that trains a subspace or one network."
         )
-
-
-def _with_bar(batches: Iterable, what: str) -> Iterator:
-    return tqdm.tqdm(batches, unit="batch", desc=what, mininterval=0.5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def command() -> None:
-        compiler.configure()
+        xla.configure()
         draw(
             options.workdir,
             resolution=options.resolution,

@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments import job
+from experiments.runs import job
 
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on Tiny-ImageNet.
 

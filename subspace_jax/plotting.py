@@ -136,7 +136,7 @@ def reliability_diagram(
     ece = np.sum(weight[full] * np.abs(accuracy - confidence)[full])
     left, width = edges[:-1][full], np.diff(edges)[full]
 
-    pale = tuple(0.45 * channel + 0.55 for channel in to_rgb(color))
+    pale = tuple(0.25 * channel + 0.75 for channel in to_rgb(color))
     ax.bar(left, accuracy[full], width, align="edge", color=pale, edgecolor="white", linewidth=0.5)
     ax.bar(
         left,

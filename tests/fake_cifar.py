@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
-from experiments import prepare
-from experiments.data import Split
+from experiments.data.sets import Split
+from experiments.data.tfds import BUILDERS
 
 NUM_TRAIN, NUM_TEST = 15, 5
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -76,19 +76,19 @@ def place(name, data_dir, monkeypatch):
 
 
 def url_of(name):
-    return prepare.BUILDERS[name]._cifar_info.fget(prepare.BUILDERS[name]).url
+    return BUILDERS[name]._cifar_info.fget(BUILDERS[name]).url
 
 
 def stock_builder(name, data_dir, monkeypatch, **options):
     """TFDS's own builder, which knows the fake archive's checksum; it prepares with TensorFlow."""
-    stock = getattr(tfds.image_classification, prepare.BUILDERS[name].__name__)
+    stock = getattr(tfds.image_classification, BUILDERS[name].__name__)
     monkeypatch.setattr(stock, "url_infos", checksums.get_all_url_infos())
     return stock(data_dir=data_dir, **options)
 
 
 def set_url(name, url, monkeypatch):
     """Has the data set come from another address; the file's name must stay."""
-    builder = prepare.BUILDERS[name]
+    builder = BUILDERS[name]
     info = builder._cifar_info.fget(builder)._replace(url=url)
     monkeypatch.setattr(builder, "_cifar_info", info)
     (known,) = checksums.get_all_url_infos().values()

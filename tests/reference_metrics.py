@@ -6,7 +6,7 @@ import sklearn.metrics
 
 
 def assert_metrics(record, probs, labels, num_bins=10):
-    """That a record of `experiments.places.all_metrics` is one of `probs [N, K]`, float64."""
+    """That a record of `predictors.all_metrics` is one of `probs [N, K]`, float64."""
     num_classes = probs.shape[1]
     one_hot = np.eye(num_classes)[labels]
     confidence, correct = probs.max(1), probs.argmax(1) == labels

@@ -9,8 +9,10 @@ import json
 
 import numpy as np
 
-from experiments import methods, plan, recipes, reproduce, styles, summary
-from experiments.configs import suites
+from experiments.configs import recipes, suites
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import plan
+from experiments.results import styles, summary
 
 NUM_POINTS, NUM_BINS = 11, 10
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -91,7 +93,7 @@ def points_of(rng, method, label_noise=0.0):
             for alpha in np.linspace(0, 1, NUM_POINTS).round(7)
         ]
     count = recipes.RECIPES.get(method, {}).get(
-        "subspace.num_endpoints", methods.default_num_endpoints(kind)
+        "subspace.num_endpoints", recipes.default_num_endpoints(kind)
     )
     if count == 1 or kind.startswith("standard"):
         gain *= {"standard": 0.0, "standard_matched": 0.1, "ema": 0.3}.get(method, 0.2)

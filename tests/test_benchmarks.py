@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks import contestants, roofline, rounds, run, scaling, table
 from benchmarks.flat import FlatNetwork
-from experiments import models, train
 from experiments.configs import cifar10
-from experiments.data import Dataset, Split
+from experiments.data.sets import Dataset, Split
+from experiments.training import networks, steps
+from experiments.training import run as training_run
 from tests import compilations, tiny
 
 RESULTS = Path(__file__).parent.parent / "results" / "performance"
@@ -83,7 +84,7 @@ def test_several_runs_at_once_are_timed_as_all_of_them(monkeypatch):
 
 def test_a_flat_network_is_the_network():
     network, image = (
-        models.ConvNet(3, widths=(4, 8)),
+        networks.ConvNet(3, widths=(4, 8)),
         jax.random.normal(jax.random.key(1), (2, 8, 8, 1)),
     )
     variables = network.init(jax.random.key(0), image, train=False)
@@ -100,7 +101,7 @@ def test_a_flat_network_is_the_network():
 
 def test_activations_of_a_residual_block_are_counted_by_hand():
     x, y = 2 * 16 * 16 * 16, 2 * 8 * 8 * 32  # a block that halves the resolution
-    network = models.CifarResNet(10, depth=8, width=16)
+    network = networks.CifarResNet(10, depth=8, width=16)
 
     def moved(size):
         images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
@@ -201,10 +202,10 @@ def programs():
         config = cifar10.get_config(recipe)
         config.model.update(depth=8, width=4)
         config.batch_size = 8
-        made = train.make_run(config, Dataset("zeros", split, split, split, 10))
+        made = training_run.make_run(config, Dataset("zeros", split, split, split, 10))
         key, indices = jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
-        return train.train_call.lower(
-            train.init_state(made),
+        return steps.train_call.lower(
+            steps.init_state(made),
             made.hyper,
             key,
             made.images,

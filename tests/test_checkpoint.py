@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import subspace_jax as ss
-from experiments.checkpoint import Checkpoints
-from experiments.errors import UserError
+from experiments.runs.checkpoint import Checkpoints
+from experiments.system.errors import UserError
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

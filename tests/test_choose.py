@@ -12,9 +12,10 @@ import tiny
 from stacks import normal
 
 import subspace_jax as ss
-from experiments import choose, evaluate, predict, train
-from experiments.data import Split
-from experiments.errors import UserError
+from experiments.data.sets import Split
+from experiments.evaluation import choose, evaluate, predict
+from experiments.system.errors import UserError
+from experiments.training.steps import init_state
 
 N, K, HIDDEN = 60, 3, 5
 MODES = ("per_member", "after_average")
@@ -161,7 +162,7 @@ def evaluated(test):
     run = tiny.run("line", **changes)
     settings = predict.make_settings(tiny.config("line", **changes), run)
     splits = {"test": test, "validation": tiny.dataset(1).test}
-    return evaluate.evaluate(run, train.init_state(run).endpoints, splits, settings)["places"]
+    return evaluate.evaluate(run, init_state(run).endpoints, splits, settings)["places"]
 
 
 def choices(places):

@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 from records import record, values
 
-from experiments import claims, recipes, significance, summary
-from experiments.claims import ARTICLE, CONTROLS, TUNED, Claim, claim_of
+from experiments.configs import recipes
+from experiments.results import claims, significance, summary
+from experiments.results.claims import ARTICLE, CONTROLS, TUNED, Claim, claim_of
 
 EVERY = (*ARTICLE, *CONTROLS, *TUNED)
 
@@ -314,6 +315,27 @@ def test_a_sentence_has_the_amounts_of_what_is_significant():
         "(+2.00 ± 0.00 points), lower, against the claim, than the midpoint of the curve (-1.00 ± 0.00 "
         "points), not significantly different from the EMA of standard training (8 seeds)."
     ]
+
+
+def test_severities_with_one_outcome_are_one_clause():
+    claim = claim_of("fig6", "line", "standard", "corruptions.snow.1.accuracy")
+    verdicts = [
+        claims.Verdict(claim._replace(metric=f"corruptions.snow.{s}.accuracy"), *effect)
+        for s, effect in enumerate(
+            [(0.02, 0.01, 8, 0.01, "agree")] * 2 + [(0.0, 0.01, 8, 1.0, "not significant")] * 3, 1
+        )
+    ]
+    assert claims.sentences(verdicts) == [
+        "Figure 6, clean labels, the midpoint of the line: accuracy under snow higher than standard "
+        "training at severities 1 and 2 (+2.00 ± 1.00 points and +2.00 ± 1.00 points), not "
+        "significantly different from standard training at severities 3, 4 and 5 (8 seeds)."
+    ]
+    assert (
+        "from standard training at any severity"
+        in claims.sentences([verdict._replace(outcome="not significant") for verdict in verdicts])[
+            0
+        ]
+    )
 
 
 def test_too_few_seeds_are_said_with_the_effect():

@@ -9,12 +9,12 @@ import ml_collections
 import pytest
 from absl import flags
 
-from experiments import cli
-from experiments.cli import Stop, config_differences
 from experiments.configs import cifar10, suites
-from experiments.errors import UserError
+from experiments.system import cli
+from experiments.system.cli import Stop, config_differences
+from experiments.system.errors import UserError
 
-CONFIGS = Path(cli.__file__).parent / "configs"
+CONFIGS = Path(suites.__file__).parent
 CIFAR10 = f"{CONFIGS / 'cifar10.py'}:line"
 
 

@@ -5,14 +5,15 @@ import math
 
 import pytest
 
-from experiments import plan
-from experiments.cli import config_differences
 from experiments.configs import cifar10, cifar100, digits, imagenet, suites, tiny_imagenet
 from experiments.configs.base import base_config
-from experiments.errors import UserError
-from experiments.methods import KINDS, default_num_endpoints, make_method
-from experiments.models import CifarResNet, ImageNetResNet, make_network
-from experiments.recipes import PRODUCTS, RECIPES, product_of
+from experiments.configs.recipes import PRODUCTS, RECIPES, default_num_endpoints, product_of
+from experiments.reproduce import plan
+from experiments.system.cli import config_differences
+from experiments.system.errors import UserError
+from experiments.training.methods import KINDS, make_method
+from experiments.training.models import make_network
+from experiments.training.networks import CifarResNet, ImageNetResNet
 from subspace_jax.corruptions import BENCHMARK
 
 DATA = {

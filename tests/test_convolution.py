@@ -6,9 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
-from experiments import models
-from experiments.convolution import conv_general_dilated, unfused
+from experiments.training import networks
+from experiments.training.convolution import conv_general_dilated, unfused
+from experiments.training.models import make_network
 from tests import compilations
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -122,12 +124,18 @@ def test_the_barrier_changes_nothing():
     chex.assert_trees_all_equal(jax.grad(lambda x: unfused(x).sum())(x), jnp.ones_like(x))
 
 
+def test_networks_of_a_config_have_it(monkeypatch):
+    monkeypatch.setattr(networks, "convolution", jax.lax.conv_general_dilated)
+    make_network(ConfigDict({"name": "conv_net", "widths": (4,)}), 3)
+    assert networks.convolution is conv_general_dilated
+
+
 def test_a_network_s_step_is_that_of_the_plain_convolution(monkeypatch):
     """The fast path against the plain one, in float32: loss and all gradients."""
     images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
 
     def gradients():
-        network = models.CifarResNet(10, depth=8, width=4)
+        network = networks.CifarResNet(10, depth=8, width=4)
         variables = network.init(jax.random.key(1), images, train=False)
 
         def loss(params):
@@ -138,6 +146,7 @@ def test_a_network_s_step_is_that_of_the_plain_convolution(monkeypatch):
 
         return jax.jit(jax.value_and_grad(loss))(variables["params"])
 
+    monkeypatch.setattr(networks, "convolution", conv_general_dilated)
     fast = gradients()
-    monkeypatch.setattr(models, "conv_general_dilated", jax.lax.conv_general_dilated)
+    monkeypatch.setattr(networks, "convolution", jax.lax.conv_general_dilated)
     chex.assert_trees_all_close(fast, gradients(), rtol=1e-4, atol=1e-6)

@@ -8,10 +8,11 @@ import tiny
 from PIL import Image
 
 import subspace_jax as ss
-from experiments import corrupted, data, places, predict
-from experiments.corrupted import load_corrupted
-from experiments.data import Split
-from experiments.errors import UserError
+from experiments.data import corrupted, prepared
+from experiments.data.corrupted import load_corrupted
+from experiments.data.sets import Split
+from experiments.evaluation import predict, predictors
+from experiments.system.errors import UserError
 
 COUNT, CLASSES = 6, 4
 
@@ -183,7 +184,7 @@ def test_sets_of_tfds_are_read_in_any_order(name, theirs, tmp_path, monkeypatch)
         asked.append((full, data_dir, part))
         return clean.images[order], clean.labels[order]
 
-    monkeypatch.setattr(data, "read_prepared", read_prepared)
+    monkeypatch.setattr(prepared, "read_prepared", read_prepared)
     found = load_corrupted("tfds", name, 2, clean, CLASSES, data_dir=str(tmp_path))
     assert asked == [(f"cifar10_corrupted/{theirs}_2", str(tmp_path), "test")]
     np.testing.assert_array_equal(found.split.images, clean.images[order])
@@ -205,7 +206,7 @@ def test_a_set_that_tfds_has_not_prepared_is_named_with_the_command(tmp_path):
 def test_records_of_tfds_are_read(tmp_path):
     clean = random_split(count=3)
     write_tfds(tmp_path, clean)
-    images, labels = data.read_prepared("cifar10_corrupted/snow_2", str(tmp_path), "test")
+    images, labels = prepared.read_prepared("cifar10_corrupted/snow_2", str(tmp_path), "test")
     order = np.argsort(images[:, 0, 0, 0])
     expected = np.argsort(clean.images[:, 0, 0, 0])
     np.testing.assert_array_equal(images[order], clean.images[expected])
@@ -287,8 +288,8 @@ def test_restricted_logits_choose_among_the_columns_alone():
     labels = np.searchsorted(columns, clean.labels[inside]).astype(np.int32)
     shown = corrupted.Corrupted(Split(clean.images[inside], labels), "two of three", columns)
     settings = predict.make_settings(tiny.config("standard"), run)
-    work = places.Evaluation(
-        run, {"test": clean}, settings, None, places.Shifted({"snow": {1: lambda: shown}}), ()
+    work = predictors.Evaluation(
+        run, {"test": clean}, settings, None, predictors.Shifted({"snow": {1: lambda: shown}}), ()
     )
     logits = np.random.default_rng(0).normal(size=(2, inside.sum(), 3)).astype(np.float32)
     record = work.shifts(None, lambda networks, images: jnp.asarray(logits))

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from experiments import data, prepare
-from experiments.errors import UserError
+from experiments.data import prepared, sets
+from experiments.data.labels import NOISE_MODES, corrupt_labels
+from experiments.data.tfds import prepare
+from experiments.system.errors import UserError
 
 REAL_DATA_DIR = os.environ.get("SUBSPACE_JAX_DATA_DIR", "")
 SIZES = st.integers(2, 60)
@@ -28,7 +30,7 @@ def arrays(num_train=6, num_test=3, num_classes=3, shape=(4, 4, 1)):
         )  # no two images alike
         return pixels.astype(np.uint8), np.arange(count) % num_classes
 
-    return dict(zip(data.NPZ_KEYS, (*part(num_train), *part(num_test)), strict=True))
+    return dict(zip(sets.NPZ_KEYS, (*part(num_train), *part(num_test)), strict=True))
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def assert_equal(a, b):
 def test_hold_out_partitions_in_order(draw, count, seed):
     size = draw.draw(st.integers(0, count - 1))
     images = np.zeros((count, 1, 1, 1), np.uint8)
-    rest, held_out = data.hold_out(data.Split(images, np.arange(count)), size, seed)
+    rest, held_out = sets.hold_out(sets.Split(images, np.arange(count)), size, seed)
     assert len(held_out.labels) == len(held_out.images) == size
     assert len(rest.labels) == len(rest.images) == count - size
     assert set(rest.labels) | set(held_out.labels) == set(range(count))
@@ -72,7 +74,7 @@ def test_hold_out_partitions_in_order(draw, count, seed):
 def test_hold_out_depends_on_the_seed_and_on_the_count_alone():
     def chosen(seed, labels):
         images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
-        return data.hold_out(data.Split(images, labels), 20, seed)[1].images
+        return sets.hold_out(sets.Split(images, labels), 20, seed)[1].images
 
     zeros, numbers = np.zeros(50, np.int32), np.arange(50, dtype=np.int32)
     np.testing.assert_array_equal(chosen(1, zeros), chosen(1, numbers))
@@ -81,25 +83,25 @@ def test_hold_out_depends_on_the_seed_and_on_the_count_alone():
 
 def test_hold_out_is_the_one_it_always_was():
     # A golden number: another held-out part would make old and new results incomparable.
-    numbers = data.Split(np.zeros((20, 1, 1, 1), np.uint8), np.arange(20))
-    assert data.hold_out(numbers, 5, 0)[1].labels.tolist() == [0, 3, 8, 9, 19]
+    numbers = sets.Split(np.zeros((20, 1, 1, 1), np.uint8), np.arange(20))
+    assert sets.hold_out(numbers, 5, 0)[1].labels.tolist() == [0, 3, 8, 9, 19]
 
 
 @pytest.mark.parametrize("size", [-1, 6, 7])
 def test_hold_out_refuses_sizes(size):
-    split = data.Split(np.zeros((6, 1, 1, 1), np.uint8), np.zeros(6, np.int32))
+    split = sets.Split(np.zeros((6, 1, 1, 1), np.uint8), np.zeros(6, np.int32))
     with pytest.raises(
         UserError,
         match=f"validation_size is {size} but there are 6 training images; hold out 0 to 5",
     ):
-        data.hold_out(split, size, 0)
+        sets.hold_out(split, size, 0)
 
 
 def test_negative_seeds_are_refused(npz):
     with pytest.raises(UserError, match="seed of the data is -1; use 0 or more"):
-        data.load("mine", npz(), validation_size=0, split_seed=-1)
+        sets.load("mine", npz(), validation_size=0, split_seed=-1)
     with pytest.raises(UserError, match="seed of the data is -2; use 0 or more"):
-        data.load("mine", npz(), validation_size=0, noise_seed=-2)
+        sets.load("mine", npz(), validation_size=0, noise_seed=-2)
 
 
 # Label noise
@@ -112,20 +114,20 @@ def test_uniform_wrong_changes_exactly_the_rate(draw, count, num_classes, rate, 
         np.int32,
     )
     before = labels.copy()
-    noisy = data.corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
+    noisy = corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
     assert (noisy != labels).sum() == round(rate * count)
     assert noisy.dtype == np.int32
     assert noisy.min() >= 0
     assert noisy.max() < num_classes
     np.testing.assert_array_equal(labels, before)
-    again = data.corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
+    again = corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
     np.testing.assert_array_equal(noisy, again)
 
 
 @given(SIZES, st.integers(1, 12), st.floats(0, 1, exclude_max=True), SEEDS)
 def test_uniform_any_changes_at_most_the_rate(count, num_classes, rate, seed):
     labels = (np.arange(count) % num_classes).astype(np.int32)
-    noisy = data.corrupt_labels(labels, num_classes, rate, "uniform_any", seed)
+    noisy = corrupt_labels(labels, num_classes, rate, "uniform_any", seed)
     assert (noisy != labels).sum() <= round(rate * count)
     assert noisy.min() >= 0
     assert noisy.max() < num_classes
@@ -133,13 +135,13 @@ def test_uniform_any_changes_at_most_the_rate(count, num_classes, rate, seed):
 
 def test_both_modes_redraw_the_same_labels():
     labels = np.zeros(1000, np.int32)
-    wrong, anything = (data.corrupt_labels(labels, 4, 0.3, mode, 5) for mode in data.NOISE_MODES)
+    wrong, anything = (corrupt_labels(labels, 4, 0.3, mode, 5) for mode in NOISE_MODES)
     assert set(np.flatnonzero(anything)) < set(np.flatnonzero(wrong))
 
 
 def test_noise_depends_on_the_seed():
     labels = np.zeros(100, np.int32)
-    first, second = (data.corrupt_labels(labels, 10, 0.5, "uniform_wrong", s) for s in (0, 1))
+    first, second = (corrupt_labels(labels, 10, 0.5, "uniform_wrong", s) for s in (0, 1))
     assert ((first > 0) != (second > 0)).any()
 
 
@@ -148,8 +150,8 @@ def test_noise_depends_on_the_seed():
 )
 def test_new_labels_are_uniform(mode, classes):
     labels = np.full(40_000, 2, np.int32)
-    chosen = data.corrupt_labels(labels, 5, 0.5, "uniform_wrong", 0) != labels
-    counts = np.bincount(data.corrupt_labels(labels, 5, 0.5, mode, 0)[chosen], minlength=5)
+    chosen = corrupt_labels(labels, 5, 0.5, "uniform_wrong", 0) != labels
+    counts = np.bincount(corrupt_labels(labels, 5, 0.5, mode, 0)[chosen], minlength=5)
     assert np.flatnonzero(counts).tolist() == classes
     expected = 20_000 / len(classes)
     # Six standard deviations, and the seed is fixed.
@@ -159,7 +161,7 @@ def test_new_labels_are_uniform(mode, classes):
 def test_noise_is_the_one_it_always_was():
     # Half of ten labels 0; where uniform_any keeps a 0, it drew the true label.
     labels = np.zeros(10, np.int32)
-    assert data.corrupt_labels(labels, 10, 0.5, "uniform_wrong", 0).tolist() == [
+    assert corrupt_labels(labels, 10, 0.5, "uniform_wrong", 0).tolist() == [
         0,
         0,
         2,
@@ -171,7 +173,7 @@ def test_noise_is_the_one_it_always_was():
         0,
         1,
     ]
-    assert data.corrupt_labels(labels, 10, 0.5, "uniform_any", 0).tolist() == [
+    assert corrupt_labels(labels, 10, 0.5, "uniform_any", 0).tolist() == [
         0,
         0,
         3,
@@ -188,14 +190,14 @@ def test_noise_is_the_one_it_always_was():
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
 def test_noise_refuses_rates_before_it_loads(rate):
     with pytest.raises(UserError, match=f"rate is {rate}; choose at least 0 and less than 1"):
-        data.load("cifar10", "/nonexistent", validation_size=0, noise_rate=rate)
+        sets.load("cifar10", "/nonexistent", validation_size=0, noise_rate=rate)
 
 
 def test_noise_refuses_modes_before_it_loads():
     with pytest.raises(
         UserError, match="mode is 'pairs'; choose one of uniform_wrong, uniform_any, file"
     ):
-        data.load("cifar10", "/nonexistent", validation_size=0, noise_mode="pairs")
+        sets.load("cifar10", "/nonexistent", validation_size=0, noise_mode="pairs")
 
 
 def test_one_class_has_no_wrong_label():
@@ -204,14 +206,14 @@ def test_one_class_has_no_wrong_label():
         UserError,
         match="mode is 'uniform_wrong' but there is 1 class, .* set config.label_noise.rate",
     ):
-        data.corrupt_labels(labels, 1, 0.5, "uniform_wrong", 0)
-    np.testing.assert_array_equal(data.corrupt_labels(labels, 1, 0.0, "uniform_wrong", 0), labels)
+        corrupt_labels(labels, 1, 0.5, "uniform_wrong", 0)
+    np.testing.assert_array_equal(corrupt_labels(labels, 1, 0.0, "uniform_wrong", 0), labels)
 
 
 def test_noise_reaches_training_labels_alone(npz):
     path = npz(**arrays(num_train=40, num_test=10))
-    clean = data.load("mine", path, validation_size=10)
-    noisy = data.load("mine", path, validation_size=10, noise_rate=0.4, noise_seed=3)
+    clean = sets.load("mine", path, validation_size=10)
+    noisy = sets.load("mine", path, validation_size=10, noise_rate=0.4, noise_seed=3)
     assert (clean.train.labels != noisy.train.labels).sum() == 12
     assert_equal(clean.train.images, noisy.train.images)
     assert_equal(clean[2:], noisy[2:])
@@ -221,7 +223,7 @@ def test_noise_reaches_training_labels_alone(npz):
 
 
 def keep(path, size, **options):
-    return data.load("mine", path, validation_size=10, train_size=size, **options).train
+    return sets.load("mine", path, validation_size=10, train_size=size, **options).train
 
 
 def test_fewer_training_images_are_a_part_of_more(npz):
@@ -231,7 +233,7 @@ def test_fewer_training_images_are_a_part_of_more(npz):
     pixels = [{image.tobytes() for image in split.images} for split in (few, more, everything)]
     assert pixels[0] < pixels[1] < pixels[2]
     assert_equal(everything, keep(path, 0))
-    assert_equal(everything, data.load("mine", path, validation_size=10).train)
+    assert_equal(everything, sets.load("mine", path, validation_size=10).train)
     assert (keep(path, 20, split_seed=1).images != more.images).any()
     # The labels stay with their images.
     labels = {image.tobytes(): label for image, label in zip(*everything, strict=True)}
@@ -256,7 +258,7 @@ def test_train_sizes_are_refused(npz, size):
 
 def load_human(path, file, validation_size=10, **options):
     options = {"noise_mode": "file", "noise_file": str(file)} | options
-    return data.load("mine", path, validation_size=validation_size, **options)
+    return sets.load("mine", path, validation_size=validation_size, **options)
 
 
 @pytest.fixture
@@ -280,7 +282,7 @@ def test_labels_of_a_file_reach_the_training_split_alone(human):
     labels = (clean + (np.arange(40) % 4 == 0)) % 3
     images = arrays(num_train=40)["train_images"]
     human_label = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-    plain = data.load("mine", path, validation_size=10)
+    plain = sets.load("mine", path, validation_size=10)
     files = (
         write("labels.npy", labels=labels),
         write("CIFAR-10_human.npz", worse_label=labels, clean_label=clean) + ":worse_label",
@@ -355,7 +357,7 @@ def test_files_and_modes_belong_together(options, message):
 
 
 def test_digits_are_scikit_learns():
-    digits = data.load("digits", validation_size=297)
+    digits = sets.load("digits", validation_size=297)
     assert [len(part.labels) for part in digits[1:4]] == [1000, 297, 500]
     assert digits.num_classes == 10
     source = load_digits()
@@ -374,7 +376,7 @@ def test_digits_are_scikit_learns():
 
 
 def test_the_digits_test_part_does_not_depend_on_the_split_seed():
-    first, second = (data.load("digits", validation_size=50, split_seed=s) for s in (0, 1))
+    first, second = (sets.load("digits", validation_size=50, split_seed=s) for s in (0, 1))
     assert_equal(first.test, second.test)
     assert (first.validation.labels != second.validation.labels).any()
 
@@ -383,7 +385,7 @@ def test_the_digits_test_part_does_not_depend_on_the_split_seed():
 
 
 def test_an_npz_file_is_taken_as_it_is(npz):
-    loaded = data.load("mine", npz(), validation_size=0)
+    loaded = sets.load("mine", npz(), validation_size=0)
     want = arrays()
     assert (loaded.name, loaded.num_classes) == ("mine", 3)
     assert len(loaded.validation.labels) == 0
@@ -396,7 +398,7 @@ def test_an_npz_file_is_taken_as_it_is(npz):
 
 def test_arrays_are_loaded_once_and_cannot_be_written_to(npz):
     path = npz()
-    first, again = data.load_arrays("mine", path), data.load_arrays("mine", path)
+    first, again = sets.load_arrays("mine", path), sets.load_arrays("mine", path)
     assert all(first[i][j] is again[i][j] for i in range(2) for j in range(2))
     for array in (*first[0], *first[1]):
         with pytest.raises(ValueError, match="read-only"):
@@ -404,14 +406,14 @@ def test_arrays_are_loaded_once_and_cannot_be_written_to(npz):
 
 
 def test_a_file_that_changed_is_loaded_anew(npz):
-    assert data.load_arrays("mine", npz())[2] == 3
+    assert sets.load_arrays("mine", npz())[2] == 3
     path = npz(num_classes=7)
     os.utime(path, ns=(1, 1))
-    assert data.load_arrays("mine", path)[2] == 7
+    assert sets.load_arrays("mine", path)[2] == 7
 
 
 def test_num_classes_may_be_stored(npz):
-    assert data.load("mine", npz(num_classes=7), validation_size=0).num_classes == 7
+    assert sets.load("mine", npz(num_classes=7), validation_size=0).num_classes == 7
 
 
 def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
@@ -423,18 +425,18 @@ def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    data._load_arrays.cache_clear()
-    assert data.load("cifar10", path, validation_size=1).name == "cifar10"
+    sets._load_arrays.cache_clear()
+    assert sets.load("cifar10", path, validation_size=1).name == "cifar10"
     with pytest.raises(
         UserError, match="dataset is 'digits' but scikit-learn is not installed; pip install"
     ):
-        data.load("digits", validation_size=0)
-    monkeypatch.delitem(importlib.sys.modules, "experiments.prepare")
-    monkeypatch.delattr("experiments.prepare")
+        sets.load("digits", validation_size=0)
+    monkeypatch.delitem(importlib.sys.modules, "experiments.data.tfds")
+    monkeypatch.delattr("experiments.data.tfds")
     with pytest.raises(
         UserError, match="cifar10 is read with tensorflow_datasets, which .* .npz file"
     ):
-        data.load("cifar10", validation_size=0)
+        sets.load("cifar10", validation_size=0)
 
 
 IMAGES = arrays()["train_images"]
@@ -466,7 +468,7 @@ IMAGES = arrays()["train_images"]
 )
 def test_unfit_npz_arrays_are_refused(npz, replaced, message):
     with pytest.raises(UserError, match=message):
-        data.load("mine", npz(**replaced), validation_size=0)
+        sets.load("mine", npz(**replaced), validation_size=0)
 
 
 def truncated(path):
@@ -492,7 +494,7 @@ def test_files_that_are_no_npz_are_refused(write, tmp_path):
     path = tmp_path / "broken.npz"
     write(path)
     with pytest.raises(UserError, match=f"^{path} can't be read as an .npz file"):
-        data.load("mine", str(path), validation_size=0)
+        sets.load("mine", str(path), validation_size=0)
 
 
 def test_an_absent_npz_is_refused(tmp_path):
@@ -500,7 +502,7 @@ def test_an_absent_npz_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=f"^config.data_dir is {path} but there is no such file; give"
     ):
-        data.load("mine", str(path), validation_size=0)
+        sets.load("mine", str(path), validation_size=0)
 
 
 def test_unknown_names_are_refused(tmp_path):
@@ -509,7 +511,7 @@ def test_unknown_names_are_refused(tmp_path):
         match="dataset is 'mnist' but the data sets are digits, cifar10, cifar100, tiny_imagenet, "
         "imagenet; choose one of them",
     ):
-        data.load("mnist", str(tmp_path), validation_size=0)
+        sets.load("mnist", str(tmp_path), validation_size=0)
 
 
 # TensorFlow Datasets
@@ -518,22 +520,22 @@ def test_unknown_names_are_refused(tmp_path):
 def write_npz(path, fake):
     np.savez(
         path,
-        **dict(zip(data.NPZ_KEYS, (*fake.train, *fake.test), strict=True)),
+        **dict(zip(sets.NPZ_KEYS, (*fake.train, *fake.test), strict=True)),
         num_classes=fake_cifar.NUM_CLASSES[fake.name],
     )
 
 
 def load_noisy(name, data_dir, validation_size):
-    return data.load(
+    return sets.load(
         name, str(data_dir), validation_size=validation_size, noise_rate=0.25, noise_seed=1
     )
 
 
-@pytest.mark.parametrize("name", data.TFDS_NAMES)
+@pytest.mark.parametrize("name", prepared.TFDS_NAMES)
 def test_tfds_and_npz_are_one_data_set(name, tmp_path, monkeypatch):
     fake = fake_cifar.place(name, tmp_path, monkeypatch)
     write_npz(tmp_path / "same.npz", fake)
-    train, test, num_classes = data.load_arrays(name, str(tmp_path))
+    train, test, num_classes = sets.load_arrays(name, str(tmp_path))
     assert_equal((train, test), (fake.train, fake.test))
     assert num_classes == fake_cifar.NUM_CLASSES[name]
     assert_equal(load_noisy(name, tmp_path, 4), load_noisy(name, tmp_path / "same.npz", 4))
@@ -558,19 +560,19 @@ def test_no_network_is_told_through_load(tmp_path, monkeypatch):
     url = f"http://127.0.0.1:9/{fake.archive.name}"
     fake_cifar.set_url("cifar10", url, monkeypatch)
     with pytest.raises(UserError, match=f"not prepared in {tmp_path} and .*cannot be reached"):
-        data.load("cifar10", str(tmp_path), validation_size=0)
+        sets.load("cifar10", str(tmp_path), validation_size=0)
 
 
 def test_tfrecord_without_tensorflow_is_refused(tmp_path, monkeypatch):
     fake_cifar.place("cifar10", tmp_path, monkeypatch)
-    folder = pathlib.Path(prepare.prepare("cifar10", str(tmp_path)))
+    folder = pathlib.Path(prepare("cifar10", str(tmp_path)))
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=f"^{folder} holds tfrecord files but TensorFlow, which reads"
     ):
-        data.load("cifar10", str(tmp_path), validation_size=0)
+        sets.load("cifar10", str(tmp_path), validation_size=0)
 
 
 @pytest.mark.filterwarnings("default")  # TensorFlow's own
@@ -580,5 +582,5 @@ def test_tfrecord_is_read_through_tensorflow(tmp_path, monkeypatch):
     stock = fake_cifar.stock_builder("cifar10", tmp_path, monkeypatch)
     stock.download_and_prepare()
     assert stock.info.file_format.value == "tfrecord"
-    train, test, _ = data.load_arrays("cifar10", str(tmp_path))
+    train, test, _ = sets.load_arrays("cifar10", str(tmp_path))
     assert_equal((train, test), (fake.train, fake.test))

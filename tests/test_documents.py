@@ -7,13 +7,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import markdown
+from experiments.results import styles, tables, wording
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = (ROOT / "docs" / "results.md").read_text()
-TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", README)
+TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", RESULTS)
 CLAIMS = re.findall(r"-m experiments.markdown (\S+)\s+--claims (\S+) -->", RESULTS)
 
 COMPARED = re.findall(r"-m experiments.markdown (\S+)\s+--against (\S+) -->", RESULTS)
@@ -21,8 +20,8 @@ COMPARED = re.findall(r"-m experiments.markdown (\S+)\s+--against (\S+) -->", RE
 
 def test_there_is_something_to_test():
     assert all(_code(ROOT / page) for page in ("README.md", "docs/scaling.md"))
-    assert len(TABLES) == README.count("The next tables are the output of") == 2
-    assert len(CLAIMS) == RESULTS.count("The next tables are the output of") == 2
+    assert len(TABLES) == len(CLAIMS) == 2
+    assert len(TABLES + CLAIMS) == RESULTS.count("The next tables are the output of")
     assert len(COMPARED) == RESULTS.count("The next table is the output of") == 1
 
 
@@ -49,33 +48,70 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("path", "methods"), TABLES)
 def test_tables_are_those_of_the_results(path, methods):
     metrics = json.loads((ROOT / path).read_text())
-    assert markdown.results(metrics, methods.split(",")) in README
+    assert tables.results(metrics, methods.split(",")) in RESULTS
 
 
 @pytest.mark.parametrize(("path", "figures"), CLAIMS)
 def test_claims_are_those_of_the_results(path, figures):
     metrics = json.loads((ROOT / path).read_text())
-    assert markdown.claims_of(metrics, figures.split(",")) in RESULTS
+    assert tables.claims_of(metrics, figures.split(",")) in RESULTS
 
 
 @pytest.mark.parametrize(("path", "other"), COMPARED)
 def test_comparisons_are_those_of_the_results(path, other):
     ours, theirs = (json.loads((ROOT / name).read_text()) for name in (path, other))
-    assert markdown.against(ours, theirs) in RESULTS
+    assert tables.against(ours, theirs) in RESULTS
 
 
-def test_files_that_are_linked_exist():
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+SUMMARY_METHODS = {
+    "Standard training": "standard",
+    "EMA of standard training": "ema",
+    "Layerwise line, midpoint": "layerwise_line",
+}
+SUMMARY_METRICS = {"Accuracy [%]": "accuracy", "NLL [nats]": "nll", "ECE [%]": "ece"}
 
 
-def test_names_in_the_table_of_the_api_exist():
-    import subspace_jax
+def test_the_summary_is_that_of_the_digits():
+    table = re.search(r"(?:^\|.*\n)+", RESULTS, re.MULTILINE)[0].splitlines()
+    header, _, *rows = ([cell.strip() for cell in row.split("|")[1:-1]] for row in table)
+    assert 0 < len(rows) <= 10
+    record = json.loads((ROOT / "results" / "digits" / "metrics.json").read_text())
+    found = {
+        (row["label_noise"], row["setting"], row["method"]): row
+        for row in record["table"]
+        if row["place"] == "midpoint"
+    }
+    for row in rows:
+        said = dict(zip(header, row, strict=True))
+        noise = {"wrong": 0.2, "clean": 0.0}[said["Labels"]]
+        of_the_record = found[noise, said["Settings"], SUMMARY_METHODS[said["Method"]]]
+        assert said["Seeds"] == str(of_the_record["num_seeds"])
+        for name, metric in SUMMARY_METRICS.items():
+            _, scale, decimals = styles.QUANTITIES[metric]
+            mean, stderr = (scale * of_the_record[metric][part] for part in ("mean", "stderr"))
+            assert said[name] == wording.spread(mean, stderr, decimals), row
 
-    table = README.split("| | |\n|---|---|\n")[1].split("\n\n")[0]
-    for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE):
-        for name in re.findall(r"`([\w.]+)", cell):
-            value = subspace_jax
-            for part in name.split("."):
-                value = getattr(value, part)
+
+def test_folded_sections_render_on_github_and_on_the_site():
+    """GitHub reads Markdown after a blank line, MkDocs in elements with the attribute `markdown`."""
+    opened = len(re.findall(r"^<details", RESULTS, re.MULTILINE))
+    whole = re.findall(
+        r'^<details markdown="1">\n<summary>[^\n]+</summary>\n\n.*?\n\n</details>$',
+        RESULTS,
+        re.MULTILINE | re.DOTALL,
+    )
+    assert len(whole) == opened > 0
+    assert "- md_in_html\n" in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_what_was_not_run_is_said_once():
+    said = re.compile(
+        r"not run|never run|not been run|no accelerator|nothing was (run|measured)"
+        r"|(was|were) not measured|not measured yet",
+        re.IGNORECASE,
+    )
+    for page in PAGES[1:]:
+        # A link to the section says it there, and the section itself stands last.
+        text = re.sub(r"\[[^\]]*\]\([^)]*#what-was-not-run\)", "", page.read_text())
+        text = text.split("## What was not run\n")[0]
+        assert said.search(text) is None, (page, said.search(text))

@@ -13,10 +13,10 @@ from reference_metrics import assert_metrics
 from untrained import TEST, VALIDATION, untrained
 
 import subspace_jax as ss
-from experiments import evaluate, predict
-from experiments.corrupted import Corrupted
-from experiments.data import Split
-from experiments.places import Shifted
+from experiments.data.corrupted import Corrupted
+from experiments.data.sets import Split
+from experiments.evaluation import evaluate, predict
+from experiments.evaluation.predictors import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
 COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -12,9 +12,9 @@ from jax.flatten_util import ravel_pytree
 from stacks import normal
 
 import subspace_jax as ss
-from experiments import landscape
-from experiments.data import Split
-from experiments.errors import UserError
+from experiments.data.sets import Split
+from experiments.evaluation import landscape
+from experiments.system.errors import UserError
 
 EPSILON = 1e-5
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import files
+from experiments.system import files
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
 SCALARS = SCALARS.filter(lambda x: not isinstance(x, float) or math.isfinite(x))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data, folders
-from experiments.errors import UserError
+from experiments.data import sets, tiny_imagenet
+from experiments.system.errors import UserError
 
 NAMES = ("n01", "n02", "n10")
 TRAIN = {  # class -> file -> grey value
@@ -57,9 +57,9 @@ def root(template, tmp_path):
 def decoded(monkeypatch):
     """The paths that have been decoded, as a growing list."""
     paths = []
-    original = folders._image
+    original = tiny_imagenet._image
     monkeypatch.setattr(
-        folders, "_image", lambda path, size: paths.append(path) or original(path, size)
+        tiny_imagenet, "_image", lambda path, size: paths.append(path) or original(path, size)
     )
     return paths
 
@@ -67,12 +67,12 @@ def decoded(monkeypatch):
 def test_classes_are_the_folders_by_name(root):
     (root / "train/notes.txt").write_text("not a class")
     (root / "train/.hidden").mkdir()
-    assert folders.classes(root) == NAMES
-    assert folders.classes(str(root)) == NAMES
+    assert tiny_imagenet.classes(root) == NAMES
+    assert tiny_imagenet.classes(str(root)) == NAMES
 
 
 def test_training_images_come_by_class_then_file_and_test_images_as_annotated(root):
-    arrays = folders.read(root)
+    arrays = tiny_imagenet.read(root)
     np.testing.assert_array_equal(arrays["train_labels"], [0, 0, 0, 1, 2, 2])
     np.testing.assert_array_equal(arrays["test_labels"], [2, 0, 1])
     for part, values in (("train", [10, 20, 30, 100, 200, 210]), ("test", [205, 15, 105])):
@@ -85,25 +85,25 @@ def test_training_images_come_by_class_then_file_and_test_images_as_annotated(ro
 
 
 def test_the_arrays_are_a_data_set(root):
-    folders.read(root)
-    train, test, num_classes = data.load_arrays("any", str(root / folders.CACHE))
-    arrays = folders.read(root)
-    chex.assert_trees_all_equal(train, data.Split(arrays["train_images"], arrays["train_labels"]))
-    chex.assert_trees_all_equal(test, data.Split(arrays["test_images"], arrays["test_labels"]))
+    tiny_imagenet.read(root)
+    train, test, num_classes = sets.load_arrays("any", str(root / tiny_imagenet.CACHE))
+    arrays = tiny_imagenet.read(root)
+    chex.assert_trees_all_equal(train, sets.Split(arrays["train_images"], arrays["train_labels"]))
+    chex.assert_trees_all_equal(test, sets.Split(arrays["test_images"], arrays["test_labels"]))
     assert num_classes == 3
 
 
 def test_greyscale_becomes_three_equal_channels(root):
     save(root / "train/n01/images/n01_0.JPEG", 77, mode="L")
-    image = folders.read(root)["train_images"][0]
+    image = tiny_imagenet.read(root)["train_images"][0]
     chex.assert_trees_all_equal(image, np.full((64, 64, 3), 77, np.uint8))
 
 
 def test_threads_keep_the_order(root, monkeypatch, decoded):
-    expected = folders.read(root)
-    (root / folders.CACHE).unlink()
-    monkeypatch.setattr(folders, "CHUNK", 1)
-    chex.assert_trees_all_equal(folders.read(root), expected)
+    expected = tiny_imagenet.read(root)
+    (root / tiny_imagenet.CACHE).unlink()
+    monkeypatch.setattr(tiny_imagenet, "CHUNK", 1)
+    chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
     assert len(decoded) == 2 * 9
     assert len(set(decoded)) == 9
 
@@ -111,8 +111,8 @@ def test_threads_keep_the_order(root, monkeypatch, decoded):
 @pytest.mark.parametrize("cache_dir", ["", "elsewhere/deeper"])
 def test_images_are_decoded_once(root, tmp_path, decoded, cache_dir):
     cache_dir = str(tmp_path / cache_dir) if cache_dir else ""
-    first = folders.read(root, cache_dir)
-    again = folders.read(root, cache_dir)
+    first = tiny_imagenet.read(root, cache_dir)
+    again = tiny_imagenet.read(root, cache_dir)
     assert len(decoded) == 9
     chex.assert_trees_all_equal(first, again)
     assert [str(path.parent) for path in tmp_path.rglob("*.npz")] == [cache_dir or str(root)]
@@ -143,10 +143,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_cache_is_made_anew(root, decoded, damage):
-    expected = folders.read(root)
-    damage(root / folders.CACHE)
-    chex.assert_trees_all_equal(folders.read(root), expected)
-    folders.read(root)
+    expected = tiny_imagenet.read(root)
+    damage(root / tiny_imagenet.CACHE)
+    chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
+    tiny_imagenet.read(root)
     assert len(decoded) == 2 * 9
 
 
@@ -170,22 +170,24 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_cache_of_other_files_is_made_anew(root, tmp_path, change):
-    folders.read(root)
+    tiny_imagenet.read(root)
     change(root)
-    chex.assert_trees_all_equal(folders.read(root), folders.read(root, str(tmp_path / "fresh")))
+    chex.assert_trees_all_equal(
+        tiny_imagenet.read(root), tiny_imagenet.read(root, str(tmp_path / "fresh"))
+    )
 
 
 def test_reading_works_where_no_cache_can_be_written(root, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    expected = folders.read(root)
-    chex.assert_trees_all_equal(folders.read(root, str(tmp_path / "file")), expected)
+    expected = tiny_imagenet.read(root)
+    chex.assert_trees_all_equal(tiny_imagenet.read(root, str(tmp_path / "file")), expected)
     assert "can't be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lost", ["train", "val/images", ANNOTATIONS])
 def test_another_layout_is_refused(root, lost):
     (root / lost).rename(root / "lost")
-    for call in (folders.classes, folders.read):
+    for call in (tiny_imagenet.classes, tiny_imagenet.read):
         with pytest.raises(
             UserError, match=rf"^config\.data_dir is '.*tiny', which has no {lost};"
         ):
@@ -196,7 +198,7 @@ def test_a_training_set_without_classes_is_refused(root):
     shutil.rmtree(root / "train")
     (root / "train").mkdir()
     with pytest.raises(UserError, match=r"train has no folders; unpack"):
-        folders.classes(root)
+        tiny_imagenet.classes(root)
 
 
 @pytest.mark.parametrize("whole_folder", [False, True])
@@ -204,17 +206,17 @@ def test_an_empty_class_is_refused(root, whole_folder):
     images = root / "train/n02/images"
     shutil.rmtree(images) if whole_folder else (images / "n02_0.JPEG").unlink()
     with pytest.raises(UserError, match=r"n02/images has no JPEG files; unpack"):
-        folders.read(root)
+        tiny_imagenet.read(root)
 
 
 def test_classes_must_agree_between_the_parts(root):
     (root / "train/n02").rename(root / "train/n03")
     with pytest.raises(UserError, match=r"names the class 'n02' for val_2\.JPEG, but train has no"):
-        folders.read(root)
+        tiny_imagenet.read(root)
     (root / "train/n03").rename(root / "train/n02")
     save(root / "train/n04/images/n04_0.JPEG", 50)
     with pytest.raises(UserError, match=r"no image of the class 'n04', which train has; keep"):
-        folders.read(root)
+        tiny_imagenet.read(root)
 
 
 def test_images_and_annotations_must_agree(root):
@@ -222,11 +224,11 @@ def test_images_and_annotations_must_agree(root):
     for extra, odd in (("val_9.JPEG\tn01\t0\n", "val_9"), ("val_1.JPEG\tn01\t0\n", "val_1")):
         (root / ANNOTATIONS).write_text(original + extra)
         with pytest.raises(UserError, match=rf"has 3 images but .* 4 lines \(see .*{odd}\.JPEG\)"):
-            folders.read(root)
+            tiny_imagenet.read(root)
     (root / ANNOTATIONS).write_text(original)
     save(root / "val/images/val_7.JPEG", 50)
     with pytest.raises(UserError, match=r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)"):
-        folders.read(root)
+        tiny_imagenet.read(root)
 
 
 @pytest.mark.parametrize("line", ["val_1.JPEG n01", ""])
@@ -234,7 +236,7 @@ def test_lines_without_columns_are_refused(root, line):
     with (root / ANNOTATIONS).open("a") as stream:
         stream.write(f"{line}\n")
     with pytest.raises(UserError, match=rf"^Line 4 of .* is '{line}' but needs a file name and a"):
-        folders.read(root)
+        tiny_imagenet.read(root)
 
 
 def _unreadable(path, monkeypatch):
@@ -245,7 +247,7 @@ def _unreadable(path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return original(file)
 
-    monkeypatch.setattr(folders.Image, "open", refuse)
+    monkeypatch.setattr(tiny_imagenet.Image, "open", refuse)
 
 
 CORRUPTIONS = {
@@ -261,7 +263,7 @@ every_corruption = pytest.mark.parametrize(
 
 
 def load(root, **options):
-    return data.load("tiny_imagenet", str(root), validation_size=0, **options)
+    return sets.load("tiny_imagenet", str(root), validation_size=0, **options)
 
 
 @every_corruption
@@ -269,7 +271,7 @@ def test_a_corrupt_test_image_always_stops(root, monkeypatch, corrupt, reason):
     corrupt(root / "val/images/val_2.JPEG", monkeypatch)
     with pytest.raises(UserError, match=rf"^.*val_2\.JPEG {reason}; (unpack|resize)"):
         load(root, max_corrupt=100)
-    assert not (root / folders.CACHE).exists()
+    assert not (root / tiny_imagenet.CACHE).exists()
 
 
 @every_corruption
@@ -277,7 +279,7 @@ def test_a_corrupt_training_image_is_left_out_and_named(root, monkeypatch, capsy
     whole = load(root)
     file = "train/n01/images/n01_1.JPEG"
     corrupt(root / file, monkeypatch)
-    (root / folders.CACHE).unlink()
+    (root / tiny_imagenet.CACHE).unlink()
     found = _fresh(root, 1)
     np.testing.assert_array_equal(found.train.labels, [0, 0, 1, 2, 2])
     np.testing.assert_array_equal(found.train.images, whole.train.images[[0, 2, 3, 4, 5]])
@@ -291,9 +293,9 @@ def test_a_corrupt_training_image_is_left_out_and_named(root, monkeypatch, capsy
 
 def _fresh(root, max_corrupt):
     """As a new process would read it."""
-    data._parts.cache_clear()
-    data._load_arrays.cache_clear()
-    folders._name.cache_clear()
+    sets._parts.cache_clear()
+    sets._load_arrays.cache_clear()
+    tiny_imagenet._name.cache_clear()
     return load(root, max_corrupt=max_corrupt)
 
 
@@ -326,8 +328,8 @@ def test_the_limit_is_applied_to_the_cache_too_which_remembers(root, decoded, ca
 def test_an_image_that_is_mended_with_its_size_kept_is_read(root, monkeypatch):
     with monkeypatch.context() as patch:
         _unreadable(root / "train/n01/images/n01_1.JPEG", patch)
-        assert len(folders.read(root)["skipped"]) == 1
-    arrays = folders.read(root)
+        assert len(tiny_imagenet.read(root)["skipped"]) == 1
+    arrays = tiny_imagenet.read(root)
     assert len(arrays["skipped"]) == 0
     assert len(arrays["train_images"]) == 6
 
@@ -339,19 +341,19 @@ def test_a_class_without_an_intact_image_is_refused(root):
             r"^No image of .*n02/images can be used \(the first one can't be decoded \(it is empty"
         )
         with pytest.raises(UserError, match=sentence):
-            folders.read(root)
+            tiny_imagenet.read(root)
 
 
 def test_wherever_a_byte_of_the_cache_flips_the_pixels_are_right(root, capsys):
-    expected = folders.read(root)
-    content = (root / folders.CACHE).read_bytes()
+    expected = tiny_imagenet.read(root)
+    content = (root / tiny_imagenet.CACHE).read_bytes()
     # In every array, its header, the names and the table at the end.
     places = [*range(0, 300, 37), *range(300, len(content) - 1800, 9001)]
     noticed = 0
     for place in [*places, *range(len(content) - 1800, len(content), 97)]:
         flipped = content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
-        (root / folders.CACHE).write_bytes(flipped)
-        chex.assert_trees_all_equal(folders.read(root), expected)
+        (root / tiny_imagenet.CACHE).write_bytes(flipped)
+        chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
         noticed += "is damaged" in capsys.readouterr().err
     # The rest are times and attributes of files in the zip, which say nothing of the arrays.
     assert noticed > len(places) / 2
@@ -360,4 +362,4 @@ def test_wherever_a_byte_of_the_cache_flips_the_pixels_are_right(root, capsys):
 def test_images_of_another_resolution_are_named(root):
     save(root / "val/images/val_1.JPEG", 15, size=32)
     with pytest.raises(UserError, match=r"val_1\.JPEG has 32 x 32 pixels but .* have 64 x 64;"):
-        folders.read(root)
+        tiny_imagenet.read(root)

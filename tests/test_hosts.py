@@ -16,10 +16,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import hosts, imagenet, train
+from experiments import imagenet
 from experiments.configs import digits
-from experiments.data import Dataset, Split
-from experiments.weights import save
+from experiments.data.sets import Dataset, Split
+from experiments.system import hosts
+from experiments.training.history import History
+from experiments.training.run import make_run
+from experiments.training.steps import fit, init_state
+from experiments.training.weights import save
 from tests import jpegs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,8 +205,8 @@ def test_images_that_every_process_has_are_split_too(tmp_path):
     small |= {"validation_size": 0, "evaluation.recalibration_batch_size": 32}
     config = digits.get_config("line")
     config.update_from_flattened_dict(small | {"mesh": "data=8"})
-    run = train.make_run(config, Dataset("small", split, split, split, 4))
-    *_, state = train.fit(run, train.init_state(run), train.History(run))
+    run = make_run(config, Dataset("small", split, split, split, 4))
+    *_, state = fit(run, init_state(run), History(run))
 
     workdir = tmp_path / "run"
     given = [f"--config={ROOT / 'experiments' / 'configs' / 'digits.py'}:line"]

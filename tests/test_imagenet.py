@@ -13,21 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import (
-    corrupted,
-    data,
-    imagenet,
-    job,
-    loader,
-    predict,
-    stream,
-    suite,
-    train,
-)
+from experiments import imagenet
 from experiments.configs import suites
 from experiments.configs.imagenet import get_config
-from experiments.errors import UserError
-from experiments.models import ImageNetResNet, make_network
+from experiments.data import corrupted, loader, sets
+from experiments.evaluation import predict
+from experiments.reproduce import records, scheduler
+from experiments.runs import job
+from experiments.system.errors import UserError
+from experiments.training import feed, steps
+from experiments.training import run as training_run
+from experiments.training.history import History
+from experiments.training.models import make_network
+from experiments.training.networks import ImageNetResNet
 from subspace_jax import sharding
 
 TIMES = ("seconds", "images_per_second", "data_wait")
@@ -58,7 +56,7 @@ def results(workdir):
 
 def make_run(folder, recipe="line", **changes):
     config = jpegs.config(folder, recipe, **changes)
-    return config, train.make_run(config, job.load_data(config))
+    return config, training_run.make_run(config, job.load_data(config))
 
 
 def corrupted_set(root, classes, side):
@@ -126,7 +124,7 @@ def test_the_command_trains_evaluates_and_reports(finished):
 def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
     folder, snow, finished, tmp_path, monkeypatch, capsys
 ):
-    fit, workdir = train.fit, tmp_path / "line"
+    fit, workdir = steps.fit, tmp_path / "line"
 
     def interrupted(run, state, history, call=None):
         for count, latest in enumerate(fit(run, state, history, call), start=1):
@@ -134,11 +132,11 @@ def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
                 signal.raise_signal(signal.SIGTERM)
             yield latest
 
-    monkeypatch.setattr(train, "fit", interrupted)
+    monkeypatch.setattr(steps, "fit", interrupted)
     assert imagenet.main(arguments(folder, workdir, *snow)) == 0
     assert "Stopped at step 7 of 15" in capsys.readouterr().out
     assert not (workdir / "metrics.json").exists()
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(steps, "fit", fit)
     other = "--config.loader.num_threads=3", "--config.loader.num_workers=1"
     assert imagenet.main(arguments(folder, workdir, *snow, *other)) == 0
     assert metrics(workdir)["provenance"]["resumed_at_step"] == 7
@@ -156,14 +154,14 @@ def streamed_batches(run, first=0):
 
 def test_streamed_training_is_resident_training_on_the_same_batches(folder):
     _, run = make_run(folder)
-    history = train.History(run)
-    for state in train.fit(run, train.init_state(run), history):
+    history = History(run)
+    for state in steps.fit(run, steps.init_state(run), history):
         last = jax.device_get(state)
     images, labels = (np.concatenate(x) for x in zip(*streamed_batches(run), strict=True))
-    resident, key = train.init_state(run), jax.random.fold_in(jax.random.key(run.seed), 2)
+    resident, key = steps.init_state(run), jax.random.fold_in(jax.random.key(run.seed), 2)
     indices, losses = np.arange(len(labels)).reshape(-1, 1, run.batch_size), []
     for index in indices:
-        resident, found = train.train_call(
+        resident, found = steps.train_call(
             resident,
             run.hyper,
             key,
@@ -181,22 +179,22 @@ def test_streamed_training_is_resident_training_on_the_same_batches(folder):
 
 def test_a_scan_over_ready_batches_is_calls_of_single_ones(folder):
     _, run = make_run(folder, steps_per_call=5)
-    (images, labels), state = zip(*streamed_batches(run)[:2], strict=True), train.init_state(run)
+    (images, labels), state = zip(*streamed_batches(run)[:2], strict=True), steps.init_state(run)
     chunk = jnp.asarray(np.stack(images)), jnp.asarray(np.stack(labels))
     key, static = jax.random.key(0), {"program": run.program}
-    scanned, found = train.train_call(
+    scanned, found = steps.train_call(
         jax.tree.map(jnp.copy, state), run.hyper, key, *chunk, None, unroll=False, **static
     )
     for i in range(2):
         one = [x[i : i + 1] for x in chunk]
-        state, loss = train.train_call(state, run.hyper, key, *one, None, unroll=True, **static)
+        state, loss = steps.train_call(state, run.hyper, key, *one, None, unroll=True, **static)
         np.testing.assert_allclose(found["loss"][i], loss["loss"][0], rtol=1e-4)
     chex.assert_trees_all_close(scanned, state, rtol=1e-3, atol=1e-5)
 
 
 def test_batches_lie_on_the_devices_that_share_them(folder):
     _, run = make_run(folder, mesh="data=4,endpoint=2")
-    chunks = train._streamed_examples(run, 13)
+    chunks = steps._streamed_examples(run, 13)
     (images, labels, indices), measured = next(chunks)
     chunks.close()
     mesh = run.program.model.mesh
@@ -210,15 +208,15 @@ def test_batches_lie_on_the_devices_that_share_them(folder):
 
 def test_what_a_step_needs_is_known_before_it_runs(folder):
     _, run = make_run(folder, "standard")
-    state = train.init_state(run)
-    needed = train.step_memory(run, state)
+    state = steps.init_state(run)
+    needed = steps.step_memory(run, state)
     weights = sum(x.nbytes for x in jax.tree.leaves(state))
     assert weights < needed < 100 * 2**20
 
 
 def test_at_most_one_batch_is_made_ahead():
     made = []
-    items = stream.ahead(made.append(i) or i for i in range(5))
+    items = feed.ahead(made.append(i) or i for i in range(5))
     for i in range(4):
         assert next(items) == i
         assert len(made) == i + 2
@@ -247,9 +245,9 @@ def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
 def test_what_was_passed_over_before_an_interruption_is_kept(folder):
     _, run = make_run(folder)
     run.loader.corrupt.append("one.JPEG")
-    saved = json.loads(json.dumps(train.History(run).to_json()))
+    saved = json.loads(json.dumps(History(run).to_json()))
     _, again = make_run(folder)
-    train.History(again).restore(saved)
+    History(again).restore(saved)
     skipped = job.data_record(job.load_data(jpegs.config(folder)), again)
     assert skipped == {
         "num_skipped": 1,
@@ -289,10 +287,10 @@ def test_recalibration_reads_each_of_its_images_once_and_again_alike(folder):
 def test_predictions_are_those_of_an_array_of_the_same_images(folder):
     config, run = make_run(folder, "standard")
     dataset, settings = job.load_data(config), predict.make_settings(config, run)
-    params = train.init_state(run).endpoints
+    params = steps.init_state(run).endpoints
     splits = {
         "test": dataset.test,
-        "array": data.Split(dataset.test.images[:], dataset.test.labels),
+        "array": sets.Split(dataset.test.images[:], dataset.test.labels),
     }
     logits, _, _ = predict.predict_networks(run, params, splits, settings)
     np.testing.assert_array_equal(logits["test"], logits["array"])
@@ -303,8 +301,8 @@ def test_predictions_are_those_of_an_array_of_the_same_images(folder):
 
 
 def load_corrupted(folder, source, severity=2):
-    _, test, num_classes = data.load_arrays("imagenet", str(folder), jpegs.SIDE)
-    names = data.class_names("imagenet", str(folder))
+    _, test, num_classes = sets.load_arrays("imagenet", str(folder), jpegs.SIDE)
+    names = sets.class_names("imagenet", str(folder))
     assert names == jpegs.CLASSES
     return corrupted.load_corrupted(source, "snow", severity, test, num_classes, class_names=names)
 
@@ -344,7 +342,7 @@ def test_generated_corruptions_depend_on_the_image_alone(folder):
 def test_crops_need_images_that_are_not_decoded(folder):
     config = jpegs.config(folder, dataset="digits", image_size=0, num_classes=0)
     with pytest.raises(UserError, match=r"augmentation is 'random_resized_crop' but the images of"):
-        train.make_run(config, job.load_data(config))
+        training_run.make_run(config, job.load_data(config))
 
 
 @pytest.mark.parametrize(
@@ -366,14 +364,14 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, f
 
 def test_a_suite_streams_as_a_run_does(folder, tmp_path):
     config = jpegs.config(folder, "standard", num_epochs=2)
-    entry, shares = suite.Entry("standard", "article", 0.0, 0, config), []
-    record = suite.run_entry(entry, shares.append, folder=tmp_path, requested=lambda: False)
+    entry, shares = records.Entry("standard", "article", 0.0, 0, config), []
+    record = scheduler.run_entry(entry, shares.append, folder=tmp_path, requested=lambda: False)
     assert record["data"] == {"num_skipped": 0, "skipped": []}
     assert record["cost"]["training_images"] == 2 * 5 * 8
     assert record["cost"]["step_memory_bytes"] > 0
-    assert suite.finished(tmp_path, entry) == record
+    assert records.finished(tmp_path, entry) == record
     config.loader.num_workers = 3  # as it changes no result
-    assert suite.finished(tmp_path, entry) == record
+    assert records.finished(tmp_path, entry) == record
 
 
 def test_the_suite_has_what_the_article_compares():

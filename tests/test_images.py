@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.images import AUGMENTATIONS, NORMALIZATIONS, crop_and_flip, normalize
+from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS, crop_and_flip, normalize
 
 SHAPE = (8, 8, 3)
 RNG = np.random.default_rng(0)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import subspace_jax as ss
-from experiments import import_weights, torch_files, torch_names, weights
-from experiments.models import CifarResNet, ImageNetResNet
+from experiments.import_weights import __main__ as import_weights
+from experiments.import_weights import torch_files, torch_names
+from experiments.system.errors import UserError
+from experiments.training import weights
+from experiments.training.networks import CifarResNet, ImageNetResNet
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -17,6 +20,27 @@ nn = torch.nn
 CLASSES = 7
 IMAGES = np.random.default_rng(0).normal(size=(3, 46, 37, 3)).astype(np.float32)
 IMAGES *= np.array([0.3, 1, 3], np.float32)[:, None, None, None]
+# Their modules: stem, a block, convolutions and batch norms within it, its shortcut.
+LAYOUTS = {
+    "torchvision": (
+        ("conv1", "bn1"),
+        lambda stage, block, index: f"layer{stage}.{block}",
+        ("conv1 bn1", "conv2 bn2", "conv3 bn3"),
+        ("downsample.0", "downsample.1"),
+    ),
+    "cifar": (
+        ("conv", "bn"),
+        lambda stage, block, index: f"blocks.{index}",
+        ("conv1 bn1", "conv2 bn2"),
+        ("shortcut.0", "shortcut.1"),
+    ),
+    "tiny_imagenet": (
+        ("conv1.0", "conv1.1"),
+        lambda stage, block, index: f"conv{stage + 1}_x.{block}",
+        tuple(f"residual_function.{i} residual_function.{i + 1}" for i in (0, 3, 6)),
+        ("shortcut.0", "shortcut.1"),
+    ),
+}
 
 
 class Endpoints(nn.Module):
@@ -42,120 +66,61 @@ class Endpoints(nn.Module):
         return torch.func.functional_call(self.plain[0], mixed | dict(self.named_buffers()), x)
 
 
-class Block(nn.Module):
-    """A residual block by torchvision's names, or by others that a subclass gives."""
+class ResNet(nn.Module):
+    """torchvision's network or one of the authors', by the names of its modules."""
 
-    def __init__(self, make, inputs, width, inner, stride):
+    def __init__(self, layout, width, blocks, widening=0, count=0):
         super().__init__()
-        outputs = 4 * width if inner else width
-        sizes = [(inputs, width, 3, stride), (width, width, 3, 1)]
-        if inner:
-            sizes = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
-        self.depth = len(sizes)
-        for i, size in enumerate(sizes, 1):
-            setattr(self, f"conv{i}", conv(make, *size))
-            setattr(self, f"bn{i}", make(nn.BatchNorm2d(size[1])))
-        short = nn.Sequential()
-        if stride > 1 or inputs != outputs:
-            one = conv(make, inputs, outputs, 1, stride)
-            short = nn.Sequential(one, make(nn.BatchNorm2d(outputs)))
-        setattr(self, self.side, short)
+        self.make = functools.partial(Endpoints, count=count) if count else lambda module: module
+        stem, block_name, inside, shortcut = LAYOUTS[layout]
+        self.pool, self.dense = layout == "torchvision", not count
+        self.stem = self.pair(stem, 3, width, *((7, 2) if self.pool else (3, 1)))
+        self.rest, inputs = [], width
+        names = [(stage, i) for stage, n in enumerate(blocks, 1) for i in range(n)]
+        for index, (stage, i) in enumerate(names):
+            own, stride = width * 2 ** (stage - 1), 2 if stage > 1 and not i else 1
+            outputs, inner = (4 * own, widening * own) if widening else (own, own)
+            sizes = [(inputs, own, 3, stride), (own, own, 3, 1)]
+            if widening:
+                sizes = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
+            at = block_name(stage, i, index)
+            layers = [
+                self.pair([f"{at}.{name}" for name in both.split()], *size)
+                for both, size in zip(inside, sizes, strict=False)
+            ]
+            short = nn.Identity()
+            if stride > 1 or inputs != outputs:
+                short = self.pair([f"{at}.{name}" for name in shortcut], inputs, outputs, 1, stride)
+            self.rest.append((layers, short))
+            inputs = outputs
+        last = (
+            nn.Linear(inputs, CLASSES) if self.dense else nn.Conv2d(inputs, CLASSES, 1, bias=False)
+        )
+        self.fc = last if self.dense else self.make(last)
 
-    side = "downsample"
+    def pair(self, names, inputs, outputs, size, stride):
+        """A convolution and its batch norm, put where their names say."""
+        conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+        both = [self.make(conv), self.make(nn.BatchNorm2d(outputs))]
+        for name, module in zip(names, both, strict=True):
+            node, (*parents, last) = self, name.split(".")
+            for parent in parents:
+                if not hasattr(node, parent):
+                    node.add_module(parent, nn.Module())
+                node = getattr(node, parent)
+            node.add_module(last, module)
+        return lambda x: both[1](both[0](x))
 
     def forward(self, x):
-        y = x
-        for i in range(1, self.depth + 1):
-            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-            y = torch.relu(y) if i < self.depth else y
-        return torch.relu(y + getattr(self, self.side)(x))
-
-
-class CifarBlock(Block):
-    side = "shortcut"
-
-
-class TinyImageNetBlock(nn.Module):
-    """The same, in the sequences of the authors' network for Tiny-ImageNet."""
-
-    def __init__(self, make, inputs, width, inner, stride):
-        super().__init__()
-        block = Block(make, inputs, width, inner, stride)
-        layers = []
-        for i in range(1, block.depth + 1):
-            layers += [getattr(block, f"conv{i}"), getattr(block, f"bn{i}"), nn.ReLU()]
-        self.residual_function, self.shortcut = nn.Sequential(*layers[:-1]), block.downsample
-
-    def forward(self, x):
-        return torch.relu(self.residual_function(x) + self.shortcut(x))
-
-
-def conv(make, inputs, outputs, size, stride):
-    return make(nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False))
-
-
-def stages(make, block, width, blocks, widening):
-    """The blocks of every stage, and the channels of the output."""
-    inputs, made = width, []
-    for stage, count in enumerate(blocks):
-        own, layer = width * 2**stage, []
-        for i in range(count):
-            stride = 2 if stage and not i else 1
-            layer.append(block(make, inputs, own, widening * own, stride))
-            inputs = 4 * own if widening else own
-        made.append(layer)
-    return made, inputs
-
-
-class TorchvisionResNet(nn.Module):
-    """torchvision's; with `dense` a linear classifier, which the authors replaced."""
-
-    def __init__(self, width, blocks, widening, make=lambda module: module, dense=True):
-        super().__init__()
-        self.conv1, self.bn1 = conv(make, 3, width, 7, 2), make(nn.BatchNorm2d(width))
-        made, outputs = stages(make, Block, width, blocks, widening)
-        for i, layer in enumerate(made, 1):
-            setattr(self, f"layer{i}", nn.Sequential(*layer))
-        self.layers, self.dense = len(made), dense
-        self.fc = nn.Linear(outputs, CLASSES) if dense else conv(make, outputs, CLASSES, 1, 1)
-
-    def forward(self, x):
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = nn.functional.max_pool2d(x, 3, 2, 1)
-        for i in range(1, self.layers + 1):
-            x = getattr(self, f"layer{i}")(x)
+        x = torch.relu(self.stem(x))
+        x = nn.functional.max_pool2d(x, 3, 2, 1) if self.pool else x
+        for (*layers, last), short in self.rest:
+            y = x
+            for layer in layers:
+                y = torch.relu(layer(y))
+            x = torch.relu(last(y) + short(x))
         x = x.mean((2, 3), keepdim=True)
         return self.fc(x.flatten(1) if self.dense else x).flatten(1)
-
-
-class AuthorsCifarResNet(nn.Module):
-    def __init__(self, depth, width, make):
-        super().__init__()
-        self.conv, self.bn = conv(make, 3, width, 3, 1), make(nn.BatchNorm2d(width))
-        made, outputs = stages(make, CifarBlock, width, 3 * ((depth - 2) // 6,), 0)
-        self.blocks = nn.Sequential(*sum(made, []))
-        self.fc = conv(make, outputs, CLASSES, 1, 1)
-
-    def forward(self, x):
-        x = self.blocks(torch.relu(self.bn(self.conv(x))))
-        return self.fc(x.mean((2, 3), keepdim=True)).flatten(1)
-
-
-class AuthorsTinyImageNetResNet(nn.Module):
-    def __init__(self, width, blocks, widening, make):
-        super().__init__()
-        first = [conv(make, 3, width, 3, 1), make(nn.BatchNorm2d(width)), nn.ReLU()]
-        self.conv1 = nn.Sequential(*first)
-        made, outputs = stages(make, TinyImageNetBlock, width, blocks, widening)
-        for i, layer in enumerate(made, 2):
-            setattr(self, f"conv{i}_x", nn.Sequential(*layer))
-        self.layers, self.fc = len(made), conv(make, outputs, CLASSES, 1, 1)
-
-    def forward(self, x):
-        x = self.conv1(x)
-        for i in range(2, self.layers + 2):
-            x = getattr(self, f"conv{i}_x")(x)
-        return self.fc(x.mean((2, 3), keepdim=True)).flatten(1)
 
 
 def randomised(model):
@@ -193,24 +158,16 @@ def first(tree):
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def imported(path, arguments):
-    """The network, its stack and its statistics, as the command leaves them."""
-    out = path.with_suffix(".imported")
-    assert import_weights.main([str(path), str(out), *arguments]) == 0
-    return out
-
-
 @pytest.mark.parametrize("widening", [0, 1, 2], ids=["resnet18", "resnet50", "wide_resnet50_2"])
 def test_torchvisions_weights_give_its_logits(widening):
     blocks = (2, 1, 1, 2)
-    model = randomised(TorchvisionResNet(4, blocks, widening))
+    model = randomised(ResNet("torchvision", 4, blocks, widening))
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     network = ImageNetResNet(CLASSES, blocks, widening, width=4, classifier_bias=True)
     variables = first(torch_names.from_torch(network, tensors))
     logits = ours(network, variables["params"], variables["batch_stats"])
     assert_same_logits(logits, theirs(model))
     again = torch_names.to_torch(network, variables)
-    model.load_state_dict({name: torch.tensor(array) for name, array in again.items()}, False)
     assert set(again) == {name for name in tensors if "tracked" not in name}
     np.testing.assert_array_equal(again["fc.weight"], tensors["fc.weight"])
 
@@ -224,17 +181,16 @@ CURVE = (3, lambda a: ((1 - a) ** 2, a**2, 2 * a * (1 - a)), ss.bezier(2))
 @pytest.mark.parametrize("shape", ["line", "curve"])
 def test_the_authors_endpoints_of_cresnet20_give_their_logits(shape, tmp_path):
     count, coefficients, subspace = {"line": LINE, "curve": CURVE}[shape]
-    make = functools.partial(Endpoints, count=count)
-    model = randomised(AuthorsCifarResNet(20, 4, make))
+    model = randomised(ResNet("cifar", 4, (3, 3, 3), count=count))
     # As their code saves it, behind DataParallel.
     tensors = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"epoch": 160, "state_dicts": [tensors], "best_acc1": 0.0}, tmp_path / "epoch.pt")
     arguments = ["--model", "cifar_resnet", "--depth", "20", "--width", "4", "--shape", shape]
-    out = imported(tmp_path / "epoch.pt", arguments)
+    out = tmp_path / "out"
+    assert import_weights.main([str(tmp_path / "epoch.pt"), str(out), *arguments]) == 0
     network = CifarResNet(CLASSES, depth=20, width=4)
-    like = jax.eval_shape(
-        functools.partial(network.init, train=False), jax.random.key(0), IMAGES[:1]
-    )
+    init = functools.partial(network.init, train=False)
+    like = jax.eval_shape(init, jax.random.key(0), IMAGES[:1])
     endpoints = weights.load(out / "weights.npz", like["params"])
     stats = first(weights.load(out / "batch_stats.npz", like["batch_stats"]))
     assert ss.tree.num_stacked(endpoints) == count
@@ -247,16 +203,13 @@ def test_the_authors_endpoints_of_cresnet20_give_their_logits(shape, tmp_path):
         assert np.abs(logits - theirs(model, coefficients(0.5))).max() > 0.1
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "small"])
-def test_the_authors_other_resnets_give_their_logits(stem):
-    blocks, make = (1, 2), functools.partial(Endpoints, count=2)
-    if stem == "small":
-        model = AuthorsTinyImageNetResNet(4, blocks, 0, make)
-    else:
-        model = TorchvisionResNet(4, blocks, 1, make, dense=False)
-    model = randomised(model)
+@pytest.mark.parametrize(
+    ("layout", "stem", "widening"), [("torchvision", "imagenet", 1), ("tiny_imagenet", "small", 0)]
+)
+def test_the_authors_other_resnets_give_their_logits(layout, stem, widening):
+    model = randomised(ResNet(layout, 4, (1, 2), widening, count=2))
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    network = ImageNetResNet(CLASSES, blocks, int(stem == "imagenet"), stem, width=4)
+    network = ImageNetResNet(CLASSES, (1, 2), widening, stem, width=4)
     variables = torch_names.from_torch(network, tensors, (0, 1))
     stats = first(variables["batch_stats"])
     for alpha in ALPHAS:
@@ -267,17 +220,17 @@ def test_the_authors_other_resnets_give_their_logits(stem):
 # Files
 
 
-def saved(tmp_path, value):
-    torch.save(value, tmp_path / "w.pth")
-    return tmp_path / "w.pth"
+class Harmful:
+    def __reduce__(self):
+        return (pytest.fail, ("code of a file was run",))
 
 
 @pytest.mark.parametrize("inside", [None, "state_dict", "model"])
 def test_state_dicts_are_found_where_they_lie(tmp_path, inside):
     tensors = {"a.weight": torch.arange(3, dtype=torch.bfloat16), "n": torch.tensor(7)}
-    path = saved(tmp_path, {inside: tensors, "epoch": 3} if inside else tensors)
-    (found,) = torch_files.read(path)
-    assert {name: array.dtype.name for name, array in found.items()} == {
+    torch.save({inside: tensors, "epoch": 3} if inside else tensors, tmp_path / "w.pth")
+    (found,) = torch_files.read(tmp_path / "w.pth")
+    assert {name: x.dtype.name for name, x in found.items()} == {
         "a.weight": "float32",
         "n": "int64",
     }
@@ -285,15 +238,13 @@ def test_state_dicts_are_found_where_they_lie(tmp_path, inside):
 
 
 def test_files_that_would_run_code_or_hold_no_tensors_are_refused(tmp_path):
-    with pytest.raises(import_weights.UserError, match="weights_only=True refuses it"):
-        torch_files.read(saved(tmp_path, {"a": Harmful()}))
-    with pytest.raises(import_weights.UserError, match="weights_only=True refuses it"):
-        (tmp_path / "w.pth").write_bytes(b"weights")
-        torch_files.read(tmp_path / "w.pth")
-    with pytest.raises(import_weights.UserError, match="holds no state dict; save one with"):
-        torch_files.read(saved(tmp_path, {"epoch": 3}))
-
-
-class Harmful:
-    def __reduce__(self):
-        return (pytest.fail, ("code of a file was run",))
+    torch.save({"a": Harmful()}, tmp_path / "harmful.pth")
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    (tmp_path / "damaged.pth").write_bytes(b"weights")
+    for name, sentence in (
+        ("harmful.pth", "weights_only=True refuses it"),
+        ("damaged.pth", "weights_only=True refuses it"),
+        ("other.pth", "holds no state dict; save one with"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            torch_files.read(tmp_path / name)

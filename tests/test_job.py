@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cifar, job, tiny_imagenet
+from experiments import cifar, tiny_imagenet
+from experiments.runs import job
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -6,9 +6,10 @@ import json
 import pytest
 from synthetic_metrics import config_of, metrics_from, records_of
 
-from experiments import known_runs, plan, suite
 from experiments.configs import suites
-from experiments.errors import UserError
+from experiments.reproduce import known_runs, plan, records
+from experiments.reproduce.records import digest, identity, record_path, weights_path, write
+from experiments.system.errors import UserError
 
 PRODUCTS = ("standard", "dropout", "line", "spro")
 
@@ -43,7 +44,7 @@ def test_every_run_of_the_same_config_is_known(file):
     found = known([file], entries)
     assert found.keys() == {entry.id for entry in entries}
     for entry in entries:
-        assert found[entry.id]["config_sha256"] == suite.digest(entry)
+        assert found[entry.id]["config_sha256"] == digest(entry)
         assert found[entry.id]["places"] == file.runs[entry.id]["places"]
 
 
@@ -72,7 +73,7 @@ def test_landscapes_are_known_and_their_networks_need_not_be(tmp_path):
 
 
 def scene_of(entry):
-    record = suite.identity(entry) | {"places": {}, "landscape": {}, "wall_seconds": 1.0}
+    record = identity(entry) | {"places": {}, "landscape": {}, "wall_seconds": 1.0}
     return record | {"made": {"cpu": "one"}}
 
 
@@ -105,7 +106,7 @@ def chain(tmp_path):
     new = next(entry for entry in entries if entry.id == "article/curve_finding/noise0/seed0")
     needed = [entry for entry in entries if entry.id in new.needs]
     for entry in needed:
-        suite.write(tmp_path, entry, suite.identity(entry))
+        write(tmp_path, entry, identity(entry))
     return tmp_path, needed, new
 
 
@@ -114,8 +115,8 @@ def test_a_record_without_weights_is_stale_if_another_run_starts_from_it(chain, 
     names = {entry.id for entry in needed}
     assert known_runs.sort(folder, [], needed) == (names, {}, set())
     assert known_runs.sort(folder, [file], [*needed, new]) == (set(), {}, names)
-    suite.weights_path(folder, needed[0].id).touch()
-    suite.weights_path(folder, needed[1].id).touch()
+    weights_path(folder, needed[0].id).touch()
+    weights_path(folder, needed[1].id).touch()
     assert known_runs.sort(folder, [file], [*needed, new]) == (names, {}, set())
     # Nothing in the folder counts.
     assert known_runs.sort(None, [], [*needed, new]) == (set(), {}, set())
@@ -124,9 +125,9 @@ def test_a_record_without_weights_is_stale_if_another_run_starts_from_it(chain, 
 def test_from_a_run_that_diverged_nothing_is_missing(chain):
     folder, needed, new = chain
     for entry in needed:
-        path = suite.record_path(folder, entry.id)
+        path = record_path(folder, entry.id)
         path.unlink()
-        note = {"config_sha256": suite.digest(entry), "error": "It diverged."}
+        note = {"config_sha256": digest(entry), "error": "It diverged."}
         path.with_suffix(".diverged").write_text(json.dumps(note))
     assert known_runs.sort(folder, [], [*needed, new]).done == {entry.id for entry in needed}
 
@@ -179,7 +180,7 @@ def test_another_config_is_refused_by_the_names_of_its_values(file):
 
 def test_other_data_are_refused(file, monkeypatch):
     entry = planned(config_of(num_seeds=1, products=("line",)))[0]
-    monkeypatch.setattr(suite.data, "fingerprint", lambda _: "a" * 64)
+    monkeypatch.setattr(records.sets, "fingerprint", lambda _: "a" * 64)
     assert "data_sha256" not in known([file], [entry])[entry.id]  # unknown there
     file.runs[entry.id]["made"] = {"data_sha256": "b" * 64}
     with pytest.raises(UserError, match="other data .bbbbbbbbbbbb there, aaaaaaaaaaaa here"):

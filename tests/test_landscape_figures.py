@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import figures, landscape_figures
-from experiments.styles import METHODS
+from experiments.report import landscape_figures, run_figures
+from experiments.results.styles import METHODS
 
 SIZE = 9
 CORNERS = [[0.0, 0.0], [10.0, 0.0], [4.0, 8.0]]
@@ -99,7 +99,7 @@ def test_draw_gives_what_is_asked_for_and_what_it_was_drawn_from(runs):
     assert list(drawn) == ["curvature", "fig2", "fig1"]
     for name, (figure, data) in drawn.items():
         again = getattr(landscape_figures, name)(json.loads(json.dumps(data))["runs"])
-        assert figures.png(figure) == figures.png(again)
+        assert run_figures.png(figure) == run_figures.png(again)
 
 
 @pytest.mark.parametrize("metrics", [{}, {"landscapes": []}, {"landscapes": [run("line")]}])
@@ -110,7 +110,7 @@ def test_nothing_is_drawn_from_nothing(metrics):
 def test_fig1_has_a_panel_for_every_kind(runs):
     figure = landscape_figures.fig1(runs)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert titles == ["Standard training: a point", "A line", "A curve", "A simplex"]
+    assert titles == ["One network", "Line", "Curve", "Triangle"]
     limits = {ax.collections[0].norm.vmax for ax in figure.axes if ax.get_title()}
     assert len(limits) == 1
     assert "500 test images; statistics recalibrated" in figure.get_supxlabel()
@@ -131,14 +131,14 @@ def test_fig1_draws_the_subspace_where_it_lies(runs):
 
 def test_fig1_of_one_kind_alone(runs):
     only = [r for r in runs if r["method"] == "curve"]
-    assert [ax.get_title() for ax in landscape_figures.fig1(only).axes] == ["A curve"]
+    assert [ax.get_title() for ax in landscape_figures.fig1(only).axes] == ["Curve"]
 
 
 def test_fig2_shows_the_first_seed_and_means_of_all(runs):
     figure = landscape_figures.fig2(runs)
     accuracy, nll = figure.axes
-    assert accuracy.get_title() == "Mean inside 91.0 ± 1.0 %, outside 70.0 ± 0.0 %"
-    assert nll.get_title() == "Mean inside 0.30 ± 0.00 nats, outside 0.90 ± 0.00 nats"
+    assert accuracy.get_title() == "Mean inside 91.0 ± 1.0 %,\noutside 70.0 ± 0.0 %"
+    assert nll.get_title() == "Mean inside 0.30 ± 0.00 nats,\noutside 0.90 ± 0.00 nats"
     for ax in (accuracy, nll):
         np.testing.assert_allclose(ax.get_lines()[0].get_xydata()[:3], CORNERS)
         assert ax.get_xlabel() == "Weight distance (L2)"
@@ -151,7 +151,7 @@ def test_fig2_shows_the_first_seed_and_means_of_all(runs):
 
 def test_fig2_of_one_seed_and_noisy_labels():
     figure = landscape_figures.fig2([run("simplex", 3, 0.2, slice=slice_of("simplex"))])
-    assert figure.axes[0].get_title() == "Mean inside 90.0 %, outside 70.0 %"
+    assert figure.axes[0].get_title() == "Mean inside 90.0 %,\noutside 70.0 %"
     assert figure.get_supxlabel().endswith("1,000 images; 20 % wrong training labels")
 
 
@@ -160,15 +160,15 @@ def test_planes_without_shape_are_drawn(value):
     record = slice_of("simplex") | {"accuracy": [[value] * SIZE] * SIZE}
     record["nll"] = record["accuracy"]
     runs = [run("simplex", slice=record)]
-    figures.png(landscape_figures.fig1(runs))
-    figures.png(landscape_figures.fig2(runs))
+    run_figures.png(landscape_figures.fig1(runs))
+    run_figures.png(landscape_figures.fig2(runs))
 
 
 def test_missing_values_are_drawn_around():
     record = slice_of("simplex")
     record["nll"][0][0] = None
     record["outside"] = {"accuracy": None, "nll": None}
-    figures.png(landscape_figures.fig2([run("simplex", slice=record)]))
+    run_figures.png(landscape_figures.fig2([run("simplex", slice=record)]))
 
 
 def test_curvature_shows_means_over_seeds(runs):
@@ -190,7 +190,8 @@ def test_curvature_shows_means_over_seeds(runs):
 def test_curvature_may_lack_the_relative_one_and_standard_training():
     figure = landscape_figures.curvature([run("line", path=path_of(ALPHAS, 1.0, False))])
     assert len(figure.axes) == 2
-    assert "of 1,000 images, with the statistics of batches of 250" in figure.get_supxlabel()
+    note = figure.legends[0].get_title().get_text()
+    assert "of 1,000 images, with the statistics of batches of 250" in note
 
 
 def test_curvature_without_a_path_is_not_drawn():

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from experiments import launch
+from experiments.system import launch
 
 TUNABLES = "GLIBC_TUNABLES"
 

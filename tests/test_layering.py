@@ -1,139 +1,80 @@
-"""What the library may import and call, read from its source."""
+"""Which folder may import which, and that nothing goes in a circle: read from the source."""
 
 import ast
-import pathlib
+import graphlib
+import subprocess
+from pathlib import Path
 
-import pytest
+ROOT = Path(__file__).resolve().parent.parent
+# Folder -> the folders that it imports, each of which lies on a lower floor. "" are the commands
+# beside the folders, which nothing imports.
+BASE = {"system", "subspace_jax"}
+MAY = {
+    "subspace_jax": set(),
+    "system": {"subspace_jax"},
+    "configs": BASE,
+    "data": {"configs", *BASE},
+    "training": {"data", "configs", *BASE},
+    "results": {"configs", *BASE},
+    "evaluation": {"training", "data", "configs", *BASE},
+    "report": {"results", "configs", *BASE},
+    "import_weights": {"training", "data", "configs", *BASE},
+}
+MAY["runs"] = {"report", "results", "evaluation", "training", "data", "configs", *BASE}
+MAY["reproduce"] = MAY["export"] = MAY["doctor"] = {"runs", *MAY["runs"]}
+MAY[""] = set(MAY)
 
-import subspace_jax
 
-FOLDER = pathlib.Path(subspace_jax.__file__).parent
-# By dotted name below the package; the package itself is "__init__".
-TREES = {
-    ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
-        path.read_text()
-    )
-    for path in sorted(FOLDER.rglob("*.py"))
-}
-MODULES = set(TREES) - {"__init__"}
-
-# Which of our modules each one may import. A new module needs a line here.
-INTERNAL = {
-    "tree": set(),
-    "partition": {"tree"},
-    "metrics": set(),
-    "prediction": {"tree"},
-    "recalibration": {"tree"},
-    "diversity": {"tree"},
-    "subspaces": {"tree"},
-    "averaging": {"tree"},
-    "training": {"tree", "subspaces"},
-    "plotting": {"metrics"},
-    "sharding": {"tree", "training"},
-    "landscape": {"tree", "diversity", "recalibration"},
-    "calibration": {"tree", "metrics", "prediction"},
-    "detection": {"metrics"},
-    "corruptions": {f"corruptions.{name}" for name in ("blur", "digital", "noise", "weather")},
-    "corruptions.severities": set(),
-    "corruptions.linear": set(),
-    "corruptions.noise": {"corruptions.severities"},
-    "corruptions.blur": {"corruptions.linear", "corruptions.severities"},
-    "corruptions.digital": {"corruptions.linear", "corruptions.severities"},
-    "corruptions.weather": {
-        "corruptions.blur",
-        "corruptions.linear",
-        "corruptions.severities",
-    },
-    "contrib": set(),
-    "contrib.alignment": {"tree"},
-    "contrib.complexes": {"tree", "diversity", "subspaces"},
-    "contrib.lora": {"tree", "diversity", "partition", "subspaces"},
-    "contrib.sharpness": {"tree"},
-    "contrib.swag": {"averaging", "tree"},
-    "__init__": {name for name in MODULES if not name.startswith(("plotting", "contrib"))},
-}
-STANDARD_LIBRARY = {
-    "collections",
-    "dataclasses",
-    "functools",
-    "importlib",
-    "inspect",
-    "itertools",
-    "math",
-    "operator",
-    "typing",
-}
-THIRD_PARTY = {"jax", "numpy"}
-MORE_THIRD_PARTY = {
-    **dict.fromkeys(
-        (
-            *("training", "averaging", "diversity", "subspaces"),
-            *("contrib.sharpness", "contrib.swag"),
-        ),
-        {"optax"},
-    ),
-    # SciPy, in the functions that need it. JAX depends on SciPy itself.
-    "landscape": {"optax", "scipy"},
-    "contrib.alignment": {"scipy"},
-    "plotting": {"matplotlib"},
-}
-FORBIDDEN_NAMES = {
-    "__import__",
-    "breakpoint",
-    "eval",
-    "exec",
-    "input",
-    "open",
-    "print",
-    "save",
-    "load",
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("subspace_jax", "experiments")
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-every_module = pytest.mark.parametrize("module", TREES)
+
+def _imports(module: str) -> set[str]:
+    """The modules of the two packages that a module imports, in functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{name.name}" for name in node.names}
+            found |= {name if name in MODULES else node.module for name in full}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found & MODULES.keys() - {module}
 
 
-def imports(module):
-    """The dotted names that a module imports, inside functions too."""
-    for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def _folder(module: str) -> str:
+    package, *parts = module.split(".")
+    if package == "subspace_jax":
+        return package
+    return parts[0] if len(parts) > 1 or MODULES[module].name == "__init__.py" and parts else ""
 
 
-def test_every_module_has_its_place():
-    assert set(INTERNAL) == set(TREES)
+def test_folders_import_only_what_the_table_allows():
+    wrong = [
+        f"{module} -> {other}"
+        for module in MODULES
+        for other in _imports(module)
+        if _folder(module) != _folder(other)
+        and other != "experiments"
+        and _folder(other) not in MAY[_folder(module)]
+    ]
+    assert wrong == []
+    order = graphlib.TopologicalSorter({name: MAY[name] - {name} for name in MAY if name})
+    order.prepare()
+    floors = 0
+    while order.is_active():
+        order.done(*order.get_ready())
+        floors += 1
+    assert floors <= 8
 
 
-@every_module
-def test_third_party_imports(module):
-    allowed = (
-        STANDARD_LIBRARY | THIRD_PARTY | {"subspace_jax"} | MORE_THIRD_PARTY.get(module, set())
-    )
-    assert {name.split(".")[0] for name in imports(module)} <= allowed
+def test_modules_import_in_no_circle():
+    graphlib.TopologicalSorter({module: _imports(module) for module in MODULES}).prepare()
 
 
-@every_module
-def test_imports_of_our_own(module):
-    names = [name for name in imports(module) if name.split(".")[0] == "subspace_jax"]
-    own = {module_of(name.removeprefix("subspace_jax.")) for name in names}
-    assert None not in own, "import from modules, by name"
-    assert own <= INTERNAL[module]
-    private = [name for name in names if name.split(".")[-1].startswith("_")]
-    assert not private, "a name that crosses modules is public"
-
-
-def module_of(name):
-    """The longest part of a dotted name that is a module."""
-    parts = name.split(".")
-    names = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
-    return next((name for name in names if name in MODULES), None)
-
-
-@every_module
-def test_no_input_or_output(module):
-    nodes = list(ast.walk(TREES[module]))
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    assert not names & FORBIDDEN_NAMES
+def test_git_hides_no_module():
+    paths = [str(path) for path in MODULES.values()]
+    done = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == ""

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import subspace_jax as ss
-from experiments import layout, predict, train
+from experiments.evaluation import layout, predict
+from experiments.training.run import make_run
 
 
 def layout_of(recipe, **changes):
     config = tiny.config(recipe, num_epochs=60, **changes)  # long enough for every schedule
-    run = train.make_run(config, tiny.dataset())
+    run = make_run(config, tiny.dataset())
     return layout.layout(run, predict.make_settings(config, run))
 
 

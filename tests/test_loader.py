@@ -6,11 +6,10 @@ import jpegs
 import numpy as np
 import pytest
 
-from experiments import loader
-from experiments.errors import UserError
-from experiments.loader import Batches, Loader, Options, Order
-from experiments.pictures import Pictures
-from experiments.records import find
+from experiments.data.decode import Pictures
+from experiments.data.jpegs import find
+from experiments.data.loader import TRAINING, Batches, Loader, Options, Order
+from experiments.system.errors import UserError
 
 BATCH, EPOCHS, SEED = 8, 2, 3
 NUM = len(jpegs.CLASSES) * jpegs.NUM_TRAIN - 5  # so that some are left out of every epoch
@@ -38,7 +37,7 @@ def batches_of(split, loader, *, seed=SEED, crop=True, order=None):
     return Batches(*split, order, loader.rows(BATCH), crop=crop, seed=seed, stream=loader_stream)
 
 
-loader_stream = loader.TRAINING
+loader_stream = TRAINING
 
 
 def streamed(split, first=0, count=None, process=(0, 1), seed=SEED, **changes):

@@ -1,6 +1,7 @@
 """One process in a workdir: who is refused, what is left, when the lock is given up."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cifar, lock, reproduce
-from experiments.errors import UserError
+from experiments import cifar
+from experiments.reproduce import __main__ as reproduce
+from experiments.system import lock
+from experiments.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLDER = """
@@ -18,22 +21,6 @@ import pathlib, sys
 from experiments import lock
 with lock.hold(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
-    sys.stdin.read()
-"""
-
-PARENT = """
-import os, pathlib, subprocess, sys
-from experiments import lock
-with lock.hold(pathlib.Path(sys.argv[1])):
-    subprocess.Popen([sys.executable, "-c", "input()"], stderr=subprocess.DEVNULL)
-    read, write = os.pipe()
-    if not os.fork():
-        os.write(write, b".")
-        sys.stdin.read()
-        os.write(1, b"forked ends\\n")
-        os._exit(0)
-    os.read(read, 1)
-    print("both run", flush=True)
     sys.stdin.read()
 """
 
@@ -53,6 +40,13 @@ def holder(tmp_path):
     yield process
     process.kill()
     process.communicate()
+
+
+def refuses(number):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 def contents(folder):
@@ -109,61 +103,18 @@ def test_a_killed_process_leaves_it_to_the_next(tmp_path, holder):
         pass
 
 
-def test_children_do_not_keep_it_when_their_parent_is_killed(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path / "run")],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "both run\n"
-    with (
-        pytest.raises(UserError, match=f"by process {process.pid} on"),
-        lock.hold(tmp_path / "run"),
-    ):
-        pass
-    process.kill()
-    process.wait()
-    with lock.hold(tmp_path / "run"):
-        pass
-    process.stdin.close()
-    assert process.stdout.read() == "forked ends\n"  # it was still there
-    process.stdout.close()
-
-
-def test_a_lock_that_its_holder_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):
-    original, calls = lock._lock, []
-
-    def slow(descriptor, path):
-        if not calls:
-            path.unlink()  # between opening and locking
-        calls.append(path)
-        original(descriptor, path)
-
-    monkeypatch.setattr(lock, "_lock", slow)
-    with lock.hold(tmp_path / "run"):
-        assert len(calls) == 2
-        assert json.loads((tmp_path / "run" / lock.LOCK).read_text())["process"] == os.getpid()
-
-
 def test_file_systems_without_locks_are_named_once(tmp_path, monkeypatch, capsys):
-    def refuse(descriptor, operation):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuses(errno.ENOLCK))
     with lock.hold(tmp_path / "run"):
         (tmp_path / "run" / "kept").write_text("")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
     said = capsys.readouterr().err
     assert said.startswith(f"{tmp_path / 'run'} can't be locked (No locks available): see to it")
     assert said.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
-    def refuse(path, *args):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    monkeypatch.setattr(lock.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuses(errno.EACCES))
     with (
         pytest.raises(UserError, match=r"run can't be written \(Permission denied\); mend that or"),
         lock.hold(tmp_path / "run"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from records import place, runs_of
 
-from experiments import claims, markdown, styles, summary
+from experiments import markdown
+from experiments.results import claims, styles, summary, tables
 
 
 def rows_of(*entries):
@@ -29,7 +30,7 @@ def test_rows_are_grouped_by_budget_and_sorted_by_the_cost_of_predictions():
         ("new", None, 1, 0.94),
         ("standard", 0.99, 1, 0.95),
     )
-    text = markdown.results({"table": rows, "verdict": ["One.", "Two."]})
+    text = tables.results({"table": rows, "verdict": ["One.", "Two."]})
     lines = text.splitlines()
     seen = [line.split(" | ")[2] for line in lines if line.startswith("| article")]
     assert seen == ["Standard", "Line", "Snapshot ensemble", "SAM", "new"]
@@ -52,14 +53,14 @@ def test_ends_are_not_in_the_readme_and_missing_metrics_are_empty():
     rows[1]["place"] = "endpoints"
     del rows[0]["nll"]
     rows[0]["ece"] = {"mean": None, "stderr": None}
-    text = markdown.results({"table": rows, "verdict": []})
+    text = tables.results({"table": rows, "verdict": []})
     assert "Line" not in text
     assert text.splitlines()[-1].endswith("| 90.00 ± 0.10 |  | not finite | 3 |")
 
 
 def test_tables_have_as_many_cells_in_every_line():
     runs = runs_of("standard", [0.9]) + runs_of("line", [0.9]) + runs_of("line", [0.9], noise=0.2)
-    text = markdown.results({"table": summary.table(runs), "verdict": []})
+    text = tables.results({"table": summary.table(runs), "verdict": []})
     counts = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert counts == {10}
 
@@ -165,14 +166,14 @@ def test_what_was_chosen_is_said_with_what_was_tried():
             )
         ],
     }
-    assert markdown.chosen_said(metrics) == [
+    assert tables.chosen_said(metrics) == [
         "Chosen by validation accuracy, article setting, clean labels: Dropout: dropout 0.15. "
         "Tried: dropout 0.05, 0.15.",
         "Chosen by validation accuracy, tuned setting, 20 % wrong labels: Line: learning rate 2, "
         "weight decay 0.0001; EMA: learning rate 0.1, weight decay 0.0001. "
         "Tried: learning rate 0.1, 2; weight decay 0.0001.",
     ]
-    assert markdown.chosen_said({}) == []
+    assert tables.chosen_said({}) == []
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cifar, job, placement, predict, suite, train
-from experiments.checkpoint import Checkpoints
-from experiments.data import Split
-from experiments.errors import UserError
-from experiments.suite import Entry
+from experiments import cifar
+from experiments.data.sets import Split
+from experiments.evaluation import predict
+from experiments.reproduce import records
+from experiments.reproduce.records import Entry
+from experiments.runs import job
+from experiments.runs.checkpoint import Checkpoints
+from experiments.system.errors import UserError
+from experiments.training import placement, steps
+from experiments.training.history import History
 from tests import compilations, tiny
 
 LAYOUTS = ["data=8", "data=4,endpoint=2"]
@@ -23,8 +28,8 @@ def make_run(mesh, recipe="line", **changes):
 
 
 def trained(run, state=None):
-    history = train.History(run)
-    for latest in train.fit(run, state or train.init_state(run), history):
+    history = History(run)
+    for latest in steps.fit(run, state or steps.init_state(run), history):
         state = latest
     return state
 
@@ -55,7 +60,7 @@ def main(file, workdir, mesh):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_begins_and_goes_on_as_on_one_device(layout):
     alone, spread = make_run(""), make_run(layout)
-    chex.assert_trees_all_equal(train.init_state(spread), train.init_state(alone))
+    chex.assert_trees_all_equal(steps.init_state(spread), steps.init_state(alone))
     state = trained(spread)
     chex.assert_trees_all_close(state, trained(alone), rtol=2e-3, atol=2e-4)
     shards = 1 if layout == "data=8" else 2
@@ -71,7 +76,7 @@ def test_predictions_are_those_of_one_device():
     def logits(run):
         config = tiny.config("line", batch_size=8, evaluation__batch_size=7)
         settings = predict.make_settings(config, run)
-        stack = train.init_state(run).endpoints
+        stack = steps.init_state(run).endpoints
         return predict.predict_networks(run, stack, test, settings)[0]["test"]
 
     np.testing.assert_allclose(
@@ -83,7 +88,7 @@ def test_a_suite_s_run_is_the_same_run_on_every_mesh():
     entries = [
         Entry("line", "article", 0.0, 0, tiny.config("line", mesh=mesh)) for mesh in ("", "data=8")
     ]
-    assert suite.digest(entries[0]) == suite.digest(entries[1])
+    assert records.digest(entries[0]) == records.digest(entries[1])
 
 
 @pytest.mark.parametrize("layout", ["", "data=4,endpoint=2"])
@@ -91,16 +96,16 @@ def test_the_program_of_a_run_is_not_compiled_again(layout):
     # A program of this test alone: what an earlier one compiled may be forgotten by now.
     run = make_run(layout, model__widths=(6,))
     trained(run)
-    state = train.init_state(run)
+    state = steps.init_state(run)
     with compilations.noted() as names:
-        train.compiled_call(run, state)
+        steps.compiled_call(run, state)
     assert "train_call" not in str(names)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_memory_is_known_before_the_first_step_and_nothing_is_compiled_twice(layout, capsys):
     run = make_run(layout, model__widths=(5,))  # a program that no other test compiles
-    state = train.init_state(run)
+    state = steps.init_state(run)
     with compilations.noted() as names:
         report = job.step_report(run, state)
         trained(run, state)
@@ -111,9 +116,9 @@ def test_memory_is_known_before_the_first_step_and_nothing_is_compiled_twice(lay
 
 
 def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
-    monkeypatch.setattr(train, "compiled_call", None)
+    monkeypatch.setattr(steps, "compiled_call", None)
     run = make_run("")
-    assert job.step_report(run, train.init_state(run)) is None
+    assert job.step_report(run, steps.init_state(run)) is None
     assert not capsys.readouterr().err
 
 
@@ -121,7 +126,7 @@ def test_a_run_that_will_not_fit_is_refused_before_its_first_step(tmp_path, monk
     original = job.memory_report
     limited = functools.partial(original, limit=1000)
     monkeypatch.setattr(job, "memory_report", limited)
-    monkeypatch.setattr(train, "fit", None)
+    monkeypatch.setattr(steps, "fit", None)
     assert main(data_file(tmp_path), tmp_path / "run", "data=8") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(r"A step needs .* and it has .* GiB; enlarge the axis (data|endpoint)", said)
@@ -131,7 +136,7 @@ def test_a_run_that_will_not_fit_is_refused_before_its_first_step(tmp_path, monk
 def test_a_batch_is_computed_by_all_devices():
     """The convolutions of the compiled call are those of an eighth of the batch."""
     run = make_run("data=4,endpoint=2")
-    text = train.compiled_call(run, train.init_state(run)).as_text()
+    text = steps.compiled_call(run, steps.init_state(run)).as_text()
     batches = {int(size) for size in re.findall(r"f32\[(\d+),8,8,4\]\S* convolution", text)}
     assert batches == {1}
 
@@ -165,11 +170,11 @@ def test_bad_input(changes, sentence):
 def test_a_run_goes_on_from_a_checkpoint_of_another_mesh(tmp_path):
     first, second = make_run("data=4,endpoint=2"), make_run("data=8")
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    for state in train.fit(first, train.init_state(first), train.History(first)):
+    for state in steps.fit(first, steps.init_state(first), History(first)):
         if int(state.step) == 5:
             break
     checkpoints.save(5, state, {})
     checkpoints.close()
-    found, _ = Checkpoints(tmp_path / "checkpoints").restore(train.init_state(second))
+    found, _ = Checkpoints(tmp_path / "checkpoints").restore(steps.init_state(second))
     state = trained(second, placement.place(second.program.model.mesh, found))
     chex.assert_trees_all_close(state, trained(make_run("")), rtol=2e-3, atol=2e-4)

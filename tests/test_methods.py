@@ -12,9 +12,18 @@ import pytest
 import tiny
 
 import subspace_jax as ss
-from experiments import methods, train
-from experiments.errors import UserError
-from experiments.methods import AVERAGES, KINDS, SCHEDULES, Hyperparameters, Length, make_method
+from experiments.configs import recipes
+from experiments.system.errors import UserError
+from experiments.training import methods
+from experiments.training.methods import (
+    AVERAGES,
+    KINDS,
+    SCHEDULES,
+    Hyperparameters,
+    Length,
+    make_method,
+)
+from experiments.training.steps import init_state
 
 # kind -> a recipe that has it
 OF_KIND = {"simplex": "simplex_3", "layerwise_simplex": "layerwise_simplex_3"}
@@ -155,8 +164,8 @@ def test_others_have_one_initialisation_an_endpoint(kind):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_matched_training_starts_at_the_mean_of_the_endpoints_that_it_is_matched_to(kind, m, seed):
     config = {"subspace__num_endpoints": m, "seed": seed}
-    start = train.init_state(tiny.run("standard_matched", **config)).endpoints
-    endpoints = train.init_state(tiny.run(OF_KIND[kind], **config)).endpoints
+    start = init_state(tiny.run("standard_matched", **config)).endpoints
+    endpoints = init_state(tiny.run(OF_KIND[kind], **config)).endpoints
     chex.assert_tree_shape_prefix(endpoints, (m,))
     mean = jax.tree.map(lambda leaf: np.asarray(leaf).mean(0, keepdims=True), endpoints)
     chex.assert_trees_all_close(start, mean, rtol=1e-6, atol=1e-7)
@@ -468,7 +477,7 @@ def test_unknown_kinds_are_refused(kind):
     with pytest.raises(
         UserError, match=f"^Unknown kind '{kind}'; choose one of standard, .*simplex"
     ):
-        methods.default_num_endpoints(kind)
+        recipes.default_num_endpoints(kind)
     config = tiny.config()
     config.kind = kind
     with pytest.raises(UserError, match=f"^Unknown kind '{kind}'"):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.errors import UserError
-from experiments.models import IMAGENET_RESNETS, CifarResNet, ConvNet, ImageNetResNet, make_network
+from experiments.system.errors import UserError
+from experiments.training.models import IMAGENET_RESNETS, make_network
+from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
 
 NETWORKS = {
     "conv_net": ConvNet(num_classes=3, widths=(4, 8)),

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from experiments import outside
-from experiments.data import Split
-from experiments.errors import UserError
-from experiments.outside import load_outside
+from experiments.data import ood
+from experiments.data.ood import load_outside
+from experiments.data.sets import Split
+from experiments.system.errors import UserError
 
 
 def split_of(count=6, shape=(8, 8, 3), seed=0):
@@ -17,7 +17,7 @@ def split_of(count=6, shape=(8, 8, 3), seed=0):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 7, 3)])
-@pytest.mark.parametrize("name", outside.MADE)
+@pytest.mark.parametrize("name", ood.MADE)
 def test_what_is_made_looks_like_the_test_images_and_is_the_same_each_time(name, shape):
     like = split_of(shape=shape)
     before = like.images.copy()
@@ -111,7 +111,7 @@ def test_unknown_names_are_refused_with_those_that_are_known(name):
     with pytest.raises(UserError) as refused:
         load_outside(name, split_of())
     assert repr(name) in str(refused.value)
-    for known in (*outside.MADE, "svhn", "cifar10", "cifar100", "fashion_mnist", ".npz"):
+    for known in (*ood.MADE, "svhn", "cifar10", "cifar100", "fashion_mnist", ".npz"):
         assert known in str(refused.value)
 
 
@@ -126,27 +126,27 @@ def test_data_sets_are_read_by_their_names(monkeypatch, name, full):
         asked.append(arguments)
         return images, np.zeros(4)
 
-    monkeypatch.setattr(outside.data, "read_prepared", read_prepared)
+    monkeypatch.setattr(ood.prepared, "read_prepared", read_prepared)
     np.testing.assert_array_equal(load_outside(name, split_of(), "/there"), images)
     assert asked == [(full, "/there", "test")]
 
 
 def test_grey_images_are_coloured_and_small_ones_bordered_with_black(monkeypatch):
     grey = 1 + split_of(4, (5, 6, 1)).images // 2
-    monkeypatch.setattr(outside.data, "read_prepared", lambda *_: (grey, None))
+    monkeypatch.setattr(ood.prepared, "read_prepared", lambda *_: (grey, None))
     found = load_outside("fashion_mnist", split_of(shape=(8, 8, 3)))
     assert (found.shape, found.dtype) == ((4, 8, 8, 3), np.uint8)
     for channel in range(3):
         np.testing.assert_array_equal(found[:, 1:6, 1:7, channel], grey[..., 0])
     assert (found > 0).sum() == 3 * grey.size
     # A model of grey images has no use for colours.
-    monkeypatch.setattr(outside.data, "read_prepared", lambda *_: (split_of().images, None))
+    monkeypatch.setattr(ood.prepared, "read_prepared", lambda *_: (split_of().images, None))
     with pytest.raises(UserError, match=r"\[8, 8, 3\] but .* \[8, 8, 1\]; convert"):
         load_outside("fashion_mnist", split_of(shape=(8, 8, 1)))
 
 
 def test_larger_images_are_not_cut(monkeypatch):
-    monkeypatch.setattr(outside.data, "read_prepared", lambda *_: (split_of().images, None))
+    monkeypatch.setattr(ood.prepared, "read_prepared", lambda *_: (split_of().images, None))
     with pytest.raises(
         UserError, match=r"svhn_cropped has test images uint8 \[8, 8, 3\] but .*\[5, 5"
     ):

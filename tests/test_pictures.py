@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import pictures
-from experiments.errors import UserError
-from experiments.pictures import NUM_DRAWS, Mapped, Pictures, Unreadable
+from experiments.data import decode
+from experiments.data.decode import NUM_DRAWS, Mapped, Pictures, Unreadable
+from experiments.system.errors import UserError
 
 
 class Encoded(list):
@@ -86,7 +86,7 @@ def test_crops_lie_in_the_image_and_have_the_areas_and_ratios_that_they_may():
     rng = np.random.default_rng(0)
     areas, ratios = [], []
     for _ in range(2000):
-        left, top, right, bottom = pictures._crop_box(500, 375, rng.random((10, 4)))
+        left, top, right, bottom = decode._crop_box(500, 375, rng.random((10, 4)))
         assert 0 <= left < right <= 500
         assert 0 <= top < bottom <= 375
         areas.append((right - left) * (bottom - top) / (500 * 375))
@@ -99,7 +99,7 @@ def test_crops_lie_in_the_image_and_have_the_areas_and_ratios_that_they_may():
 
 @pytest.mark.parametrize(("width", "height"), [(400, 20), (20, 400), (1, 1)])
 def test_where_no_crop_fits_the_centre_is_taken(width, height):
-    left, top, right, bottom = pictures._crop_box(width, height, np.full((10, 4), 0.999))
+    left, top, right, bottom = decode._crop_box(width, height, np.full((10, 4), 0.999))
     assert abs(left - (width - right)) <= 1
     assert abs(top - (height - bottom)) <= 1
     assert 3 / 4 - 0.01 <= (right - left) / (bottom - top) <= 4 / 3 + 0.1
@@ -108,7 +108,7 @@ def test_where_no_crop_fits_the_centre_is_taken(width, height):
 def test_a_crop_is_the_part_that_was_drawn_and_flips_mirror_it():
     one = Pictures.of(Encoded([encode(ramp(120, 160))]), 16)
     draws = draws_of(area=0.2)
-    left, top, right, bottom = pictures._crop_box(160, 120, draws[1:].reshape(10, 4))
+    left, top, right, bottom = decode._crop_box(160, 120, draws[1:].reshape(10, 4))
     image = one.cropped(0, draws)
     assert image.shape == (16, 16, 3)
     np.testing.assert_allclose(image[[0, -1], 8, 0], [top + 2, bottom - 3], atol=4)
@@ -133,8 +133,8 @@ def test_a_function_of_others_is_made_where_it_is_indexed(some):
 
     mapped = Mapped(some, function)
     assert mapped.shape == some.shape
-    assert pictures.is_lazy(mapped)
+    assert decode.is_lazy(mapped)
     np.testing.assert_array_equal(
         mapped[[4, 2]], some[[4, 2]] + np.uint8([4, 2])[:, None, None, None]
     )
-    assert not pictures.is_lazy(mapped[:])
+    assert not decode.is_lazy(mapped[:])

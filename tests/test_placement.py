@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import placement, plan, predict, suite, train
 from experiments.configs.suites import get_config
-from experiments.data import Split
-from experiments.errors import UserError
-from experiments.suite import Entry
-from experiments.together import Together
+from experiments.data.sets import Split
+from experiments.evaluation import predict
+from experiments.reproduce import plan, scheduler
+from experiments.reproduce.records import Entry
+from experiments.system.errors import UserError
+from experiments.training import placement, steps
+from experiments.training import run as training_run
+from experiments.training.groups import Together
 from subspace_jax import sharding
 from tests import compilations, tiny
 from tests.test_together import train_together, trained
@@ -30,7 +33,7 @@ def make_run(slot, mesh="run=8", recipe="line", **changes):
         recipe, seed=slot or 0, mesh=mesh, batch_size=8, optimizer__learning_rate=rate, **changes
     )
     split = Split(DATA.train.images, np.roll(DATA.train.labels, slot or 0))
-    return train.make_run(config, DATA._replace(train=split), slot)
+    return training_run.make_run(config, DATA._replace(train=split), slot)
 
 
 def alone(run):
@@ -68,7 +71,7 @@ def compiled(mesh, count):
     """The text of the program of a group's calls."""
     runs = [make_run(slot, mesh) for slot in range(count)]
     whole = placement.beside([run.program.model.mesh for run in runs])
-    states = placement.joined(whole, [[train.init_state(run)] for run in runs])
+    states = placement.joined(whole, [[steps.init_state(run)] for run in runs])
     index = jnp.arange(8).reshape(1, 8)
     others = placement.joined(
         whole, [[(run.hyper, jax.random.key(0), run.labels, index)] for run in runs]
@@ -76,7 +79,7 @@ def compiled(mesh, count):
     images = placement.shared(whole, [run.images for run in runs])
     program = runs[0].program
     program = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=whole))
-    lowered = train.train_apart.lower(states, others, images, program=program, unroll=True)
+    lowered = steps.train_apart.lower(states, others, images, program=program, unroll=True)
     return lowered.compile().as_text()
 
 
@@ -115,11 +118,11 @@ def test_a_group_s_record_is_that_of_its_runs_alone(tmp_path):
 
         def run_one(entry, advance):
             folder, never = tmp_path / str(at_once), lambda: False
-            return suite.run_entry(
+            return scheduler.run_entry(
                 entry, advance, folder=folder, requested=never, together=together
             )
 
-        outcome = suite.run_all(entries, run_one, 1, together)
+        outcome = scheduler.run_all(entries, run_one, 1, together)
         assert not outcome.failures
         return outcome.records
 
@@ -168,7 +171,7 @@ def test_recalibration_is_split_over_as_many_devices_as_divide_the_batch():
         run = make_run(None, mesh)
         config = tiny.config("line", batch_size=8, evaluation__recalibration_batch_size=12)
         settings = predict.make_settings(config, run)
-        stack = train.init_state(run).endpoints
+        stack = steps.init_state(run).endpoints
         stats.append(predict.recalibrated(run, stack, settings)[0].stats)
     chex.assert_trees_all_close(*stats, rtol=1e-4, atol=1e-5)
     batch = next(iter(predict.recalibration_batches(run, settings)))

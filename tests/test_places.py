@@ -14,10 +14,11 @@ from stacks import normal
 from untrained import TEST, VALIDATION, untrained
 
 import subspace_jax as ss
-from experiments import evaluate, places, predict, train
-from experiments.corrupted import Corrupted
-from experiments.data import Split
-from experiments.layout import DRAWS_STREAM
+from experiments.data.corrupted import Corrupted
+from experiments.data.sets import Split
+from experiments.evaluation import evaluate, predict, predictors
+from experiments.evaluation.layout import DRAWS_STREAM
+from experiments.training import model
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
 FIRST, MIDDLE, LAST = range(3)  # the points of the line
@@ -39,7 +40,7 @@ CORRUPTED = {
     "pale": {1: 128 + TEST.images // 2, 4: 224 + TEST.images // 8},
 }
 NOISE = np.random.default_rng(5).integers(0, 256, (30, 8, 8, 1), np.uint8)
-SHIFTED = places.Shifted(
+SHIFTED = predictors.Shifted(
     {
         name: {
             severity: functools.partial(Corrupted, Split(images, TEST.labels), "made up")
@@ -113,7 +114,7 @@ def assert_place(record, probs, passes):
 def test_all_metrics_are_those_of_the_probabilities():
     probs = scipy.special.softmax(2 * normal(0, 90, 3).astype(np.float64), axis=1)
     labels = np.random.default_rng(1).integers(0, 3, 90)
-    record = places.all_metrics(np.log(probs), labels, num_bins=7)
+    record = predictors.all_metrics(np.log(probs), labels, num_bins=7)
     assert_metrics(jax.device_get(record), probs, labels, num_bins=7)
 
 
@@ -122,7 +123,7 @@ def test_a_curve_of_risks_keeps_its_ends_and_at_most_fifty_points(line, size):
     labels = np.random.default_rng(0).integers(0, 3, size).astype(np.int32)
     probs = scipy.special.softmax(normal(1, size, 3), axis=1)
     splits = {"test": Split(np.zeros((size, 8, 8, 1), np.uint8), labels)}
-    work = places.Evaluation(line.run, splits, line.settings, predict.no_wrap, SHIFTED, ())
+    work = predictors.Evaluation(line.run, splits, line.settings, predict.no_wrap, SHIFTED, ())
     record = work.place({"test": jnp.log(probs)}, 3)
     assert record["inference_passes"] == 3
     curve = record["risk_coverage"]
@@ -221,7 +222,7 @@ def test_monte_carlo_dropout_is_the_mean_of_the_probabilities_of_its_passes(resu
 
 def test_the_seed_of_a_run_drops_the_units(line, results):
     again, other = (
-        evaluated(line._replace(run=line.run._replace(seed=seed)), shifted=places.Shifted())
+        evaluated(line._replace(run=line.run._replace(seed=seed)), shifted=predictors.Shifted())
         for seed in (0, 1)
     )
     nll = {
@@ -272,7 +273,7 @@ def test_adapted_networks_predict_with_statistics_of_the_corrupted_images(
         for severity, images in severities.items():
             # In training mode a batch of all of them normalises itself.
             logits = [
-                train.training_logits(
+                model.training_logits(
                     line.run.program.model,
                     jax.tree.map(lambda x, i=i: x[i], networks.params),
                     jnp.asarray(images),
@@ -305,7 +306,7 @@ def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, n
     columns = np.array([2, 0])
     images, labels = TEST.images[:20], np.arange(20, dtype=np.int32) % 2
     corrupted = Corrupted(Split(images, labels), "two of three classes", columns)
-    shifted = places.Shifted({"some": {2: lambda: corrupted}})
+    shifted = predictors.Shifted({"some": {2: lambda: corrupted}})
     record = evaluated(line, shifted=shifted, robust=("midpoint",))["places"]["midpoint"]
     probs = probs_of(logits_of(line, networks.take([MIDDLE]), images)[..., columns])
     assert_short(record["corruptions"]["some"]["2"], probs, labels)
@@ -336,7 +337,7 @@ def test_other_images_are_made_only_for_the_places_that_predict_them(line, resul
     def never():
         raise AssertionError("made")
 
-    never_made = places.Shifted({"dark": {1: never}}, {"noise": never})
+    never_made = predictors.Shifted({"dark": {1: never}}, {"noise": never})
     found = evaluated(line, shifted=never_made, robust=())["places"]
     kinds = {f"{prefix}corruptions{end}" for prefix in ("", "adapted_") for end in ("", "_mce")}
     for name, record in results["places"].items():
@@ -421,7 +422,7 @@ def test_a_greedy_soup_keeps_what_does_not_harm_it_on_validation_data(snapshots,
             soup.append(i)
     assert sorted(soup) == members
     splits = {"test": TEST, "validation": validation}
-    found = evaluated(made, splits, places.Shifted())["places"]["greedy soup"]
+    found = evaluated(made, splits, predictors.Shifted())["places"]["greedy soup"]
     close(found["weights"], np.isin(range(3), soup) / len(soup))
     assert found["validation"]["accuracy"] == pytest.approx(score(soup))
 
@@ -437,7 +438,7 @@ def test_a_greedy_soup_keeps_what_does_not_harm_it_on_validation_data(snapshots,
 def test_methods_have_the_places_that_belong_to_them(recipe, names):
     changes = {"average__num_samples": 2, "num_epochs": 30, "optimizer__warmup_epochs": 0}
     made = untrained(recipe, **(CHANGES | changes))
-    found = evaluated(made, shifted=places.Shifted())["places"].keys()
+    found = evaluated(made, shifted=predictors.Shifted())["places"].keys()
     assert found == names | {"mc ensemble"}
 
 

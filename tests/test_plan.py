@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import plan, recipes
-from experiments.configs import suites
-from experiments.errors import UserError
+from experiments.configs import recipes, suites
+from experiments.reproduce import plan
+from experiments.system.errors import UserError
 
 NAMES = ("digits", "cifar10-small", "cifar10-full")
 

@@ -9,7 +9,12 @@ import synthetic_metrics
 import tiny
 
 import subspace_jax as ss
-from experiments import files, plane, predict, train, weights, workdir
+from experiments import plane
+from experiments.evaluation import predict
+from experiments.runs import workdir
+from experiments.system import files
+from experiments.training import steps, weights
+from experiments.training.run import make_run, one_network
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def finished(npz, tmp_path):
         folder = tmp_path / recipe
         config = tiny.config(recipe, dataset="tiny", data_dir=npz, **changes)
         workdir.prepare(folder, config, overwrite=False)
-        stack = train.init_state(tiny.run(networks or recipe, **changes)).endpoints
+        stack = steps.init_state(tiny.run(networks or recipe, **changes)).endpoints
         weights.save(folder / workdir.WEIGHTS, stack)
         kind = "simplex" if recipe == "simplex_3" else recipe
         metrics = synthetic_metrics.run_metrics(kind) | {"config": json.loads(config.to_json())}
@@ -45,8 +50,8 @@ def test_the_plane_of_one_network_is_around_it_and_in_its_report(finished, npz, 
     assert np.shape(found["nll"]) == np.shape(found["accuracy"]) == (3, 3)
 
     config = tiny.config("standard", dataset="tiny", data_dir=npz)
-    run = train.make_run(config, tiny.dataset())
-    stack = weights.load(folder / "weights.npz", train.one_network(run))
+    run = make_run(config, tiny.dataset())
+    stack = weights.load(folder / "weights.npz", one_network(run))
     splits = {"test": tiny.dataset().test}
     settings = predict.make_settings(config, run)
     logits, _, _ = predict.predict_networks(run, stack, splits, settings)

@@ -12,9 +12,10 @@ import tiny
 from untrained import TEST, untrained
 
 import subspace_jax as ss
-from experiments import predict, train
-from experiments.data import Split
-from experiments.errors import UserError
+from experiments.data.sets import Split
+from experiments.evaluation import predict
+from experiments.system.errors import UserError
+from experiments.training.model import training_logits
 
 SPLITS = {"test": TEST}
 ALPHAS = np.float32([0, 0.25, 0.5, 0.75, 1])
@@ -177,7 +178,7 @@ def test_adapted_networks_have_the_statistics_of_the_very_images(line, predicted
     found = predict.predict(model, own, images, settings)
     for i in range(len(ALPHAS)):  # a batch of all of them normalises itself
         params = jax.tree.map(lambda x, i=i: x[i], networks.params)
-        expected, _ = train.training_logits(model, params, jnp.asarray(images))
+        expected, _ = training_logits(model, params, jnp.asarray(images))
         close(found[i], expected)
     assert np.abs(found - predict.predict(model, networks, images, settings)).max() > 0.1
 

@@ -15,7 +15,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
 from experiments import prepare
-from experiments.errors import UserError
+from experiments.data import tfds as tfds_module
+from experiments.data.tfds import Cifar10, stock_builder
+from experiments.system.errors import UserError
 
 NAMES = ("cifar10", "cifar100")
 NOWHERE = "http://127.0.0.1:9"  # the discard port: refused at once
@@ -51,7 +53,7 @@ def web(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stock_builder_opens_what_the_archive_holds(name, tmp_path, monkeypatch):
     fake = fake_cifar.place(name, tmp_path, monkeypatch)
-    folder = prepare.prepare(name, str(tmp_path))
+    folder = tfds_module.prepare(name, str(tmp_path))
 
     builder = tfds.builder(name, data_dir=tmp_path)
     assert builder.is_prepared()
@@ -76,7 +78,7 @@ def test_the_stock_builder_opens_what_the_archive_holds(name, tmp_path, monkeypa
 def test_records_are_those_of_the_stock_builder(name, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
     fake = fake_cifar.place(name, tmp_path, monkeypatch)
-    prepare.prepare(name, str(tmp_path))
+    tfds_module.prepare(name, str(tmp_path))
     stock = fake_cifar.stock_builder(
         name, tmp_path / "stock", monkeypatch, file_format="array_record"
     )
@@ -89,18 +91,18 @@ def test_records_are_those_of_the_stock_builder(name, tmp_path, monkeypatch):
         ):
             assert ours.keys() == theirs.keys()
             assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    assert prepare.stock_builder(name, str(tmp_path)).info.features.to_json() == (
+    assert stock_builder(name, str(tmp_path)).info.features.to_json() == (
         stock.info.features.to_json()
     )
 
 
 def test_preparing_twice_does_it_once(tmp_path, monkeypatch):
     fake = fake_cifar.place("cifar10", tmp_path, monkeypatch)
-    folder = prepare.prepare("cifar10", str(tmp_path))
+    folder = tfds_module.prepare("cifar10", str(tmp_path))
     before = files_below(tmp_path)
     fake.archive.unlink()
     fake_cifar.set_url("cifar10", f"{NOWHERE}/cifar-10-binary.tar.gz", monkeypatch)
-    assert prepare.prepare("cifar10", str(tmp_path)) == folder
+    assert tfds_module.prepare("cifar10", str(tmp_path)) == folder
     assert set(before) - set(files_below(tmp_path)) == {"downloads/manual/cifar-10-binary.tar.gz"}
 
 
@@ -108,7 +110,7 @@ def test_the_archive_is_downloaded_and_not_kept(tmp_path, monkeypatch, web, caps
     fake = fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
     url = f"{web(fake.archive.parent)}/{fake.archive.name}"
     fake_cifar.set_url("cifar10", url, monkeypatch)
-    prepare.prepare("cifar10", str(tmp_path / "data"))
+    tfds_module.prepare("cifar10", str(tmp_path / "data"))
     assert len(read("cifar10", tmp_path / "data", "train")) == fake_cifar.NUM_TRAIN
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["cifar10"]
     assert capsys.readouterr().out == ""
@@ -126,7 +128,7 @@ def test_a_wrong_checksum_is_refused_and_leaves_nothing(placed, tmp_path, monkey
     before = files_below(data)
     source = target if placed else url
     with pytest.raises(UserError, match=rf"^{source} is not the published .* size or sha256"):
-        prepare.prepare("cifar10", str(data))
+        tfds_module.prepare("cifar10", str(data))
     assert files_below(data) == before
     assert not tfds.builder("cifar10", data_dir=data).is_prepared()
 
@@ -137,19 +139,19 @@ def test_the_published_checksums_are_known(name, tmp_path):
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"something else")
     with pytest.raises(UserError, match=f"^{archive} is not the published {archive.name}"):
-        prepare.prepare(name, str(tmp_path))
+        tfds_module.prepare(name, str(tmp_path))
 
 
 def test_an_archive_without_a_known_checksum_is_refused(tmp_path, monkeypatch):
     fake_cifar.place("cifar10", tmp_path, monkeypatch)
     monkeypatch.setattr(checksums, "get_all_url_infos", dict)
     with pytest.raises(ValueError, match="Missing checksums url"):
-        prepare.prepare("cifar10", str(tmp_path))
+        tfds_module.prepare("cifar10", str(tmp_path))
 
 
 def test_a_failure_half_way_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch):
     fake_cifar.place("cifar10", tmp_path, monkeypatch)
-    complete = prepare.Cifar10._generate_examples
+    complete = Cifar10._generate_examples
 
     def broken(self, prefix, batches):
         yield from list(complete(self, prefix, batches))[:3]
@@ -158,11 +160,11 @@ def test_a_failure_half_way_leaves_nothing_and_can_be_repeated(tmp_path, monkeyp
 
     before = files_below(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.Cifar10, "_generate_examples", broken)
+        patch.setattr(Cifar10, "_generate_examples", broken)
         with pytest.raises(UserError, match="could not be prepared .*No space left"):
-            prepare.prepare("cifar10", str(tmp_path))
+            tfds_module.prepare("cifar10", str(tmp_path))
     assert files_below(tmp_path) == before
-    prepare.prepare("cifar10", str(tmp_path))
+    tfds_module.prepare("cifar10", str(tmp_path))
     assert len(read("cifar10", tmp_path, "test")) == fake_cifar.NUM_TEST
 
 
@@ -172,7 +174,7 @@ def test_no_network_is_told_at_once(tmp_path, monkeypatch):
     data = tmp_path / "data"
     start = time.monotonic()
     with pytest.raises(UserError, match="cannot be reached") as caught:
-        prepare.prepare("cifar10", str(data))
+        tfds_module.prepare("cifar10", str(data))
     assert time.monotonic() - start < 20
     for hint in (
         f"not prepared in {data}",
@@ -188,27 +190,27 @@ def test_an_address_that_answers_with_an_error_is_told(tmp_path, monkeypatch, we
     fake_cifar.place("cifar10", tmp_path / "elsewhere", monkeypatch)
     fake_cifar.set_url("cifar10", f"{web(tmp_path)}/cifar-10-binary.tar.gz", monkeypatch)
     with pytest.raises(UserError, match=r"cannot be reached \(HTTPError\)"):
-        prepare.prepare("cifar10", str(tmp_path / "data"))
+        tfds_module.prepare("cifar10", str(tmp_path / "data"))
 
 
 def test_an_incomplete_folder_is_named(tmp_path):
     folder = tmp_path / "cifar10" / "3.0.2"
     folder.mkdir(parents=True)
     with pytest.raises(UserError, match=f"^{folder} exists and holds no complete cifar10: remove"):
-        prepare.prepare("cifar10", str(tmp_path))
+        tfds_module.prepare("cifar10", str(tmp_path))
 
 
 def test_a_data_dir_that_is_a_file_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setattr(prepare, "_check_connection", lambda *_: None)
+    monkeypatch.setattr(tfds_module, "_check_connection", lambda *_: None)
     with pytest.raises(UserError, match=f"could not be prepared in {file}"):
-        prepare.prepare("cifar10", str(file))
+        tfds_module.prepare("cifar10", str(file))
 
 
 def test_a_data_dir_may_start_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    builder = prepare.stock_builder("cifar10", "~/data")
+    builder = stock_builder("cifar10", "~/data")
     assert str(builder.data_dir) == str(tmp_path / "data" / "cifar10" / "3.0.2")
 
 

@@ -5,11 +5,18 @@ import re
 import pytest
 import tiny
 
-from experiments import recipes
+from experiments.configs import recipes
 from experiments.configs.base import base_config
-from experiments.errors import UserError
-from experiments.methods import KINDS, Length, make_method
-from experiments.recipes import NEEDS, PRODUCTS, RECIPES, check_recipe, places_of, product_of
+from experiments.configs.recipes import (
+    NEEDS,
+    PRODUCTS,
+    RECIPES,
+    check_recipe,
+    places_of,
+    product_of,
+)
+from experiments.system.errors import UserError
+from experiments.training.methods import KINDS, Length, make_method
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 every_product = pytest.mark.parametrize("product", PRODUCTS)

@@ -10,9 +10,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments import data, records
-from experiments.errors import UserError
-from experiments.pictures import Pictures
+from experiments.data import jpegs as jpegs_module
+from experiments.data import sets
+from experiments.data.decode import Pictures
+from experiments.data.jpegs import class_names, find
+from experiments.system.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def root(template, tmp_path):
 
 def load(root, **changes):
     values = {"image_size": jpegs.SIDE, "validation_size": 0} | changes
-    return data.load("imagenet", str(root), **values)
+    return sets.load("imagenet", str(root), **values)
 
 
 # Folders
@@ -37,8 +39,8 @@ def load(root, **changes):
 def test_images_come_by_class_then_file(root):
     (root / "train" / "notes.txt").write_text("not a class")
     (root / "train" / ".hidden").mkdir()
-    found = records.find(str(root))
-    assert found.classes == records.class_names(str(root)) == jpegs.CLASSES
+    found = find(str(root))
+    assert found.classes == class_names(str(root)) == jpegs.CLASSES
     names = [found.train.name(i) for i in range(len(found.train))]
     assert names == sorted(map(str, (root / "train").glob("*/*.JPEG")))
     expected = np.repeat(np.arange(4), jpegs.NUM_TRAIN)
@@ -51,8 +53,8 @@ def test_images_come_by_class_then_file(root):
 def test_a_part_is_held_out_by_the_seed_as_of_other_data_sets(root):
     parts = load(root, validation_size=7, split_seed=1)
     count = 4 * jpegs.NUM_TRAIN
-    numbers = data.Split(np.arange(count), np.arange(count))
-    rest, held_out = data.hold_out(numbers, 7, 1)
+    numbers = sets.Split(np.arange(count), np.arange(count))
+    rest, held_out = sets.hold_out(numbers, 7, 1)
     np.testing.assert_array_equal(parts.train.images.chosen, rest.images)
     np.testing.assert_array_equal(parts.validation.images.chosen, held_out.images)
     labels = np.repeat(np.arange(4), jpegs.NUM_TRAIN)
@@ -109,7 +111,7 @@ def test_sizes_that_cannot_be_are_refused(root, tmp_path):
     with pytest.raises(UserError, match=r"^config\.image_size is 0; use 224, 64 or"):
         load(root, image_size=0)
     with pytest.raises(UserError, match=r"^config\.image_size is 64 but the images of digits"):
-        data.load("digits", validation_size=0, image_size=64)
+        sets.load("digits", validation_size=0, image_size=64)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
@@ -162,8 +164,8 @@ def prepared(tmp_path_factory):
 
 def test_tfds_has_the_images_of_the_folders(prepared):
     folder, prepared = prepared
-    found, expected = records.find(str(prepared)), records.find(str(folder))
-    assert found.classes == expected.classes == records.class_names(str(prepared))
+    found, expected = find(str(prepared)), find(str(folder))
+    assert found.classes == expected.classes == class_names(str(prepared))
     for part in ("train", "test"):
         one, other = getattr(found, part), getattr(expected, part)
         labels, other_labels = (getattr(x, f"{part}_labels") for x in (found, expected))
@@ -177,13 +179,13 @@ def test_tfds_has_the_images_of_the_folders(prepared):
 
 
 def test_labels_of_tfds_are_read_once(prepared, monkeypatch):
-    first = records.find(str(prepared[1]))
-    monkeypatch.setattr(records, "_read_labels", None)
-    np.testing.assert_array_equal(records.find(str(prepared[1])).train_labels, first.train_labels)
+    first = find(str(prepared[1]))
+    monkeypatch.setattr(jpegs_module, "_read_labels", None)
+    np.testing.assert_array_equal(find(str(prepared[1])).train_labels, first.train_labels)
 
 
 def test_pictures_of_tfds_can_be_sent_to_processes(prepared):
-    pictures = Pictures.of(records.find(str(prepared[1])).train, jpegs.SIDE)
+    pictures = Pictures.of(find(str(prepared[1])).train, jpegs.SIDE)
     again = cloudpickle.loads(cloudpickle.dumps(pictures))
     np.testing.assert_array_equal(again[:3], pictures[:3])
 

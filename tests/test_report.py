@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import pytest
 import synthetic_metrics
 
-from experiments import claims, figures, report, suite_figures
 from experiments.configs.suites import FIGURES
-from experiments.report import document
-from experiments.styles import MCE, METRICS, QUANTITIES, SUBSPACES, style_of
+from experiments.report import document, headlines, pages, run_figures, suite_figures, tables
+from experiments.results import claims
+from experiments.results.styles import MCE, METRICS, QUANTITIES, SUBSPACES, style_of
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -52,8 +52,8 @@ class Page(HTMLParser):
 
 
 def _page(metrics, draw=lambda metrics: {}):
-    pictures = {name: figures.png(figure) for name, figure in draw(metrics).items()}
-    return Page(report.page(metrics, pictures))
+    pictures = {name: run_figures.png(figure) for name, figure in draw(metrics).items()}
+    return Page(pages.page(metrics, pictures))
 
 
 def draw_suite(metrics):
@@ -73,7 +73,7 @@ def suite_page(suite):
 @pytest.fixture(scope="module", params=["standard", "line", "simplex"])
 def run_page(request):
     metrics = synthetic_metrics.run_metrics(request.param)
-    return metrics, _page(metrics, figures.run_figures)
+    return metrics, _page(metrics, run_figures.run_figures)
 
 
 def cells_of(row):
@@ -154,7 +154,7 @@ def test_suite_page_says_what_it_is(suite, name, scale, words):
 )
 def test_the_caption_of_snow_says_where_it_comes_from(suite, source, words):
     run = {"evaluation": {"corruption_source": source}}
-    page = report.page(suite | {"config": suite["config"] | {"run": run}}, {"fig6": b"png"})
+    page = pages.page(suite | {"config": suite["config"] | {"run": run}}, {"fig6": b"png"})
     assert words in page
     assert "{snow}" not in page
 
@@ -162,19 +162,19 @@ def test_the_caption_of_snow_says_where_it_comes_from(suite, source, words):
 def test_pages_refer_to_nothing_outside(suite_page, run_page):
     for page in (suite_page, run_page[1]):
         assert page.links
-        assert all(link.startswith("data:") for link in page.links)
+        assert all(link.startswith(("data:", "#")) for link in page.links)
 
 
 def test_pages_import_no_style(suite):
-    assert not re.search(r"@import|url\((?!#)|https?://", report.page(suite, {}))
+    assert not re.search(r"@import|url\((?!#)|https?://", pages.page(suite, {}))
 
 
 def test_pages_run_no_script_but_their_own(suite, suite_page, run_page):
     assert suite_page.scripts == 0
-    assert "script-src" not in report.page(suite, {})
+    assert "script-src" not in pages.page(suite, {})
     metrics, page = run_page
     assert page.scripts == 2  # the data, and what draws them
-    text = report.page(metrics, {})
+    text = pages.page(metrics, {})
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in text
@@ -197,9 +197,9 @@ def test_every_picture_has_words(suite_page, run_page):
 
 
 def test_every_figure_of_a_suite_has_a_caption(suite):
-    picture = figures.png(draw_suite(suite)["reliability"])
+    picture = run_figures.png(draw_suite(suite)["reliability"])
     for name in (*FIGURES, "reliability"):
-        (image,) = Page(report.page(suite, {name: picture})).images
+        (image,) = Page(pages.page(suite, {name: picture})).images
         assert image["alt"] != name
 
 
@@ -233,7 +233,7 @@ def test_machines_of_a_suite_are_said_line_by_line():
 
 def data_of(metrics):
     """What the script of a page draws."""
-    text = report.page(metrics, {})
+    text = pages.page(metrics, {})
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
@@ -286,7 +286,7 @@ def test_run_page_has_its_places_and_corruptions():
     rows = _page(metrics).rows
     start = next(i for i, cells in enumerate(rows) if "Temperature" in cells)
     assert [cells[0] for cells in rows[start + 1 : start + 4]] == [
-        *("midpoint", "endpoints, their mean", "chosen point 0.4")
+        *("midpoint", "endpoints, their mean", "best on validation, α = 0.4")
     ]
     assert rows[start + 1][5:] == ["0.250", "1.25", "0.5"]
     assert rows[start + 2][1:] == ["1", "90.00", "0.300", "10.00", "", "", ""]
@@ -311,17 +311,17 @@ def test_suite_without_a_part(suite, part):
 def test_run_without_a_part(part):
     metrics = synthetic_metrics.run_metrics("line")
     del metrics[part]
-    page = _page(metrics, figures.run_figures)
+    page = _page(metrics, run_figures.run_figures)
     assert ("Points and ensembles" in page.text) == (part != "points")
     assert ("All metrics of every ensemble" in page.text) == (part != "ensembles")
 
 
 def test_empty_metrics():
-    assert "One run" in _page({}, figures.run_figures).text
+    assert "One run" in _page({}, run_figures.run_figures).text
 
 
 def test_text_table_is_aligned(suite):
-    header, rule, *lines = report.text_table(suite["table"]).splitlines()
+    header, rule, *lines = tables.text_table(suite["table"]).splitlines()
     assert len(lines) == len(suite["table"])
     assert {len(line) for line in (header, rule, *lines)} == {len(rule)}
     gaps = [i for i in range(len(rule)) if rule[i] == " "]
@@ -335,13 +335,13 @@ def test_rows_are_in_the_order_of_methods(suite):
     ends_last = sorted(suite["table"], key=lambda row: row["place"] != "midpoint")
     shuffled = sorted(ends_last, key=lambda row: (row["setting"], row["method"]))
     assert [row["method"] for row in shuffled] != [row["method"] for row in suite["table"]]
-    lines = [report.text_table(rows).splitlines() for rows in (shuffled, suite["table"])]
+    lines = [tables.text_table(rows).splitlines() for rows in (shuffled, suite["table"])]
     labels = [[re.split(r"  +", line)[:3] for line in table] for table in lines]
     assert labels[0] == labels[1]
 
 
 def test_networks_without_a_subspace_have_no_midpoint(suite):
-    lines = report.text_table(suite["table"]).splitlines()[2:]
+    lines = tables.text_table(suite["table"]).splitlines()[2:]
     for line, row in zip(lines, suite["table"], strict=True):
         place = re.split(r"  +", line)[3]
         network = row["place"] == "midpoint" and row["method"] not in SUBSPACES
@@ -353,7 +353,7 @@ def test_numbers_that_are_not_finite_are_shown(suite):
     metrics = copy.deepcopy(suite)
     metrics["table"][0]["nll"] = {"mean": math.inf, "stderr": math.nan}
     metrics["table"][1]["nll"] = {"mean": None, "stderr": None}
-    assert "inf ± nan" in report.text_table(metrics["table"])
+    assert "inf ± nan" in tables.text_table(metrics["table"])
     rows = _page(metrics, draw_suite).rows
     start = next(i for i, cells in enumerate(rows) if cells[:2] == ["Method", "Place"])
     column = rows[start].index(QUANTITIES["nll"].label)
@@ -361,21 +361,52 @@ def test_numbers_that_are_not_finite_are_shown(suite):
 
 
 def test_run_rows_are_named_points_and_ensembles_of_endpoints():
-    rows = report.run_rows(synthetic_metrics.run_metrics("line"))
+    rows = tables.run_rows(synthetic_metrics.run_metrics("line"))
     assert [row["place"] for row in rows] == [
         "endpoint 0",
         "midpoint",
         "endpoint 1",
         "ensemble of endpoints 0, 1",
     ]
-    assert [row["place"] for row in report.run_rows(synthetic_metrics.run_metrics("standard"))] == [
+    assert [row["place"] for row in tables.run_rows(synthetic_metrics.run_metrics("standard"))] == [
         "network"
     ]
-    simplex = report.run_rows(synthetic_metrics.run_metrics("simplex"))
+    simplex = tables.run_rows(synthetic_metrics.run_metrics("simplex"))
     assert [row["place"] for row in simplex if "ensemble" in row["place"]] == [
         "ensemble of endpoints 0, 1, 2",
         "ensemble of endpoints 0, 1",
         "ensemble of endpoints 0, 2",
         "ensemble of endpoints 1, 2",
     ]
-    assert report.text_table(simplex).count("\n") == len(simplex) + 1
+    assert tables.text_table(simplex).count("\n") == len(simplex) + 1
+
+
+def test_a_suites_figures_come_first_each_with_a_headline_and_a_link(suite):
+    picture = run_figures.png(draw_suite(suite)["reliability"])
+    names = ("rivals", "selection", "fig3", "fig7", "fig2", "fig1")
+    text = pages.page(suite, dict.fromkeys(names, picture))
+    sections = re.findall(r'<section id="(\w+)">', text)
+    assert sections[:6] == ["fig1", "fig2", "fig7", "fig3", "rivals", "selection"]
+    assert sections[6:] == re.findall(r'href="#(\w+)"', text)[6:] == ["claims", "tables", "terms"]
+    before_claims = text.partition('id="claims"')[0]
+    assert before_claims.count('class="headline"') == 5  # of the triangle's plane there is no run
+    assert "<table" not in before_claims
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "words"),
+    [
+        (0.03, 0.01, "is more accurate than standard training, by 3.00 ± 0.40 points."),
+        (-0.03, 0.01, "is less accurate than standard training, by 3.00 ± 0.40 points."),
+        (0.03, 0.2, "do not differ significantly in accuracy, over 8 seeds."),
+    ],
+)
+def test_a_headline_is_made_from_the_record(difference, p_value, words):
+    claim = claims.claim_of("fig7", "layerwise_line", "standard", noise=0.2)
+    significant = claims.AGREE if difference > 0 else claims.DISAGREE
+    outcome = significant if p_value < 0.05 else claims.NOT_SIGNIFICANT
+    verdict = claims.Verdict(claim, difference, 0.004, 8, p_value, outcome)
+    said = headlines.of({"claims": claims.to_json([verdict])})
+    assert said["fig7"].startswith("With wrong labels, the midpoint of the layerwise line")
+    assert said["fig7"].endswith(words)
+    assert "fig3" not in said

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import synthetic_metrics
 
-from experiments import figures, layout, report
-from experiments.styles import METRICS, QUANTITIES
+from experiments import report
+from experiments.evaluation import layout
+from experiments.report import run_figures
+from experiments.results.styles import METRICS, QUANTITIES
 from subspace_jax import simplex
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -63,7 +65,7 @@ def browser():
 def pages(tmp_path_factory):
     """The file of a page, by the name of its run."""
     folder = tmp_path_factory.mktemp("pages")
-    picture = figures.png(figures.run_figures(RUNS["network"])["reliability"])
+    picture = run_figures.png(run_figures.run_figures(RUNS["network"])["reliability"])
     for name, metrics in RUNS.items():
         (folder / f"{name}.html").write_text(report.page(metrics, {"reliability": picture}))
     return folder

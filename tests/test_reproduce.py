@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import claims, provenance, reproduce, suite, summary
 from experiments.configs import suites
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import scheduler
+from experiments.reproduce.records import weights_path
+from experiments.results import claims, summary
+from experiments.system import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = ("standard", "standard_matched", "ema", "line", "ensemble", "dropout")
@@ -132,7 +136,7 @@ def test_figures_their_data_and_the_report_are_written(workdir):
 
 
 def test_running_it_again_trains_nothing_and_says_the_same(workdir, metrics, monkeypatch, capsys):
-    monkeypatch.setattr(suite.train, "fit", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(scheduler.steps, "fit", lambda *_: pytest.fail("something was trained"))
     assert run(workdir, "--check") == 1
     printed = capsys.readouterr()
     assert metrics["verdict"][0] in printed.out
@@ -222,11 +226,11 @@ def test_a_seed_is_added_to_known_runs_and_then_a_method(workdir, metrics, tmp_p
     assert made | {"date": ""} == theirs_made | {"date": ""}
     assert runs[old] | {"made": 0} == theirs[old] | {"made": 0}
     assert sum(group["num_runs"] for group in found["provenance"]["made"]) == 4
-    assert not suite.weights_path(tmp_path, old).exists()
+    assert not weights_path(tmp_path, old).exists()
     # An ensemble starts from networks, which a results file has not.
     assert run(tmp_path, only="fig3", **choices) == 0
     assert "1 runs have a record but no weights" in capsys.readouterr().out
-    assert suite.weights_path(tmp_path, old).exists()
+    assert weights_path(tmp_path, old).exists()
     again = json.loads((tmp_path / "metrics.json").read_text())
     assert {"article/ensemble/noise0/seed2", old} <= {run["id"] for run in again["runs"]}
 

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import images, landscape, scenes, suite, train, weights
-from experiments.errors import UserError
-from experiments.suite import Entry
+from experiments.data import augment
+from experiments.evaluation import landscape
+from experiments.reproduce import scenes, scheduler
+from experiments.reproduce.records import Entry, finished, record_path, weights_path, write
+from experiments.system.errors import UserError
+from experiments.training import steps, weights
+from experiments.training.model import initial_stats
+from experiments.training.run import one_network
 
 OPTIONS = {
     "resolution": 5,
@@ -44,7 +49,7 @@ def look(entry, folder, advance=lambda share: None, first_seed=0, **options):
 
 def networks_of(entry):
     """A stack as a run of this entry begins with."""
-    return train.init_state(tiny.run(entry.method, seed=entry.seed)).endpoints
+    return steps.init_state(tiny.run(entry.method, seed=entry.seed)).endpoints
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def trained(npz, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     records = {}
     for recipe in ("standard", "line"):
-        records[recipe] = suite.run_entry(
+        records[recipe] = scheduler.run_entry(
             entry_of(npz, recipe), lambda share: None, folder=folder, requested=lambda: False
         )
     return folder, records
@@ -69,8 +74,8 @@ def untrained(npz, tmp_path_factory):
     ]
     for recipe in ("layerwise_line", "curve", "simplex_3", "line", "standard"):
         entry = entry_of(npz, recipe)
-        suite.write(folder, entry, {"points": points, "config_sha256": ""})
-        weights.save(suite.weights_path(folder, entry.id), networks_of(entry))
+        write(folder, entry, {"points": points, "config_sha256": ""})
+        weights.save(weights_path(folder, entry.id), networks_of(entry))
     return folder
 
 
@@ -87,8 +92,8 @@ def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained
     folder, _ = trained
     for name, kind in (("line", "line"), ("standard", "point")):
         entry, record = scene_of(npz, name), seen[0][name]
-        assert record == json.loads(suite.record_path(folder, entry.id).read_text())
-        assert record == suite.finished(folder, entry)
+        assert record == json.loads(record_path(folder, entry.id).read_text())
+        assert record == finished(folder, entry)
         where = ("id", "method", "setting", "label_noise", "seed")
         assert [record[key] for key in where] == [entry.id, name, "landscape", 0.0, 0]
         assert record["id"].startswith(f"landscape/{name}/")
@@ -100,7 +105,7 @@ def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained
         assert np.isfinite(found["path"]["curvature"]["eigenvalue"]).all()
         assert np.isfinite(found["slice"]["nll"]).all()
         assert record["places"] == {}
-        assert not suite.weights_path(folder, entry.id).exists()
+        assert not weights_path(folder, entry.id).exists()
 
 
 def test_progress_is_a_run_at_most(seen):
@@ -121,8 +126,8 @@ def test_in_the_middle_of_its_slice_is_the_network_as_it_was_evaluated(trained, 
 def test_the_plane_of_a_line_goes_through_an_independent_network(npz, trained, seen):
     folder, _ = trained
     entry = scene_of(npz, "line")
-    like = train.one_network(tiny.run("line"))
-    stacks = [weights.load(suite.weights_path(folder, need), like) for need in entry.needs]
+    like = one_network(tiny.run("line"))
+    stacks = [weights.load(weights_path(folder, need), like) for need in entry.needs]
     ends, (other,) = (
         [np.concatenate([np.ravel(leaf[i]) for leaf in jax.tree.leaves(stack)]) for i in range(n)]
         for stack, n in zip(stacks, (2, 1), strict=True)
@@ -171,7 +176,7 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
         return {}
 
     monkeypatch.setattr(scenes.landscape, "path_record", path_record)
-    monkeypatch.setattr(scenes.suite, "write", lambda folder, entry, record: record)
+    monkeypatch.setattr(scenes.records, "write", lambda folder, entry, record: record)
     look(scene_of(npz, "layerwise_line"), untrained, **options)
     assert given["num_iterations"] == 2
     sizes = [len(labels) for _, labels in given["batches"]]
@@ -181,8 +186,8 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
     places = {image.tobytes(): i for i, image in enumerate(own.images)}
     found = [
         (places[np.asarray(image).tobytes()], int(label))
-        for images, labels in given["batches"]
-        for image, label in zip(images, labels, strict=True)
+        for augment, labels in given["batches"]
+        for image, label in zip(augment, labels, strict=True)
     ]
     assert len(set(found)) == num_images
     assert all(own.labels[place] == label for place, label in found)
@@ -191,12 +196,12 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
 
 def test_the_loss_is_that_of_training_without_augmentation():
     run = tiny.run("standard", label_smoothing=0.1)
-    params = jax.tree.map(lambda x: x[0], train.init_state(run).endpoints)
+    params = jax.tree.map(lambda x: x[0], steps.init_state(run).endpoints)
     batch = run.images[:12], run.labels[:12]
     model = run.program.model
     logits, _ = model.network.apply(
-        {"params": params, "batch_stats": train.initial_stats(model, batch[0])},
-        images.normalize(batch[0], model.normalization),
+        {"params": params, "batch_stats": initial_stats(model, batch[0])},
+        augment.normalize(batch[0], model.normalization),
         train=True,
         mutable=["batch_stats"],
     )
@@ -214,7 +219,7 @@ def timeless(record):
 def test_looking_again_sees_the_same(npz, trained, seen, tmp_path):
     entry = scene_of(npz, "line")
     for need in entry.needs:
-        for path in (suite.record_path, suite.weights_path):
+        for path in (record_path, weights_path):
             copy = path(tmp_path, need)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path(trained[0], need).read_bytes())
@@ -255,7 +260,7 @@ def test_slices_are_of_the_first_seed_and_triangles_of_all(
         ("path_record", {}),
     ):
         monkeypatch.setattr(scenes.landscape, name, lambda *_, made=made, **__: made)
-    monkeypatch.setattr(scenes.suite, "write", lambda folder, entry, record: record)
+    monkeypatch.setattr(scenes.records, "write", lambda folder, entry, record: record)
     record = look(scene_of(npz, recipe), untrained, first_seed=first_seed)
     assert set(record["landscape"]) == parts
 
@@ -279,22 +284,22 @@ def test_a_triangle_has_places_inside_and_outside_of_it(npz, untrained):
 def test_missing_weights_are_refused_in_a_sentence(npz, untrained, tmp_path, missing):
     entry = scene_of(npz, "line")
     for need in entry.needs:
-        copy = suite.weights_path(tmp_path, need)
+        copy = weights_path(tmp_path, need)
         copy.parent.mkdir(parents=True)
-        copy.write_bytes(suite.weights_path(untrained, need).read_bytes())
-    path = suite.weights_path(tmp_path, entry.needs[missing])
+        copy.write_bytes(weights_path(untrained, need).read_bytes())
+    path = weights_path(tmp_path, entry.needs[missing])
     path.unlink()
     with pytest.raises(UserError) as refused:
         look(entry, tmp_path)
     sentence = str(refused.value)
     assert sentence.startswith(f"{path} can't be read as weights")
     assert "\n" not in sentence
-    assert not suite.record_path(tmp_path, entry.id).exists()
+    assert not record_path(tmp_path, entry.id).exists()
 
 
 def test_weights_of_another_model_are_refused_with_both_shapes(npz, tmp_path):
     entry = scene_of(npz, "layerwise_line")
-    path = suite.weights_path(tmp_path, entry.needs[0])
+    path = weights_path(tmp_path, entry.needs[0])
     path.parent.mkdir(parents=True)
     tiny.weights_file(path, 0, "layerwise_line", model__widths=(6, 8))
     with pytest.raises(UserError, match=r"of shape \(.*6.*\) but the network's is \(.*4.*\)"):
@@ -305,7 +310,7 @@ def test_networks_on_a_line_have_no_plane(npz, untrained, tmp_path):
     entry = scene_of(npz, "curve")
     stack = networks_of(entry)
     flat = jax.tree.map(lambda x: jnp.stack([x[0], x[1], (x[0] + x[1]) / 2]), stack)
-    path = suite.weights_path(tmp_path, entry.needs[0])
+    path = weights_path(tmp_path, entry.needs[0])
     path.parent.mkdir(parents=True)
     weights.save(path, flat)
     with pytest.raises(UserError, match="collinear"):
@@ -327,7 +332,7 @@ def test_a_scene_comes_after_its_run_fails_with_it_and_the_bar_is_full(npz, caps
 
     runs = [entry_of(npz, recipe) for recipe in ("standard", "line", "curve")]
     looks = [scene_of(npz, recipe) for recipe in ("line", "curve")]
-    outcome = suite.run_all([*looks, *runs], run_one, 2)
+    outcome = scheduler.run_all([*looks, *runs], run_one, 2)
     assert set(outcome.records) == {runs[0].id, runs[1].id, looks[0].id}
     assert "starts from article/curve/noise0/seed0, which failed" in outcome.failures[looks[1].id]
     assert order[-1] == looks[0].id

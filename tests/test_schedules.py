@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import arbitrary
 
-from experiments.schedules import (
+from experiments.training.schedules import (
     fge_cycles,
     fge_schedule,
     snapshot_cycles,

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from records import values
 
-from experiments import significance
+from experiments.results import significance
 
 
 def columns(*sides):

@@ -12,8 +12,12 @@ import pytest
 
 from benchmarks import corrupt_files, faults, soak, soaked
 from benchmarks.rounds import Failed
-from experiments import cifar, data, evaluate, train
-from experiments.checkpoint import Checkpoints
+from experiments import cifar
+from experiments.data import sets
+from experiments.evaluation import evaluate
+from experiments.runs.checkpoint import Checkpoints
+from experiments.training import steps
+from experiments.training.history import History
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +46,8 @@ def test_notes_say_where_training_starts_and_how_far_it_comes(tmp_path, monkeypa
 
     def command(arguments):
         assert arguments == ["--workdir=there"]
-        history = train.History(run)
-        for count, state in enumerate(train.fit(run, train.init_state(run), history)):
+        history = History(run)
+        for count, state in enumerate(steps.fit(run, steps.init_state(run), history)):
             if count == 3:
                 checkpoints = Checkpoints(tmp_path / "checkpoints")
                 checkpoints.save(int(state.step), state, {})
@@ -51,7 +55,7 @@ def test_notes_say_where_training_starts_and_how_far_it_comes(tmp_path, monkeypa
                 return evaluate.evaluate(run)
         return 1
 
-    monkeypatch.setattr(train, "fit", train.fit)
+    monkeypatch.setattr(steps, "fit", steps.fit)
     monkeypatch.setattr(Checkpoints, "save", Checkpoints.save)
     monkeypatch.setattr(evaluate, "evaluate", lambda run: 0)
     monkeypatch.setattr(cifar, "main", command)
@@ -161,7 +165,7 @@ def test_runs_are_compared_but_for_times(tmp_path):
 
 def test_generated_images_are_a_data_set(tmp_path):
     files = corrupt_files._make_images(tmp_path / "images", np.random.default_rng(0))
-    found = data.load("tiny_imagenet", str(tmp_path / "images"), validation_size=0)
+    found = sets.load("tiny_imagenet", str(tmp_path / "images"), validation_size=0)
     assert len(files) == len(found.train.labels) == 90
     assert sorted(found.test.labels) == [0] * 10 + [1] * 10 + [2] * 10
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import train, weights
-from experiments.errors import UserError
+from experiments.system.errors import UserError
+from experiments.training import steps, weights
+from experiments.training.run import one_network
 from subspace_jax import averaging
 
 
@@ -19,21 +20,21 @@ def copies(params, count):
 def one(tmp_path_factory):
     """The file of one network of another seed, and the network as a stack of one."""
     path = tiny.weights_file(tmp_path_factory.mktemp("start") / "one.npz", seed=5)
-    return path, weights.load(path, train.one_network(tiny.run()))
+    return path, weights.load(path, one_network(tiny.run()))
 
 
 @pytest.mark.parametrize(("recipe", "count"), [("standard", 1), ("line", 2), ("curve", 3)])
 def test_all_endpoints_start_at_one_network(one, recipe, count):
     path, params = one
     run = tiny.run(recipe, init_from=path)
-    endpoints = train.init_state(run).endpoints
+    endpoints = steps.init_state(run).endpoints
     chex.assert_trees_all_equal(endpoints, copies(params, count))
 
 
 def test_endpoints_start_at_a_network_each(tmp_path):
     path = tiny.weights_file(tmp_path / "two.npz", seed=6, recipe="line")
-    endpoints = train.init_state(tiny.run("line", init_from=path)).endpoints
-    chex.assert_trees_all_equal(endpoints, weights.load(path, train.one_network(tiny.run())))
+    endpoints = steps.init_state(tiny.run("line", init_from=path)).endpoints
+    chex.assert_trees_all_equal(endpoints, weights.load(path, one_network(tiny.run())))
 
 
 @pytest.mark.parametrize("others", [0, 4])
@@ -45,8 +46,8 @@ def test_a_new_classifier_is_drawn_for_each_endpoint(one, tmp_path, others):
         path = tmp_path / "others.npz"
         weights.save(path, stack)
     run = tiny.run("line", init_from=str(path), init_head="new")
-    endpoints = train.init_state(run).endpoints
-    at_random = train.init_state(tiny.run("line")).endpoints
+    endpoints = steps.init_state(run).endpoints
+    at_random = steps.init_state(tiny.run("line")).endpoints
     head = endpoints.pop("Dense_0")
     chex.assert_trees_all_equal(head, at_random["Dense_0"])
     assert (head["kernel"][0] != head["kernel"][1]).all()
@@ -56,7 +57,7 @@ def test_a_new_classifier_is_drawn_for_each_endpoint(one, tmp_path, others):
 
 def test_averages_start_there_too(one):
     path, params = one
-    state = train.init_state(tiny.run("ema", init_from=path))
+    state = steps.init_state(tiny.run("ema", init_from=path))
     average = averaging.average_of(state.opt_state)
     chex.assert_trees_all_equal(average, params)
 
@@ -67,7 +68,7 @@ def test_runs_of_given_networks_start_from_those(one, tmp_path):
         tiny.run("curve_finding", subspace__weights=files, init_from=start)
         for start in ("", one[0])
     ]
-    states = [train.init_state(run).endpoints for run in runs]
+    states = [steps.init_state(run).endpoints for run in runs]
     chex.assert_trees_all_equal(*states)
 
 

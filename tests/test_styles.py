@@ -2,9 +2,16 @@ import itertools
 
 import pytest
 
-from experiments import styles
-from experiments.recipes import PRODUCTS, RECIPES
-from experiments.styles import METHODS, SUBSPACES, deployed, order_of, style_of, style_of_run
+from experiments.configs.recipes import PRODUCTS, RECIPES
+from experiments.results import styles
+from experiments.results.styles import (
+    METHODS,
+    SUBSPACES,
+    deployed,
+    order_of,
+    style_of,
+    style_of_run,
+)
 from subspace_jax.plotting import OKABE_ITO
 
 every_product = pytest.mark.parametrize("product", PRODUCTS)

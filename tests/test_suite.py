@@ -8,9 +8,21 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import data, suite
-from experiments.errors import UserError
-from experiments.suite import Entry, Interrupted
+from experiments.data import sets
+from experiments.reproduce import scheduler
+from experiments.reproduce.records import (
+    Entry,
+    digest,
+    finished,
+    identity,
+    is_settled,
+    read,
+    record_path,
+    weights_path,
+    write,
+)
+from experiments.reproduce.scheduler import Interrupted
+from experiments.system.errors import UserError
 
 
 def entries_of(count):
@@ -30,7 +42,7 @@ def test_every_entry_has_its_record(num_threads):
         time.sleep(0.002 * (7 - entry.seed))  # the last ends first
         return {"seed": entry.seed}
 
-    outcome = suite.run_all(entries_of(7), run_one, num_threads)
+    outcome = scheduler.run_all(entries_of(7), run_one, num_threads)
     assert outcome.records == {
         f"article/line/noise0/seed{seed}": {"seed": seed} for seed in range(7)
     }
@@ -39,7 +51,7 @@ def test_every_entry_has_its_record(num_threads):
 
 
 def test_no_entries_have_no_records():
-    assert suite.run_all([], lambda entry, advance: {}, 2) == ({}, {})
+    assert scheduler.run_all([], lambda entry, advance: {}, 2) == ({}, {})
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -55,7 +67,7 @@ def test_no_more_run_at_once_than_threads(num_threads):
             running[0] -= 1
         return {}
 
-    suite.run_all(entries_of(9), run_one, num_threads)
+    scheduler.run_all(entries_of(9), run_one, num_threads)
     assert most[0] == num_threads
 
 
@@ -70,7 +82,7 @@ def test_what_an_entry_needs_runs_before_it():
     entries = entries_of(3)
     first = entries[0]._replace(needs=(entries[2].id,))
     second = entries[1]._replace(needs=(first.id,))
-    suite.run_all([first, second, entries[2]], run_one, 3)
+    scheduler.run_all([first, second, entries[2]], run_one, 3)
     assert done == [entries[2].id, first.id, second.id]
 
 
@@ -82,7 +94,7 @@ def test_one_of_every_method_comes_first():
         for noise in (0.0, 0.2)
         for seed in (0, 1)
     ]
-    suite.run_all(entries, lambda entry, advance: done.append(entry) or {}, 1)
+    scheduler.run_all(entries, lambda entry, advance: done.append(entry) or {}, 1)
     assert [entry.method for entry in done[:3]] == ["line", "curve", "ema"]
     assert done[3:] == [entry for entry in entries if entry not in done[:3]]
 
@@ -97,7 +109,7 @@ def test_one_failure_is_named_and_the_others_run():
             raise UserError("too\n hot")
         return {}
 
-    outcome = suite.run_all([*entries, needy, needier], run_one, 2)
+    outcome = scheduler.run_all([*entries, needy, needier], run_one, 2)
     assert set(outcome.records) == {entries[i].id for i in (0, 2, 3)}
     assert outcome.failures[entries[1].id] == "too hot"
     assert f"starts from {entries[1].id}, which failed" in outcome.failures[needy.id]
@@ -123,7 +135,7 @@ def test_what_the_user_cannot_mend_is_passed_on_and_the_rest_is_given_up(error):
         return {}
 
     with pytest.raises(error, match="^too hot$"):
-        suite.run_all(entries_of(20), run_one, num_threads=2)
+        scheduler.run_all(entries_of(20), run_one, num_threads=2)
     assert 0 in given_up
     assert len(begun) <= 4
     count = len(begun)
@@ -137,7 +149,7 @@ def test_shares_of_work_fill_the_bar(capsys):
             advance(1 / 3)
         return {}
 
-    suite.run_all(entries_of(5), run_one, 2)
+    scheduler.run_all(entries_of(5), run_one, 2)
     output = capsys.readouterr()
     assert output.out == ""
     assert "0 of 5 runs" in output.err
@@ -153,7 +165,7 @@ def npz(tmp_path_factory):
     tiny_data = tiny.dataset()
     arrays = (*tiny_data.train, *tiny_data.test)
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, **dict(zip(data.NPZ_KEYS, arrays, strict=True)))
+    np.savez(path, **dict(zip(sets.NPZ_KEYS, arrays, strict=True)))
     return str(path)
 
 
@@ -169,7 +181,7 @@ def entry_of(config, setting="article", **changes):
 
 
 def run_entry(entry, folder, advance=lambda share: None, requested=never):
-    return suite.run_entry(entry, advance, folder=folder, requested=requested)
+    return scheduler.run_entry(entry, advance, folder=folder, requested=requested)
 
 
 def timeless(record):
@@ -189,7 +201,7 @@ def done(config, tmp_path_factory):
 
 def test_a_record_holds_what_tables_and_figures_need(done):
     folder, entry, record, shares = done
-    assert record == json.loads(suite.record_path(folder, entry.id).read_text())
+    assert record == json.loads(record_path(folder, entry.id).read_text())
     assert sum(shares) == pytest.approx(0.7)  # the pool's bar is filled by the run's end
     assert record["id"] == "article/line/noise0/seed0"
     midpoint = record["places"]["midpoint"]
@@ -199,8 +211,8 @@ def test_a_record_holds_what_tables_and_figures_need(done):
     assert (middle["name"], middle["accuracy"]) == ("midpoint", midpoint["accuracy"])
     assert record["cost"]["gradient_passes"] == record["cost"]["training_images"] == 2 * 10 * 6
     assert record["cost"]["step_memory_bytes"] > 0
-    assert suite.weights_path(folder, entry.id).exists()
-    assert [path.name for path in suite.record_path(folder, entry.id).parent.iterdir()] != []
+    assert weights_path(folder, entry.id).exists()
+    assert [path.name for path in record_path(folder, entry.id).parent.iterdir()] != []
 
 
 def test_the_oracle_is_the_best_look_at_the_test_split(done):
@@ -219,7 +231,7 @@ def test_the_oracle_looks_at_the_last_epoch_too(config, tmp_path):
 
 def test_a_run_that_is_done_is_read_and_not_trained(done, monkeypatch):
     folder, entry, record, _ = done
-    monkeypatch.setattr(suite.train, "fit", pytest.fail)
+    monkeypatch.setattr(scheduler.steps, "fit", pytest.fail)
     shares = []
     assert run_entry(entry, folder, shares.append) == record
     assert shares == [1.0]
@@ -228,40 +240,40 @@ def test_a_run_that_is_done_is_read_and_not_trained(done, monkeypatch):
 def test_a_record_of_another_config_is_refused(done, config):
     folder, entry, *_ = done
     with pytest.raises(UserError, match="is the record of a run of another config"):
-        suite.finished(folder, entry_of(config, batch_size=7))
-    assert suite.finished(folder, entry._replace(seed=5)) is None
+        finished(folder, entry_of(config, batch_size=7))
+    assert finished(folder, entry._replace(seed=5)) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": "x"}'])
 def test_a_damaged_record_is_named(done, tmp_path, content):
     _, entry, *_ = done
-    path = suite.record_path(tmp_path, entry.id)
+    path = record_path(tmp_path, entry.id)
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(UserError, match=f"^{path} is not a run's whole record; delete it"):
-        suite.finished(tmp_path, entry)
+        finished(tmp_path, entry)
 
 
 def test_where_data_lie_is_no_part_of_a_run(config, npz):
     there = entry_of(config, data_dir="/elsewhere.npz", checkpoint_seconds=1.0)
-    assert suite.digest(there) == suite.digest(entry_of(config))
-    assert suite.digest(entry_of(config, seed=1)) != suite.digest(entry_of(config))
-    assert suite.digest(there._replace(given="x")) != suite.digest(there)
+    assert digest(there) == digest(entry_of(config))
+    assert digest(entry_of(config, seed=1)) != digest(entry_of(config))
+    assert digest(there._replace(given="x")) != digest(there)
 
 
 def test_tuning_never_sees_the_test_split(config, tmp_path, monkeypatch):
     entry = entry_of(config, "tuning")
     record = run_entry(entry, tmp_path)
     assert set(record["places"]["midpoint"]) == {"inference_passes", "validation"}
-    assert not suite.weights_path(tmp_path, entry.id).exists()
-    load = suite.job.load_data
+    assert not weights_path(tmp_path, entry.id).exists()
+    load = scheduler.job.load_data
 
     def poisoned(config):
         dataset = load(config)
         images, labels = dataset.test
-        return dataset._replace(test=data.Split(255 - images, (labels + 1) % 3))
+        return dataset._replace(test=sets.Split(255 - images, (labels + 1) % 3))
 
-    monkeypatch.setattr(suite.job, "load_data", poisoned)
+    monkeypatch.setattr(scheduler.job, "load_data", poisoned)
     again = run_entry(entry, tmp_path / "again")
     assert again["places"] == record["places"]
 
@@ -276,10 +288,10 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(done, config, tmp_path
 
     with pytest.raises(Interrupted):
         run_entry(entry, tmp_path, requested=requested)
-    assert suite.finished(tmp_path, entry) is None
+    assert finished(tmp_path, entry) is None
     resumed = run_entry(entry, tmp_path)
     assert timeless(resumed) == timeless(record)
-    folder = suite.record_path(tmp_path, entry.id).parent
+    folder = record_path(tmp_path, entry.id).parent
     assert {path.name for path in folder.iterdir()} == {"seed0.json", "seed0.npz"}
 
 
@@ -295,10 +307,12 @@ def test_a_run_that_was_stopped_while_it_is_evaluated_is_not_trained_again(
         return list(wrap([1, 2], "predict"))
 
     signals = []
-    monkeypatch.setattr(suite.evaluate, "evaluate", evaluate)
+    monkeypatch.setattr(scheduler.evaluate, "evaluate", evaluate)
     with pytest.raises(Interrupted):
         run_entry(entry, tmp_path, requested=lambda: bool(signals))
-    monkeypatch.setattr(suite.train, "train_call", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(
+        scheduler.steps, "train_call", lambda *_: pytest.fail("it was trained again")
+    )
     resumed = run_entry(entry, tmp_path)
     different = timeless(resumed)["cost"] | {"step_memory_bytes": 0}
     assert different == timeless(record)["cost"] | {"step_memory_bytes": 0}
@@ -307,39 +321,39 @@ def test_a_run_that_was_stopped_while_it_is_evaluated_is_not_trained_again(
 
 def test_a_run_that_diverged_is_not_tried_again(config, tmp_path, monkeypatch):
     entry = entry_of(config, optimizer__learning_rate=1e30)
-    assert not suite.is_settled(tmp_path, entry)
+    assert not is_settled(tmp_path, entry)
     with pytest.raises(UserError) as first:
         run_entry(entry, tmp_path)
-    assert suite.is_settled(tmp_path, entry)
-    monkeypatch.setattr(suite.train, "fit", lambda *_: pytest.fail("it was trained again"))
+    assert is_settled(tmp_path, entry)
+    monkeypatch.setattr(scheduler.steps, "fit", lambda *_: pytest.fail("it was trained again"))
     with pytest.raises(UserError) as second:
         run_entry(entry, tmp_path)
     assert str(second.value) == str(first.value)
-    assert not suite.is_settled(tmp_path, entry_of(config, optimizer__learning_rate=1e29))
+    assert not is_settled(tmp_path, entry_of(config, optimizer__learning_rate=1e29))
 
 
 def test_records_of_other_data_are_refused(config, tmp_path):
     entry = entry_of(config)
-    suite.write(tmp_path, entry, suite.identity(entry))
-    assert suite.finished(tmp_path, entry)
-    suite.write(tmp_path, entry, suite.identity(entry) | {"data_sha256": "0" * 64})
+    write(tmp_path, entry, identity(entry))
+    assert finished(tmp_path, entry)
+    write(tmp_path, entry, identity(entry) | {"data_sha256": "0" * 64})
     with pytest.raises(UserError, match="is the record of a run of another data set"):
-        suite.finished(tmp_path, entry)
-    record = suite.identity(entry)
+        finished(tmp_path, entry)
+    record = identity(entry)
     del record["data_sha256"]  # of a data set with a name
-    suite.write(tmp_path, entry, record)
-    assert suite.finished(tmp_path, entry)
+    write(tmp_path, entry, record)
+    assert finished(tmp_path, entry)
 
 
 def test_a_record_says_how_it_was_made_unless_it_knows_better(config, tmp_path):
     entry = entry_of(config, model__dtype="bfloat16")
-    here = suite.write(tmp_path, entry, suite.identity(entry))["made"]
+    here = write(tmp_path, entry, identity(entry))["made"]
     assert here["precision"] == "bfloat16"
-    assert here["data_sha256"] == suite.identity(entry)["data_sha256"]
+    assert here["data_sha256"] == identity(entry)["data_sha256"]
     assert {"commit", "cpu", "device", "versions", "date"} <= here.keys()
-    there = suite.identity(entry) | {"made": {"cpu": "another"}}
-    assert suite.write(tmp_path, entry, there) == there
-    assert suite.read(tmp_path, entry.id) == there
+    there = identity(entry) | {"made": {"cpu": "another"}}
+    assert write(tmp_path, entry, there) == there
+    assert read(tmp_path, entry.id) == there
 
 
 def test_threads_do_not_change_results(config, tmp_path):
@@ -348,7 +362,7 @@ def test_threads_do_not_change_results(config, tmp_path):
     def results(num_threads):
         folder = tmp_path / str(num_threads)
         run_one = lambda entry, advance: run_entry(entry, folder, advance)
-        found = suite.run_all(entries, run_one, num_threads).records
+        found = scheduler.run_all(entries, run_one, num_threads).records
         return {name: timeless(record) for name, record in found.items()}
 
     one = results(1)
@@ -367,7 +381,7 @@ def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path)
     needs = tuple(first.id for first in firsts)
     both = Entry("ensemble", "article", 0.0, 0, pair, needs=needs)
     run_one = lambda entry, advance: run_entry(entry, tmp_path, advance)
-    records = suite.run_all([both, *firsts], run_one, 2).records
+    records = scheduler.run_all([both, *firsts], run_one, 2).records
     ends = [records[first.id]["places"]["midpoint"] for first in firsts]
     place = records[both.id]["places"]
     assert place["ensemble"]["inference_passes"] == 2
@@ -378,7 +392,7 @@ def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path)
 def test_divergence_is_a_failure_that_is_named(config, tmp_path):
     entry = entry_of(config, optimizer__learning_rate=1e25)
     run_one = lambda entry, advance: run_entry(entry, tmp_path, advance)
-    outcome = suite.run_all([entry], run_one, 1)
+    outcome = scheduler.run_all([entry], run_one, 1)
     assert "learning rate 1e+25" in outcome.failures[entry.id]
 
 
@@ -386,8 +400,8 @@ def test_divergence_is_a_failure_that_is_named(config, tmp_path):
 
 
 def test_fit_configs_pass(config):
-    suite.check([entry_of(config), entry_of(config, seed=1)])
-    suite.check([])
+    scheduler.check([entry_of(config), entry_of(config, seed=1)])
+    scheduler.check([])
 
 
 @pytest.mark.parametrize(
@@ -413,4 +427,4 @@ def test_fit_configs_pass(config):
 def test_a_config_that_cannot_run_is_refused(config, changes, sentence):
     bad = entry_of(config, **changes)._replace(setting="tuned")
     with pytest.raises(UserError, match=sentence):
-        suite.check([entry_of(config), bad])
+        scheduler.check([entry_of(config), bad])

@@ -10,10 +10,10 @@ import pytest
 import synthetic_metrics
 from synthetic_metrics import FEW, config_of, metrics_from, records_of, suite_metrics
 
-from experiments import suite_figures
+from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
 from experiments.configs.suites import FIGURES
-from experiments.recipes import LARGEST, PRODUCTS, product_of
-from experiments.styles import METRICS, QUANTITIES, style_of
+from experiments.report import suite_figures
+from experiments.results.styles import METRICS, QUANTITIES, style_of
 
 NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "rivals", "tuned")
 PATHS = ("line", "layerwise_line", "curve")
@@ -171,6 +171,13 @@ def test_beside_the_paths_every_product_of_the_figure_has_a_dot(everything, name
     assert len(labels) == len(everything[name][1]["dots"]) == len(FIGURES[name][0])
     for method in PATHS:
         assert style_of(method).label in labels
+
+
+def test_a_size_that_is_missing_breaks_the_line():
+    products = ("standard", "line", "swa_constant_5")
+    (ax,) = suite_figures.draw(suite_metrics(products=products), ("fig4",))["fig4"][0].axes
+    swa = ax.containers[-1].lines[0].get_ydata()
+    assert np.isfinite(swa).tolist() == [True, False, False, False, True]
 
 
 # Dots

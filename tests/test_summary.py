@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from records import place, record, runs_of, shuffled, values
 
-from experiments import recipes, styles, summary
+from experiments.configs import recipes
+from experiments.results import styles, summary
 
 CLEAN = "clean labels"
 

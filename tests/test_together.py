@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import suite, train
-from experiments.data import Split
-from experiments.errors import UserError
-from experiments.suite import Entry
-from experiments.together import Together
+from experiments.data.sets import Split
+from experiments.reproduce import scheduler
+from experiments.reproduce.records import Entry
+from experiments.system.errors import UserError
+from experiments.training import run as training_run
+from experiments.training import steps
+from experiments.training.groups import Together
+from experiments.training.history import History, NonFiniteLoss
 from tests import compilations, tiny
 
 DATA = tiny.dataset()
@@ -23,7 +26,7 @@ def make_run(recipe, seed, **changes):
     rate = 0.02 * (seed + 1)
     config = tiny.config(recipe, seed=seed, optimizer__learning_rate=rate, **changes)
     split = Split(DATA.train.images, np.roll(DATA.train.labels, seed))
-    return train.make_run(config, DATA._replace(train=split))
+    return training_run.make_run(config, DATA._replace(train=split))
 
 
 def runs(**changes):
@@ -31,9 +34,9 @@ def runs(**changes):
 
 
 def trained(run, call=None):
-    history = train.History(run)
-    state = train.init_state(run)
-    for latest in train.fit(run, state, history, call):
+    history = History(run)
+    state = steps.init_state(run)
+    for latest in steps.fit(run, state, history, call):
         state = latest
     return state, history.epochs
 
@@ -84,7 +87,7 @@ def test_a_run_that_diverges_leaves_the_others():
     three = runs()
     bad = three[1]._replace(hyper=three[1].hyper._replace(learning_rate=jnp.float32(1e25)))
     good, failed, other = train_together([three[0], bad, three[2]])
-    with pytest.raises(train.NonFiniteLoss, match="learning rate 1e"):
+    with pytest.raises(NonFiniteLoss, match="learning rate 1e"):
         failed.result()
     for future, run in ((good, three[0]), (other, three[2])):
         chex.assert_trees_all_close(future.result()[0], trained(run)[0], rtol=2e-3, atol=2e-4)
@@ -101,14 +104,14 @@ def test_an_error_of_a_call_is_every_member_s(monkeypatch):
     def broken(*arguments, **keywords):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(train, "train_calls", broken)
+    monkeypatch.setattr(steps, "train_calls", broken)
     for future in train_together(runs()):
         with pytest.raises(RuntimeError, match="out of memory"):
             future.result()
 
 
 def test_no_call_is_made_before_the_last_member_s(monkeypatch):
-    monkeypatch.setattr(train, "train_call", lambda *arguments, **static: arguments[0])
+    monkeypatch.setattr(steps, "train_call", lambda *arguments, **static: arguments[0])
     together, rows, program = Together(2), np.zeros(3), make_run("line", 0).program
     together.enter(["a", "b"])
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -143,11 +146,11 @@ def test_a_suite_s_records_are_those_of_its_runs_alone(tmp_path):
         def run_one(entry, advance):
             folder = tmp_path / str(at_once)
             never = lambda: False
-            return suite.run_entry(
+            return scheduler.run_entry(
                 entry, advance, folder=folder, requested=never, together=together
             )
 
-        outcome = suite.run_all(entries, run_one, 1, together)
+        outcome = scheduler.run_all(entries, run_one, 1, together)
         assert not outcome.failures
         assert not together.members
         return outcome.records
@@ -173,6 +176,6 @@ def test_a_failed_need_keeps_nobody_waiting(tmp_path):
         assert together.members == {entry.id}
         return {}
 
-    outcome = suite.run_all(entries, run_one, 1, together)
+    outcome = scheduler.run_all(entries, run_one, 1, together)
     assert outcome.records.keys() == {entries[2].id}
     assert outcome.failures.keys() == {entries[0].id, entries[1].id}

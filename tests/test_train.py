@@ -13,9 +13,14 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import train, weights
-from experiments.errors import UserError
-from experiments.train import History, NonFiniteLoss
+from experiments.system.errors import UserError
+from experiments.training import steps, weights
+from experiments.training import steps as steps_module
+from experiments.training import steps as training_steps
+from experiments.training.history import History, NonFiniteLoss, check_finite
+from experiments.training.model import initial_stats, training_logits
+from experiments.training.run import learning_rate, make_run
+from experiments.training.steps import epoch_order, fit, init_state
 
 STEPS_PER_EPOCH = tiny.NUM_TRAIN // 6
 TIMES = ("seconds", "images_per_second")
@@ -28,9 +33,9 @@ def copied(tree):
 
 def fitted(run, state=None, history=None):
     """Copies of the state after every call."""
-    state = train.init_state(run) if state is None else jax.tree.map(jnp.asarray, state)
+    state = init_state(run) if state is None else jax.tree.map(jnp.asarray, state)
     history = history or History(run)
-    return [copied(state) for state in train.fit(run, state, history)]
+    return [copied(state) for state in fit(run, state, history)]
 
 
 def metrics_of(*losses, **others):
@@ -52,7 +57,7 @@ def recorded(monkeypatch):
         calls.append((np.asarray(indices), jax.random.key_data(key), int(state.step)))
         return state._replace(step=state.step + count), metrics_of(*[1.0] * count)
 
-    monkeypatch.setattr(train, "train_call", train_call)
+    monkeypatch.setattr(steps_module, "train_call", train_call)
     return calls
 
 
@@ -82,17 +87,17 @@ def test_schedule_is_the_table_of_the_article(epochs, warmup):
     expected = np.repeat(np.array(table)[:, None], STEPS_PER_EPOCH, axis=1)
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
     assert (np.ptp(rates, axis=1) == 0).all()  # constant within an epoch
-    assert train.learning_rate(run, STEPS_PER_EPOCH) == pytest.approx(table[1], rel=1e-5)
+    assert learning_rate(run, STEPS_PER_EPOCH) == pytest.approx(table[1], rel=1e-5)
 
 
 def test_a_step_is_as_long_as_the_schedule_says(line):
     run, states, _ = line
-    assert train.learning_rate(run, 0) == pytest.approx(0.1)
-    start = copied(train.init_state(run).endpoints)
+    assert learning_rate(run, 0) == pytest.approx(0.1)
+    start = copied(init_state(run).endpoints)
     step = jax.tree.map(np.subtract, states[0].endpoints, start)
     warm = tiny.run("line", num_epochs=8, optimizer__warmup_epochs=4)
-    assert train.learning_rate(warm, 0) == pytest.approx(0.1 / 4)
-    state = next(train.fit(warm, train.init_state(warm), History(warm)))
+    assert learning_rate(warm, 0) == pytest.approx(0.1 / 4)
+    state = next(fit(warm, init_state(warm), History(warm)))
     quarter = jax.tree.map(np.subtract, copied(state.endpoints), start)
     chex.assert_trees_all_close(quarter, jax.tree.map(lambda x: x / 4, step), rtol=1e-3, atol=1e-6)
 
@@ -104,7 +109,7 @@ def test_a_step_is_as_long_as_the_schedule_says(line):
 def test_an_epoch_is_a_permutation_and_differs_from_others(size, batch_size):
     def order(seed, epoch):
         key = jax.random.key(seed)
-        return train.epoch_order(key, jnp.int32(epoch), size=size, batch_size=batch_size)
+        return epoch_order(key, jnp.int32(epoch), size=size, batch_size=batch_size)
 
     orders = [np.asarray(order(seed, epoch)) for seed in range(2) for epoch in range(3)]
     for indices in orders:
@@ -119,7 +124,7 @@ def test_an_epoch_is_a_permutation_and_differs_from_others(size, batch_size):
 
 def test_every_example_is_left_out_now_and_then():
     keys = jax.random.split(jax.random.key(0), 200)
-    order = jax.vmap(lambda k: train.epoch_order(k, jnp.int32(0), size=7, batch_size=5))(keys)
+    order = jax.vmap(lambda k: epoch_order(k, jnp.int32(0), size=7, batch_size=5))(keys)
     used = np.bincount(np.asarray(order).ravel(), minlength=7) / 200
     np.testing.assert_allclose(used, 5 / 7, atol=5 * math.sqrt(5 / 7 * 2 / 7 / 200))
 
@@ -137,7 +142,7 @@ def test_calls_are_as_long_as_asked_for_but_end_with_the_epoch(batch_size, most)
 @pytest.mark.parametrize("first", [0, 1, 9, 10, 13, 20])
 @pytest.mark.parametrize("per_call", [1, 2, 5, 10])
 def test_the_batches_are_the_same_whatever_the_calls_and_the_start(recorded, per_call, first):
-    state = train.init_state(tiny.run("standard"))
+    state = init_state(tiny.run("standard"))
     fitted(tiny.run("standard"), state)
     batches = [indices[0] for indices, _, _ in recorded]
     assert len(batches) == 2 * STEPS_PER_EPOCH
@@ -176,12 +181,12 @@ def test_all_methods_of_a_seed_see_the_same_batches_and_other_seeds_others(recor
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
     run = tiny.run("standard", augmentation="none", label_smoothing=smoothing)
-    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
     batch = (run.images[:9], run.labels[:9])
-    loss_fn = train.make_loss_fn(run.program, run.hyper)
+    loss_fn = training_steps.make_loss_fn(run.program, run.hyper)
     loss, metrics = loss_fn(params, jax.random.key(0), batch)
 
-    logits, _ = train.training_logits(run.program.model, params, batch[0])
+    logits, _ = training_logits(run.program.model, params, batch[0])
     logits, labels = np.asarray(logits, np.float64), np.asarray(batch[1])
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
@@ -192,23 +197,25 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
 
 def test_loss_is_that_of_augmented_images():
     run = tiny.run("standard", augmentation="crop_and_flip")
-    plain = train.make_loss_fn(tiny.run("standard", augmentation="none").program, run.hyper)
-    augmented = train.make_loss_fn(run.program, run.hyper)
-    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    plain = training_steps.make_loss_fn(
+        tiny.run("standard", augmentation="none").program, run.hyper
+    )
+    augmented = training_steps.make_loss_fn(run.program, run.hyper)
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
     key, labels = jax.random.key(3), run.labels[:6]
-    images = train.AUGMENTATIONS["crop_and_flip"](key, run.images[:6])
+    images = steps.AUGMENTATIONS["crop_and_flip"](key, run.images[:6])
     loss = augmented(params, key, (run.images[:6], labels))
     chex.assert_trees_all_close(loss, plain(params, key, (images, labels)), rtol=1e-6)
 
 
 def test_units_are_dropped_with_a_key_alone():
     run = tiny.run("dropout", model__dropout=0.5)
-    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
     model, images = run.program.model, run.images[:6]
-    plain, _ = train.training_logits(tiny.run("standard").program.model, params, images)
-    chex.assert_trees_all_equal(train.training_logits(model, params, images)[0], plain)
+    plain, _ = training_logits(tiny.run("standard").program.model, params, images)
+    chex.assert_trees_all_equal(training_logits(model, params, images)[0], plain)
     one, same, other = (
-        train.training_logits(model, params, images, jax.random.key(seed))[0] for seed in (0, 0, 1)
+        training_logits(model, params, images, jax.random.key(seed))[0] for seed in (0, 0, 1)
     )
     chex.assert_trees_all_equal(one, same)
     assert (one != plain).any()
@@ -241,10 +248,10 @@ def test_calls_of_several_steps_change_nothing(line):
 
 def test_a_scan_and_an_unrolled_call_agree(line):
     run = line[0]
-    order = train.epoch_order(jax.random.key(0), jnp.int32(0), size=64, batch_size=6)
+    order = epoch_order(jax.random.key(0), jnp.int32(0), size=64, batch_size=6)
     results = [
-        train.train_call(
-            train.init_state(run),
+        training_steps.train_call(
+            init_state(run),
             run.hyper,
             jax.random.key(1),
             run.images,
@@ -263,7 +270,7 @@ def test_a_scan_and_an_unrolled_call_agree(line):
 def test_a_run_that_goes_on_from_a_state_is_the_one_that_never_stopped(line, step):
     run, states, history = line
     first = History(run)
-    for state in train.fit(run, train.init_state(run), first):
+    for state in fit(run, init_state(run), first):
         if int(state.step) == step:
             saved, record = copied(state), json.dumps(first.to_json())
             break
@@ -297,7 +304,7 @@ def test_an_average_is_kept_and_evaluated_in_place_of_the_last_endpoints(line):
     run = tiny.run("line", average__name="ema", average__decay=0.8)
     averaged = fitted(run)
     chex.assert_trees_all_close(averaged[-1].endpoints, states[-1].endpoints, rtol=1e-4, atol=1e-5)
-    mean = copied(train.init_state(run).endpoints)
+    mean = copied(init_state(run).endpoints)
     for state in averaged:
         mean = jax.tree.map(lambda m, x: 0.8 * m + 0.2 * x, mean, state.endpoints)
     chex.assert_trees_all_close(
@@ -340,9 +347,9 @@ def two(tmp_path_factory):
 
 def test_given_networks_are_at_their_places_and_the_others_start_at_their_mean(two):
     run = tiny.run("spro_1", subspace__weights=two)
-    one, other = (train.init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2))
+    one, other = (init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2))
     mean = jax.tree.map(lambda x, y: (x + y) / 2, one, other)
-    endpoints = train.init_state(run).endpoints
+    endpoints = init_state(run).endpoints
     for i, expected in enumerate((one, other)):
         at = jax.tree.map(lambda x, i=i: x[i : i + 1], endpoints)
         chex.assert_trees_all_equal(at, expected)
@@ -354,7 +361,7 @@ def test_given_networks_are_at_their_places_and_the_others_start_at_their_mean(t
 def test_given_networks_stay_bit_for_bit_and_the_others_are_trained(two, recipe, places):
     run = tiny.run(recipe, subspace__weights=two, optimizer__weight_decay=0.1)
     assert run.program.method.frozen == places
-    start, (*_, end) = copied(train.init_state(run).endpoints), fitted(run)
+    start, (*_, end) = copied(init_state(run).endpoints), fitted(run)
     for leaf, before in zip(jax.tree.leaves(end.endpoints), jax.tree.leaves(start), strict=True):
         for i in range(3):
             if i in places:
@@ -368,7 +375,7 @@ def test_networks_that_are_only_put_together_are_not_trained(two):
     assert run.program.num_steps == 0
     history = History(run)
     assert fitted(run, history=history) == history.epochs == []
-    trained = run.program.method.trained(train.init_state(run))
+    trained = run.program.method.trained(init_state(run))
     chex.assert_trees_all_equal(trained, run.given)
     chex.assert_tree_shape_prefix(trained, (2,))
 
@@ -382,7 +389,7 @@ def test_one_file_may_hold_several_given_networks(two, tmp_path):
     run = tiny.run("curve_finding", subspace__weights=two)
     weights.save(tmp_path / "both.npz", run.given)
     same = tiny.run("curve_finding", subspace__weights=(str(tmp_path / "both.npz"),))
-    chex.assert_trees_all_equal(train.init_state(same), train.init_state(run))
+    chex.assert_trees_all_equal(init_state(same), init_state(run))
 
 
 @pytest.mark.parametrize("recipe", ["ensemble", "curve_finding", "spro_1"])
@@ -408,10 +415,12 @@ def test_a_schedule_that_does_not_fit_is_refused():
 
 def test_seeds_and_numbers_share_one_compilation(monkeypatch):
     traces = []
-    make_loss_fn = train.make_loss_fn
-    monkeypatch.setattr(train, "make_loss_fn", lambda *a: traces.append(a) or make_loss_fn(*a))
+    make_loss_fn = training_steps.make_loss_fn
+    monkeypatch.setattr(
+        steps_module, "make_loss_fn", lambda *a: traces.append(a) or make_loss_fn(*a)
+    )
     config = tiny.config("line", model__widths=(2, 3), num_epochs=2)
-    fitted(train.make_run(config, tiny.dataset()))
+    fitted(make_run(config, tiny.dataset()))
     assert len(traces) == 1
     config.seed = 7
     config.label_smoothing = 0.1
@@ -419,7 +428,7 @@ def test_seeds_and_numbers_share_one_compilation(monkeypatch):
     config.optimizer.learning_rate = 0.01
     config.optimizer.weight_decay = 0.1
     config.optimizer.momentum = 0.5
-    fitted(train.make_run(config, tiny.dataset(seed=1)))  # other images and labels
+    fitted(make_run(config, tiny.dataset(seed=1)))  # other images and labels
     assert len(traces) == 1
 
 
@@ -428,7 +437,7 @@ def test_seeds_and_numbers_share_one_compilation(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "n"), [("standard", 1), ("line", 2), ("curve", 3)])
 def test_endpoints_start_apart_and_depend_on_the_seed(kind, n):
-    states = [train.init_state(tiny.run(kind, seed=seed)) for seed in (0, 0, 1)]
+    states = [init_state(tiny.run(kind, seed=seed)) for seed in (0, 0, 1)]
     chex.assert_trees_all_equal(states[0], states[1])
     kernels = [
         np.asarray(leaf).reshape(n, -1)
@@ -446,9 +455,9 @@ def test_endpoints_start_apart_and_depend_on_the_seed(kind, n):
 
 def test_initial_statistics_are_zeros_of_the_right_shapes():
     run = tiny.run("line")
-    stats = train.initial_stats(run.program.model, run.images)
-    params = jax.tree.map(lambda leaf: leaf[0], train.init_state(run).endpoints)
-    _, moments = train.training_logits(run.program.model, params, run.images[:4])
+    stats = initial_stats(run.program.model, run.images)
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
+    _, moments = training_logits(run.program.model, params, run.images[:4])
     chex.assert_trees_all_equal_shapes_and_dtypes(stats, moments)
     assert not any(leaf.any() for leaf in jax.tree.leaves(stats))
 
@@ -474,7 +483,7 @@ def test_records_are_means_over_epochs_and_are_read_one_call_late():
         assert record["accuracy"] == pytest.approx(mean / 2, rel=1e-6)
         assert record["penalty"] == 0
         assert (record["epoch"], record["step"]) == (i + 1, 10 * i + 10)
-        assert record["learning_rate"] == train.learning_rate(run, 10 * i)
+        assert record["learning_rate"] == learning_rate(run, 10 * i)
         assert record["images_per_second"] == pytest.approx(60 / record["seconds"])
     json.dumps(history.epochs, allow_nan=False)
 
@@ -500,7 +509,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_rate(name, value):
     values = metrics_of(*[1.0] * 10)
     values[name][[7, 8]] = value
     history.append(values)
-    rate = train.learning_rate(run, 17)
+    rate = learning_rate(run, 17)
     sentence = rf"^The {name} is {value} at step 17 with learning rate {rate:.3g}; lower"
     with pytest.raises(NonFiniteLoss, match=sentence):
         history.append(metrics_of(*[1.0] * 10))
@@ -519,7 +528,7 @@ def test_divergence_is_noticed_one_call_late_at_the_step_where_it_happened():
     assert not np.isfinite(losses[step])
     made = []
     with pytest.raises(NonFiniteLoss, match=rf"at step {step} with learning rate 1e\+25;"):
-        for state in train.fit(run, train.init_state(run), History(run)):
+        for state in fit(run, init_state(run), History(run)):
             made.append(int(state.step))
     assert made[-1] == step + 1
     assert issubclass(NonFiniteLoss, UserError)
@@ -530,11 +539,11 @@ def test_divergence_is_noticed_one_call_late_at_the_step_where_it_happened():
 def test_weights_that_are_not_finite_are_refused(line, value, place):
     run, states, _ = line
     state = copied(states[12])
-    train.check_finite(run, state)
+    check_finite(run, state)
     jax.tree.leaves(getattr(state, place))[0].ravel()[:1] = value
-    rate = train.learning_rate(run, 12)
+    rate = learning_rate(run, 12)
     with pytest.raises(NonFiniteLoss, match=f"after step 13 with learning rate {rate:.3g}; lower"):
-        train.check_finite(run, state)
+        check_finite(run, state)
 
 
 # What is refused

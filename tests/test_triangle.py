@@ -7,7 +7,8 @@ import pytest
 import synthetic_metrics
 
 import subspace_jax as ss
-from experiments import layout, triangle
+from experiments.evaluation import layout
+from experiments.report import triangle
 
 
 def coords_of(steps):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import weights
-from experiments.errors import UserError
+from experiments.system.errors import UserError
+from experiments.training import weights
 from subspace_jax import tree
 
 SHAPES = {"conv": {"kernel": (2, 3), "bias": (3,)}, "scale": ()}

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from experiments import workdir
-from experiments.errors import UserError
+from experiments.runs import workdir
+from experiments.system.errors import UserError
 
 FILES = (workdir.METRICS, workdir.HISTORY, workdir.REPORT, workdir.WEIGHTS, workdir.TABLE)
 FOLDERS = (

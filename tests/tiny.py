@@ -3,9 +3,10 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import train, weights
 from experiments.configs.base import base_config
-from experiments.data import NPZ_KEYS, Dataset, Split
+from experiments.data.sets import NPZ_KEYS, Dataset, Split
+from experiments.training import steps, weights
+from experiments.training.run import Run, make_run
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES = 64, 20, 3
 
@@ -50,11 +51,11 @@ def config(recipe: str = "line", **changes) -> ConfigDict:
     return tiny
 
 
-def run(recipe: str = "line", **changes) -> train.Run:
-    return train.make_run(config(recipe, **changes), dataset())
+def run(recipe: str = "line", **changes) -> Run:
+    return make_run(config(recipe, **changes), dataset())
 
 
 def weights_file(path, seed: int, recipe: str = "standard", **changes) -> str:
     """A file of networks as a run of this seed starts with, and its name."""
-    weights.save(path, train.init_state(run(recipe, seed=seed, **changes)).endpoints)
+    weights.save(path, steps.init_state(run(recipe, seed=seed, **changes)).endpoints)
     return str(path)

@@ -11,14 +11,16 @@ import numpy as np
 import tiny
 
 import subspace_jax as ss
-from experiments import predict, train
-from experiments.data import Dataset, Split
+from experiments.data.sets import Dataset, Split
+from experiments.evaluation import predict
+from experiments.training import steps
+from experiments.training.run import Run, make_run
 
 
 class Untrained(NamedTuple):
     """What evaluation takes: `stack` has leaves `[n, ...]`, as `Method.trained` returns them."""
 
-    run: train.Run
+    run: Run
     stack: ss.tree.PyTree
     settings: predict.Settings
 
@@ -41,8 +43,8 @@ DATASET = Dataset("smooth", TRAIN, VALIDATION, TEST, tiny.NUM_CLASSES)
 
 def untrained(recipe: str = "line", **changes) -> Untrained:
     config = tiny.config(recipe, **changes)
-    run = train.make_run(config, DATASET)
-    method, stack = run.program.method, train.init_state(run).endpoints
+    run = make_run(config, DATASET)
+    method, stack = run.program.method, steps.init_state(run).endpoints
     kept = {"snapshots": method.num_models, "swag": 1 + method.num_draws}
     if method.average in kept:
         stack = jax.tree.map(lambda x: jnp.repeat(x, kept[method.average], axis=0), stack)

@@ -1,6 +1,7 @@
-"""A picture of a report for the documentation.
+r"""A picture of a report for the documentation.
 
-    python docs/images/screenshot.py runs/line/report.html docs/images/report_line.png --height 1120
+    python docs/images/screenshot.py runs/line/report.html docs/images/report_line.png \
+        --top 150 --height 960
 
 needs playwright and a Chromium, whose path is in the environment variable CHROMIUM.
 """
@@ -21,7 +22,8 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--height", type=int, default=1120)
+    parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--top", type=int, default=0, help="pixels to leave out above")
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     with sync_playwright() as playwright:
@@ -34,6 +36,7 @@ def main() -> None:
             color_scheme="dark" if options.dark else "light",
         )
         page.goto(options.page.resolve().as_uri())
+        page.evaluate(f"window.scrollTo(0, {options.top})")
         shot = page.screenshot()
         browser.close()
     Image.open(io.BytesIO(shot)).convert("RGB").save(options.picture, optimize=True)

@@ -2,8 +2,7 @@
 
 import ml_collections
 
-from experiments.methods import default_num_endpoints
-from experiments.recipes import RECIPES, check_recipe
+from experiments.configs.recipes import RECIPES, check_recipe, default_num_endpoints
 
 
 def base_config(recipe: str) -> ml_collections.ConfigDict:
@@ -66,9 +65,6 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     # Of the activations: "float32", or "bfloat16", faster on accelerators. Weights, gradients,
     # batch-norm statistics and losses are float32 in both.
     config.model.dtype = "float32"
-    # In training mode batch norm takes the statistics of so many equal groups of the batch, each its
-    # own, as that many devices with statistics of their own would; 1: of the whole batch.
-    config.model.batch_norm_groups = 1
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 0.1

@@ -12,8 +12,8 @@ from types import ModuleType
 import ml_collections
 
 from experiments.configs import cifar10, digits, imagenet, tiny_imagenet
-from experiments.errors import UserError
-from experiments.recipes import LARGEST, PRODUCTS
+from experiments.configs.recipes import LARGEST, PRODUCTS
+from experiments.system.errors import UserError
 from subspace_jax import corruptions
 
 # What the article's figures compare.

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -73,15 +74,16 @@ def table(caption: str, header: Sequence[str], cells: Cells, num_texts: int = 1)
 
 
 def figure(png: bytes, title: str, alt: str, caption: str) -> str:
-    """A PNG file with its title, what is seen for those who can't, and how it is read."""
+    """A PNG file with its title if it has one, what is seen for those who can't, and how it is read."""
     # A PNG file holds its width at byte 16; 1.5 of its pixels are one of the page.
     width = round(int.from_bytes(png[16:20], "big") / 1.5)
     data = base64.b64encode(png).decode("ascii")
+    name = f"<b>{escape(title)}.</b> " if title else ""
     return (
         f'<figure><div class="card" tabindex="0"><img alt="{escape(alt)}" '
-        f'style="max-width: {width}px; min-width: min({width}px, 36rem)" '
+        f'style="max-width: {width}px" '
         f'src="data:image/png;base64,{data}"></div>'
-        f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"
+        f"<figcaption>{name}{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -103,6 +105,7 @@ def provenance(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         if value in (None, ""):
             continue
         said = escape(_said(value)).replace("\n", "<br>")
+        said = re.sub(r"--\S+", r"<code>\g<0></code>", said)
         facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{said}</td>")
     parts = []
     if facts:

@@ -11,8 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from experiments import figures, landscape_figures, triangle
-from experiments.styles import METRICS, QUANTITIES, deployed
+from experiments.report import landscape_figures, run_figures, triangle
+from experiments.results.styles import METRICS, QUANTITIES, deployed
 
 Metrics = Mapping[str, Any]
 
@@ -62,10 +62,10 @@ def _finite(x: float | None, scale: float = 1.0) -> float | None:
 
 
 def _path(points: Sequence[Metrics], ensembles: Sequence[Metrics]) -> dict | None:
-    path = figures.path_of(points)
+    path = run_figures.path_of(points)
     if not path:
         return None
-    entries, pairs = list(path.values()), figures.mirror_pairs(ensembles)
+    entries, pairs = list(path.values()), run_figures.mirror_pairs(ensembles)
     mirrored = [pairs.get(alpha) for alpha in path]
     return {
         "xs": list(path),
@@ -123,7 +123,7 @@ def _history(history: Sequence[Metrics]) -> dict | None:
     ]
     penalty = of("penalty", 1.0)
     if any(penalty):
-        drawn[0]["series"].append({"name": "Penalty, not in the loss", "ys": penalty})
+        drawn[0]["series"].append({"name": "Cosine penalty (part of the objective)", "ys": penalty})
     return {"xs": [entry["epoch"] for entry in history], "panels": drawn}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.report import document, explorers
 from experiments.report.tables import cells_of, mean_of, number, run_rows
-from experiments.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
+from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
 
 Metrics = Mapping[str, Any]
 Cells = list[list[str]]
@@ -40,8 +40,8 @@ _CAPTIONS = {
     "history": (
         "Training",
         "Training loss, training accuracy and learning rate by epoch.",
-        "Means over each epoch, measured at the random points that training visits; a penalty is "
-        "drawn on its own and is not part of the loss.",
+        "Means over each epoch, measured at the random points that training visits; the "
+        "cosine penalty, which training adds to the loss, is drawn on its own.",
     ),
 }
 # What the script draws, in order: the part of its data, a title, how to read it and use it.
@@ -76,7 +76,7 @@ _PLACES = ("midpoint", "endpoints", "ensemble", "mc ensemble", "chosen point")
 
 
 def run_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
-    """The page of one run; see `report.page`."""
+    """The page of one run; see `pages.page`."""
     config = metrics.get("config", {})
     title = f"One run: {style_of_run(config).label}"
     data = explorers.data_of(metrics)
@@ -152,7 +152,10 @@ def _place_said(place: str, record: Metrics, metrics: Metrics) -> str:
         return "network"
     if place == "endpoints":
         return "endpoints, their mean"
-    return f"{place} {_coords(record['coords'], '.2g')}" if "coords" in record else place
+    if "coords" in record:  # of the chosen point
+        name = "α" if isinstance(record["coords"], int | float) else "weights"
+        return f"best on validation, {name} = {_coords(record['coords'], '.2g')}"
+    return place
 
 
 def _points(metrics: Metrics) -> str:

@@ -1,40 +1,44 @@
-"""The page of a suite: its verdict, its claims, its tables and its figures."""
+"""The page of a suite: its figures, each with what it shows, and folded below its claims and tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from experiments import claims, markdown
-from experiments.report import document
+from experiments.report import document, headlines
 from experiments.report.tables import cells_of
+from experiments.results import claims, tables
+from experiments.results.wording import labels_said
 
 Metrics = Mapping[str, Any]
 
 # What each suite is, by its name and scale.
 _INTRODUCTIONS = {
-    "digits": "Small convolutional networks on scikit-learn's digits: 1,000 training images, 297 "
-    "validation images, 500 test images, 20 epochs. They show how the methods behave; they do not "
-    "settle the article's claims.",
-    "cifar10 small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, its "
+    "digits": "Small convolutional networks on scikit-learn's digits, which show how the methods behave "
+    "and do not settle the article's claims.",
+    "cifar10 small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, whose "
     "numbers are not the article's.",
     "cifar10 full": "cResNet20 on CIFAR-10 by the article's protocol, but for 5,000 training images "
     "that are held out for choices.",
     "tiny_imagenet full": "ResNet18 on Tiny-ImageNet by the article's protocol, but for the training "
     "images that are held out for choices.",
 }
-_INTRODUCTION = (
+# What the words on the page mean.
+_TERMS = (
     "A line, curve or simplex of networks is trained at random points between its endpoints, and its "
-    "midpoint is the network to deploy. Standard (matched) is ordinary training with the learning rate "
-    "divided by the number of endpoints, the weight decay multiplied by it and the start at a "
-    "midpoint: it differs from a subspace's midpoint in where gradients are taken, and in having no "
-    "cosine penalty. Wrong labels replace true ones in "
-    "the training images alone and are never the true ones. Article setting: the article's recipe for "
-    "all methods. Tuned setting: learning rate and weight decay chosen for each method by accuracy on "
-    "validation images with true labels. Claims are tested by paired t-tests over seeds at 5 %, "
-    "corrected by Holm's method within each of three groups: the article's, the controls, tuned "
-    "against tuned; seeds vary initialisation, batches and wrong labels, not the test images. "
-    "Training costs are relative to standard training, inference costs to one network."
+    "midpoint is the network to deploy.",
+    "Standard (matched) is ordinary training whose steps are those of a midpoint: the learning rate is "
+    "divided by the number of endpoints, the weight decay multiplied by it, and it starts at a "
+    "midpoint. A subspace differs from it in where gradients are taken, and by the cosine penalty.",
+    "Wrong labels replace true ones in the training images alone, and are never the true ones.",
+    "Article setting: the article's recipe for all methods. Tuned setting: learning rate and weight "
+    "decay chosen for each method by accuracy on validation images with true labels.",
+    "Claims are tested by paired t-tests over seeds at 5 %, corrected by Holm's method within each of "
+    "three groups: the article's, the controls, tuned against tuned. Seeds vary initialisation, "
+    "batches and wrong labels, not the test images.",
+    "Training costs are relative to standard training, inference costs to one network.",
 )
+# The order of the figures; those that are not here come after.
+_ORDER = ("fig1", "fig2", "fig7", "fig3", "fig4", "fig5", "fig6", "rivals", "tuned", "curvature")
 # How each picture is read: its title, what is seen (for those who can't), how to read it.
 _DOTS = (
     "A dot is the mean over seeds, its whisker one standard error, and the vertical line marks the "
@@ -64,8 +68,8 @@ _CAPTIONS = {
         "Figure 4: number of endpoints",
         "Lines with error bars against the number of endpoints.",
         "Midpoint accuracy against the number of endpoints of a simplex, beside averages of as many "
-        "models and the matched control. With one, all of them are the same standard training. Error "
-        "bars are one standard error.",
+        "models and the matched control; sizes that were not trained break the lines. With one, all of "
+        "them are the same standard training. Error bars are one standard error.",
     ),
     "fig5": (
         "Figure 5: calibration",
@@ -76,7 +80,8 @@ _CAPTIONS = {
         "Figure 6: snow",
         "Lines of accuracy against the severity of snow.",
         "Test images corrupted by snow, {snow}; trained with clean labels, batch-norm statistics of "
-        "clean images. Error bars are one standard error.",
+        "clean images. The published constants of snow do not grow in every respect, so severity 2 may "
+        "be harder than 3. Error bars are one standard error.",
     ),
     "fig7": ("Figure 7: accuracy along the paths, wrong labels", "Curves and dots.", _ALONG),
     "rivals": ("Every rival", "Dots with whiskers.", _DOTS),
@@ -101,41 +106,72 @@ _CAPTIONS = {
         "Curves of risk against coverage, and dots of AUROC for foreign images.",
         "Left, the share of errors among the most confident predictions, by how many are kept; lower is "
         "better. Right, the area under the ROC curve of telling test images from images of no class by "
-        "the confidence of the prediction; further right is better, 50 is chance. Means over seeds, "
-        "bands and whiskers are one standard error.",
+        "the confidence of the prediction; further right is better, 50 is chance, and below it images "
+        "of no class get more confidence than test images. Means over seeds; bands and whiskers are "
+        "one standard error.",
     ),
 }
 
 
 def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
-    """The page of a suite; see `report.page`."""
+    """The page of a suite; see `pages.page`."""
     config = metrics.get("config", {})
     title = f"Subspaces of networks and their rivals: {_name(config)}"
-    captions = _captions(config)
-    sentences = metrics.get("verdict", ())
+    captions, said = _captions(config), headlines.of(metrics)
+    order = {name: i for i, name in enumerate(_ORDER)}
+    names = sorted(pictures, key=lambda name: order.get(name, len(order)))
+    parts = {
+        name: (
+            captions.get(name, (name,))[0],
+            _said(said.get(name, ""))
+            + document.figure(pictures[name], "", *captions.get(name, (name,) * 3)[1:]),
+        )
+        for name in names
+    }
+    parts |= {
+        "claims": ("What holds", _claims(metrics)),
+        "tables": ("Tables", _tables(metrics)),
+        "terms": ("What the words mean", "".join(f"<p>{escape(term)}</p>" for term in _TERMS)),
+        "failed": ("Runs that failed", _failed(metrics)),
+    }
+    parts = {name: part for name, part in parts.items() if part[1]}
+    links = "".join(
+        f'<li><a href="#{n}">{escape(heading)}</a></li>' for n, (heading, _) in parts.items()
+    )
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(_introduction(config))}</p>",
-        document.section(
-            "verdict", "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
-        ),
-        *_claims(metrics),
-        *_tables(metrics),
+        f"<p>{escape(_lead(metrics))}</p>",
+        f'<nav aria-label="Contents"><ul>{links}</ul></nav>',
         *(
-            document.figure(data, *captions.get(name, (name,) * 3))
-            for name, data in pictures.items()
+            f'<section id="{name}"><h2>{escape(heading)}</h2>{content}</section>'
+            for name, (heading, content) in parts.items()
         ),
         document.provenance(metrics.get("provenance", {}), config),
     ]
     return document.document(title, body)
 
 
+def _said(sentence: str) -> str:
+    return f'<p class="headline">{escape(sentence)}</p>' if sentence else ""
+
+
 def _name(config: Metrics) -> str:
     return " ".join(dict.fromkeys((config.get("suite", ""), config.get("scale", ""))))
 
 
-def _introduction(config: Metrics) -> str:
-    return f"{_INTRODUCTIONS.get(_name(config), '')} {_INTRODUCTION}".strip()
+def _lead(metrics: Metrics) -> str:
+    """What the suite is, how much was run, and where the numbers are."""
+    record = metrics.get("provenance", {})
+    runs, seeds = record.get("num_runs"), len(record.get("seeds", ()))
+    counts = (
+        f"It has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
+        if runs
+        else ""
+    )
+    where = "All numbers are in metrics.json and table.md beside this page."
+    return " ".join(
+        filter(None, [_INTRODUCTIONS.get(_name(metrics.get("config", {}))), counts, where])
+    )
 
 
 def _captions(config: Metrics) -> dict[str, tuple[str, ...]]:
@@ -152,38 +188,42 @@ def _captions(config: Metrics) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _claims(metrics: Metrics) -> list[str]:
-    """Every claim with its test, what survives of the gains, and what failed."""
+def _claims(metrics: Metrics) -> str:
+    """The counts, and folded below them every sentence, every test, what survives, what was chosen."""
     verdicts = claims.from_json(metrics.get("claims", ()))
-    rows = [claims.cells(v) for v in verdicts if v.outcome != claims.NOT_RUN]
-    parts = []
-    if rows:
-        parts.append(f"<p>{escape(metrics.get('counts', ''))}</p>")
-        table = document.table("Every claim with its test", claims.HEADER, list(map(list, rows)), 2)
-        parts.append(f"<details><summary>Every claim with its test</summary>{table}</details>")
-    if survival := metrics.get("survival"):
-        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in survival)
-        parts.append(
-            f"<details><summary>How much of each gain survives</summary><ul>{items}</ul></details>"
-        )
-    if chosen := markdown.chosen_said(metrics):
-        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in chosen)
-        parts.append(f"<details><summary>What was chosen</summary><ul>{items}</ul></details>")
-    if failed := metrics.get("failed"):
-        items = "".join(f"<li>{escape(f['id'])}: {escape(f['error'])}</li>" for f in failed)
-        parts.append(f"<h2>Runs that failed</h2><ul>{items}</ul>")
-    return parts
+    rows = [list(claims.cells(v)) for v in verdicts if v.outcome != claims.NOT_RUN]
+    if not rows:
+        return ""
+    parts = {
+        "Every result in words": _list(metrics.get("verdict", ())),
+        "Every claim with its test": document.table(
+            "Every claim with its test", claims.HEADER, rows, 2
+        ),
+        "How much of each gain survives": _list(metrics.get("survival", ())),
+        "What was chosen": _list(tables.chosen_said(metrics)),
+    }
+    folded = "".join(document.folded(summary, content) for summary, content in parts.items())
+    return f"<p>{escape(metrics.get('counts', ''))}</p>{folded}"
 
 
-def _tables(metrics: Metrics) -> list[str]:
-    """One table per setting and label noise."""
+def _list(sentences: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _failed(metrics: Metrics) -> str:
+    return _list(f"{found['id']}: {found['error']}" for found in metrics.get("failed", ()))
+
+
+def _tables(metrics: Metrics) -> str:
+    """One folded table per setting and label noise."""
     groups: dict[tuple[str, float], list[Metrics]] = {}
     for row in metrics.get("table", ()):
         rest = {k: v for k, v in row.items() if k not in ("setting", "label_noise")}
         groups.setdefault((row["setting"], row["label_noise"]), []).append(rest)
     note = "<p>Means ± one standard error over seeds. NLL and ECE: lower is better.</p>"
-    tables = [note] if groups else []
+    parts = [note] if groups else []
     for (setting, noise), rows in groups.items():
-        labels = f"{100 * noise:.0f} % wrong labels" if noise else "clean labels"
-        tables.append(document.table(f"{setting.capitalize()} setting, {labels}", *cells_of(rows)))
-    return tables
+        title = f"{setting.capitalize()} setting, {labels_said(noise)}"
+        parts.append(document.folded(title, document.table(title, *cells_of(rows))))
+    return "".join(parts)

@@ -8,7 +8,7 @@ A *row* is a dict with `"accuracy"`, `"nll"` and `"ece"`, each `{"mean", "stderr
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.styles import METRICS, QUANTITIES, SUBSPACES, order_of, shown, style_of
+from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, order_of, shown, style_of
 
 Metrics = Mapping[str, Any]
 Cells = list[list[str]]

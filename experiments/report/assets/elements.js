@@ -33,8 +33,8 @@ function at(values, position) {
 }
 
 /** About `count` round numbers from `low` to `high`, and their decimals. */
-function ticks(low, high, count) {
-  const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
+function ticks(low, high, count, least = 0) {
+  const raw = Math.max((high - low) / count, least), power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((s) => s * power).find((s) => s >= raw * 0.999);
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9)), values = [];
   for (let i = Math.ceil(low / step - 1e-6); i * step <= high + 1e-6 * step; i++) values.push(i * step);
@@ -45,6 +45,7 @@ function extent(values) {
   const finite = values.filter(known);
   if (!finite.length) return [0, 1];
   const low = Math.min(...finite), high = Math.max(...finite);
-  const pad = (high - low) * 0.07 || Math.abs(high) * 0.05 || 1;
+  if (low === high) return low > 0 ? [0, 1.1 * high] : [low - 1, high + 1];
+  const pad = (high - low) * 0.07;
   return [low - pad, high + pad];
 }

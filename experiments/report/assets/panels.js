@@ -11,7 +11,7 @@ function panel(xs, xLabel, spec, special, pick) {
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "panel", role: "img",
     "aria-label": `${spec.label} by ${xLabel}` });
   root.append(text(left, 15, spec.label, { class: "title" }));
-  const vertical = ticks(low, high, 4), horizontal = ticks(first, first + span, 5);
+  const vertical = ticks(low, high, 4), horizontal = ticks(first, first + span, 5, xLabel === "Epoch" ? 1 : 0);
   for (const value of vertical.values) {
     root.append(svg("line", { x1: left, x2: width - right, y1: toY(value), y2: toY(value), class: "grid" }),
       text(left - 9, toY(value) + 4, value.toFixed(vertical.decimals), { "text-anchor": "end" }));

@@ -1,1 +1,0 @@
-"""What `python -m experiments.doctor` looks at. A check takes what it needs and returns findings."""

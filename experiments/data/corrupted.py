@@ -1,0 +1,210 @@
+"""Corrupted test images: made here, or published ones that fit the model."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import subspace_jax as ss
+from experiments.data import published
+from experiments.data.decode import Mapped, is_lazy
+from experiments.data.sets import Split
+from experiments.system.errors import UserError
+
+NAMES = tuple(ss.corruptions.CORRUPTIONS)
+SEVERITIES = (1, 2, 3, 4, 5)
+GENERATED = "generated"
+_SIZES = (32, 64, 224)
+_BATCH = 500
+
+
+class Corrupted(NamedTuple):
+    """Corrupted images with their labels.
+
+    Attributes:
+      split: images of the model's size; labels among `columns` if there are any.
+      description: what they are and what was done to them, in words.
+      columns: the model's classes that its logits are restricted to, integers `[K']`; None for all.
+    """
+
+    split: Split
+    description: str
+    columns: np.ndarray | None = None
+
+
+def check_names(names: Sequence[str], severities: Sequence[int]) -> None:
+    """Refuses corruptions and severities that do not exist.
+
+    Raises:
+      UserError: there is one.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise UserError(
+                f"config.evaluation.corruptions has {name!r}; choose among {', '.join(NAMES)}."
+            )
+    if names and not severities:
+        raise UserError(
+            f"config.evaluation.severities is empty but config.evaluation.corruptions has {names[0]!r}; "
+            "use some of 1 to 5."
+        )
+    for severity in severities:
+        if severity not in SEVERITIES:
+            raise UserError(f"config.evaluation.severities has {severity}; use 1 to 5.")
+
+
+def load_corrupted(
+    source: str,
+    name: str,
+    severity: int,
+    clean: Split,
+    num_classes: int,
+    *,
+    class_names: Sequence[str] = (),
+    data_dir: str = "",
+    seed: int = 0,
+) -> Corrupted:
+    """The test images with one corruption.
+
+    A published set belongs to the test split if it has its images, or its classes by name, and its
+    size. The one exception is the article's: images of some of the model's classes by WordNet id, such
+    as Tiny-ImageNet-C for a model of ImageNet. They are resized, and the logits restricted to them.
+
+    Args:
+      source: "generated" for `subspace_jax.corruptions`, which are not the official files; or what
+        `published.read` takes.
+      name, severity: which, of `NAMES` and 1 to 5.
+      clean: the test split.
+      num_classes: of the model.
+      class_names: of the model, where they are known.
+      data_dir: of "tfds".
+      seed: of the generated ones, with the name and the severity.
+
+    Raises:
+      UserError: it does not exist, can't be read, or does not fit the test split or the model.
+    """
+    check_names([name], [severity])
+    if source == GENERATED:
+        return _generated(name, severity, clean, seed)
+    image_size = clean.images.shape[1] if is_lazy(clean.images) else 0
+    found = published.read(source, name, severity, data_dir, image_size)
+    what = f"{name} {severity} of {source}"
+    if found.images.ndim != 4 or not 0 < len(found.images) == len(found.labels):
+        raise UserError(
+            f"{what} has images {list(found.images.shape)} and {len(found.labels)} labels; give images "
+            "[N, H, W, C] and a label for each."
+        )
+    if found.classes:
+        return _of_named_classes(found, what, clean, class_names)
+    count = len(found.labels)
+    if found.complete and count != len(clean.labels):
+        raise UserError(
+            f"{source} has {count} images of {name} at severity {severity} but the test split has "
+            f"{len(clean.labels)}; give the set that belongs to it."
+        )
+    _check_shape(found, what, clean)
+    known = clean.labels[:count]
+    same = found.labels if found.in_order else np.sort(found.labels)
+    if not np.array_equal(same, known if found.in_order else np.sort(known)):
+        raise UserError(
+            f"The labels of {source}, 0 to {found.labels.max()}, are not those of the {num_classes} "
+            "classes of the test split in its order; give the set that belongs to it."
+        )
+    return Corrupted(Split(found.images, found.labels.astype(np.int32)), what)
+
+
+def _check_shape(found: published.Published, what: str, clean: Split) -> None:
+    theirs, ours = (
+        f"{images.dtype} {list(images.shape[1:])}" for images in (found.images, clean.images)
+    )
+    if theirs != ours:
+        raise UserError(
+            f"{what} has images {theirs} but the test split has {ours}; give the set that belongs to it."
+        )
+
+
+def _of_named_classes(found, what: str, clean: Split, class_names: Sequence[str]) -> Corrupted:
+    columns = published.columns_of(found.classes, class_names)
+    if columns is None:
+        strange = next(name for name in found.classes if name not in class_names)
+        raise UserError(
+            f"{what} has {len(found.classes)} classes, among them {strange!r}, which is none of the "
+            f"{len(class_names)} classes that the model is known to have; give the set that belongs "
+            "to it, or an .npz data set with class_names."
+        )
+    labels = found.labels.astype(np.int32)
+    images, side = found.images, clean.images.shape[1:3]
+    stored = found.stored or images.shape[1:3]
+    sizes = " x ".join(map(str, stored)), " x ".join(map(str, side))
+    resized = f"images resized from {sizes[0]} to {sizes[1]} pixels (bilinear)"
+    if len(columns) == len(class_names):
+        _check_shape(found, what, clean)
+        what += f"; {resized}" if stored != side else ""
+        return Corrupted(Split(images, columns[labels].astype(np.int32)), what)
+    restricted = f"logits restricted to {len(columns)} of {len(class_names)} classes by WordNet id"
+    if stored != side:
+        restricted += f", {resized}"
+    if images.shape[1:3] != side:
+        images = _resized(images, side)
+    _check_shape(found._replace(images=images), what, clean)
+    return Corrupted(Split(images, labels), f"{what}; {restricted}", columns)
+
+
+def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        batch = jnp.asarray(images[start : start + _BATCH], jnp.float32)
+        shape = (len(batch), *side, images.shape[-1])
+        batch = jax.image.resize(batch, shape, "bilinear", antialias=True)
+        parts.append(np.asarray(jnp.round(batch).clip(0, 255)).astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def _generated(name: str, severity: int, clean: Split, seed: int) -> Corrupted:
+    """In batches with random numbers of their own; those decoded when indexed, one by one."""
+    key = jax.random.fold_in(jax.random.key(seed), 10 * NAMES.index(name) + severity)
+    how = "" if _fits(clean.images.shape) else ", made at 32 x 32 pixels and shrunk"
+    what = f"{name} {severity}, generated{how}; not the official files"
+    if is_lazy(clean.images):
+        function = functools.partial(_corrupt_each, name, severity, key)
+        return Corrupted(Split(Mapped(clean.images, function), clean.labels), what)
+    parts = []
+    for start in range(0, len(clean.images), _BATCH):
+        images = jnp.asarray(clean.images[start : start + _BATCH])
+        parts.append(np.asarray(_corrupt(name, jax.random.fold_in(key, start), images, severity)))
+    return Corrupted(Split(np.concatenate(parts), clean.labels), what)
+
+
+def _fits(shape: Sequence[int]) -> bool:
+    """Whether images `[B, H, W, C]` can be corrupted as they are."""
+    return shape[1] == shape[2] and shape[2] in _SIZES and shape[3] == 3
+
+
+def _corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.Array:
+    """Images of other sizes or of one channel are enlarged to 32 x 32 RGB and shrunk again."""
+    images, shape = images.astype(jnp.float32) / 255, images.shape
+    if not _fits(shape):
+        wide = jnp.broadcast_to(images, (*shape[:3], 3))
+        images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
+    images = ss.corruptions.corrupt(name, key, images, severity)
+    if not _fits(shape):
+        images = jax.image.resize(images, (*shape[:3], 3), "linear", antialias=True)
+        images = images if shape[3] == 3 else images.mean(3, keepdims=True)
+    return jnp.round(255 * images.clip(0, 1)).astype(jnp.uint8)
+
+
+def _corrupt_each(name: str, severity: int, key: jax.Array, numbers, images) -> np.ndarray:
+    """Images `[B]` of these numbers, each with random numbers of its own."""
+    return np.asarray(_mapped(key, numbers, images, name=name, severity=severity))
+
+
+@functools.partial(jax.jit, static_argnames=("name", "severity"))
+def _mapped(key, numbers, images, *, name, severity):
+    def one(number_and_image):
+        number, image = number_and_image
+        return _corrupt(name, jax.random.fold_in(key, number), image[None], severity)[0]
+
+    return jax.lax.map(one, (numbers, images))

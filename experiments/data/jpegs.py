@@ -1,0 +1,237 @@
+"""ImageNet as it lies on disk: encoded images by number, their labels, the names of the classes.
+
+    train/<class>/*.JPEG, val/<class>/*.JPEG   folders, `<class>` being a WordNet id
+    imagenet2012/5.1.0/*.array_record-*        as TensorFlow Datasets prepares it
+
+Nothing is decoded here. Classes are ordered by name, images by class and file name, or as they are
+stored.
+"""
+
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tqdm
+
+from experiments.data import prepared, tiny_imagenet
+from experiments.system import files
+from experiments.system.errors import UserError
+
+TFDS_NAME = "imagenet2012"
+LABELS = "labels.npz"  # of both parts, beside the records of TFDS
+_PARTS = ("train", "val")
+_TFDS_PARTS = ("train", "validation")
+_LAYOUT = "folders of classes, train/<class>/*.JPEG and val/<class>/*.JPEG"
+
+
+class Records(Protocol):
+    """Encoded images, by number; picklable, since processes share them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> bytes: ...
+
+    def name(self, i: int) -> str:
+        """What a person finds the image by."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Files below a folder, by their paths in UTF-8, `[N]`."""
+
+    root: str
+    paths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> bytes:
+        with open(self.name(i), "rb") as stream:
+            return stream.read()
+
+    def name(self, i: int) -> str:
+        return os.path.join(self.root, self.paths[i].decode())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsRecords:
+    """A split of a TFDS builder, its images not decoded."""
+
+    source: Any
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self.source[int(i)]["image"]
+
+    def name(self, i: int) -> str:
+        file = self.source[int(i)].get("file_name", b"").decode()
+        return f"{self.split} record {i}" + (f" ({file})" if file else "")
+
+
+class Found(NamedTuple):
+    """A data set on disk: labels are int32 `[N]`, and `classes` their names."""
+
+    train: Records
+    train_labels: np.ndarray
+    test: Records
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+def find(data_dir: str) -> Found:
+    """The records of ImageNet, or of a data set of the same layout; the test set is its `val`.
+
+    Args:
+      data_dir: a folder with `train` and `val`, or one of TFDS; empty for that of TFDS.
+
+    Raises:
+      UserError: there is none, or its parts do not fit together.
+    """
+    if _has_folders(data_dir):
+        return _find_folders(Path(data_dir).expanduser())
+    return _find_tfds(data_dir)
+
+
+def class_names(data_dir: str) -> tuple[str, ...]:
+    """The WordNet ids of the classes, in the order of their labels."""
+    if _has_folders(data_dir):
+        return _classes(Path(data_dir).expanduser(), "train")
+    return tuple(_builder(data_dir).info.features["label"].names)
+
+
+def _has_folders(data_dir: str) -> bool:
+    root = Path(data_dir).expanduser()
+    return bool(data_dir) and any((root / part).is_dir() for part in _PARTS)
+
+
+def _find_folders(root: Path) -> Found:
+    for part in _PARTS:
+        if not (root / part).is_dir():
+            raise UserError(
+                f"config.data_dir is {str(root)!r}, which has no {part}; ImageNet is {_LAYOUT}."
+            )
+    train, val = (_classes(root, part) for part in _PARTS)
+    if odd := sorted(set(train) ^ set(val)):
+        raise UserError(
+            f"{root / 'train'} has {len(train)} classes but {root / 'val'} has {len(val)} (only one "
+            f"has {odd[0]!r}); give both the same folders of classes."
+        )
+    (first, first_labels), (second, second_labels) = (_list(root, part, train) for part in _PARTS)
+    return Found(first, first_labels, second, second_labels, train)
+
+
+def _classes(root: Path, part: str) -> tuple[str, ...]:
+    entries = os.scandir(root / part)
+    found = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+    if not found:
+        raise UserError(f"{root / part} has no folders; ImageNet is {_LAYOUT}.")
+    return found
+
+
+def _list(root: Path, part: str, classes: Sequence[str]) -> tuple[Files, np.ndarray]:
+    paths, labels = [], []
+    bar = tqdm.tqdm(classes, desc=f"listing {part}", unit=" classes", delay=1, leave=False)
+    for label, name in enumerate(bar):
+        found = sorted(filter(tiny_imagenet.is_image, os.listdir(root / part / name)))
+        if not found:
+            raise UserError(
+                f"{root / part / name} has no JPEG files; unpack that class anew, or remove its "
+                "folder from train and val."
+            )
+        paths += [os.fsencode(os.path.join(part, name, file)) for file in found]
+        labels += [label] * len(found)
+    return Files(str(root), np.asarray(paths)), np.asarray(labels, np.int32)
+
+
+def _builder(data_dir: str) -> Any:
+    """The prepared builder of TFDS.
+
+    Raises:
+      UserError: there is none.
+    """
+
+    path = Path(data_dir).expanduser()
+    if data_dir and not path.is_dir():
+        raise UserError(
+            f"config.data_dir is {data_dir!r} but there is no such folder; give {_LAYOUT}, or the data "
+            f"folder of TFDS with {TFDS_NAME}."
+        )
+    builder = prepared.import_builders("imagenet").stock_builder(TFDS_NAME, data_dir)
+    if not builder.is_prepared():
+        raise UserError(
+            f"{builder.data_dir_root} has neither train and val ({_LAYOUT}) nor {TFDS_NAME} prepared "
+            f"by TFDS; put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into "
+            f"{builder.data_dir_root}/downloads/manual and run `tfds build {TFDS_NAME} "
+            f"--file_format=array_record --data_dir={builder.data_dir_root}`, which needs TensorFlow."
+        )
+    file_format = builder.info.file_format
+    if file_format not in file_format.with_random_access():
+        raise UserError(
+            f"{builder.data_dir} holds {file_format.value} files, which can't be read in any order; "
+            f"convert it by `tfds convert_format --root_data_dir={builder.data_dir_root} "
+            "--out_file_format=array_record`."
+        )
+    return builder
+
+
+def _find_tfds(data_dir: str) -> Found:
+    import tensorflow_datasets as tfds
+
+    builder = _builder(data_dir)
+    classes = tuple(builder.info.features["label"].names)
+    raw = {"image": tfds.decode.SkipDecoding()}
+    parts = [
+        TfdsRecords(builder.as_data_source(split=split, decoders=raw), split)
+        for split in _TFDS_PARTS
+    ]
+    labels = _tfds_labels(Path(builder.data_dir), parts)
+    for split, found in zip(_TFDS_PARTS, labels, strict=True):
+        empty = np.flatnonzero(np.bincount(found, minlength=len(classes)) == 0)
+        if len(empty):
+            raise UserError(
+                f"{builder.data_dir} has no image of the class {classes[empty[0]]!r} in {split}; "
+                "prepare it anew."
+            )
+    return Found(parts[0], labels[0], parts[1], labels[1], classes)
+
+
+def _tfds_labels(folder: Path, parts: Sequence[TfdsRecords]) -> list[np.ndarray]:
+    """The labels of both parts, which lie among the images: read once, then kept."""
+    counts = [len(part) for part in parts]
+    cache = folder / LABELS
+    if cache.exists():
+        with files.open_npz(cache, "the labels of the records beside it") as file:
+            found = [file[split] for split in _TFDS_PARTS]
+        if [len(labels) for labels in found] == counts:
+            return found
+    found = [_read_labels(part) for part in parts]
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(zip(_TFDS_PARTS, found, strict=True)))
+    try:
+        files.write_atomically(cache, buffer.getvalue())
+    except OSError as error:
+        print(
+            f"{cache} can't be written ({error.strerror}); labels are read anew next time.",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _read_labels(part: TfdsRecords, size: int = 256) -> np.ndarray:
+    labels = np.empty(len(part), np.int32)
+    title = f"reading labels of {part.split}"
+    with tqdm.tqdm(desc=title, total=len(part), unit=" images", delay=1, leave=False) as bar:
+        for start in range(0, len(part), size):
+            chosen = range(start, min(start + size, len(part)))
+            labels[chosen] = [record["label"] for record in part.source.__getitems__(chosen)]
+            bar.update(len(chosen))
+    return labels

@@ -1,0 +1,159 @@
+"""Wrong labels: drawn at random, or read from a file."""
+
+import os
+import zipfile
+
+import numpy as np
+
+from experiments.system.errors import UserError
+
+NOISE_MODES = ("uniform_wrong", "uniform_any")
+FILE_MODE = "file"
+
+# Equal seeds must not make equal choices; outside.py has more streams.
+SPLIT_STREAM, NOISE_STREAM, SIZE_STREAM = range(3)
+
+
+def corrupt_labels(
+    labels: np.ndarray, num_classes: int, rate: float, mode: str, seed: int
+) -> np.ndarray:
+    """Redraws exactly round(rate N) of the labels; which ones depends on `seed` and N alone.
+
+    Args:
+      labels: Integers [N] in [0, num_classes).
+      num_classes: K.
+      rate: In [0, 1).
+      mode: `uniform_wrong` draws uniformly among the K - 1 other classes, so that every redrawn
+        label is wrong; `uniform_any` among all K, so that 1 in K redrawn labels stays right.
+      seed: A number >= 0.
+
+    Returns:
+      The labels, [N], of the dtype of `labels`.
+
+    Raises:
+      UserError: If rate, mode or seed is out of its range, or no other class exists.
+    """
+    _check_noise(rate, mode, NOISE_MODES)
+    bits = random_bits(seed, NOISE_STREAM)
+    chosen = permutation(bits, len(labels))[: round(rate * len(labels))]
+    draws = bits.random_raw(len(chosen))
+    if mode == "uniform_any":
+        redrawn = draws % num_classes
+    elif num_classes > 1:
+        redrawn = (labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes
+    elif len(chosen):
+        raise UserError(
+            "config.label_noise.mode is 'uniform_wrong' but there is 1 class, so that no label is "
+            "wrong; set config.label_noise.rate to 0."
+        )
+    else:
+        redrawn = draws
+    noisy = labels.copy()
+    noisy[chosen] = redrawn
+    return noisy
+
+
+def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
+    """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022).
+
+    Args:
+      path: `FILE.npy` with integers [N] in the canonical order (see `load_arrays`), or
+        `FILE.npz:KEY` with one such array of several; where that file has `clean_label`, it must
+        be equal to `clean`.
+      clean: The labels of the training set, [N].
+      num_classes: K.
+
+    Returns:
+      The labels, int32 [N] in [0, K).
+
+    Raises:
+      UserError: If they can't be read or are not labels of this training set.
+    """
+    labels, published = _read_label_file(path)
+    setting = f"config.label_noise.file is {path!r}"
+    if labels.dtype.kind not in "iu" or labels.shape != clean.shape:
+        raise UserError(
+            f"{setting} and holds {labels.dtype} {list(labels.shape)} but the training set has "
+            f"{len(clean)} labels; give one integer for each, in the order of the original files."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"{setting} and holds labels {low} to {high} but the training set has classes 0 to "
+            f"{num_classes - 1}; give the file that belongs to it."
+        )
+    if published is not None and not np.array_equal(published, clean):
+        raise UserError(
+            f"{setting} but its clean_label differs from the labels of the training set; give the "
+            "file that belongs to it, in the order of the original files."
+        )
+    return labels.astype(np.int32)
+
+
+def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The labels of a file, and its `clean_label` if it has that."""
+    setting = f"config.label_noise.file is {path!r}"
+    file, dot, key = path.partition(".npz")
+    file, key = os.path.expanduser(file + dot), key.removeprefix(":")
+    if not dot and not file.endswith(".npy"):
+        raise UserError(
+            f"{setting} but only FILE.npy and FILE.npz:KEY are read; convert a FILE.pt by `python -c "
+            "\"import numpy, torch; numpy.savez('FILE.npz', **torch.load('FILE.pt', "
+            'weights_only=False))"` and name FILE.npz:worse_label.'
+        )
+    if not os.path.isfile(file):
+        raise UserError(f"{setting} but there is no such file; give FILE.npy or FILE.npz:KEY.")
+    try:
+        with open(file, "rb") as stream:
+            content = np.load(stream)
+            if not dot:
+                return np.asarray(content), None
+            found = list(content)
+            arrays = {name: content[name] for name in (key, "clean_label") if name in found}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{setting} but that can't be read as plain arrays; write it anew with numpy.save or "
+            "numpy.savez."
+        ) from error
+    if key not in arrays:
+        raise UserError(
+            f"{setting} but the file has the keys {', '.join(found)}; choose one: FILE.npz:KEY."
+        )
+    return arrays[key], arrays.get("clean_label")
+
+
+def check_noise_options(rate: float, mode: str, file: str) -> None:
+    _check_noise(rate, mode, (*NOISE_MODES, FILE_MODE))
+    if mode == FILE_MODE and rate:
+        raise UserError(
+            f"config.label_noise.rate is {rate} but config.label_noise.mode is 'file', which takes "
+            "the labels as they are; set config.label_noise.rate to 0."
+        )
+    if (mode == FILE_MODE) != bool(file):
+        raise UserError(
+            f"config.label_noise.mode is {mode!r} but config.label_noise.file is {file!r}; use the "
+            "mode 'file' with a file, and another one without."
+        )
+
+
+def _check_noise(rate: float, mode: str, modes: tuple[str, ...]) -> None:
+    if not 0 <= rate < 1:
+        raise UserError(f"config.label_noise.rate is {rate}; choose at least 0 and less than 1.")
+    if mode not in modes:
+        raise UserError(f"config.label_noise.mode is {mode!r}; choose one of {', '.join(modes)}.")
+
+
+def random_bits(seed: int, stream: int) -> np.random.Philox:
+    """A generator whose `random_raw` is the same with every version of NumPy.
+
+    Raises:
+      UserError: If seed is negative.
+    """
+    if seed < 0:
+        raise UserError(f"A seed of the data is {seed}; use 0 or more.")
+    return np.random.Philox([seed, stream])
+
+
+def permutation(bits: np.random.Philox, count: int) -> np.ndarray:
+    """A uniform permutation of range(count): the order of `count` 64-bit draws."""
+    return np.argsort(bits.random_raw(count), kind="stable")

@@ -1,0 +1,269 @@
+"""The export itself: measured, written beside its place, read by a fresh process, moved into place."""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.evaluation import points
+from experiments.evaluation.evaluate import NOTHING_SHIFTED, to_json
+from experiments.evaluation.predict import Networks, mixtures, predict, recalibrated, with_bar
+from experiments.evaluation.predictors import Evaluation
+from experiments.export import card, formats
+from experiments.runs import workdir
+from experiments.runs.finished import FinishedRun, reopen
+from experiments.system import files
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
+from experiments.training.model import Model
+
+_CHECKED_IMAGES = 16  # of the test split, on which logits are compared
+_EXAMPLES = 4  # images of noise that are exported with their logits
+# Largest difference of logits that is let pass, as a share of the largest logit: by the dtype of
+# activations, of which bfloat16 has 8 bits. The card's code, for any device, allows ten times that.
+_TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
+# How far the NLL of a point may be from the run's own record of it: devices differ by less.
+_SAME_NLL = 0.01
+
+_FRESH_PROCESS = """
+import sys
+import numpy as np
+
+code, images, results = sys.argv[1:]
+scope = {}
+exec(code, scope)
+logits = np.asarray(scope["logits"](scope["weights"], np.load(images)))
+np.savez(results, logits=logits, modules=sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def export(options: SimpleNamespace) -> Path:
+    """Exports a network; the folder is whole or not there.
+
+    Args:
+      options: of the command line.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: a run, point or folder that can't be had, or files that give other logits.
+    """
+    begun = provenance("experiments.export")
+    folder = Path(options.workdir).expanduser()
+    output = _output(folder, options)
+    finished = reopen(folder, options.data_dir)
+    simplexes = tuple(map(tuple, finished.config.subspace.simplexes))
+    chosen = points.choose(
+        options.point, finished.run, finished.settings, finished.metrics, simplexes
+    )
+    outside = f"--point {options.point} lies outside of what {options.workdir} trained"
+    if not (chosen.inside or options.allow_outside):
+        raise UserError(f"{outside}; choose one inside, or pass --allow_outside.")
+    if not chosen.inside:
+        print(f"warning: {outside}; see its metrics in the card.", file=sys.stderr)
+    # Beside the output, so that it can be moved there as a whole.
+    beside = next(parent for parent in output.absolute().parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
+        made = Path(scratch) / output.name
+        made.mkdir()
+        networks, record = _measured(finished, chosen, options)
+        _check_record(folder, record)
+        own = begun | finished_now()
+        record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
+        shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
+        _write(made, finished, networks, record, options)
+        record["verification"] = _verify(made, finished, networks)
+        files.write_json(made / card.RECORD, record)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _put(made, output)
+    _say(output, record)
+    return output
+
+
+def _output(folder: Path, options: SimpleNamespace) -> Path:
+    """Where the export goes, if it may go there."""
+    name = re.sub(r"[^\w.,-]", "_", options.point)
+    name = f"{name}-{options.format}{'-int8' if options.int8 else ''}"
+    output = Path(options.output).expanduser() if options.output else folder / "export" / name
+    if not os.path.lexists(output):
+        return output
+    if not (output / card.RECORD).is_file():
+        raise UserError(f"{output} is there and is no export; choose another --output.")
+    if not options.overwrite:
+        raise UserError(f"{output} is there; choose another --output or pass --overwrite.")
+    return output
+
+
+def _measured(
+    finished: FinishedRun, chosen: points.Chosen, options: SimpleNamespace
+) -> tuple[Networks, dict]:
+    """The network, and after it the one of int8 weights if that is wanted; and what the card says."""
+    run, settings = finished.run, finished.settings
+    params = mixtures(finished.stack, jnp.asarray(chosen.weights, jnp.float32)[None])
+    if options.int8:
+        rounded = formats.dequantised(formats.quantised(_one(params, 0)))
+        params = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), params, rounded)
+    networks, recalibration = recalibrated(run, params, settings, with_bar)
+    splits = {"test": finished.dataset.test}
+    if len(finished.dataset.validation.labels):
+        splits["validation"] = finished.dataset.validation
+    logits = {
+        name: predict(run.program.model, networks, split.images, settings, with_bar)
+        for name, split in splits.items()
+    }
+    work = Evaluation(run, splits, settings, with_bar, NOTHING_SHIFTED, ())
+    record = card.record(finished, chosen, options.format, options.int8, recalibration)
+    record["metrics"] = {
+        name: to_json(
+            work.place({key: jax.nn.log_softmax(x[i]) for key, x in logits.items()}, passes=1)
+        )
+        for i, name in enumerate(["float32", "int8"][: 1 + options.int8])
+    }
+    record["recorded"] = points.recorded(chosen, finished.metrics)
+    return networks, record
+
+
+def _one(tree, i: int):
+    """One network of a stack, in NumPy."""
+    return jax.tree.map(lambda x: np.asarray(x[i]), tree)
+
+
+def _check_record(folder: Path, record: dict) -> None:
+    """Refuses what the run itself did not find: data, weights or code are others than its own."""
+    here, there = record["metrics"]["float32"]["nll"], (record["recorded"] or {}).get("nll")
+    if None not in (here, there) and abs(here - there) > _SAME_NLL * (1 + abs(there)):
+        raise UserError(
+            f"The point has test NLL {here:.4f} here but {there:.4f} in {folder / workdir.METRICS}, so "
+            "that the data or weights are not those of the run; name its data with --data_dir."
+        )
+
+
+def _write(made: Path, finished: FinishedRun, networks: Networks, record: dict, options) -> None:
+    """All files of the folder but the record, whose last entry is the verification."""
+    format_, model = formats.FORMATS[options.format], finished.run.program.model
+    kinds = ["float32", "int8"][: 1 + options.int8]  # of which the last is kept
+    metadata = {
+        "recipe": finished.config.recipe,
+        "point": options.point,
+        "network": finished.config.model.name,
+        "data": record["data"]["name"],
+    }
+    params, record["bytes"] = _one(networks.params, 0), {}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        for i, kind in enumerate(kinds):
+            path = (made if kind == kinds[-1] else Path(elsewhere)) / format_.file
+            weights = formats.quantised(params) if kind == "int8" else params
+            variables = {"params": weights, "batch_stats": _one(networks.stats, i)}
+            format_.write(path, variables, metadata | {"weights": kind})
+            record["bytes"][kind] = formats.num_bytes(path)
+    source = formats.source(model.network, model.normalization, options.int8)
+    files.write_atomically(made / card.NETWORK, source)
+    shape = (_EXAMPLES, *record["data"]["image_shape"])
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, networks))
+    code = card.loading_code(options.format, 10 * _tolerance(model))
+    files.write_atomically(made / card.README, card.page(record, code))
+
+
+def _tolerance(model: Model) -> float:
+    return _TOLERANCES[np.dtype(model.network.dtype).name]
+
+
+def _reference(images: np.ndarray, finished: FinishedRun, networks: Networks) -> np.ndarray:
+    """The logits that the exported network should give, whatever the device rounds to by default."""
+    last, model = networks.take([-1]), finished.run.program.model
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(predict(model, last, images, finished.settings)[0])
+
+
+def _verify(made: Path, finished: FinishedRun, networks: Networks) -> dict:
+    """Runs the card's code in a fresh process, and compares logits of test images.
+
+    Raises:
+      UserError: it fails, imports this project, or gives other logits.
+    """
+    test = finished.dataset.test.images
+    images = np.asarray(test[np.arange(min(_CHECKED_IMAGES, len(test)))])
+    wanted = _reference(images, finished, networks)
+    found, modules = _in_fresh_process(made, images)
+    if ours := modules & {"experiments", "subspace_jax"}:
+        raise _mismatch(f"it imported {', '.join(sorted(ours))}")
+    if found.shape != wanted.shape:
+        raise _mismatch(f"its logits have shape {list(found.shape)} and not {list(wanted.shape)}")
+    difference, largest = np.abs(found - wanted).max(), np.abs(wanted).max()
+    allowed = _tolerance(finished.run.program.model) * max(largest, 1e-6)
+    if not difference <= allowed:
+        raise _mismatch(f"its logits differ by {difference:.3g} where {allowed:.3g} is allowed")
+    return {
+        "num_test_images": len(images),
+        "largest_difference": float(difference),
+        "allowed_difference": float(allowed),
+        "largest_logit": float(largest),
+        "imported": sorted(modules & {"flax", "jax", "numpy", "orbax", "safetensors"}),
+    }
+
+
+def _in_fresh_process(made: Path, images: np.ndarray) -> tuple[np.ndarray, set[str]]:
+    """Logits of images by the card's code, and the top-level modules that it imported."""
+    # On the CPU: this process may hold all memory of an accelerator.
+    changes = {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | changes
+    with tempfile.TemporaryDirectory() as scratch:
+        given, results = Path(scratch) / "images.npy", Path(scratch) / "results.npz"
+        np.save(given, images)
+        command = [sys.executable, "-c", _FRESH_PROCESS, card.code_of(made), given, results]
+        done = subprocess.run(
+            command, cwd=made, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise _mismatch(f"it failed: {lines[-1]}")
+        with np.load(results) as file:
+            return file["logits"], set(file["modules"].tolist())
+
+
+def _mismatch(reason: str) -> UserError:
+    return UserError(
+        f"A fresh process did not get the network's logits from the exported files ({reason}), so they "
+        "were deleted; try another --format, or report this with the command and its versions."
+    )
+
+
+def _put(made: Path, output: Path) -> None:
+    """Moves a whole folder into its place; an older export goes when the new one is there."""
+    if not os.path.lexists(output):
+        os.rename(made, output)
+        return
+    old = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    os.rename(output, old)
+    try:
+        os.rename(made, output)
+    except BaseException:  # a signal too: the older one stays
+        os.rename(old, output)
+        raise
+    workdir.delete(old)
+
+
+def _say(output: Path, record: dict) -> None:
+    for name, found in record["metrics"].items():
+        numbers = {key: np.nan if found[key] is None else found[key] for key in ("nll", "ece")}
+        print(
+            f"{name}: test accuracy {100 * found['accuracy']:.2f} %, NLL {numbers['nll']:.4f}, ECE "
+            f"{100 * numbers['ece']:.2f} %, {record['bytes'][name]:,} bytes."
+        )
+    check = record["verification"]
+    print(
+        f"Logits of {check['num_test_images']} test images agree in a fresh process (largest difference "
+        f"{check['largest_difference']:.2g}; largest logit {check['largest_logit']:.2g})."
+    )
+    print(f"Exported: {output.absolute()}; start with {card.README}.")

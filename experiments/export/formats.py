@@ -1,0 +1,199 @@
+"""The files of one network: its variables in a format of choice, and its source.
+
+A network's variables are nested dictionaries of arrays, `{"params": ..., "batch_stats": ...}`. In files
+of flat names these are joined by dots: `params.Conv_0.kernel`.
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
+
+from experiments.data.augment import NORMALIZATIONS
+from experiments.training import networks
+
+Tree = dict[str, Any]
+_LARGEST = 127  # int8 number of both signs, so that zero is zero
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A way to keep variables in a file.
+
+    Attributes:
+      file: its name; a folder's for Orbax.
+      write: `(path, variables, metadata)`.
+      load: lines of code that read it as `weights` in the folder that holds it.
+      packages: all that a process needs that loads it.
+    """
+
+    file: str
+    write: Callable[[Path, Tree, dict[str, str]], None]
+    load: str
+    packages: tuple[str, ...]
+
+
+def flat(variables: Tree) -> dict[str, np.ndarray]:
+    """Arrays by their dotted names.
+
+    Example:
+      >>> list(flat({"params": {"Dense_0": {"bias": [0.0]}}}))
+      ['params.Dense_0.bias']
+    """
+    return {name: np.asarray(x) for name, x in flatten_dict(variables, sep=".").items()}
+
+
+def _write_orbax(path, variables, metadata):
+    del metadata  # which is in the card beside it
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), variables)
+
+
+def _write_safetensors(path, variables, metadata):
+    from safetensors.numpy import save_file  # not needed by the other formats
+
+    arrays = {name: np.ascontiguousarray(x) for name, x in flat(variables).items()}
+    save_file(arrays, path, metadata=metadata)
+
+
+def _write_npz(path, variables, metadata):
+    np.savez(path, **flat(variables), metadata=np.array(json.dumps(metadata)))
+
+
+FORMATS = {
+    "orbax": Format(
+        "weights",
+        _write_orbax,
+        """\
+import os
+
+import numpy as np
+import orbax.checkpoint as ocp
+from network import logits  # network.py, a Flax module and its input's scale
+
+weights = ocp.StandardCheckpointer().restore(os.path.abspath("weights"))""",
+        ("numpy", "jax", "flax", "orbax-checkpoint"),
+    ),
+    "safetensors": Format(
+        "weights.safetensors",
+        _write_safetensors,
+        """\
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from network import logits  # network.py, a Flax module and its input's scale
+from safetensors.numpy import load_file
+
+weights = unflatten_dict(load_file("weights.safetensors"), sep=".")""",
+        ("numpy", "jax", "flax", "safetensors"),
+    ),
+    "npz": Format(
+        "weights.npz",
+        _write_npz,
+        """\
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from network import logits  # network.py, a Flax module and its input's scale
+
+arrays = np.load("weights.npz")
+weights = unflatten_dict({name: arrays[name] for name in arrays if name != "metadata"}, sep=".")""",
+        ("numpy", "jax", "flax"),
+    ),
+}
+
+
+def num_bytes(path: Path) -> int:
+    """The size of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
+    return sum(x.stat().st_size for x in files)
+
+
+def source(network: nn.Module, normalization: str, int8: bool = False) -> str:
+    """A file that holds a network on its own: the networks word for word, and its values.
+
+    Args:
+      network: of `experiments.training.networks`.
+      normalization: a name in `experiments.data.augment`.
+      int8: whether the weights are those of `quantised`.
+
+    Returns:
+      Source that needs JAX and Flax alone and defines `network` and `logits(variables, images)`.
+    """
+    fields = [field.name for field in dataclasses.fields(network)]
+    values = {name: getattr(network, name) for name in fields if name not in ("parent", "name")}
+    said = ", ".join(
+        f"{name}=" + (f"jnp.{np.dtype(value).name}" if name == "dtype" else repr(value))
+        for name, value in values.items()
+    )
+    mean, std = NORMALIZATIONS[normalization]
+    return f"""{inspect.getsource(networks)}
+
+{inspect.getsource(dequantised) if int8 else ""}
+network = {type(network).__name__}({said})
+MEAN = jnp.array({list(mean)}, jnp.float32)[None, None, None]  # of intensities in [0, 1]
+STD = jnp.array({list(std)}, jnp.float32)[None, None, None]
+
+
+@jax.jit
+def logits(variables, images):
+    \"""Logits `[B, K]`, float32, of uint8 images `[B, H, W, C]`.\"""
+    images = (images.astype(jnp.float32) / 255 - MEAN) / STD
+    return network.apply({"dequantised(variables)" if int8 else "variables"}, images, train=False)
+"""
+
+
+def quantised(tree: Tree) -> Tree:
+    r"""Kernels as int8 numbers, each beside its scales; all else as it is.
+
+    .. math:: q = \mathrm{round}(w / s), \qquad s = \max |w| / 127
+
+    with the largest weight of an output channel, which is the last axis of a kernel. Kernels are the
+    float32 leaves of rank two or more. No weight moves by more than half a scale, and zero stays zero.
+
+    Args:
+      tree: nested dictionaries of arrays.
+
+    Returns:
+      The same tree; every `kernel` is int8, with a float32 `kernel_scale` `[1, ..., K]` beside it.
+
+    Example:
+      >>> found = quantised({"kernel": np.float32([[1.27, 0.0], [-0.5, 0.0]])})
+      >>> found["kernel"].tolist(), found["kernel_scale"].round(4)[0, 0].item()
+      ([[127, 0], [-50, 0]], 0.01)
+      >>> dequantised(found)["kernel"].round(2).tolist()
+      [[1.27, 0.0], [-0.5, 0.0]]
+    """
+    found = {}
+    for name, leaf in tree.items():
+        if isinstance(leaf, dict):
+            found[name] = quantised(leaf)
+            continue
+        found[name] = leaf = np.asarray(leaf)
+        if leaf.ndim > 1 and leaf.dtype == np.float32:
+            largest = np.abs(leaf).max(axis=tuple(range(leaf.ndim - 1)), keepdims=True)
+            # Of a channel of zeros, or of numbers that are hardly any: they become zeros.
+            scale = np.maximum(largest / np.float32(_LARGEST), np.finfo(np.float32).tiny)
+            # In float64, since a quotient that is rounded first may be rounded to the wrong side.
+            quotient = np.rint(leaf.astype(np.float64) / scale).clip(-_LARGEST, _LARGEST)
+            found |= {name: quotient.astype(np.int8), f"{name}_scale": scale}
+    return found
+
+
+def dequantised(tree):
+    """float32 weights: int8 ones times the scales beside them."""
+    found = {}
+    for name, leaf in tree.items():
+        scale = tree.get(f"{name}_scale")
+        if isinstance(leaf, dict):
+            found[name] = dequantised(leaf)
+        elif scale is not None:
+            found[name] = leaf.astype(scale.dtype) * scale
+        elif not name.endswith("_scale"):
+            found[name] = leaf
+    return found

@@ -1,0 +1,218 @@
+"""Imports weights that PyTorch trained, so that runs can start from them."""
+
+import functools
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.import_weights import torch_files, torch_names
+from experiments.system import cli, files
+from experiments.system.errors import UserError
+from experiments.training import starting, weights
+from experiments.training.models import IMAGENET_RESNETS, STEMS, make_network
+from subspace_jax.tree import PyTree, num_stacked
+
+STATISTICS, RECORD = "batch_stats.npz", "import.json"
+MODELS = (*IMAGENET_RESNETS, "cifar_resnet")
+# shape -> the number of its endpoints, or 0 for any, and where the file has them, in our order.
+SHAPES = {"line": (2, (0, 1)), "curve": (3, (0, 2, 1)), "simplex": (0, ())}
+
+_DESCRIPTION = """\
+Import weights that PyTorch trained, so that runs can start from them.
+
+FILE has torchvision's names of tensors, or those of the authors' code of Learning Neural Network
+Subspaces: one network, or the endpoints of a line, curve or simplex. It is a .safetensors, an .npz, or
+a state dict (.pt, .pth, .bin, .tar), for which PyTorch must be installed and no code of the file is run.
+
+OUT is a new folder with
+  weights.npz      the network or the endpoints, for --config.init_from of a run
+  batch_stats.npz  the running statistics of batch norm; runs measure their own
+  import.json      where it is from, and the config.model that it fits
+It is read again and compared before it gets its name. If tensors are missing, too many, or of other
+shapes, all are counted, up to five of each kind named, and nothing is written."""
+_EPILOG = """\
+examples:
+  python -m experiments.import_weights resnet50.safetensors imported/resnet50 --model resnet50
+  python -m experiments.import_weights resnet50.pth imported/body --model resnet50 --head new
+  python -m experiments.import_weights epoch_160.pt imported/curve --model cifar_resnet --shape curve
+
+then, with what the import prints:
+  python -m experiments.imagenet --config experiments/configs/imagenet.py:line \\
+      --config.init_from=imported/resnet50/weights.npz --workdir runs/tuned ...
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    parser = cli.parser("experiments.import_weights", _DESCRIPTION, _EPILOG)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="weights by PyTorch's names")
+    add("out", metavar="OUT", help="folder to make")
+    add("--model", required=True, choices=MODELS, help="the network that FILE holds")
+    add(
+        "--stem",
+        default="imagenet",
+        choices=STEMS,
+        help="of a resnet: imagenet (7x7, torchvision's names) or small (3x3, the authors' names for "
+        "Tiny-ImageNet); default: %(default)s",
+    )
+    add("--depth", type=int, default=20, help="of cifar_resnet; default: 20")
+    add("--width", type=int, help="channels of the stem; default: 64, of cifar_resnet 16")
+    add("--num_classes", type=int, help="refuse another number of classes; default: that of FILE")
+    add(
+        "--head",
+        default="keep",
+        choices=starting.HEADS,
+        help="the classifier of FILE: keep it, or leave it out for classes of your own, so that each "
+        "endpoint of a run with --config.init_head=new draws its own; default: %(default)s",
+    )
+    add(
+        "--shape",
+        choices=list(SHAPES),
+        help="what FILE's endpoints span; needed for three, which may be a curve (whose bend the "
+        "authors have last, and we in the middle) or a simplex",
+    )
+    options = parser.parse_args(argv)
+    return cli.exit_code(functools.partial(import_weights, options))
+
+
+def import_weights(options: SimpleNamespace) -> Path:
+    """Imports a file; the folder is whole or not there.
+
+    Args:
+      options: of the command line.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: a file that holds something else, or a folder that is in the way.
+    """
+    source, folder = Path(options.file).expanduser(), Path(options.out).expanduser()
+    if folder.exists():
+        raise UserError(f"{folder} exists; name a new folder, or delete it yourself.")
+    networks = torch_files.read(source)
+    order = endpoint_order(networks[0], options.shape, str(source))
+    config, num_classes = _model(networks[0], options, str(source))
+    network, head = make_network(config, num_classes), options.head == "keep"
+    imported = [
+        torch_names.from_torch(network, tensors, order, head=head, source=str(source))
+        for tensors in networks
+    ]
+    variables = jax.tree.map(lambda *leaves: np.concatenate(leaves), *imported)
+    params = variables["params"]
+    record = {
+        "source": str(source.absolute()),
+        "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "model": config.to_dict(),
+        "num_classes": num_classes if head else None,
+        "head": options.head,
+        "shape": options.shape,
+        "num_networks": num_stacked(params),
+    }
+    _write(folder, params, variables["batch_stats"], record)
+    print(_said(folder, params, record))
+    return folder
+
+
+def endpoint_order(
+    tensors: Mapping[str, np.ndarray], shape: str | None, source: str = "The file"
+) -> tuple[int, ...]:
+    """The numbers of a file's endpoints in our order.
+
+    Args:
+      tensors: by name; `weight1` is the second endpoint's.
+      shape: a name in `SHAPES`, or `None` for what the file holds.
+      source: the subject of sentences.
+
+    Raises:
+      UserError: the shape has another number of endpoints, or must be named.
+
+    Example:
+      >>> tensors = dict.fromkeys(["fc.weight", "fc.weight1", "fc.weight2"])
+      >>> endpoint_order(tensors, "curve"), endpoint_order(tensors, "simplex")
+      ((0, 2, 1), (0, 1, 2))
+    """
+    numbers = [re.search(r"\.(?:weight|bias)(\d+)$", name) for name in tensors]
+    found = 1 + max((int(number[1]) for number in numbers if number), default=0)
+    if shape is None and found == 3:
+        raise UserError(
+            f"{source} holds 3 endpoints, of a curve or of a simplex; say which: --shape curve or "
+            "--shape simplex."
+        )
+    expected, order = SHAPES[shape or "simplex"]
+    if expected not in (0, found):
+        raise UserError(
+            f"{source} holds {found} endpoint{'s' if found > 1 else ''} but --shape {shape} has "
+            f"{expected}; leave --shape out or name another."
+        )
+    return order or tuple(range(found))
+
+
+def _model(
+    tensors: Mapping[str, np.ndarray], options: SimpleNamespace, source: str
+) -> tuple[ConfigDict, int]:
+    """`config.model` and the number of classes; what is missing is found later."""
+    found = next(iter(np.shape(tensors.get("fc.weight"))), 0)
+    if options.head == "keep" and found and options.num_classes not in (None, found):
+        raise UserError(
+            f"{source} has a classifier of {found} classes but --num_classes is "
+            f"{options.num_classes}; leave --num_classes out, or pass --head new for a classifier of "
+            "your own."
+        )
+    of_cifar = options.model == "cifar_resnet"
+    own = {"depth": options.depth} if of_cifar else {"stem": options.stem}
+    if not of_cifar and options.head == "keep":
+        own["classifier_bias"] = "fc.bias" in tensors
+    usual = 16 if of_cifar else 64
+    width = usual if options.width is None else options.width
+    return ConfigDict({"name": options.model, "width": width, **own}), found or 1
+
+
+def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
+    """Writes the folder under a temporary name, reads it again, and renames it into place.
+
+    Raises:
+      UserError: what is read is not what was written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        for name, stack in ((weights.FILE, params), (STATISTICS, stats)):
+            weights.save(made / name, stack)
+            again = weights.load(made / name, jax.tree.map(lambda leaf: leaf[0], stack))
+            if not jax.tree.all(jax.tree.map(np.array_equal, again, stack)):
+                raise UserError(
+                    f"{folder / name} could not be read as it was written; check the disk and run the "
+                    "same command again."
+                )
+        files.write_json(made / RECORD, record)
+        os.rename(made, folder)
+
+
+def _said(folder: Path, params: PyTree, record: dict) -> str:
+    count, model = record["num_networks"], record["model"]
+    size = sum(leaf.size for leaf in jax.tree.leaves(params)) // count
+    classes = f"{record['num_classes']:,} classes" if record["num_classes"] else "no classifier"
+    flags = [f"--config.init_from={folder / weights.FILE}"]
+    flags += [f"--config.init_head={record['head']}"] if record["head"] != "keep" else []
+    flags += [f"--config.model.{name}={value}" for name, value in model.items()]
+    return (
+        f"{folder} holds {count} network{'s' if count > 1 else ''}, {model['name']}, {classes}, "
+        f"{size:,} parameters each; read again and compared.\n"
+        f"Start a run from it with\n  {' '.join(flags)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

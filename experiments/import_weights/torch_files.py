@@ -1,0 +1,103 @@
+"""Files of PyTorch's tensors by name: safetensors, .npz, and state dicts that PyTorch itself reads."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from experiments.system import files
+from experiments.system.errors import UserError
+
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".tar")
+# Under which a checkpoint has its tensors; the authors of the article have a list of them.
+_INSIDE = ("state_dicts", "state_dict", "model_state_dict", "model")
+_PARALLEL = "module."  # what DataParallel puts in front
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, np.ndarray]]:
+    """The tensors of every network of a file.
+
+    Args:
+      path: a file with one of `SUFFIXES`. Those of PyTorch are read without running any code of theirs.
+
+    Returns:
+      Arrays by name, without the prefix of `DataParallel`; one dictionary but for checkpoints with a
+      list of state dicts.
+
+    Raises:
+      UserError: there is no such file, it holds something else, or PyTorch is needed and missing.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} ends in {path.suffix!r}; use a file in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise UserError(f"{path} is no file; give the path of a file of weights.")
+    if path.suffix == ".npz":
+        with files.open_npz(path, "tensors by name") as arrays:
+            found = [{name: arrays[name] for name in arrays.files}]
+    elif path.suffix == ".safetensors":
+        found = [_safetensors(path)]
+    else:
+        found = _state_dicts(path)
+    return [_without_prefix(tensors) for tensors in found]
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{path} can't be read as safetensors ({reason}); get or write it anew."
+        ) from error
+
+
+def _state_dicts(path: Path) -> list[dict[str, np.ndarray]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs PyTorch to be read, which is not installed; install it, or convert the file "
+            "where PyTorch is with safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+            f'"{path.stem}.safetensors").'
+        ) from error
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} can't be read as plain tensors (torch.load with weights_only=True refuses it); "
+            "save the state dict alone where you trust the file: torch.save(model.state_dict(), FILE)."
+        ) from error
+    for name in _INSIDE:
+        if isinstance(value, dict) and isinstance(value.get(name), dict | list):
+            value = value[name]
+            break
+    dicts = value if isinstance(value, list) else [value]
+    if not dicts or not all(_is_state_dict(entry, torch.Tensor) for entry in dicts):
+        raise UserError(
+            f"{path} holds no state dict; save one with torch.save(model.state_dict(), FILE), at the "
+            f"top or under {', '.join(map(repr, _INSIDE))}."
+        )
+    return [{name: _array(tensor, torch) for name, tensor in entry.items()} for entry in dicts]
+
+
+def _is_state_dict(value, tensor: type) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(entry, tensor) for entry in value.values())
+    )
+
+
+def _array(tensor, torch) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if tensors and all(name.startswith(_PARALLEL) for name in tensors):
+        return {name.removeprefix(_PARALLEL): array for name, array in tensors.items()}
+    return tensors

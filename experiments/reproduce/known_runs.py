@@ -1,0 +1,162 @@
+"""Runs that a results file has, so that a published suite is extended without training them again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments.configs import suites
+from experiments.reproduce import plan, records
+from experiments.reproduce.records import Entry
+from experiments.results import summary
+from experiments.runs import workdir
+from experiments.system import provenance
+from experiments.system.cli import config_differences
+from experiments.system.errors import UserError
+
+
+class KnownRuns(NamedTuple):
+    """What a results file says of each of its runs, and with which config each was made.
+
+    Attributes:
+      path: the file.
+      runs: what it keeps of them, by id.
+      entries: its runs as its own config plans them, by id.
+    """
+
+    path: Path
+    runs: dict[str, dict]
+    entries: dict[str, Entry]
+
+
+class Sorted(NamedTuple):
+    """The entries of a suite that need not be done, by why.
+
+    Attributes:
+      done: ids of those that are settled in the folder.
+      known: records of those that a results file has, by id.
+      stale: ids of those that have a record but no weights, while another one that is to be done
+        starts from their networks.
+    """
+
+    done: set[str]
+    known: dict[str, dict]
+    stale: set[str]
+
+
+def read(path: str) -> KnownRuns:
+    """The runs of the metrics.json of a suite.
+
+    Raises:
+      UserError: it can't be read, or is no such file.
+    """
+    try:
+        metrics = json.loads(Path(path).expanduser().read_text())
+        config, record, runs = (metrics[name] for name in ("config", "provenance", "runs"))
+        config = _config(config)
+        entries = [
+            *plan.article_entries(config, suites.FIGURES),
+            *plan.tuning_entries(config, suites.FIGURES),
+            *plan.landscape_entries(config, suites.FIGURES),
+            *plan.tuned_entries(config, summary.choose_values(runs)),
+        ]
+        found = {run["id"]: _whole(run, record) for run in [*runs, *metrics["landscapes"]]}
+    except OSError as error:
+        raise UserError(
+            f"--known_runs has {path!r}, which can't be read ({error.strerror})."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--known_runs has {path!r}, which is not the metrics.json of a suite; give one that "
+            "experiments.reproduce wrote."
+        ) from error
+    return KnownRuns(Path(path), found, {entry.id: entry for entry in entries})
+
+
+def _whole(run: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A run as its record had it: with how it was made in place of a number, and its time."""
+    made = record
+    if groups := record.get("made"):  # the rest of the record is of the command that joined them
+        made = groups[run["made"]] if "made" in run else {}
+    cost = run.get("cost", {})
+    seconds = cost.get("training_seconds", 0) + cost.get("evaluation_seconds", 0)
+    return {"wall_seconds": seconds} | run | {"made": provenance.of_a_run(made)}
+
+
+def _config(stored: dict[str, Any]) -> ConfigDict:
+    """The config of a file; what suites have got since then, it does without."""
+    config = suites.plain(stored["suite"])
+    with config.unlocked():
+        config.update(_tuples(stored))
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    if isinstance(value, dict):
+        return {name: _tuples(entry) for name, entry in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entry]) -> Sorted:
+    """Which entries need not be done.
+
+    Results files have no weights. So a run is not known, and one that has a record without weights is
+    not done, if another one starts from its networks that is to be done.
+
+    Args:
+      folder: of the suite; None if nothing in it counts.
+      known: what `read` returns; of several files with one run, the first counts.
+      entries: all of the suite, those that others need before them.
+
+    Raises:
+      UserError: a run was made with another config, or on other data.
+    """
+    found, needed = Sorted(set(), {}, set()), set()
+    for entry in reversed(entries):
+        is_needed = entry.id in needed
+        holder = next((file for file in known if entry.id in file.runs), None)
+        if folder and records.is_settled(folder, entry):
+            is_stale = is_needed and not _has_networks(folder, entry)
+            (found.stale if is_stale else found.done).add(entry.id)
+        elif holder and not is_needed:
+            found.known[entry.id] = _record(holder, entry)
+        if entry.id not in found.done and entry.id not in found.known:
+            needed.update(entry.needs)
+    return found
+
+
+def _has_networks(folder: Path, entry: Entry) -> bool:
+    """Whether others can start from a settled run; from one that diverged nothing starts."""
+    record, weights = (
+        path(folder, entry.id) for path in (records.record_path, records.weights_path)
+    )
+    return weights.exists() or not record.exists()
+
+
+def _record(known: KnownRuns, entry: Entry) -> dict:
+    run, planned, here = known.runs[entry.id], known.entries.get(entry.id), records.identity(entry)
+    if planned is None or records.digest(planned) != here["config_sha256"]:
+        differences = _differences(planned, entry) if planned else []
+        what = f" ({', '.join(differences[:3])})" if differences else ""
+        raise UserError(
+            f"--known_runs has {str(known.path)!r} but its {entry.id} was made with another config"
+            f"{what}; give the same --config values, or leave that file out."
+        )
+    there = run["made"].get("data_sha256", "")
+    if there and here.get("data_sha256", there) != there:
+        raise UserError(
+            f"--known_runs has {str(known.path)!r} but its runs are of other data ({there[:12]} there, "
+            f"{here['data_sha256'][:12]} here); give the same data, or leave that file out."
+        )
+    if not there:  # it is not known which data they were
+        here.pop("data_sha256", None)
+    return run | here
+
+
+def _differences(there: Entry, here: Entry) -> list[str]:
+    """Sentences with the names that the values have in a suite's config."""
+    old, new = ({"run": entry.config.to_dict()} for entry in (there, here))
+    return config_differences(old, ConfigDict(new), workdir.IRRELEVANT)

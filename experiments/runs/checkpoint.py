@@ -1,0 +1,260 @@
+"""Checkpoints that are whole or not there, written while training goes on, and verified when read."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.runs.workdir import DAMAGED
+from experiments.system import hosts
+from experiments.system.errors import UserError
+from subspace_jax.tree import PyTree
+
+# Bytes of metadata beside a checkpoint's arrays, more than enough.
+_OVERHEAD = 1 << 18
+
+
+@functools.cache
+def _quiet_orbax() -> None:
+    """Orbax prints the tracebacks of its threads and raises their errors too: once is enough."""
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    previous = sys.unraisablehook
+
+    def hook(unraisable):
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+
+
+class _OtherArrays(UserError):
+    """A checkpoint does not fit the run."""
+
+
+class Checkpoints:
+    """The last two states of a run in a folder, by Orbax.
+
+    A checkpoint is a tree of arrays (`state`) and a JSON dictionary (`record`), with a SHA-256 of
+    all arrays, so that a file that was damaged in any way is noticed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        _quiet_orbax()
+        self._folder = Path(folder).absolute()
+        self._manager = self._open()
+        self.last = time.monotonic()  # when the last one was saved
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: PyTree, record: dict) -> None:
+        """Starts to write a checkpoint; the arrays are copied before it returns, so donate them.
+
+        A step that is there already is not written again.
+
+        Raises:
+          UserError: the disk is full; earlier checkpoints are kept.
+        """
+        if step == self._manager.latest_step():
+            return
+        arrays = jax.tree.map(_copied, state)
+        self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(arrays)))
+        record = record | {"sha256": _digest(arrays), "arrays": _shapes(arrays)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+        )
+        with self._explained(step):
+            self._manager.save(step, args=args)
+        self.last = time.monotonic()
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
+        """The newest checkpoint that is intact, or `None` if there is none at all.
+
+        A damaged one is named on standard error, moved out of the way and passed over.
+
+        Args:
+          like: a tree of arrays with the structure, shapes and dtypes of the state.
+
+        Raises:
+          UserError: there are checkpoints and none of them is intact, or one is of another network or
+            optimizer; then nothing is moved.
+        """
+        like = jax.tree.map(_target, like)
+        damaged = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            reason = ""
+            try:
+                restored = self._restore(step, like)
+            except _OtherArrays:
+                raise
+            except Exception as error:  # whatever Orbax and its storage raise on damaged files
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if hosts.any_of(bool(reason))[0]:
+                damaged[step] = reason or "another process can't read it"
+                continue
+            for bad, reason in damaged.items():
+                target = self._put_aside(bad)
+                if hosts.is_first():
+                    print(
+                        f"Checkpoint {self._folder / str(bad)} is damaged ({reason}); it is now "
+                        f"{target}, and {step} is used.",
+                        file=sys.stderr,
+                    )
+            return restored
+        if damaged:
+            paths = ", ".join(str(self._folder / str(step)) for step in damaged)
+            raise UserError(
+                f"No checkpoint can be read: {paths} ({next(iter(damaged.values()))}); restore one of "
+                "them from a copy, or start anew with --overwrite."
+            )
+        return None
+
+    def examine(self, like: PyTree) -> dict[int, str]:
+        """Why each checkpoint can't be read, empty if it is intact; nothing is moved or written.
+
+        Args:
+          like: as for `restore`.
+        """
+        like = jax.tree.map(_target, like)
+        found = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                self._restore(step, like)
+                found[step] = ""
+            except Exception as error:  # whatever Orbax and its storage raise on damaged files
+                found[step] = " ".join(str(error).split())[:200] or type(error).__name__
+        return found
+
+    def _restore(self, step, like):
+        record = ocp.args.Composite(record=ocp.args.JsonRestore())
+        self._check_arrays(step, self._manager.restore(step, args=record).record, like)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=args)
+        digest = _digest(restored.state)
+        if restored.record["sha256"] != digest:
+            raise ValueError(f"SHA-256 is {digest}, not {restored.record['sha256']} as written")
+        return jax.tree.map(jnp.asarray, restored.state), restored.record
+
+    def _check_arrays(self, step, record, like) -> None:
+        """Refuses a checkpoint that is whole, but not of this network and optimizer."""
+        there, here = record.get("arrays"), _shapes(like)
+        if there is None or there == here:  # an older one does not say
+            return
+        name = next(n for n in [*here, *there] if there.get(n) != here.get(n))
+        raise _OtherArrays(
+            f"Checkpoint {self._folder / str(step)} is of another network or optimizer ({name} is "
+            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here); take the "
+            f"config that it was made with, move {self._folder} away, or start anew with --overwrite."
+        )
+
+    def _put_aside(self, step) -> Path:
+        self._manager.close()
+        target = self._folder.with_name(f"{DAMAGED}{step}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = self._folder.with_name(f"{DAMAGED}{step}_{number}")
+        if hosts.is_first():
+            os.rename(self._folder / str(step), target)
+        hosts.any_of(False)  # not before it is done
+        self._manager = self._open()
+        return target
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        with self._explained(self._manager.latest_step()):
+            self._manager.close()
+
+    def _check_space(self, step, num_bytes) -> None:
+        """Refuses before anything is written, so that nothing is half-written."""
+        free, needed = shutil.disk_usage(self._folder).free, num_bytes + _OVERHEAD
+        if hosts.any_of(free < needed)[0]:
+            raise UserError(
+                f"The disk is full: checkpoint {step} needs {needed:,} bytes and {self._folder} has "
+                f"{free:,} left; free space and run the same command again, it resumes from the last "
+                "checkpoint, which is kept."
+            )
+
+    def _explained(self, step):
+        return full_disk(f"checkpoint {step} could not be written to {self._folder}")
+
+
+def _is_whole(leaf) -> bool:
+    """Whether this process has all of an array."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+
+
+def _copied(leaf):
+    """A copy: on a CPU the arrays of a device may be those that the next call overwrites."""
+    if _is_whole(leaf):
+        return np.array(leaf)
+    # Elsewhere Orbax copies to the host before it returns.
+    return jnp.copy(leaf) if jax.default_backend() == "cpu" else leaf
+
+
+def _target(leaf):
+    """What Orbax restores a leaf like: whole, or each process its part."""
+    if _is_whole(leaf):
+        return np.zeros(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+@contextlib.contextmanager
+def full_disk(what: str) -> Iterator[None]:
+    """Turns the many forms of "no space left on device" in its body into a sentence.
+
+    Raises:
+      UserError: the disk is full; it says `what` was the matter, and that the last checkpoint is kept.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        raise UserError(
+            f"The disk is full: {what}; free space and run the same command again, it resumes from the "
+            "last checkpoint, which is kept."
+        ) from error
+
+
+def _is_full_disk(error) -> bool:
+    messages = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "RESOURCE_EXHAUSTED")
+    while error is not None:
+        if any(message in str(error) for message in messages):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _shapes(arrays: PyTree) -> dict[str, str]:
+    """Names of all arrays with their dtypes and shapes."""
+    return {
+        jax.tree_util.keystr(path): f"{array.dtype} {list(array.shape)}"
+        for path, array in jax.tree.leaves_with_path(arrays)
+    }
+
+
+def _digest(arrays: PyTree) -> str:
+    digest = hashlib.sha256()
+    for path, array in jax.tree.leaves_with_path(arrays):
+        array = hosts.fetch(array)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

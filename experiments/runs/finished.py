@@ -1,0 +1,164 @@
+"""A run that is finished, opened again from its folder: config, data, networks, results."""
+
+import importlib
+import json
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+import subspace_jax as ss
+from experiments.configs.base import base_config
+from experiments.data import sets
+from experiments.evaluation import layout, predict
+from experiments.runs import job, workdir
+from experiments.system import cli
+from experiments.system.errors import UserError
+from experiments.training import weights
+from experiments.training.run import Run, make_run, one_network
+
+# Data sets with a command of their own; `experiments.cifar` trains on all others.
+_COMMANDS = ("tiny_imagenet", "imagenet")
+_OWN = ("digits", "cifar10", "cifar100", *_COMMANDS)  # with a file in configs/
+
+
+class FinishedRun(NamedTuple):
+    """What a finished run's folder holds, and what its config stands for.
+
+    Attributes:
+      config: as the run had it.
+      metrics: its results.
+      dataset: what it trained on; training labels are the true ones.
+      run: that trained it, on one device.
+      settings: with which it was evaluated.
+      stack: the networks that were evaluated, leaves `[n, ...]` (see `Method.trained`).
+    """
+
+    config: ConfigDict
+    metrics: dict
+    dataset: sets.Dataset
+    run: Run
+    settings: predict.Settings
+    stack: ss.tree.PyTree
+
+
+def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
+    """Opens the folder of a finished run; nothing in it is changed.
+
+    Args:
+      folder: `--workdir` of the run.
+      data_dir: where its data are now, if they were moved.
+
+    Raises:
+      UserError: it holds no finished run, or its data or weights are not there or not those of its
+        config.
+    """
+    check_folder(folder)
+    stored = workdir.stored_config(folder)
+    if "recipe" not in stored:
+        raise UserError(f"{folder} is not the folder of a single run; give the --workdir of one.")
+    metrics = workdir.finished(folder, overwrite=False)
+    if metrics is None:
+        raise UserError(
+            f"{folder} holds a run that is not finished; finish it with `{command_of(folder)}`."
+        )
+    config = config_of(folder)
+    config.data_dir = data_dir or config.data_dir
+    _check_data(folder, config, workdir.data_sha256(folder))
+    path = folder / workdir.WEIGHTS
+    if not path.exists():
+        raise UserError(
+            f"{folder} has no {workdir.WEIGHTS}; delete its {workdir.METRICS} and run "
+            f"`{command_of(folder)}`, which writes it from the last checkpoint."
+        )
+    own = alone(config, path)
+    dataset = job.load_data(own)
+    run = make_run(own, dataset)
+    settings = predict.make_settings(own, run)
+    stack = weights.load(path, one_network(run))
+    there, wanted = ss.tree.num_stacked(stack), layout.layout(run, settings).weights.shape[1]
+    if there != wanted:
+        raise UserError(
+            f"{path} holds {there} networks but the run of {workdir.CONFIG} has {wanted}; put the "
+            "file back that the run wrote."
+        )
+    return FinishedRun(config, metrics, dataset, run, settings, stack)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses what is not the folder of a single run, finished or not.
+
+    Raises:
+      UserError: what it is instead.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the --workdir of a finished run.")
+    if (folder / workdir.RUNS).is_dir():
+        raise UserError(
+            f"{folder} holds a suite of runs and not a single one; train the run that you want by its "
+            "recipe and give its --workdir."
+        )
+    if not (folder / workdir.CONFIG).is_file():
+        raise UserError(
+            f"{folder} has no {workdir.CONFIG}, so no command of this project trained there; give the "
+            "--workdir of a finished run."
+        )
+
+
+def _check_data(folder: Path, config: ConfigDict, there: str) -> None:
+    here = sets.fingerprint(config.data_dir)
+    if there and here and there != here:
+        raise UserError(
+            f"{config.data_dir} is not the file that {folder} was trained on (SHA-256 {there[:12]} "
+            f"there, {here[:12]} here); give that one with --data_dir."
+        )
+
+
+def config_of(folder: Path) -> ConfigDict:
+    """The config of a single run's folder, with today's values for what came after it."""
+    stored = workdir.stored_config(folder)
+    config = base_config(stored["recipe"])
+    config.update(stored)
+    return config
+
+
+def alone(config: ConfigDict, path: Path) -> ConfigDict:
+    """The run without what it needed only to be trained, which may be gone by now.
+
+    Args:
+      config: of the run.
+      path: of its networks.
+    """
+    alone = config.copy_and_resolve_references()
+    alone.mesh = ""
+    alone.label_noise.update({"rate": 0.0, "mode": "uniform_wrong", "file": ""})
+    alone.init_from = ""
+    alone.subspace.given = ()  # of its own networks these are some
+    alone.subspace.weights = (str(path),) if config.kind == "independent" else ()
+    return alone
+
+
+def command_of(folder: Path) -> str:
+    """The command that trains, resumes or finishes the run of a folder.
+
+    Raises:
+      UserError: its config can't be read.
+    """
+    config = workdir.stored_config(folder)
+    name, recipe = config.get("dataset"), config.get("recipe", "line")
+    command = name if name in _COMMANDS else "cifar"
+    file = name if name in _OWN else "cifar10"
+    usual = importlib.import_module(f"experiments.configs.{file}").get_config(recipe).to_dict()
+    usual = dict(cli.flatten(json.loads(json.dumps(usual))))
+    changed = [
+        f"--{key}={tuple(value) if isinstance(value, list) else value}"
+        for key, value in cli.flatten(config)
+        if key in usual and usual[key] != value
+    ]
+    words = [
+        *("python", "-m", f"experiments.{command}"),
+        *("--config", f"experiments/configs/{file}.py:{recipe}", "--workdir", str(folder)),
+        *changed,
+    ]
+    return shlex.join(words)

@@ -1,0 +1,146 @@
+"""A run's folder: one config, never mixed with another's, never overwritten unasked."""
+
+import json
+import shutil
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments.data import sets
+from experiments.system import files
+from experiments.system.cli import config_differences
+from experiments.system.errors import UserError
+from experiments.training import weights
+
+CONFIG, METRICS, HISTORY, REPORT = "config.json", "metrics.json", "history.jsonl", "report.html"
+CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
+WEIGHTS, RUNS, TABLE = weights.FILE, "runs", "table.md"
+LANDSCAPE = "landscape.json"
+_DATA = "data_sha256"  # beside the config: of an .npz file, wherever it lies
+DAMAGED = "damaged_checkpoint_"
+# All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
+_OURS = (
+    *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE, LANDSCAPE),
+    *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
+)
+# Where things are, how they are loaded, how often they are saved, how many run at once, on which
+# devices, and how many corrupt images would have stopped a run changes no result by more than rounding.
+IRRELEVANT = (
+    *("config.data_dir", "config.checkpoint_seconds", "config.num_threads", "config.runs_at_once"),
+    *("config.mesh", "config.run.mesh"),
+    *("config.max_corrupt", "config.run.max_corrupt"),
+    *("config.run.data_dir", "config.run.checkpoint_seconds"),  # of a suite
+    *(
+        f"config.{run}loader.{name}"
+        for run in ("", "run.")
+        for name in ("num_workers", "num_threads", "prefetch")
+    ),
+)
+
+
+def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
+    """The folder, if a run of this config may use it; nothing is written or deleted yet.
+
+    Raises:
+      UserError: it is a file, or holds a run of another config, of another .npz file, or files of
+        unknown origin.
+    """
+    path = Path(folder).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir {folder} is a file; name a folder.")
+    found = [entry.name for entry in _ours(path)]
+    if CONFIG not in found:
+        if found:
+            raise UserError(
+                f"{path} holds {found[0]} but no {CONFIG}, so it is not known what made it; choose "
+                "another --workdir or delete it yourself."
+            )
+        return path
+    if overwrite:
+        return path
+    held = _read(path / CONFIG)
+    there, here = held.pop(_DATA, ""), sets.fingerprint(config.get("data_dir", ""))
+    if there and here and there != here:
+        raise UserError(
+            f"{path} holds a run of other data ({_DATA} {there[:12]} there, {here[:12]} of "
+            f"{config.data_dir}); choose another --workdir or pass --overwrite."
+        )
+    differences = config_differences(held, config, IRRELEVANT)
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UserError(
+            f"{path} holds a run of another config ({', '.join(differences[:3])}{more}); choose "
+            "another --workdir or pass --overwrite."
+        )
+    return path
+
+
+def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
+    """Makes the folder and writes the config into it; deletes an earlier run if asked to."""
+    if overwrite:
+        for entry in _ours(path):
+            delete(entry)
+    path.mkdir(parents=True, exist_ok=True)
+    if not (path / CONFIG).exists():
+        fingerprint = sets.fingerprint(config.get("data_dir", ""))
+        files.write_json(
+            path / CONFIG, config.to_dict() | ({_DATA: fingerprint} if fingerprint else {})
+        )
+
+
+def data_sha256(path: Path) -> str:
+    """The SHA-256 of the .npz file that a folder's run trained on; empty without one."""
+    return _read(path / CONFIG).get(_DATA, "")
+
+
+def finished(path: Path, overwrite: bool) -> dict | None:
+    """The metrics of a finished run, or `None`."""
+    if overwrite or not (path / METRICS).exists():
+        return None
+    return _read(path / METRICS)
+
+
+def stored_config(path: Path) -> dict:
+    """The config of the run that a folder holds."""
+    config = _read(path / CONFIG)
+    config.pop(_DATA, "")
+    return config
+
+
+def landscape(path: Path) -> dict:
+    """The landscape around a run's networks; empty without one."""
+    return _read(path / LANDSCAPE) if (path / LANDSCAPE).exists() else {}
+
+
+def publish(path: Path, metrics: dict, pictures: dict[str, bytes], report: str) -> None:
+    """Writes figures and report, and the metrics last: they mark a run as finished."""
+    (path / FIGURES).mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        files.write_atomically(path / FIGURES / f"{name}.png", picture)
+    files.write_atomically(path / REPORT, report)
+    files.write_json(path / METRICS, metrics)
+
+
+def _read(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, IsADirectoryError) as error:
+        value = error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} is not JSON ({value}); choose another --workdir or pass --overwrite."
+        )
+    return value
+
+
+def _ours(path: Path) -> list[Path]:
+    entries = [path / name for name in _OURS if (path / name).exists()]
+    return entries + sorted(path.glob(f"{DAMAGED}*"))
+
+
+def delete(path: Path) -> None:
+    """Deletes a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

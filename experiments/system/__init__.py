@@ -1,0 +1,4 @@
+"""What has nothing to do with networks: files, locks, the command line, XLA, several processes.
+
+It imports no other folder.
+"""

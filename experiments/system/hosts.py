@@ -1,0 +1,270 @@
+"""Several processes that train one run, each with its own devices: how they meet and what they agree on.
+
+Each of them runs the same command and the same program, in step, and holds its part of the arrays. Files
+are written by the first one, but for checkpoints, of which each writes its part.
+"""
+
+import functools
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.system import cli
+from experiments.system.errors import UserError
+from subspace_jax.tree import PyTree
+
+# A process that is silent for so long is dead to the others.
+_HEARTBEAT_SECONDS = 30
+
+DESCRIPTION = """Several processes, each with its own devices, train one run together if all are started
+with --distributed (Slurm, Open MPI, TPU, Kubernetes), or each with --coordinator, --num_processes
+and --process_id. They share the workdir, which has to be on a file system that all of them see."""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags by which processes meet."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Train with the other processes of a cluster that JAX knows: Slurm, Open MPI, TPU, Kubernetes.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, elsewhere than there.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "Of --coordinator: how many train together.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "Of --coordinator: which one this is, from 0.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "connect_seconds", 300, "How long processes wait for each other.", flag_values=values
+    )
+
+
+def join(options: SimpleNamespace) -> None:
+    """Meets the other processes that the flags speak of, if they do; before anything else of JAX.
+
+    Raises:
+      UserError: flags that contradict each other, no cluster, or processes that do not come.
+    """
+    by_hand = (options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed and by_hand == (None, None, None):
+        return
+    if options.distributed and by_hand != (None, None, None):
+        raise UserError(
+            "--distributed asks the cluster for what --coordinator, --num_processes and --process_id "
+            "say; give one or the other."
+        )
+    if options.connect_seconds < 1:
+        raise UserError(f"--connect_seconds is {options.connect_seconds}; use at least 1.")
+    if options.distributed:
+        _initialize("the cluster's coordinator", options.connect_seconds)
+        return
+    address, count, index = by_hand
+    if None in by_hand:
+        raise UserError(
+            f"--coordinator is {address}, --num_processes {count} and --process_id {index}; give all "
+            "three, or --distributed."
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator is {address!r}; give HOST:PORT.")
+    if not 0 <= index < count:
+        raise UserError(
+            f"--process_id is {index} but there are {count} processes; use 0 to {count - 1}."
+        )
+    where = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    _initialize(address, options.connect_seconds, **where)
+
+
+# JAX ends a process at once when another one is gone; what is left to speak is this.
+_WATCHER = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+if not sys.stdin.buffer.read():
+    print(f"error: Process {sys.argv[1]} was ended: it was killed, or another one of the run has "
+          "stopped; run the same command everywhere again, and training goes on from the last "
+          "checkpoint.", file=sys.stderr)
+"""
+_watcher: subprocess.Popen | None = None
+
+
+def _watch() -> None:
+    global _watcher
+    which = f"{jax.process_index()} of {jax.process_count()}"
+    command = [sys.executable, "-c", _WATCHER, which]
+    _watcher = subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
+def _initialize(name: str, seconds: int, **settings) -> None:
+    def nobody():
+        cli.fail(
+            f"Not all processes met at {name} within {seconds} seconds; start all of them, see that "
+            "they reach this address, or allow more --connect_seconds."
+        )
+        os._exit(2)
+
+    # JAX's own time-out ends the process without a sentence.
+    alarm = threading.Timer(seconds, nobody)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        jax.distributed.initialize(
+            initialization_timeout=2 * seconds,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            **settings,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"No cluster is found ({error}); give --coordinator, --num_processes and --process_id."
+        ) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"The processes could not meet at {name} ({reason}); use another address or port."
+        ) from error
+    finally:
+        alarm.cancel()
+    _watch()
+
+
+def finish(command: Callable[[], int]) -> int:
+    """Runs a command to its exit code; where processes train together, one that fails leaves at once.
+
+    Otherwise it would wait at its end for the others, which wait for it.
+    """
+    try:
+        code = command()
+    except BaseException:
+        if not _are_several():
+            raise
+        traceback.print_exc()
+        code = 1
+    if _watcher is not None:
+        _watcher.communicate(b"ended by itself")
+    if code and _are_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _are_several() -> bool:
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes the files."""
+    return jax.process_index() == 0
+
+
+def lost_another(error: Exception) -> UserError | None:
+    """The sentence for a computation that failed since another process is gone, if that is why."""
+    # Of a call that fails at once, and not when its result is read, JAX makes a ValueError.
+    of_device = isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error))
+    if jax.process_count() == 1 or not of_device or "RESOURCE_EXHAUSTED" in str(error):
+        return None
+    reason = " ".join(str(error).split())[:160]
+    return UserError(
+        f"Process {jax.process_index()} of {jax.process_count()} stops, since another one has stopped "
+        f"({reason}); run the same command everywhere again, and training goes on from the last "
+        "checkpoint."
+    )
+
+
+@functools.cache  # it is called between training calls
+def _any() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """Where rows of flags lie, one on a device of every process, and whether any row raises each."""
+    firsts = {device.process_index: device for device in reversed(jax.devices())}
+    devices = np.array([firsts[index] for index in sorted(firsts)])
+    mesh = Mesh(devices, ("process",), axis_types=(AxisType.Auto,))
+    over = jax.jit(
+        lambda rows: rows.any(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
+    return NamedSharding(mesh, PartitionSpec("process")), over
+
+
+class Agreement:
+    """Flags of which every process learns whether any one raised them, without waiting for it.
+
+    Example:
+      >>> agreement = Agreement()
+      >>> agreement.any(True, False)
+      (True, False)
+    """
+
+    def __init__(self):
+        self._pending = None
+
+    def any(self, *raised: bool) -> tuple[bool, ...]:
+        """Which flags were raised by any process, at the last call; of one process, at this one.
+
+        All processes have to call it as often. What they raise is added up on their devices behind the
+        computation that runs there, and read at the next call, when it is done.
+        """
+        if jax.process_count() == 1:
+            return raised
+        where, over = _any()
+        rows = jax.make_array_from_process_local_data(where, np.array([raised], bool))
+        previous, self._pending = self._pending, over(rows)
+        return (False,) * len(raised) if previous is None else tuple(np.asarray(previous).tolist())
+
+
+def any_of(*raised: bool) -> tuple[bool, ...]:
+    """Which flags any process raises now; waits for all of them."""
+    if jax.process_count() == 1:
+        return raised
+    return tuple(multihost_utils.process_allgather(np.array(raised)).any(axis=0).tolist())
+
+
+def names_of_all(names: Sequence[str]) -> list[str]:
+    """Names that any process has, each once; all have to call it, and wait for each other."""
+    if jax.process_count() == 1:
+        return list(names)
+    text = json.dumps(list(names)).encode()
+    longest = multihost_utils.process_allgather(np.int32(len(text))).max()
+    row = np.frombuffer(text.ljust(longest), np.uint8)
+    found = (json.loads(row.tobytes()) for row in multihost_utils.process_allgather(row))
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Arrays as whole NumPy arrays in every process, wherever their parts lie."""
+    return jax.tree.map(_fetched, tree)
+
+
+def _fetched(leaf) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
+def local(tree: PyTree) -> PyTree:
+    """Arrays that each process has for itself, on a device of its own."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(jnp.asarray, fetch(tree))
+
+
+def put(array: np.ndarray, where: NamedSharding | None) -> jax.Array:
+    """An array that every process has, on devices of all of them."""
+    if where is None or where.is_fully_addressable:
+        return jax.device_put(array, where)
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])

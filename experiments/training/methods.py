@@ -1,0 +1,394 @@
+"""A method of training as a value: what is compiled, and the numbers that it is called with.
+
+`Method` is hashable and decides the program; `Hyperparameters` are arrays, so that a sweep over
+them, over seeds or over label noise is one compilation.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+import subspace_jax as ss
+from experiments.configs.recipes import FIXED, default_num_endpoints
+from experiments.system.errors import UserError
+from experiments.training import schedules
+from subspace_jax.contrib import complexes, sharpness, swag
+
+# kind -> its subspace, given config.subspace and n
+KINDS = {
+    "standard": lambda sub, n: ss.simplex(n),
+    "standard_matched": lambda sub, n: ss.simplex(1),
+    "line": lambda sub, n: ss.line(),
+    "layerwise_line": lambda sub, n: ss.layerwise(ss.line()),
+    "curve": lambda sub, n: ss.bezier(n - 1),
+    "simplex": lambda sub, n: ss.simplex(n),
+    "layerwise_simplex": lambda sub, n: ss.layerwise(ss.simplex(n)),
+    "complex": lambda sub, n: complexes.simplicial_complex(_simplexes(sub)),
+    # Networks that were trained one by one: nothing is trained.
+    "independent": lambda sub, n: ss.simplex(n),
+}
+# Of a run's seed, after the streams of training, evaluation and landscapes.
+_SWAG_STREAM = 6
+AVERAGES = ("none", "ema", "swa", "swag", "snapshots")
+
+
+class Hyperparameters(NamedTuple):
+    """Scalars that a compiled step takes as arguments, float32."""
+
+    learning_rate: jax.Array
+    low_factor: jax.Array
+    weight_decay: jax.Array
+    momentum: jax.Array
+    penalty: jax.Array
+    volume: jax.Array
+    label_smoothing: jax.Array
+    ema_decay: jax.Array
+    rho: jax.Array
+
+
+class Plan(NamedTuple):
+    """The learning rate over a whole run, and the networks that averages take.
+
+    Attributes:
+      factor: `step -> share of the largest learning rate`.
+      start_step, every: the networks are those after `start_step, start_step + every, ...` steps.
+    """
+
+    factor: optax.Schedule
+    start_step: int
+    every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a run is: `num_epochs` epochs of `steps_per_epoch` steps after a warm-up of some."""
+
+    num_epochs: int
+    warmup_epochs: int
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+
+def _cosine(length: Length, num_models: int, low: jax.Array) -> Plan:
+    """The article's: linear warm-up, then a cosine, both constant within an epoch."""
+    del num_models, low
+
+    def factor(step):
+        epoch = step // length.steps_per_epoch
+        warmup, rest = length.warmup_epochs, length.num_epochs - length.warmup_epochs
+        rising = (epoch + 1) / max(warmup, 1)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * ((epoch - warmup) / rest)))
+        return jnp.where(epoch < warmup, rising, cosine)
+
+    return Plan(factor, length.num_steps, 1)
+
+
+def _swa_constant(length: Length, num_models: int, low: jax.Array) -> Plan:
+    """Networks at equal distances in the last tenth of training, the last one among them."""
+    factor = schedules.swa_constant_schedule(1.0, low, **dataclasses.asdict(length))
+    every = max((length.num_steps // 10) // max(num_models - 1, 1), 1)
+    return Plan(factor, length.num_steps - (num_models - 1) * every, every)
+
+
+def _swa_cyclic(length: Length, num_models: int, low: jax.Array) -> Plan:
+    factor = schedules.swa_cyclic_schedule(1.0, low, num_models, **dataclasses.asdict(length))
+    start, every = schedules.swa_cycles(length.num_epochs, num_models)
+    return Plan(factor, start * length.steps_per_epoch, every * length.steps_per_epoch)
+
+
+def _snapshot(length: Length, num_models: int, low: jax.Array) -> Plan:
+    del low
+    factor = schedules.snapshot_schedule(1.0, num_models, **dataclasses.asdict(length))
+    start, every = schedules.snapshot_cycles(length.num_epochs, num_models)
+    return Plan(factor, start * length.steps_per_epoch, every * length.steps_per_epoch)
+
+
+def _fge(length: Length, num_models: int, low: jax.Array) -> Plan:
+    """Triangles between `low` and a hundredth of it."""
+    factor = schedules.fge_schedule(1.0, low, low / 100, num_models, **dataclasses.asdict(length))
+    start, every = schedules.fge_cycles(length.num_epochs, length.steps_per_epoch, num_models)
+    return Plan(factor, start, every)
+
+
+SCHEDULES: dict[str, Callable[[Length, int, jax.Array], Plan]] = {
+    "cosine": _cosine,
+    "swa_constant": _swa_constant,
+    "swa_cyclic": _swa_cyclic,
+    "snapshot": _snapshot,
+    "fge": _fge,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """The part of a method that decides which program is compiled.
+
+    Attributes:
+      subspace: where networks are sampled; `simplex(1)` for ordinary training.
+      penalty_pairs: "none", "random" (one pair of endpoints a step) or "all".
+      num_samples: points per batch.
+      schedule: a name in `SCHEDULES`.
+      num_models: networks that an average visits.
+      average: one of `AVERAGES`, evaluated in place of the trained endpoints.
+      rank: of SWAG's covariance.
+      num_draws: networks drawn from SWAG's Gaussian.
+      gradient: "plain", "sam" or "asam".
+      frozen: endpoints that are given and never move.
+      simplexes: whose volume is rewarded; none without a volume term.
+      is_complex: whether the subspace is a complex of simplexes, whose center may lie outside.
+      trains: whether anything is trained at all.
+    """
+
+    subspace: ss.Subspace
+    penalty_pairs: str
+    num_samples: int
+    schedule: str
+    num_models: int
+    average: str
+    rank: int
+    num_draws: int
+    gradient: str
+    frozen: tuple[int, ...]
+    simplexes: tuple[tuple[int, ...], ...]
+    is_complex: bool
+    trains: bool
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Passes forward and backward over a batch that one step takes."""
+        return 1 if self.gradient == "plain" else 2
+
+    def plan(self, length: Length, hyper: Hyperparameters) -> Plan:
+        """When the learning rate falls, and what averages take."""
+        return SCHEDULES[self.schedule](length, self.num_models, hyper.low_factor)
+
+    def optimizer(self, hyper: Hyperparameters, length: Length) -> optax.GradientTransformation:
+        """SGD with momentum; decay is added to the gradient, of every parameter of every endpoint."""
+        plan = self.plan(length, hyper)
+        optimizer = optax.chain(
+            optax.add_decayed_weights(hyper.weight_decay),
+            optax.sgd(
+                lambda step: hyper.learning_rate * plan.factor(step), momentum=hyper.momentum
+            ),
+        )
+        if self.gradient != "plain":
+            optimizer = sharpness.sam(optimizer, hyper.rho, adaptive=self.gradient == "asam")
+        links = [optimizer]
+        if self.frozen:
+            links.append(ss.freeze(self.frozen))
+        visits = (plan.start_step, plan.every)
+        averages = {
+            "ema": lambda: ss.averaging.ema(hyper.ema_decay),
+            "swa": lambda: ss.averaging.swa(*visits),
+            "swag": lambda: swag.swag(*visits, self.rank),
+            "snapshots": lambda: ss.averaging.snapshots(*visits, self.num_models),
+        }
+        if self.average != "none":
+            links.append(averages[self.average]())
+        return optax.chain(*links)
+
+    def penalty(self, hyper: Hyperparameters):
+        """`(endpoints, key) -> scalar`, or None."""
+        if self.penalty_pairs == "none" and not self.simplexes:
+            return None
+
+        def penalty(endpoints, key):
+            cost = jnp.zeros(())
+            if self.penalty_pairs != "none":
+                pair_key = key if self.penalty_pairs == "random" else None
+                cost += hyper.penalty * ss.cosine_penalty(endpoints, pair_key)
+            if self.simplexes:  # of the whole complex
+                logs = [
+                    complexes.log_volume(endpoints, vertices=simplex) for simplex in self.simplexes
+                ]
+                cost -= hyper.volume * jax.nn.logsumexp(jnp.stack(logs))
+            return cost
+
+        return penalty
+
+    def trained(self, state: ss.TrainState, key: jax.Array | None = None) -> ss.tree.PyTree:
+        """The stack to evaluate: the trained endpoints, their average, or networks along the way.
+
+        Args:
+          state: after training.
+          key: of the run; draws SWAG's networks, which follow its mean.
+        """
+        if self.average == "snapshots":
+            return jax.tree.map(lambda x: x[:, 0], ss.averaging.snapshots_of(state.opt_state))
+        average = ss.averaging.average_of(state.opt_state, default=state.endpoints)
+        if self.average != "swag":
+            return average
+        key = jax.random.fold_in(jax.random.key(0) if key is None else key, _SWAG_STREAM)
+        draw = jax.jit(swag.swag_sample)
+        drawn = [draw(state.opt_state, k) for k in jax.random.split(key, self.num_draws)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)
+
+
+def num_averaged_inits(config: ml_collections.ConfigDict) -> int:
+    """How many initialisations each endpoint starts from the mean of: m for `standard_matched`."""
+    return config.subspace.num_endpoints if config.kind == "standard_matched" else 1
+
+
+def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparameters]:
+    """The method that a config describes.
+
+    `standard_matched` is ordinary training in which the subspace is the only thing left out: the
+    midpoint of m endpoints under SGD moves with 1/m of the gradient and the whole decay, so that one
+    network with learning rate `lr / m`, weight decay `m * wd` and the mean of m initialisations as
+    its start follows it but for the point at which the gradient is taken (and the penalty).
+
+    Raises:
+      UserError: an unknown kind, or a number of endpoints, samples or a penalty that it can't have.
+    """
+    kind, sub, opt = config.kind, config.subspace, config.optimizer
+    default_num_endpoints(kind)
+    _check_endpoints(kind, sub)
+    _check_samples(config)
+    _check_names(config)
+    _check_ranges(config)
+    subspace = KINDS[kind](sub, sub.num_endpoints)
+    if sub.penalty > 0 and subspace.num_endpoints == 1:
+        raise UserError(
+            f"config.subspace.penalty is {sub.penalty} but {kind} has 1 endpoint and so no pair; "
+            "set the penalty to 0 or use at least 2 endpoints."
+        )
+    average, nearby = config.average, config.sharpness
+    if average.name in ("swag", "snapshots") and subspace.num_endpoints > 1:
+        raise UserError(
+            f"config.average.name is {average.name!r} but {kind} has {subspace.num_endpoints} "
+            "endpoints; these keep single networks: use 'ema' or 'swa' with a subspace."
+        )
+    matched = num_averaged_inits(config)
+    method = Method(
+        subspace=subspace,
+        penalty_pairs=sub.penalty_pairs if sub.penalty > 0 else "none",
+        num_samples=sub.num_samples,
+        schedule=config.schedule.name,
+        num_models=config.schedule.num_models,
+        average=average.name,
+        rank=average.rank if average.name == "swag" else 0,
+        num_draws=average.num_samples if average.name == "swag" else 0,
+        gradient=("asam" if nearby.adaptive else "sam") if nearby.rho > 0 else "plain",
+        frozen=tuple(sub.given),
+        simplexes=_simplexes(sub) if sub.volume > 0 else (),
+        is_complex=kind == "complex",
+        trains=kind != "independent",
+    )
+    hyper = Hyperparameters(
+        learning_rate=jnp.float32(opt.learning_rate / matched),
+        low_factor=jnp.float32(config.schedule.low_factor),
+        weight_decay=jnp.float32(opt.weight_decay * matched),
+        momentum=jnp.float32(opt.momentum),
+        penalty=jnp.float32(sub.penalty),
+        volume=jnp.float32(sub.volume),
+        label_smoothing=jnp.float32(config.label_smoothing),
+        ema_decay=jnp.float32(average.decay),
+        rho=jnp.float32(nearby.rho),
+    )
+    return method, hyper
+
+
+def _simplexes(sub) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(simplex) for simplex in sub.simplexes)
+
+
+def _check_endpoints(kind, sub) -> None:
+    n = sub.num_endpoints
+    if n < 1:
+        raise UserError(f"config.subspace.num_endpoints is {n}; use at least 1.")
+    if kind in FIXED and n != default_num_endpoints(kind):
+        raise UserError(
+            f"config.subspace.num_endpoints is {n} but {kind} has {default_num_endpoints(kind)}; "
+            "leave it out, or use the kind simplex or curve."
+        )
+    if kind == "curve" and n < 3:
+        raise UserError(
+            f"config.subspace.num_endpoints is {n} but a curve has at least 3; use the kind line."
+        )
+    if kind == "standard_matched" and n < 2:
+        raise UserError(
+            f"config.subspace.num_endpoints is {n} but standard_matched is matched to the midpoint of "
+            "at least 2 endpoints."
+        )
+    if kind == "complex":
+        vertices = {vertex for simplex in sub.simplexes for vertex in simplex}
+        if vertices != set(range(n)):
+            raise UserError(
+                f"config.subspace.num_endpoints is {n} but config.subspace.simplexes are of the "
+                f"vertices {sorted(vertices)}; name each of 0 to {n - 1} in at least one simplex."
+            )
+    if any(not 0 <= place < n for place in sub.given):
+        raise UserError(
+            f"config.subspace.given is {tuple(sub.given)} but there are {n} endpoints; "
+            f"use numbers from 0 to {n - 1}."
+        )
+    if len(set(sub.given)) < len(sub.given):
+        raise UserError(
+            f"config.subspace.given is {tuple(sub.given)}, which names an endpoint twice; "
+            "name each once."
+        )
+
+
+def _check_samples(config) -> None:
+    sub = config.subspace
+    if sub.num_samples < 1 or config.batch_size % sub.num_samples:
+        raise UserError(
+            f"config.subspace.num_samples is {sub.num_samples}, which does not divide "
+            f"config.batch_size of {config.batch_size}; choose a divisor."
+        )
+
+
+def _check_names(config) -> None:
+    for name, value, names in (
+        ("subspace.penalty_pairs", config.subspace.penalty_pairs, ("random", "all")),
+        ("schedule.name", config.schedule.name, tuple(SCHEDULES)),
+        ("average.name", config.average.name, AVERAGES),
+    ):
+        if value not in names:
+            raise UserError(
+                f"config.{name} is {value!r}; use {', '.join(map(repr, names[:-1]))} or "
+                f"{names[-1]!r}."
+            )
+
+
+def _check_ranges(config) -> None:
+    opt, sub, average = config.optimizer, config.subspace, config.average
+    rate, rho = opt.learning_rate, config.sharpness.rho
+    ranges = {
+        "optimizer.learning_rate": (rate, 0 < rate < math.inf, "above 0"),
+        "optimizer.weight_decay": _not_negative(opt.weight_decay),
+        "optimizer.momentum": (opt.momentum, 0 <= opt.momentum < 1, "in [0, 1)"),
+        "schedule.low_factor": (
+            config.schedule.low_factor,
+            0 < config.schedule.low_factor <= 1,
+            "in (0, 1]",
+        ),
+        "schedule.num_models": _at_least(config.schedule.num_models, 1),
+        "subspace.penalty": _not_negative(sub.penalty),
+        "subspace.volume": _not_negative(sub.volume),
+        "average.decay": (average.decay, 0 <= average.decay < 1, "in [0, 1)"),
+        "average.rank": _at_least(average.rank, 2),
+        "average.num_samples": _at_least(average.num_samples, 1),
+        "sharpness.rho": _not_negative(rho),
+        "label_smoothing": (config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
+    }
+    for name, (value, fits, wanted) in ranges.items():
+        if not fits:
+            raise UserError(f"config.{name} is {value}; use a value {wanted}.")
+
+
+def _not_negative(value: float) -> tuple[float, bool, str]:
+    return value, 0 <= value < math.inf, "of 0 or more"
+
+
+def _at_least(value: int, least: int) -> tuple[int, bool, str]:
+    return value, value >= least, f"of {least} or more"

@@ -1,0 +1,73 @@
+"""A network with what happens to its images, and its logits."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import subspace_jax as ss
+from experiments.data.augment import normalize
+from experiments.data.decode import Pictures, is_lazy
+from experiments.training import placement
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network and what happens to its images; hashable, the static argument of evaluation.
+
+    Attributes:
+      network: a Linen module of `experiments.training.networks`.
+      normalization, augmentation: names in `experiments.data.augment`.
+      mesh: of the devices that share a batch; `None` for one device.
+    """
+
+    network: nn.Module
+    normalization: str
+    augmentation: str
+    mesh: jax.sharding.Mesh | None = None
+
+
+def like(model: Model, images: jax.Array) -> ss.tree.PyTree:
+    return jax.eval_shape(functools.partial(init_params, model), jax.random.key(0), first(images))
+
+
+def first(images: jax.Array | Pictures) -> jax.Array | np.ndarray:
+    """One image, of which the shape alone matters: of a stream nothing is decoded."""
+    return np.zeros((1, *images.shape[1:]), np.uint8) if is_lazy(images) else images[:1]
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def init_params(model: Model, key, images) -> ss.tree.PyTree:
+    return model.network.init(key, normalize(images, model.normalization), train=False)["params"]
+
+
+def initial_stats(model: Model, images: jax.Array) -> ss.tree.PyTree:
+    """The shapes of a network's batch-norm statistics, filled with zeros (`{}` without batch norm)."""
+    image = normalize(images[:1], model.normalization)
+    init = functools.partial(model.network.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), image)
+    return jax.tree.map(jnp.zeros_like, dict(variables.get("batch_stats", {})))
+
+
+def training_logits(
+    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, dict]:
+    """Logits in training mode, and the moments of this batch at every batch norm.
+
+    Units are dropped only with a key.
+    """
+    logits, updated = model.network.apply(
+        {"params": params, "batch_stats": initial_stats(model, images)},
+        normalize(placement.spread(model.mesh, images), model.normalization),
+        train=True,
+        dropout=dropout_key is not None,
+        mutable="batch_stats",
+        rngs={} if dropout_key is None else {"dropout": dropout_key},
+    )
+    return logits, dict(updated.get("batch_stats", {}))

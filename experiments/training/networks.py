@@ -1,0 +1,220 @@
+"""Networks as Flax Linen modules; they need JAX and Flax alone.
+
+Every module is called as `module.apply({"params": p, "batch_stats": s}, images, train=...)` on
+normalised images `[B, H, W, C]` and returns logits `[B, K]` in float32. Parameters and batch-norm
+statistics are float32 too; activations have the module's `dtype`. Batch norm has momentum 0:
+in training mode the updated `batch_stats` are the moments of the batch alone, which recalibration
+pools. No running average is kept, since no point of a subspace could use it.
+
+With a `dropout` rate above 0, activations are dropped in training mode, which needs
+`rngs={"dropout": key}`. The argument `dropout=` of a call separates the two: recalibration calls with
+`train=True, dropout=False`, Monte-Carlo dropout with `train=False, dropout=True`.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# The article's initialisation: normal with variance 2 / fan-in, for every convolution.
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# Of every layer; another function with the same arguments may stand here.
+convolution = jax.lax.conv_general_dilated
+
+
+def conv(
+    x: jax.Array,
+    width: int,
+    size: int,
+    stride: int = 1,
+    *,
+    padding: int | str | None = None,
+    bias: bool = False,
+    name: str | None = None,
+) -> jax.Array:
+    """A square convolution, padded by half its size unless told, in the dtype of `x`."""
+    return nn.Conv(
+        width,
+        (size, size),
+        strides=stride,
+        padding=size // 2 if padding is None else padding,
+        use_bias=bias,
+        dtype=x.dtype,
+        kernel_init=kaiming_normal,
+        conv_general_dilated=convolution,
+        name=name,
+    )(x)
+
+
+def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
+    """Batch norm in float32, rounded to the dtype of `x`; scale 1, bias 0, PyTorch's epsilon."""
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+    return norm(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Array:
+    """Drops single activations if `dropout`, where None means `train`; no key for a rate of 0."""
+    return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
+
+
+class ConvNet(nn.Module):
+    """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
+
+    Attributes:
+      num_classes: `K`.
+      widths: channels of the stages; every stage but the first halves the resolution.
+      dropout: rate of dropout at the end of every stage.
+      dtype: of the activations.
+    """
+
+    num_classes: int
+    widths: Sequence[int] = (16, 32, 64)
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        x = x.astype(self.dtype)
+        for i, width in enumerate(self.widths):
+            x = conv(x, width, 3, 1 if i == 0 else 2, padding="SAME")
+            x = nn.relu(batch_norm(x, train))
+            x = drop(x, self.dropout, train, dropout)
+        x = x.mean((1, 2))
+        logits = nn.Dense(self.num_classes, dtype=x.dtype, kernel_init=kaiming_normal)(x)
+        return logits.astype(jnp.float32)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution.
+
+    Dropout comes after the second batch norm, before the shortcut is added.
+    """
+
+    width: int
+    stride: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        y = conv(x, self.width, 3, self.stride)
+        y = nn.relu(batch_norm(y, train))
+        y = conv(y, self.width, 3)
+        y = drop(batch_norm(y, train), self.dropout, train, dropout)
+        if x.shape != y.shape:
+            x = conv(x, self.width, 1, self.stride, name="shortcut")
+            x = batch_norm(x, train, name="shortcut_norm")
+        return nn.relu(x + y)
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR residual network of He et al. 2016, with the article's shortcuts and classifier.
+
+    Three stages of basic blocks with `width`, `2 width`, `4 width` channels; projection shortcuts
+    are 1x1 convolution and batch norm; the classifier is a 1x1 convolution without bias.
+
+    Attributes:
+      num_classes: `K`.
+      depth: number of layers with weights, `6 n + 2`; 20 is the article's cResNet20.
+      width: channels of the first stage; 16 in the article.
+      dropout: rate of dropout in every block.
+      dtype: of the activations.
+    """
+
+    num_classes: int
+    depth: int = 20
+    width: int = 16
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        x = conv(x.astype(self.dtype), self.width, 3)
+        x = nn.relu(batch_norm(x, train))
+        for stage in range(3):
+            for block in range((self.depth - 2) // 6):
+                stride = 2 if stage > 0 and block == 0 else 1
+                width = self.width * 2**stage
+                x = BasicBlock(width, stride, self.dropout)(x, train, dropout)
+        x = x.mean((1, 2), keepdims=True)
+        return conv(x, self.num_classes, 1, name="classifier")[:, 0, 0].astype(jnp.float32)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is that of the 3x3 convolution.
+
+    Dropout comes after the last batch norm, before the shortcut is added.
+
+    Attributes:
+      width: a quarter of the channels of the output.
+      inner: channels between the convolutions; `width` in a ResNet, more in a WideResNet.
+      stride: of the 3x3 convolution and the shortcut.
+      dropout: rate.
+    """
+
+    width: int
+    inner: int
+    stride: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        y = nn.relu(batch_norm(conv(x, self.inner, 1), train))
+        y = nn.relu(batch_norm(conv(y, self.inner, 3, self.stride), train))
+        y = batch_norm(conv(y, 4 * self.width, 1), train)
+        y = drop(y, self.dropout, train, dropout)
+        if x.shape != y.shape:
+            x = conv(x, 4 * self.width, 1, self.stride, name="shortcut")
+            x = batch_norm(x, train, name="shortcut_norm")
+        return nn.relu(x + y)
+
+
+class ImageNetResNet(nn.Module):
+    """The ImageNet residual network of He et al. 2016, with the article's classifier.
+
+    The widths of the stages are `width`, `2 width`, `4 width`, ...; every stage but the first halves
+    the resolution. The classifier is a 1x1 convolution without bias; with one, and the stem `imagenet`,
+    the network is torchvision's.
+
+    Attributes:
+      num_classes: `K`.
+      blocks: blocks of every stage.
+      widening: channels inside bottleneck blocks, as a multiple of their width; 0 for basic blocks.
+      stem: `imagenet`, a 7x7 convolution with stride 2 and a max-pool with stride 2; or `small`, a 3x3
+        convolution with stride 1, which the article uses for Tiny-ImageNet.
+      width: channels of the stem.
+      dropout: rate of dropout in every block.
+      dtype: of the activations.
+      classifier_bias: whether the classifier has a bias.
+    """
+
+    num_classes: int
+    blocks: Sequence[int] = (2, 2, 2, 2)
+    widening: int = 0
+    stem: str = "imagenet"
+    width: int = 64
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+    classifier_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, dropout: bool | None = None) -> jax.Array:
+        x = x.astype(self.dtype)
+        if self.stem == "small":
+            x = nn.relu(batch_norm(conv(x, self.width, 3), train))
+        else:
+            x = nn.relu(batch_norm(conv(x, self.width, 7, 2), train))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.blocks):
+            width = self.width * 2**stage
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                if self.widening:
+                    inner = self.widening * width
+                    module = Bottleneck(width, inner, stride, self.dropout)
+                else:
+                    module = BasicBlock(width, stride, self.dropout)
+                x = module(x, train, dropout)
+        x = x.mean((1, 2), keepdims=True)
+        logits = conv(x, self.num_classes, 1, bias=self.classifier_bias, name="classifier")
+        return logits[:, 0, 0].astype(jnp.float32)

@@ -1,0 +1,252 @@
+"""A run as a value: its program, its data on the devices, what it starts from."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import subspace_jax as ss
+from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS, RANDOM_RESIZED_CROP
+from experiments.data.decode import Pictures, is_lazy
+from experiments.data.loader import Loader, Options
+from experiments.data.sets import Dataset
+from experiments.system import hosts
+from experiments.system.errors import UserError
+from experiments.training import model as training_model
+from experiments.training import models, placement, starting, weights
+from experiments.training.methods import (
+    Hyperparameters,
+    Length,
+    Method,
+    make_method,
+    num_averaged_inits,
+)
+from experiments.training.model import Model, on_cpu
+
+# A call of several steps lasts seconds at the most, so that signals are answered promptly.
+_ACCELERATOR_STEPS_PER_CALL = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that decides what is compiled; hashable, a static argument.
+
+    Attributes:
+      model: what is trained.
+      method: how it is trained.
+      length: how long, which decides the schedule of the learning rate.
+    """
+
+    model: Model
+    method: Method
+    length: Length
+
+    @property
+    def num_steps(self) -> int:
+        return self.length.num_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.length.steps_per_epoch
+
+
+class Run(NamedTuple):
+    """One training run: a program and what it is called with.
+
+    The training split is on the device, or is streamed to it batch by batch by `loader`.
+    """
+
+    program: Program
+    hyper: Hyperparameters
+    images: jax.Array | Pictures  # uint8 [N, H, W, C], on the device or decoded where indexed
+    labels: jax.Array | np.ndarray  # int32 [N]
+    seed: int
+    num_averaged_inits: int
+    batch_size: int
+    steps_per_call: int
+    given: ss.tree.PyTree | None  # stack of the networks of `method.frozen`, trained before
+    loader: Loader | None = None  # of a split that is streamed
+    start: ss.tree.PyTree | None = None  # stack of one network or all endpoints, maybe headless
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped at random where they are decoded."""
+        return self.program.model.augmentation == RANDOM_RESIZED_CROP
+
+
+def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
+    """Builds everything that a run needs from its config, once.
+
+    Args:
+      config: of the run.
+      data: what it trains on.
+      slot: of a run that trains together with others, its place among them, which decides its part of
+        a mesh with the axis `run`; `None` for a run alone.
+
+    Raises:
+      UserError: a value that training can't work with.
+    """
+    _check(config, data)
+    method, hyper = make_method(config)
+    steps_per_epoch = len(data.train.labels) // config.batch_size
+    model = Model(
+        network=models.make_network(config.model, data.num_classes),
+        normalization=config.normalization,
+        augmentation=config.augmentation,
+        mesh=placement.make_mesh(config, method, slot),
+    )
+    length = Length(
+        num_epochs=config.num_epochs if method.trains else 0,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    everywhere = placement.everywhere(model.mesh)
+    loader, images, labels = None, data.train.images, data.train.labels
+    if is_lazy(images):
+        options = Options(**config.loader, max_corrupt=config.max_corrupt)
+        loader = Loader(options, jax.process_index(), jax.process_count())
+        loader.rows(config.batch_size)
+    else:
+        images, labels = _resident(_Same(images), everywhere), hosts.put(labels, everywhere)
+    one = on_cpu() or loader is not None
+    steps_per_call = config.steps_per_call or (1 if one else _ACCELERATOR_STEPS_PER_CALL)
+    given = _load_given(config, model, images)
+    run = Run(
+        program=Program(model, method, length),
+        hyper=hyper,
+        images=images,
+        labels=labels,
+        seed=config.seed,
+        num_averaged_inits=num_averaged_inits(config),
+        batch_size=config.batch_size,
+        steps_per_call=min(steps_per_call, steps_per_epoch),
+        given=given,
+        loader=loader,
+        start=None if given is not None else _load_start(config, method, model, images),
+    )
+    _check_plan(run)
+    return run
+
+
+class _Same:
+    """An array that is equal to itself alone."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array  # which is kept, so that no other gets its id
+
+    def __eq__(self, other):
+        return self.array is other.array
+
+    def __hash__(self):
+        return id(self.array)
+
+
+@functools.lru_cache(maxsize=32)  # runs together have their images on devices of their own
+def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Array:
+    return hosts.put(same.array, where)
+
+
+def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
+    """The stack of networks that a run starts from, or `None` if it starts from none."""
+    sub = config.subspace
+    wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
+    if not wanted and sub.weights:
+        raise UserError(
+            f"config.subspace.weights is {tuple(sub.weights)} but {config.recipe} starts from no "
+            "trained networks; leave it out, or name their endpoints in config.subspace.given."
+        )
+    if not wanted:
+        return None
+    if not sub.weights:
+        raise UserError(
+            f"config.subspace.weights is empty but {config.recipe} starts from {wanted} trained "
+            "networks; name the weights.npz files of finished runs, or use experiments.reproduce."
+        )
+    like = training_model.like(model, images)
+    stack = weights.concatenate([weights.load(path, like) for path in sub.weights])
+    found = ss.tree.num_stacked(stack)
+    if found != wanted:
+        raise UserError(
+            f"config.subspace.weights holds {found} networks but {config.recipe} starts from "
+            f"{wanted}; name as many."
+        )
+    return stack
+
+
+def _load_start(config, method: Method, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
+    if not config.init_from:
+        return None
+    num_endpoints = method.subspace.num_endpoints
+    return starting.load(
+        config.init_from,
+        config.init_head,
+        training_model.like(model, images),
+        num_endpoints,
+        config.recipe,
+    )
+
+
+def one_network(run: Run) -> ss.tree.PyTree:
+    """The shapes of one network of a run."""
+    return training_model.like(run.program.model, run.images)
+
+
+def _check_plan(run: Run) -> None:
+    """Refuses a schedule that does not fit into the training."""
+    program = run.program
+    if not program.method.trains:
+        return
+    try:
+        plan = program.method.plan(program.length, run.hyper)
+    except ValueError as error:  # the library's sentence has both values
+        sentence = str(error).removesuffix(".")
+        raise UserError(f"{sentence} (config.num_epochs, config.schedule).") from error
+    if plan.start_step < 1:
+        raise UserError(
+            f"config.schedule.num_models is {program.method.num_models} but there are "
+            f"{program.num_steps} steps; visit fewer networks or train for longer."
+        )
+
+
+def _check(config, data) -> None:
+    size, opt = len(data.train.labels), config.optimizer
+    channels, expected = data.train.images.shape[-1], len(NORMALIZATIONS["cifar"][0])
+    if not 1 <= config.batch_size <= size:
+        raise UserError(
+            f"config.batch_size is {config.batch_size} but the training split has {size} examples; "
+            f"choose a batch size from 1 to {size}."
+        )
+    if (
+        config.kind != "independent"
+        and config.num_epochs < 1
+        or not 0 <= opt.warmup_epochs < config.num_epochs
+    ):
+        raise UserError(
+            f"config.num_epochs is {config.num_epochs} and config.optimizer.warmup_epochs is "
+            f"{opt.warmup_epochs}; train at least 1 epoch more than the warm-up."
+        )
+    for name, table in (("normalization", NORMALIZATIONS), ("augmentation", AUGMENTATIONS)):
+        if config[name] not in table:
+            raise UserError(f"config.{name} is {config[name]!r}; choose one of {', '.join(table)}.")
+    if config.augmentation == RANDOM_RESIZED_CROP and not is_lazy(data.train.images):
+        raise UserError(
+            f"config.augmentation is {RANDOM_RESIZED_CROP!r} but the images of {data.name} are decoded "
+            "already; use crop_and_flip or none."
+        )
+    if config.normalization != "none" and channels != expected:
+        raise UserError(
+            f"config.normalization={config.normalization} is for {expected} channels but the images "
+            f"have {channels}; use --config.normalization=none."
+        )
+    if config.steps_per_call < 0:
+        raise UserError(f"config.steps_per_call is {config.steps_per_call}; use 0 for automatic.")
+
+
+def learning_rate(run: Run, step: int) -> float:
+    """The learning rate of a step."""
+    plan = run.program.method.plan(run.program.length, run.hyper)
+    return float(run.hyper.learning_rate * plan.factor(jnp.int32(step)))

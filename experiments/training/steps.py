@@ -1,0 +1,296 @@
+"""Training: compiled calls of several steps, and a loop that never waits for the device.
+
+Every random number is a function of (seed, step): the endpoints' start, the order of the examples,
+augmentation, and the sampled points. A state at step s and the config determine the rest of a run.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+import subspace_jax as ss
+from experiments.data.augment import AUGMENTATIONS
+from experiments.training import feed, placement, starting
+from experiments.training import model as training_model
+from experiments.training.history import History
+from experiments.training.methods import Hyperparameters, Method
+from experiments.training.model import init_params, on_cpu, training_logits
+from experiments.training.run import Program, Run
+
+# The streams of randomness that a run's seed is split into; predict, layout, scenes and methods
+# have more.
+_INIT, _ORDER, _STEPS = range(3)
+
+
+def init_state(run: Run) -> ss.TrainState:
+    """The state before the first step: of the run's seed, and of networks that were trained before."""
+    if run.given is not None:
+        endpoints = _around(run.given, run.program.method)
+        optimizer = run.program.method.optimizer(run.hyper, run.program.length)
+        return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
+    key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
+    init = _compiled_init(run.program, run.num_averaged_inits)
+    arguments = key, run.hyper, training_model.first(run.images)
+    if run.start is None:
+        return init(*arguments)
+    endpoints = jax.eval_shape(init, *arguments).endpoints
+    if run.start.keys() != endpoints.keys():  # some are drawn
+        endpoints = init(*arguments).endpoints
+    endpoints = starting.begin(endpoints, run.start)
+    optimizer = run.program.method.optimizer(run.hyper, run.program.length)
+    return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
+
+
+def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
+    """Given networks at their places, and their mean at all others."""
+    if not method.frozen:
+        return given
+    count = ss.tree.num_stacked(given)
+    networks = [jax.tree.map(lambda x, i=i: x[i], given) for i in range(count)]
+    return method.subspace.grow(networks, positions=method.frozen)
+
+
+@functools.cache
+def _compiled_init(program: Program, num_averaged: int):
+    def init(key, hyper, images):
+        method = program.method
+        one = functools.partial(init_params, program.model, images=images)
+        if num_averaged > 1:  # one network that starts at the midpoint of others
+            spanning = ss.simplex(num_averaged)
+            endpoints = ss.stack([spanning.midpoint(spanning.init(key, one))])
+        else:
+            endpoints = method.subspace.init(key, one)
+        optimizer = method.optimizer(hyper, program.length)
+        return placement.keep(program.model.mesh, ss.TrainState.create(endpoints, optimizer))
+
+    # It runs once, and at full optimisation it compiles for seconds on a CPU.
+    options = {"xla_backend_optimization_level": 0} if on_cpu() else {}
+    return jax.jit(init, compiler_options=options)
+
+
+def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn:
+    """Cross-entropy (with label smoothing) and accuracy of a batch of augmented images."""
+    model = program.model
+
+    def loss_fn(params, key, batch):
+        images, labels = batch
+        images = AUGMENTATIONS[model.augmentation](key, images)
+        dropout_key = jax.random.fold_in(key, 1) if model.network.dropout > 0 else None
+        logits, _ = training_logits(model, params, images, dropout_key)
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(one_hot, hyper.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, {"accuracy": (logits.argmax(-1) == labels).mean()}
+
+    return loss_fn
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="state")
+def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
+    """Several training steps of one run in one call.
+
+    Args:
+      state: donated.
+      hyper: `Hyperparameters`.
+      key: the run's key for its steps.
+      images, labels: the whole training split; or the batches `[k, B, ...]` and `[k, B]`.
+      indices: `[k, B]`, the examples of each step; `None` for batches.
+      program: static.
+      unroll: static; unrolled on a CPU, where XLA's convolution gradients are many times slower
+        inside a loop, and scanned elsewhere.
+
+    Returns:
+      The state after `k` steps, and metrics with leaves `[k]`.
+    """
+    step = ss.make_train_step(
+        program.method.subspace,
+        make_loss_fn(program, hyper),
+        program.method.optimizer(hyper, program.length),
+        penalty=program.method.penalty(hyper),
+        num_samples=program.method.num_samples,
+    )
+
+    def body(state, given):
+        batch = given
+        if indices is not None:
+            index = placement.spread(program.model.mesh, given)
+            batch = images[index], labels[index]
+        state, metrics = step(state, key, batch)
+        return placement.keep(program.model.mesh, state), metrics
+
+    chunk = (images, labels) if indices is None else indices
+    if not unroll:
+        return jax.lax.scan(body, state, chunk)
+    metrics = []
+    for i in range(len(jax.tree.leaves(chunk)[0])):
+        state, metric = body(state, jax.tree.map(lambda x, i=i: x[i], chunk))
+        metrics.append(metric)
+    return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
+def train_calls(states, others, images, *, program, unroll):
+    """Several training steps of several runs of one program in one call, vectorised over the runs.
+
+    Args:
+      states: of every run; donated.
+      others: of every run `(hyper, key, labels, indices)`, as for `train_call`.
+      images: of all of them.
+      program, unroll: as for `train_call`.
+
+    Returns:
+      What `train_call` returns, of every run.
+    """
+
+    def one(state, other):
+        hyper, key, labels, indices = other
+        return train_call.__wrapped__(
+            state, hyper, key, images, labels, indices, program=program, unroll=unroll
+        )
+
+    found = jax.vmap(one)(ss.stack(states), ss.stack(others))
+    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
+
+
+@functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
+def train_apart(states, others, images, *, program, unroll):
+    """`train_calls` on a mesh that splits the runs over its axis `run`: none knows of the others.
+
+    Args:
+      states: of all runs, leaves `[R, ...]`; donated.
+      others: `(hyper, key, labels, indices)`, leaves `[R, ...]`.
+      images: of all of them, the same on all devices.
+      program, unroll: as for `train_call`; the mesh of its model is that of all runs.
+
+    Returns:
+      What `train_call` returns, leaves `[R, ...]`.
+    """
+
+    def own(states, others, images):
+        def one(state, other):
+            hyper, key, labels, indices = other
+            return train_call.__wrapped__(
+                state, hyper, key, images, labels, indices, program=program, unroll=unroll
+            )
+
+        if len(states.step) > 1:
+            return jax.vmap(one)(states, others)
+        # Vectorised convolutions would be grouped ones.
+        found = one(*jax.tree.map(lambda x: x[0], (states, others)))
+        return jax.tree.map(lambda x: x[None], found)
+
+    of_run, of_all = PartitionSpec("run"), PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=program.model.mesh,
+        in_specs=(of_run, of_run, of_all),
+        out_specs=of_run,
+        axis_names={"run"},
+        check_vma=False,
+    )(states, others, images)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "batch_size"))
+def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int) -> jax.Array:
+    """The examples of every batch of an epoch, `[steps, B]`: a permutation, the rest left out."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
+    steps = size // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def fit(
+    run: Run, state: ss.TrainState, history: History, call: Callable | None = None
+) -> Iterator[ss.TrainState]:
+    """Trains from a state to the end, yielding the state after every call.
+
+    A yielded state is donated to the next call: use it before asking for the next one. On return
+    the history is complete.
+
+    Args:
+      run: what is trained.
+      state: where it starts.
+      history: takes the metrics.
+      call: with the arguments and results of `train_call`, which is the default.
+
+    Raises:
+      NonFiniteLoss: training diverged; noticed one call late.
+    """
+    program, unroll, call = run.program, on_cpu(), call or train_call
+    step_key = jax.random.fold_in(jax.random.key(run.seed), _STEPS)
+    examples = _resident_examples if run.loader is None else _streamed_examples
+    with contextlib.closing(examples(run, int(state.step))) as chunks:
+        for chunk, measured in chunks:
+            state, metrics = call(
+                state, run.hyper, step_key, *chunk, program=program, unroll=unroll
+            )
+            history.append(metrics | measured)
+            yield state
+    history.flush()
+
+
+def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """Images, labels and indices of every call of `train_call` from a step on."""
+    order_key = jax.random.fold_in(jax.random.key(run.seed), _ORDER)
+    size, per_call, steps = len(run.labels), run.steps_per_call, run.program.steps_per_epoch
+    for epoch in range(first // steps, run.program.length.num_epochs):
+        order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
+        for start in range(max(first - epoch * steps, 0), steps, per_call):
+            yield (run.images, run.labels, order[start : start + per_call]), {}
+
+
+def _streamed_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """The same of a run whose batches are streamed, and how long each step waited for its own."""
+    chunks = feed.training_chunks(
+        run.loader,
+        run.images,
+        run.labels,
+        batch_size=run.batch_size,
+        num_epochs=run.program.length.num_epochs,
+        steps_per_call=run.steps_per_call,
+        first=first,
+        seed=run.seed,
+        crop=run.crops,
+        mesh=run.program.model.mesh,
+    )
+    for images, labels, wait in chunks:
+        share = np.full(len(labels), wait / len(labels), np.float32)
+        yield (images, labels, None), {"data_wait": share}
+
+
+def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
+    """The program of a run's training calls before XLA optimises it and parts it over devices."""
+    shape = (run.steps_per_call, run.batch_size)
+    indices = jax.ShapeDtypeStruct(shape, jnp.int32)
+    chunk = run.images, run.labels, indices
+    if run.loader is not None:
+        where = feed.placed(run.batch_size, run.program.model.mesh, axis=1)
+        images = jax.ShapeDtypeStruct((*shape, *run.images.shape[1:]), jnp.uint8, sharding=where)
+        chunk = images, jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where), None
+    return train_call.lower(
+        state,
+        run.hyper,
+        jax.random.key(run.seed),
+        *chunk,
+        program=run.program,
+        unroll=on_cpu(),
+    )
+
+
+def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
+    """The program of a run's training calls; it is not compiled again if a call has been made."""
+    return lowered_call(run, state).compile()
+
+
+def step_memory(run: Run, state: ss.TrainState) -> int | None:
+    """Bytes that a training call needs at once: its arguments, results and temporaries."""
+    found = compiled_call(run, state).memory_analysis()
+    if found is None:
+        return None
+    shared = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return shared + found.temp_size_in_bytes

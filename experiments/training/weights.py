@@ -1,0 +1,70 @@
+"""Stacks of networks as .npz files: leaves `[n, ...]` by their path in the parameter tree."""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.system import files
+from experiments.system.errors import UserError
+from subspace_jax.tree import PyTree
+
+FILE = "weights.npz"  # of a run, and of what was imported
+
+
+def save(path: str | os.PathLike[str], stack: PyTree) -> None:
+    """Writes a stack, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(leaf) for name, leaf in _named(stack).items()})
+    files.write_atomically(path, buffer.getvalue())
+
+
+def load(
+    path: str | os.PathLike[str],
+    like: PyTree,
+    leave_out: Callable[[str], bool] = lambda name: False,
+) -> PyTree:
+    """Reads a stack of networks that look like `like`, one of them.
+
+    Args:
+      path: what `save` wrote.
+      like: one network, leaves `[...]`, arrays or shapes.
+      leave_out: `name -> whether` a leaf of the file is passed over.
+
+    Raises:
+      UserError: there is no such file, or it holds other networks.
+    """
+    path = Path(path).expanduser()
+    try:
+        with path.open("rb") as stream, np.load(stream) as file:
+            arrays = {name: file[name] for name in file.files if not leave_out(name)}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
+        raise UserError(
+            f"{path} can't be read as weights ({reason}); name the weights.npz of a finished run."
+        ) from error
+    wanted = {name: tuple(leaf.shape) for name, leaf in _named(like).items()}
+    found = {name: array.shape[1:] for name, array in arrays.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{path} has {name} of shape {found.get(name)} but the network's is "
+                f"{wanted.get(name)}; use weights of the same config.model."
+            )
+    return jax.tree.unflatten(
+        jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in _named(like)]
+    )
+
+
+def concatenate(stacks: Sequence[PyTree]) -> PyTree:
+    """One stack of all networks, in order."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)
+
+
+def _named(tree: PyTree) -> dict:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

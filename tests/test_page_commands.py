@@ -1,0 +1,120 @@
+"""Commands that pages print work as printed: all are parsed and their values checked, some are run."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments.reproduce import plan
+from experiments.system import cli
+from experiments.training import methods
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("first_ten_minutes", "runs", "reproducing", "results")
+TINY = [
+    "--config.num_epochs=2",
+    "--config.model.widths=(4,8)",
+    "--config.evaluation.num_points=3",
+]
+
+
+def commands(page: str) -> list[str]:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"((?:^    .*\n)+)", text, re.MULTILINE)
+    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
+    return [line for line in lines if line.startswith("python -m experiments.")]
+
+
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+
+
+class Parsed(Exception):
+    """The command line is one that the command takes; nothing was done yet."""
+
+
+@pytest.fixture
+def up_to_the_work(monkeypatch):
+    """Commands stop when their flags are read and the values of their configs checked."""
+    run, parse = cli.run, argparse.ArgumentParser.parse_args
+
+    def check(options, *_, **__):
+        if "suite" in options.config:
+            plan.check(options.config)
+            entries = plan.article_entries(options.config, plan.figures_of(options.only))
+            entries += plan.tuning_entries(options.config, plan.figures_of(options.only))
+            configs = [entry.config for entry in entries]
+        else:
+            configs = [options.config]
+        assert configs
+        for config in configs:
+            methods.make_method(config)
+
+    def parse_args(*args, **kwargs):
+        parse(*args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(cli, "run", lambda main, **kwargs: run(check, **kwargs))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+
+
+def call(command: str) -> int:
+    """The exit code of a command, in this process; a pipe into a file is left out."""
+    module, *arguments = shlex.split(command.split(" > ")[0])[2:]
+    return importlib.import_module(module).main(arguments)
+
+
+def test_every_page_has_commands():
+    assert all(commands(page) for page in PAGES)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_accepted(command, up_to_the_work, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with contextlib.suppress(Parsed):
+        assert call(command) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m experiments.cifar --config experiments/configs/digits.py:line "
+        "--config.subspace.num_endpoints=5 --workdir runs/line",
+        "python -m experiments.reproduce digits --config.seeds='(0, 0)'",
+    ],
+)
+def test_commands_with_bad_values_are_not_accepted(command, up_to_the_work, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert call(command) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
+    """Word for word, but for a smaller network and less training: train, export, load."""
+    line, single, export = (
+        command.replace(" runs/", f" {tmp_path}/")
+        for command in commands("first_ten_minutes")
+        if " runs/" in command
+    )
+    monkeypatch.chdir(ROOT)
+    for command in (line, single):
+        assert call(" ".join([command, *map(shlex.quote, TINY)])) == 0
+    assert call(export) == 0
+    assert all(
+        (tmp_path / name / "report.html").exists() for name in ("layerwise_line", "standard")
+    )
+    folder = tmp_path / "layerwise_line" / "export" / "midpoint-safetensors"
+    assert json.loads((folder / "model_card.json").read_text())
+    page = (ROOT / "docs" / "first_ten_minutes.md").read_text()
+    (program,) = re.findall(r"(?:^    import numpy.*\n)(?:^    .*\n|\n)+", page, re.MULTILINE)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    capsys.readouterr()
+    exec(re.sub(r"^    ", "", program, flags=re.MULTILINE), {})
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"\[\d \d \d \d\]\n", printed)
