@@ -1,7 +1,6 @@
 """What is chosen on validation data: a temperature, and the point of a subspace to deploy.
 
-None of this may see test data. Hold out a part of the training set, choose on it, and report the
-metrics of the chosen temperature or point on the test set.
+None of this may see test data: hold out a part of the training set, and choose on it.
 """
 
 import functools
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from subspace_jax import metrics
-from subspace_jax.metrics import prepare
 from subspace_jax.prediction import ensemble
 from subspace_jax.tree import wider_dtype
 
@@ -49,7 +47,7 @@ def fit_temperature(
         raise ValueError(
             "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
         )
-    labels, weights, logits = prepare(labels, weights, jax.lax.stop_gradient(logits))
+    labels, weights, logits = metrics.prepare(labels, weights, jax.lax.stop_gradient(logits))
     margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
 
     def slope(log_temperature):

@@ -7,10 +7,7 @@ one call, which never holds more than one mixed network at a time:
     xy = landscape.grid(plane, 25)                                # [25, 25, 2]
     losses = landscape.along(loss_fn, endpoints, landscape.grid_weights(plane, xy))
 
-The normalisation statistics of all these points are measured in one pass over the data:
-
-    stats_at = lambda at, batch: landscape.along(stats_fn, *at, batch)
-    stats = recalibrate(stats_at, (endpoints, weights), batches).stats    # leaves [P, ...]
+Statistics of all points take one pass: `recalibrate(lambda at, batch: along(stats_fn, *at, batch), ...)`.
 """
 
 import functools

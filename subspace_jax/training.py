@@ -1,7 +1,6 @@
 """One gradient step for all endpoints.
 
-A subspace needs one new line in a training loop, `params = subspace.sample(key, endpoints)`, and
-nothing else of this module: it is the step that the experiments use, for those who have no loop.
+A training loop of your own needs nothing of this module: `params = subspace.sample(key, endpoints)`.
 """
 
 from collections.abc import Callable, Sequence

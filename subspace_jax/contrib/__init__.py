@@ -1,8 +1,7 @@
 """What single articles add to subspaces; each module is imported when it is used.
 
 `lora` (low-rank deltas on a frozen base), `alignment` (permutations of hidden units), `swag` (a Gaussian
-around an average), `sharpness` (SAM and ASAM) and `complexes` (simplexes that share vertices). They are
-tested as all else is, and may change with less notice.
+around an average), `sharpness` (SAM and ASAM) and `complexes` (simplexes that share vertices).
 """
 
 import importlib

@@ -10,9 +10,7 @@ columns. A point is a mixture of these networks and not of their factors,
 
 .. math:: \theta(w) = \theta_0 + s \sum_i w_i A_i B_i
 
-since the product of mixed factors has terms :math:`w_i w_j A_i B_j` of two endpoints: it is quadratic
-in the weights, which is no line. Nor would it be defined by the endpoints alone: :math:`A M` and
-:math:`M^{-1} B` are the same delta, and have another mean.
+since a product of mixed factors has terms :math:`w_i w_j A_i B_j` of two endpoints, which is no line.
 """
 
 import dataclasses

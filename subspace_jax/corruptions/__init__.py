@@ -54,10 +54,8 @@ def corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.
     `CORRUPTIONS[name](key, images, severity)` is the same. It compiles once per severity and shape;
     every image has its own draw, which depends on its place in the batch.
 
-    Args:
-      name: one of `BENCHMARK` (the 15 that benchmarks average over) or `EXTRA` (the other 4).
-      images: `[B, S, S, 3]`, red, green, blue in [0, 1], floating point, S one of 32, 64, 224.
-      severity: 1 to 5, a static Python integer.
+    `name` is one of `BENCHMARK` (the 15 that benchmarks average over) or `EXTRA` (the other 4); images
+    are `[B, S, S, 3]`, red, green, blue in [0, 1], S 32, 64 or 224; severity is static, 1 to 5.
 
     Returns images in [0, 1] of the same shape and type. Raises ValueError: an unknown name or severity,
     or images of another shape or type.
