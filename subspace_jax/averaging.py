@@ -145,11 +145,10 @@ def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTra
 
 def snapshots_of(opt_state: optax.OptState) -> PyTree:
     """The networks that `snapshots` kept, a stack with leaves `[num_models, ...]`."""
-    state = next(states(opt_state, lambda state: isinstance(state, SnapshotsState)), None)
+    state = next(states(opt_state, lambda node: isinstance(node, SnapshotsState)), None)
     if state is None:
-        raise ValueError(
-            "The optimizer's state holds no snapshots; put snapshots(...) last in its chain."
-        )
+        message = "The optimizer's state holds no snapshots; put snapshots(...) last in its chain."
+        raise ValueError(message)
     return state.networks
 
 

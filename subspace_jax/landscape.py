@@ -7,7 +7,7 @@ one call, which never holds more than one mixed network at a time:
     xy = landscape.grid(plane, 25)                                # [25, 25, 2]
     losses = landscape.along(loss_fn, endpoints, landscape.grid_weights(plane, xy))
 
-Statistics of all points take one pass: `recalibrate(lambda at, batch: along(stats_fn, *at, batch), ...)`.
+One pass measures their statistics: `recalibrate(lambda at, batch: along(stats_fn, *at, batch), ...)`.
 """
 
 import functools

@@ -336,11 +336,7 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 
 
 def prepare(labels: Any, weights: Any, *predictions: Any) -> tuple:
-    """Labels, weights and one or two predictions `[N, K]` as the rules above say.
-
-    Labels become int32 in `0 .. K - 1` (or stay `None`), weights float32 with nan for an invalid
-    example, and predictions float32, finite where the weight is 0.
-    """
+    """Labels, weights and predictions `[N, K]` as the rules above say; invalid ones weigh nan."""
     shape = predictions[0].shape
     if len(shape) != 2 or shape[1] == 0:
         raise ValueError(

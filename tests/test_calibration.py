@@ -207,14 +207,6 @@ def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
     np.testing.assert_allclose(log_probs, ensemble(logits, average), rtol=1e-4, atol=1e-5)
 
 
-def test_both_modes_agree_on_an_ensemble_of_equal_members():
-    logits, labels, _ = make_batch(0)
-    equal = np.stack([logits] * M)
-    for mode in MODES:
-        temperature = fit_ensemble_temperature(equal, labels, mode=mode)
-        np.testing.assert_allclose(temperature, fit_temperature(logits, labels), rtol=1e-4)
-
-
 def test_unknown_modes_and_averages_are_refused():
     logits, labels, _ = make_batch(0, M)
     for fit in (fit_ensemble_temperature, apply_ensemble_temperature):

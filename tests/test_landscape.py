@@ -66,19 +66,6 @@ def test_coordinates_are_those_of_the_three_networks(seed, offset):
     assert y[2] > 0
 
 
-@arbitrary
-@given(seed=SEEDS)
-def test_weights_sum_to_one(seed):
-    plane = landscape.plane(device(make_endpoints(seed)))
-    total = plane.weights(10 * normal(seed, 2, 7, 2)).sum(-1)
-    chex.assert_trees_all_close(total, jnp.ones((2, 7)), atol=1e-5)
-
-
-def test_an_axis_is_one_unit_of_weight_distance():
-    plane = landscape.plane(RIGHT_ANGLE)
-    np.testing.assert_allclose(mix(plane.weights([1.5, -3.0]), RIGHT_ANGLE), [1.5, -3.0])
-
-
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_the_plane_is_at_least_float32(dtype):
     endpoints = jax.tree.map(lambda x: jnp.asarray(x, dtype), make_endpoints(0))
@@ -116,11 +103,6 @@ def test_coincident_networks_have_no_plane(pair):
     message = f"Networks {pair[0]} and {pair[1]} are 0 apart and the farthest two 5: .*; choose"
     with pytest.raises(ValueError, match=message):
         landscape.plane(stack(networks))
-
-
-def test_one_network_thrice_has_no_plane():
-    with pytest.raises(ValueError, match="are 0 apart and the farthest two 0"):
-        landscape.plane(jnp.ones((3, 4)))
 
 
 def test_diverged_networks_have_no_plane():
@@ -227,10 +209,6 @@ def test_a_tilt_of_the_loss_does_not_change_its_barrier(seed, slope, height):
     expected = height * (t * (1 - t)).max()
     actual = landscape.barrier(losses.astype(np.float32), alphas.astype(np.float32))
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
-
-
-def test_a_valley_has_no_barrier():
-    assert landscape.barrier([3.0, 1.0, 2.0], [0.0, 0.5, 1.0]) == 0
 
 
 def test_a_barrier_that_diverges_is_seen():
