@@ -21,8 +21,8 @@ from experiments.system import xla
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, models, steps
+from experiments.training.memory import memory_report
 from experiments.training.run import make_run
-from subspace_jax import sharding
 
 DESCRIPTION = """Training steps of ResNet50 and WideResNet50-2, standard and as a line, in turns.
 
@@ -127,7 +127,7 @@ def _contestant(options, name: str, recipe: str) -> tuple[dict, Callable[[], flo
 
     latest = jax.block_until_ready(step(state))  # the first one compiles and is not timed
     lowered = steps.lowered_call(run, latest)
-    memory = sharding.memory_report(lowered.compile(), latest)
+    memory = memory_report(lowered.compile(), latest)
     # Before optimisation, which on a GPU hides convolutions in calls of a library; of all devices.
     flop = (lowered.cost_analysis() or {}).get("flops")
     record = {

@@ -1,88 +1,97 @@
 """Learning neural network subspaces: lines, curves and simplexes of networks in JAX.
 
-    line = subspace_jax.line()
+    line = ss.line()                                    # or bezier(2), simplex(3); layerwise(line)
     endpoints = line.init(key, init_fn)                 # every leaf gains an axis of size 2
     params = line.sample(key, endpoints)                # the one new line of a training loop
-    loss = loss_fn(params) + subspace_jax.cosine_penalty(endpoints)
+    loss = loss_fn(params) + ss.cosine_penalty(endpoints)
     deployed = line.midpoint(endpoints)                 # an ordinary network
+
+With ten names one trains and tests a subspace: `Subspace` and what makes one (`line`, `bezier`,
+`simplex`, `layerwise`), `cosine_penalty`, `make_train_step`, `recalibrate`, `ensemble` and `metrics`.
+
+The others are for when they are needed: operations on stacks (`stack`, `mix`, `gram`, `distances`,
+`squared_cosines`), leaves that are shared (`split`, `combine`, `summary`), steps (`TrainState`,
+`freeze`), many networks (`for_each`, `predict`), and the modules `averaging`, `calibration`,
+`corruptions`, `detection`, `landscape` and `sharding`. `plotting`, which needs
+matplotlib, and `contrib` are imported when they are used.
 
 Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.py`.
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import Any
 
 from subspace_jax import (
-    alignment,
     averaging,
     calibration,
     corruptions,
     detection,
     landscape,
-    lora,
     metrics,
-    schedules,
     sharding,
-    sharpness,
 )
-from subspace_jax.diversity import (
-    cosine_penalty,
-    distances,
-    is_kernel,
-    log_volume,
-    squared_cosines,
-)
-from subspace_jax.partition import combine, is_floating, split, summary
+from subspace_jax.diversity import cosine_penalty, distances, squared_cosines
+from subspace_jax.partition import combine, split, summary
 from subspace_jax.prediction import ensemble, predict
-from subspace_jax.recalibration import Recalibration, for_each, recalibrate
-from subspace_jax.subspaces import (
-    Subspace,
-    bezier,
-    layerwise,
-    line,
-    parent,
-    simplex,
-    simplicial_complex,
-)
+from subspace_jax.recalibration import for_each, recalibrate
+from subspace_jax.subspaces import Subspace, bezier, layerwise, line, simplex
 from subspace_jax.training import TrainState, freeze, make_train_step
 from subspace_jax.tree import gram, mix, stack
 
+__version__ = "0.1.0"
+
 __all__ = [
-    "Recalibration",
     "Subspace",
-    "TrainState",
-    "alignment",
-    "averaging",
+    "line",
     "bezier",
+    "simplex",
+    "layerwise",
+    "cosine_penalty",
+    "make_train_step",
+    "recalibrate",
+    "ensemble",
+    "metrics",
+    # and when they are needed
+    "TrainState",
+    "averaging",
     "calibration",
     "combine",
     "corruptions",
-    "cosine_penalty",
     "detection",
     "distances",
-    "ensemble",
     "for_each",
     "freeze",
     "gram",
-    "is_floating",
-    "is_kernel",
     "landscape",
-    "layerwise",
-    "line",
-    "log_volume",
-    "lora",
-    "make_train_step",
-    "metrics",
     "mix",
-    "parent",
     "predict",
-    "recalibrate",
-    "schedules",
     "sharding",
-    "sharpness",
-    "simplex",
-    "simplicial_complex",
     "split",
     "squared_cosines",
     "stack",
     "summary",
 ]
+
+_ON_USE = ("contrib", "plotting")
+# Where names that this module had are now.
+MOVED = {
+    "alignment": "is `subspace_jax.contrib.alignment`",
+    "growing": "is `Subspace.grow`",
+    "is_floating": "is `subspace_jax.partition.is_floating`",
+    "is_kernel": "is `subspace_jax.diversity.is_kernel`",
+    "log_volume": "is `subspace_jax.contrib.complexes.log_volume`",
+    "lora": "is `subspace_jax.contrib.lora`",
+    "parent": "is `subspace_jax.subspaces.parent`",
+    "Recalibration": "is `subspace_jax.recalibration.Recalibration`",
+    "schedules": "left the library for the experiments",
+    "sharpness": "is `subspace_jax.contrib.sharpness`",
+    "simplicial_complex": "is `subspace_jax.contrib.complexes.simplicial_complex`",
+    "weighted": "is a part of `subspace_jax.metrics`",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_USE:
+        return importlib.import_module(f"{__name__}.{name}")
+    where = f"; it {MOVED[name]}" if name in MOVED else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{where}")

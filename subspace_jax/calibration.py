@@ -1,24 +1,19 @@
 """What is chosen on validation data: a temperature, and the point of a subspace to deploy.
 
-None of this may see test data. Hold out a part of the training set, choose on it, and report the
-metrics of the chosen temperature or point on the test set.
+None of this may see test data: hold out a part of the training set, and choose on it.
 """
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from subspace_jax import metrics
 from subspace_jax.prediction import ensemble
-from subspace_jax.subspaces import Coords, Subspace
-from subspace_jax.tree import PyTree, wider_dtype
-from subspace_jax.weighted import prepare
+from subspace_jax.tree import wider_dtype
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
@@ -26,54 +21,33 @@ Mode = Literal["per_member", "after_average"]
 LARGEST_LOG_TEMPERATURE = math.log(100)
 NUM_BISECTIONS = 30
 
-_ADAM = optax.adam(0.1)
-_LEAST_COORD = 0.01  # where a search starts: at the border of a subspace its gradient would vanish
-
 
 @jax.jit
 def fit_temperature(
     logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
-    r"""The temperature at which logits are most likely to predict the labels.
+    r"""The temperature at which logits `[N, K]` are most likely to predict the labels `[N]`.
 
     .. math:: T = \arg\min_{T \in [0.01, 100]} -\sum_n w_n \log \mathrm{softmax}(z_n / T)_{y_n}
 
-    The NLL is convex in :math:`1 / T`, so its derivative is bisected. The rules of `metrics`
-    hold for weights, NaN and invalid labels; a label whose logit is -inf gives nan too, as no
-    temperature makes it possible. What has no minimum gives a finite number all the same:
+    The NLL is convex in :math:`1 / T`, so its derivative is bisected, to a relative precision of 1e-4
+    or better. The rules of `metrics` hold; a label whose logit is -inf gives nan too. Where the NLL
+    falls all the way (every example right, or worse than uniform) it is an end of the range, or on the
+    way there where the NLL is 0 in float32; where all temperatures are equally good it is 1. Its
+    gradient is taken to be zero: at the minimum the NLL does not change with `T`.
 
-    - The NLL falls all the way to `T = 0` (every example right) or to infinity (worse than
-      uniform): the end of the range, or a temperature on the way there at which it is 0 in float32.
-    - All temperatures are equally good (equal logits, or weights that are all zero): 1.
+    Raises ValueError: there are 0 examples, or shapes or dtypes do not fit. See Guo et al. 2017, "On
+    Calibration of Modern Neural Networks", section 4.2.
 
-    The gradient of `T` with respect to the logits is taken to be zero: at the minimum the NLL does
-    not change with `T`, so that the gradient of the calibrated NLL is exact without it.
-
-    Args:
-      logits: `[N, K]`, of the validation data; log-probabilities are logits too.
-      labels: `[N]`, integers.
-      weights: `[N]`, not negative; `None` means ones.
-
-    Returns:
-      Scalar float32, to a relative precision of 1e-4 or better; above 1 for a network that is too
-      confident.
-
-    Raises:
-      ValueError: there are 0 examples, or shapes or dtypes do not fit.
-
-    Reference:
-      Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
-      >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
-      2.0
+    >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
+    >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
+    2.0
     """
     if jnp.shape(logits)[:1] == (0,):
         raise ValueError(
             "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
         )
-    labels, weights, logits = prepare(labels, weights, jax.lax.stop_gradient(logits))
+    labels, weights, logits = metrics.prepare(labels, weights, jax.lax.stop_gradient(logits))
     margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
 
     def slope(log_temperature):
@@ -97,21 +71,12 @@ def fit_temperature(
 
 
 def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
-    r"""Logits divided by a temperature, :math:`z / T`; predicted classes do not change.
+    r"""Logits `[N, K]` or `[M, N, K]` divided by a temperature, a scalar or `[M]`: :math:`z / T`.
 
-    Args:
-      logits: `[N, K]`, or `[M, N, K]` of the members of an ensemble.
-      temperature: positive; a scalar, or `[M]`, one per member.
+    Raises ValueError: the temperature is neither a scalar nor one per member.
 
-    Returns:
-      Logits of the same shape, float32 or wider.
-
-    Raises:
-      ValueError: the temperature is neither a scalar nor one per member.
-
-    Example:
-      >>> apply_temperature(jnp.array([[2.0, 4.0]]), 2.0)
-      Array([[1., 2.]], dtype=float32)
+    >>> apply_temperature(jnp.array([[2.0, 4.0]]), 2.0)
+    Array([[1., 2.]], dtype=float32)
     """
     logits, shape = jnp.asarray(logits), jnp.shape(temperature)
     if shape and (logits.ndim != 3 or shape != logits.shape[:1]):
@@ -132,30 +97,17 @@ def fit_ensemble_temperature(
     mode: Mode = "after_average",
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    """The temperatures of an ensemble, to give to `apply_ensemble_temperature`.
+    """The temperatures of an ensemble of logits `[M, N, K]`, for `apply_ensemble_temperature`.
 
-    Args:
-      logits: `[M, N, K]`, of the validation data, one slice per member.
-      labels: `[N]`, integers.
-      average: as in `ensemble`; matters only where the temperature comes after it.
-      mode: `"per_member"` calibrates every member alone, before they are averaged;
-        `"after_average"` calibrates the average. An average of calibrated members is not calibrated
-        but too little confident, which only the second repairs.
-      weights: as in `fit_temperature`.
+    `"per_member"` calibrates every member alone, `[M]`; `"after_average"` their average, a scalar. An
+    average of calibrated members is too little confident, which only the second repairs.
 
-    Returns:
-      `[M]` per member, a scalar after the average; float32.
+    Raises ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit. See
+    Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
 
-    Raises:
-      ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit.
-
-    Reference:
-      Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
-      >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
-      Array([2., 1.], dtype=float32)
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
+    >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
+    Array([2., 1.], dtype=float32)
     """
     _check_mode(mode)
     averaged = ensemble(logits, average)
@@ -176,25 +128,14 @@ def apply_ensemble_temperature(
     average: Average = "probability",
     mode: Mode = "after_average",
 ) -> jax.Array:
-    """Calibrated log-probabilities of an ensemble.
+    """Calibrated log-probabilities `[N, K]` of an ensemble `[M, N, K]`; `average` and `mode` as fitted.
 
-    Args:
-      logits: `[M, N, K]`, one slice per member.
-      temperature: what `fit_ensemble_temperature` returned for this `average` and `mode`.
-      average: as in `ensemble`.
-      mode: `"per_member"` divides the members' logits, `"after_average"` the average's
-        log-probabilities, which are then normalised again.
+    `"per_member"` divides the members' logits, `"after_average"` the average's log-probabilities, which
+    are then normalised again. Raises ValueError: `mode` or `average` is unknown, or shapes do not fit.
 
-    Returns:
-      Log-probabilities `[N, K]`, float32 or wider.
-
-    Raises:
-      ValueError: `mode` or `average` is unknown, or shapes do not fit.
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
-      >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
-      Array([[0.625, 0.375]], dtype=float32)
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
+    >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
+    Array([[0.625, 0.375]], dtype=float32)
     """
     _check_mode(mode)
     if mode == "per_member":
@@ -209,25 +150,15 @@ def choose_point(
     criterion: Literal["nll", "accuracy"] = "nll",
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    """Which of several points of a subspace is best on validation data.
+    """Which of several points of a subspace, logits `[P, N, K]`, is best on validation data.
 
-    Args:
-      logits: `[P, N, K]`, of the validation data at each of `P` points.
-      labels: `[N]`, integers.
-      criterion: `"nll"`, the lowest wins, or `"accuracy"`, the highest.
-      weights: as in `fit_temperature`.
+    By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones. A point with a
+    nan is never chosen; if all have one, it is 0. Raises ValueError: `criterion` is unknown, there are
+    0 points or 0 examples, or shapes do not fit.
 
-    Returns:
-      Scalar int32 in `0 .. P - 1`: the first of equally good points. A point with a nan is never
-      chosen; if all have one, it is 0.
-
-    Raises:
-      ValueError: `criterion` is unknown, there are 0 points or 0 examples, or shapes do not fit.
-
-    Example:
-      >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
-      >>> int(choose_point(logits, jnp.array([0])))
-      1
+    >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
+    >>> int(choose_point(logits, jnp.array([0])))
+    1
     """
     if criterion not in ("nll", "accuracy"):
         raise ValueError(f"criterion={criterion!r} is unknown; use 'nll' or 'accuracy'.")
@@ -249,93 +180,6 @@ def _best_point(logits, labels, weights, criterion):
 
     losses = jax.lax.map(loss, logits)
     return jax.lax.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), 0, jnp.int32)
-
-
-def optimize_coords(
-    nll_fn: Callable[[Coords], jax.Array],
-    subspace: Subspace,
-    endpoints: PyTree,
-    *,
-    optimizer: optax.GradientTransformation | None = None,
-    num_steps: int = 100,
-    start: ArrayLike | None = None,
-) -> Coords:
-    r"""The point of a subspace at which a loss on validation data is lowest, by gradient descent.
-
-    .. math:: c = \mathrm{sigmoid}(u) \text{ on a line or curve}, \qquad
-              c = \mathrm{softmax}(u) \text{ in a simplex}
-
-    so that the search stays inside the subspace. The lowest loss of all steps counts: the result is
-    never worse than the start on the data it was chosen on. It may be a local minimum; the best
-    point of a grid, by `choose_point`, is a good start.
-
-    Args:
-      nll_fn: `coords -> scalar`, differentiable, the validation NLL at `subspace.point(endpoints,
-        coords)`. Wrap it in `jax.jit` if it can be. To choose the point jointly with a temperature,
-        let it divide its logits by their own `fit_temperature`.
-      subspace: what is searched; of a `layerwise` one, every layer has its own point.
-      endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
-      optimizer: of `u`; by default Adam with learning rate 0.1.
-      num_steps: how many steps it takes, at least 1.
-      start: one point, for all layers; by default the midpoint. No coordinate starts closer to the
-        border than 0.01.
-
-    Returns:
-      Coordinates as `Subspace.sample_coords` returns them.
-
-    Raises:
-      ValueError: `num_steps` is below 1, or `start` has another shape than a point.
-
-    Example:
-      >>> from subspace_jax.subspaces import line
-      >>> alpha = optimize_coords(lambda alpha: (alpha - 0.2) ** 2, line(), jnp.zeros((2, 3)))
-      >>> round(float(alpha), 2)
-      0.2
-    """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} finds only the start; take at least 1 step.")
-    start = jnp.asarray(subspace.center if start is None else start, jnp.float32)
-    if start.shape != subspace.center.shape:
-        raise ValueError(
-            f"start has shape {list(start.shape)} but a point of this subspace has shape "
-            f"{list(subspace.center.shape)}; give the coordinates of one point."
-        )
-    optimizer = optimizer or _ADAM
-    num_layers, spread = _layers(subspace, endpoints)
-    start = jnp.maximum(start, _LEAST_COORD)
-    if subspace.center.ndim:
-        squash, u = jax.nn.softmax, jnp.log(start)
-    else:
-        squash, u = jax.nn.sigmoid, jax.scipy.special.logit(jnp.minimum(start, 1 - _LEAST_COORD))
-    to_coords = lambda u: spread(squash(u))
-    loss_and_gradient = jax.value_and_grad(lambda u: nll_fn(to_coords(u)))
-
-    u = jnp.broadcast_to(u, (num_layers, *u.shape))
-    state, best, lowest = optimizer.init(u), u, jnp.inf
-    for step in range(num_steps + 1):
-        loss, gradient = loss_and_gradient(u)
-        better = loss < lowest
-        best, lowest = jnp.where(better, u, best), jnp.where(better, loss, lowest)
-        if step < num_steps:
-            u, state = _descend(optimizer, gradient, state, u)
-    return to_coords(best)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _descend(optimizer, gradient, state, u):
-    with jax.numpy_dtype_promotion("standard"):  # Optax multiplies its integer counts and floats
-        updates, state = optimizer.update(gradient, state, u)
-    return optax.apply_updates(u, updates), state
-
-
-def _layers(subspace: Subspace, endpoints: PyTree):
-    """The number of points to choose, and `points [L, ...] -> coords`."""
-    if subspace.layer_of is None:
-        return 1, lambda points: points[0]
-    paths_and_leaves, treedef = jax.tree.flatten_with_path(endpoints)
-    layers = [subspace.layer_of(path) for path, _ in paths_and_leaves]
-    index = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
-    return len(index), lambda points: treedef.unflatten(points[index[layer]] for layer in layers)
 
 
 def _check_mode(mode: str):

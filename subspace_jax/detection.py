@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.weighted import cumulative, prepare, top_label
+from subspace_jax.metrics import cumulative, prepare, top_label
 
 
 class RiskCoverage(NamedTuple):
@@ -32,15 +32,14 @@ class RiskCoverage(NamedTuple):
 def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
     r"""Area under the ROC curve for telling `scores_in [N]` from `scores_out [M]`, in [0, 1].
 
-    It is the probability that a random in-distribution score is higher than a random
-    out-of-distribution one, a tie counting half:
+    The probability that a random in-distribution score is higher than a random other one, a tie
+    counting half:
 
         1 / (N M) sum_ij ([in_i > out_j] + 1/2 [in_i = out_j])
 
-    1 tells them apart perfectly, 0.5 is chance; swapping the arguments gives one minus it. See
-    Hendrycks & Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution
-    examples in neural networks", and Hanley & McNeil (1982) for the identity. Empty scores raise
-    ValueError, as do those of another rank than one.
+    0.5 is chance. Raises ValueError: scores are empty or of another rank than one. See Hendrycks &
+    Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution examples in neural
+    networks".
 
     >>> auroc(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.5, 0.4]))
     Array(0.917, dtype=float32)
@@ -56,14 +55,11 @@ def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
 def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -> jax.Array:
     r"""Share of `scores_out [M]` accepted by the threshold that accepts `tpr` of `scores_in [N]`.
 
-    The threshold is the highest at which at least `tpr` of the in-distribution scores are accepted,
-    those that are equal to it included: the `ceil(tpr N)`-th largest of them. The result is in
-    [0, 1], lower is better, and `tpr=0.95` gives FPR95; see Liang, Li & Srikant (2018), "Enhancing
-    the reliability of out-of-distribution image detection in neural networks". A `tpr` outside
-    (0, 1] raises ValueError, as do empty scores and those of another rank than one.
+    The threshold is the `ceil(tpr N)`-th largest in-distribution score, and those equal to it are
+    accepted. In [0, 1], lower is better, and `tpr=0.95` gives FPR95. Raises ValueError: `tpr` is
+    outside (0, 1], or scores are empty or of another rank than one. See Liang, Li & Srikant (2018),
+    "Enhancing the reliability of out-of-distribution image detection in neural networks".
 
-    >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]), tpr=0.6)
-    Array(0., dtype=float32)
     >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]))
     Array(0.5, dtype=float32)
     """
@@ -83,11 +79,9 @@ def risk_coverage(
 ) -> RiskCoverage:
     r"""Error rate of `probs [N, K]` when only the most confident examples are answered.
 
-    The curve of which `metrics.aurc` is the area: `sum_n (coverage_n - coverage_(n-1)) risk_n`, the
-    mean of the risk where weights are equal. Examples of equal confidence are accepted together, so
-    that all of them have the risk at the end of their tie. Those of weight 0 come last, and repeat
-    the end of the curve. See Geifman & El-Yaniv (2017), "Selective classification for deep neural
-    networks".
+    The curve of which `metrics.aurc` is the area. Examples of equal confidence are accepted together
+    and have the risk at the end of their tie; those of weight 0 come last, and repeat the end of the
+    curve. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
 
     >>> curve = risk_coverage(jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0]))
     >>> curve.coverage.tolist(), curve.risk.tolist()
@@ -103,7 +97,7 @@ def risk_coverage(
 
 def _scores(scores_in: ArrayLike, scores_out: ArrayLike) -> tuple[jax.Array, jax.Array]:
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
-        if jnp.ndim(scores) != 1 or len(scores) == 0:
+        if jnp.ndim(scores) != 1 or jnp.size(scores) == 0:
             raise ValueError(
                 f"{name} have shape {list(jnp.shape(scores))}; pass one score for each of at least 1 "
                 "example, shape [N]."

@@ -1,11 +1,9 @@
 """How far apart the endpoints are: the cosine penalty and distances, both from one Gram matrix."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from subspace_jax import tree
@@ -17,33 +15,20 @@ Select = Callable[[tuple, jax.Array], bool]
 def is_kernel(path: tuple, leaf: jax.Array) -> bool:
     """Whether a leaf `[n, ...]` of the endpoints is a kernel: of rank two or more in one network.
 
-    Biases and the scales of normalisation layers are not. Their values start equal at all
-    endpoints, so that a penalty that saw them would push on what is the same by construction.
-
-    Example:
-      >>> is_kernel((), jnp.zeros((2, 3, 3, 16, 16))), is_kernel((), jnp.zeros((2, 16)))
-      (True, False)
+    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so that a
+    penalty that saw them would push on what is the same by construction.
     """
     del path
     return leaf.ndim > 2
 
 
 def kernel_gram(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
-    """Inner products between endpoints over the selected leaves.
+    """Inner products `[n, n]` between endpoints over the leaves that `select` names.
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`.
-      select: `(path, leaf [n, ...]) -> bool`, the leaves that count; kernels by default.
+    Raises ValueError: no leaf is selected.
 
-    Returns:
-      `[n, n]`.
-
-    Raises:
-      ValueError: no leaf is selected.
-
-    Example:
-      >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
-      Array(12., dtype=float32)
+    >>> kernel_gram({"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))})[0, 1]
+    Array(12., dtype=float32)
     """
     return tree.gram(_kernels(endpoints, select))
 
@@ -60,23 +45,14 @@ def _kernels(endpoints, select) -> list[jax.Array]:
 
 
 def squared_cosines(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
-    r"""Squared cosine similarities between endpoints.
+    r"""Squared cosine similarities `[n, n]` between endpoints; 0 in the row of one that is zero.
 
     .. math:: C_{ij} = \frac{\langle\theta_i, \theta_j\rangle^2}{\|\theta_i\|^2 \|\theta_j\|^2}
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`.
-      select: as in `kernel_gram`.
+    Raises ValueError: no leaf is selected.
 
-    Returns:
-      `[n, n]`, in [0, 1] up to rounding; 0 in the row of an endpoint that is zero.
-
-    Raises:
-      ValueError: no leaf is selected.
-
-    Example:
-      >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
-      Array(0.5, dtype=float32)
+    >>> squared_cosines(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]))[0, 1]
+    Array(0.5, dtype=float32)
     """
     return _squared_cosines_of(kernel_gram(endpoints, select))
 
@@ -100,37 +76,25 @@ def _squared_cosine(product, first, second):
 def cosine_penalty(
     endpoints: PyTree, key: jax.Array | None = None, *, select: Select = is_kernel
 ) -> jax.Array:
-    r"""The regulariser that drives the endpoints apart in direction.
+    r"""The regulariser that drives the endpoints apart in direction, in [0, 1].
 
     .. math:: \mathbb{E}_{i \neq j} \cos^2(\theta_i, \theta_j)
 
-    with the mean over all pairs or, when a key is given, one random pair (the article's choice).
-    Each cosine is between all selected leaves of two endpoints, concatenated.
+    with the mean over all pairs or, when a key is given, one random pair (the article's choice). Each
+    cosine is between all leaves that `select`, `(path, leaf [n, ...]) -> bool`, names, concatenated: by
+    default those of rank two or more in one network.
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`, `n >= 2`.
-      key: draws the one pair; `None` for the mean over pairs.
-      select: `(path, leaf [n, ...]) -> bool`, the leaves that count. By default those of rank two or
-        more in one network, whatever their names.
+    Raises ValueError: there is one endpoint (no pair), or no leaf is selected. See Wortsman et al.
+    2021, "Learning Neural Network Subspaces", Eq. 3.
 
-    Returns:
-      A scalar in [0, 1].
-
-    Raises:
-      ValueError: there is one endpoint (no pair), or no leaf is selected.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", Eq. 3.
-
-    Example:
-      >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
-      Array(0.5, dtype=float32)
+    >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+    Array(0.5, dtype=float32)
     """
     n = tree.num_stacked(endpoints)
     _check_pairs(n)
     if key is None:
         return penalty_of_gram(kernel_gram(endpoints, select))
-    kernels = [_wide(leaf) for leaf in _kernels(endpoints, select)]
+    kernels = [x.astype(tree.wider_dtype(jnp.float32, x)) for x in _kernels(endpoints, select)]
     pair = _random_pair(key, n)
     # One-hot weights select the pair: a stack that is sharded over its endpoints is not gathered.
     # The gradient is elementwise, which XLA fuses into the optimizer: no stack of it is kept.
@@ -140,22 +104,7 @@ def cosine_penalty(
 
 
 def penalty_of_gram(gram: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """The cosine penalty from inner products between the endpoints.
-
-    Args:
-      gram: `[n, n]`.
-      key: draws the one pair, the same as in `cosine_penalty`; `None` for the mean over pairs.
-
-    Returns:
-      A scalar in [0, 1].
-
-    Raises:
-      ValueError: there is one endpoint.
-
-    Example:
-      >>> penalty_of_gram(jnp.array([[1.0, 1.0], [1.0, 2.0]]))
-      Array(0.5, dtype=float32)
-    """
+    """The cosine penalty from inner products `[n, n]` between the endpoints; see `cosine_penalty`."""
     n = gram.shape[0]
     _check_pairs(n)
     cosines = _squared_cosines_of(gram)
@@ -178,85 +127,19 @@ def _random_pair(key, n) -> jax.Array:
     return jax.random.choice(key, n, (2,), replace=False)
 
 
-def _wide(leaf):
-    return leaf.astype(tree.wider_dtype(jnp.float32, leaf))
-
-
 def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
-    r"""Euclidean distances between endpoints.
+    r"""Euclidean distances `[n, n]` between endpoints, over the selected leaves, in units of weights.
 
     .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`.
-      select: as in `kernel_gram`.
+    Differences of float32 inner products: distances below about a thousandth of the endpoints' norms
+    are rounding. Raises ValueError: no leaf is selected.
 
-    Returns:
-      `[n, n]`, in units of weights, at least 0. A difference of float32 inner products: distances
-      below about a thousandth of the endpoints' norms are rounding.
-
-    Raises:
-      ValueError: no leaf is selected.
-
-    Example:
-      >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
-      Array(5., dtype=float32)
+    >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
+    Array(5., dtype=float32)
     """
     g = kernel_gram(endpoints, select)
     squared_norms = jnp.diagonal(g)
     squared = squared_norms[:, None] + squared_norms[None, :] - 2 * g
     apart = squared > 0  # the gradient of a distance of 0 is taken to be 0
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
-
-
-def log_volume(
-    endpoints: PyTree,
-    select: Select = lambda path, leaf: True,
-    *,
-    vertices: Sequence[int] | None = None,
-) -> jax.Array:
-    r"""Logarithm of the volume of the simplex that networks span.
-
-    .. math:: \log V = \tfrac12 \log\det G - \log k!, \qquad
-              G_{ij} = \langle \theta_i - \theta_0, \theta_j - \theta_0 \rangle, \; i, j = 1 .. k
-
-    Rewarding it keeps the vertices of a simplex apart where a cosine penalty would not, as for
-    vertices that were trained before.
-
-    Args:
-      endpoints: stack with leaves `[n, ...]`.
-      select: `(path, leaf [n, ...]) -> bool`, the leaves that count; all by default.
-      vertices: which endpoints span the simplex, at least two; all by default.
-
-    Returns:
-      A scalar; of two networks the logarithm of their distance. A millionth of its mean diagonal is
-      added to that of G, so that flat simplexes have finite volumes and gradients; where all
-      vertices are equal the gradient is 0.
-
-    Raises:
-      ValueError: there are fewer than two vertices, or no leaf is selected.
-
-    Reference:
-      Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling",
-      where it is the Cayley-Menger determinant, which is the same.
-
-    Example:
-      >>> corners = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # a triangle of area 6
-      >>> round(float(jnp.exp(log_volume(corners))), 3)
-      6.0
-    """
-    n = tree.num_stacked(endpoints)
-    vertices = tuple(range(n)) if vertices is None else tuple(vertices)
-    k = len(vertices) - 1
-    if k < 1:
-        raise ValueError(f"A simplex of {k + 1} vertices has no volume; use at least 2.")
-    edges = np.zeros((k, n), np.float32)
-    edges[:, vertices[0]] -= 1
-    edges[np.arange(k), list(vertices[1:])] += 1
-    selected = [x for path, x in jax.tree.leaves_with_path(endpoints) if select(path, x)]
-    if not selected:
-        raise ValueError("No leaf of the endpoints is selected; let `select` name at least one.")
-    g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(jnp.asarray(edges), selected))
-    scale = jnp.trace(g) / k + 1e-14  # its inverse square is finite
-    log_det = jnp.linalg.slogdet(g / scale + 1e-6 * jnp.eye(k, dtype=g.dtype))[1]
-    return 0.5 * (log_det + k * jnp.log(scale)) - math.lgamma(k + 1)

@@ -19,14 +19,12 @@ Only `mean_corruption_error` takes what others returned: error rates.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-
-from subspace_jax.weighted import cumulative, mean, predicted, prepare, top_label
 
 
 class Reliability(NamedTuple):
@@ -79,8 +77,8 @@ def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None =
 def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats.
 
-    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; in [0, inf]. The log-probability of a
-    wrong class may be -inf; that of a label gives inf.
+    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; in [0, inf]. The log-probability of a wrong
+    class may be -inf; that of a label gives inf.
 
     >>> nll(np.array([[-0.25, -1.51], [-1.75, -0.19]]), np.array([0, 0]))
     Array(1., dtype=float32)
@@ -116,12 +114,10 @@ def brier_decomposition(
         uncertainty = sum_k Y_k (1 - Y_k)
         within_bin  = sum_n w_n (|p_n - P_b(n)|^2 - 2 (p_n - P_b(n)) . (y_n - Y_b(n)))
 
-    and `brier = reliability - resolution + uncertainty + within_bin` for any binning, up to
-    rounding; without `within_bin` it would need equal forecasts in each bin. This is the sum over
-    classes of Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score
-    decomposition". Bins are the K predicted classes. Bins of top-label confidence would mix the
-    classes, so that with balanced classes `P_b`, `Y_b` and `Y` are all about uniform: calibration
-    and resolution would be near 0 for every network.
+    and `brier = reliability - resolution + uncertainty + within_bin`, the sum over classes of
+    Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score decomposition". Bins
+    are the K predicted classes: those of top-label confidence would mix the classes, and hide
+    calibration.
 
     >>> probs, labels = np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([0, 1])
     >>> [float(term) for term in brier_decomposition(probs, labels)]
@@ -151,11 +147,11 @@ def reliability(
 ) -> Reliability:
     r"""Mean confidence, accuracy and weight of `probs [N, K]` in equal-width bins of confidence.
 
-    Bin b is `(b / num_bins, (b + 1) / num_bins]`; a confidence of 0 joins the first bin, and one
-    that rounding put above 1 the last. Float32 confidences are compared with the float32 numbers
-    nearest to the edges, so that a confidence of `b / num_bins` lies on its edge and belongs to the
-    lower bin, which rounding in `ceil(conf * num_bins)` would not ensure. See Guo et al. (2017),
-    "On calibration of modern neural networks".
+    Bin b is `(b / num_bins, (b + 1) / num_bins]`; a confidence of 0 joins the first bin, and one that
+    rounding put above 1 the last. Float32 confidences are compared with the float32 numbers nearest to
+    the edges, so that a confidence of `b / num_bins` lies on its edge and belongs to the lower bin,
+    which rounding in `ceil(conf * num_bins)` would not ensure. See Guo et al. (2017), "On calibration
+    of modern neural networks".
 
     >>> diagram = reliability(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=2)
     >>> [array.tolist() for array in diagram]
@@ -206,12 +202,10 @@ def adaptive_ece(
 ) -> jax.Array:
     r"""Calibration error with B bins of equal weight, `sum_b |accuracy_b - confidence_b| / B`.
 
-    Takes `probs [N, K]` and `labels [N]`; in [0, 1]. In order of confidence the examples fill a
-    line of length 1, example n a piece of length `w_n`; equal confidences are merged into one piece
-    with their mean accuracy. The bins are B equal parts of the line, and a piece that a cut divides
-    is shared out by length. All bins thus weigh exactly `1 / B`, and the value does not depend on
-    the order of the examples or of ties. With distinct confidences, unit weights and B dividing N,
-    it is that of Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for
+    In order of confidence the examples fill a line of length 1, example n a piece of length `w_n`;
+    equal confidences are merged into one piece. The bins are B equal parts of the line, and a piece
+    that a cut divides is shared out by length. With distinct confidences, unit weights and B dividing
+    N, it is that of Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for
     natural language processing models".
 
     >>> adaptive_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=1)
@@ -231,9 +225,9 @@ def classwise_ece(
 ) -> jax.Array:
     r"""Static calibration error, the mean over classes of each class's calibration error.
 
-    It is `1/K sum_k sum_b |sum_(n in b) w_n (p_nk - y_nk)|` for `probs [N, K]`, where for each
-    class k the `p_nk` are put into the equal-width bins of `reliability`; in [0, 2/K]. See Nixon et
-    al. (2019), "Measuring calibration in deep learning".
+    It is `1/K sum_k sum_b |sum_(n in b) w_n (p_nk - y_nk)|` for `probs [N, K]`, where for each class k
+    the `p_nk` are put into the equal-width bins of `reliability`; in [0, 2/K]. See Nixon et al. (2019),
+    "Measuring calibration in deep learning".
 
     >>> classwise_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.375, dtype=float32)
@@ -255,8 +249,8 @@ def entropy(
 ) -> jax.Array:
     r"""Mean entropy of `probs [N, K]`, `-sum_n w_n sum_k p_nk log p_nk`, in nats, in [0, log K].
 
-    `0 log 0` is 0; see Cover & Thomas, "Elements of information theory", equation 2.1. The labels
-    are ignored; they are there so that all metrics share one call.
+    `0 log 0` is 0; see Cover & Thomas, "Elements of information theory", equation 2.1. The labels are
+    ignored; they are there so that all metrics share one call.
 
     >>> round(float(entropy(np.array([[0.5, 0.5], [1.0, 0.0]]))), 4)  # log(2) / 2
     0.3466
@@ -272,8 +266,8 @@ def disagreement(
 ) -> jax.Array:
     r"""Share of examples for which two predictions `[N, K]` name different classes, in [0, 1].
 
-    It is `sum_n w_n [argmax_k a_nk != argmax_k b_nk]`; see Fort, Hu & Lakshminarayanan (2019),
-    "Deep ensembles: a loss landscape perspective".
+    It is `sum_n w_n [argmax_k a_nk != argmax_k b_nk]`; see Fort, Hu & Lakshminarayanan (2019), "Deep
+    ensembles: a loss landscape perspective".
 
     >>> disagreement(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.6, 0.4], [0.7, 0.3]]))
     Array(0.5, dtype=float32)
@@ -303,11 +297,8 @@ def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = Non
     r"""Area under the risk-coverage curve of `probs [N, K]`, in [0, 1]; lower is better.
 
     It is `sum_n w_n risk_n`, where `risk_n` is the weighted error rate of the examples at least as
-    confident as n. With distinct confidences and unit weights it is the mean of the selective risk
-    over the coverages 1/N, 2/N, .., 1. Examples of equal confidence enter together, since a
-    threshold on the confidence accepts all of them or none: every coverage inside the tie counts
-    with the risk at its end. So the value does not depend on the order of the examples. See Geifman
-    & El-Yaniv (2017), "Selective classification for deep neural networks".
+    confident as n. Examples of equal confidence enter together, since a threshold accepts all of them
+    or none. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
 
     >>> aurc(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
     Array(0.25, dtype=float32)
@@ -323,13 +314,11 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 
         mCE = 1 / C sum_c (sum_s E[c, s]) / (sum_s B[c, s])
 
-    relative to the errors `baseline [C, S]` of a stated model (Hendrycks & Dietterich 2019,
-    "Benchmarking neural network robustness to common corruptions and perturbations", where it is
-    AlexNet), or the plain mean of the errors without one. Name which when you report it. In
-    [0, 1] without a baseline. Other shapes than two equal ones of rank two raise ValueError.
+    relative to the errors `baseline [C, S]` of a stated model (AlexNet in Hendrycks & Dietterich 2019,
+    "Benchmarking neural network robustness to common corruptions and perturbations"), or the plain mean
+    without one. Name which when you report it. Raises ValueError: the shapes are not two equal ones of
+    rank two.
 
-    >>> mean_corruption_error(jnp.array([[0.1, 0.3], [0.2, 0.2]]))
-    Array(0.2, dtype=float32)
     >>> mean_corruption_error(jnp.array([[0.1, 0.3]]), jnp.array([[0.2, 0.6]]))
     Array(0.5, dtype=float32)
     """
@@ -344,6 +333,74 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
     if baseline is None:
         return errors.mean()
     return (errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()
+
+
+def prepare(labels: Any, weights: Any, *predictions: Any) -> tuple:
+    """Labels, weights and predictions `[N, K]` as the rules above say; invalid ones weigh nan."""
+    shape = predictions[0].shape
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(
+            f"predictions have shape {shape} instead of [N, K] with K >= 1: "
+            "pass one row of K values for each of the N examples."
+        )
+    if predictions[-1].shape != shape:
+        raise ValueError(
+            f"the two predictions have different shapes, {shape} and {predictions[-1].shape}: "
+            "pass predictions of the same classes for the same examples."
+        )
+    for name, per_example in (("labels", labels), ("weights", weights)):
+        if per_example is not None and per_example.shape != shape[:1]:
+            raise ValueError(
+                f"{name} have shape {per_example.shape} but predictions have shape {shape}: "
+                f"pass {name} of shape {shape[:1]}, one for each example."
+            )
+    if weights is None:
+        weights = jnp.ones(shape[0], jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
+    padding = weights == 0
+    # Any finite value would do instead of the padding; that of 1 has a finite logarithm.
+    predictions = [
+        jnp.where(padding[:, None], 1, jnp.asarray(array, jnp.float32)) for array in predictions
+    ]
+    invalid = jnp.any(jnp.isnan(jnp.concatenate(predictions, axis=1)), axis=1)
+    if labels is not None:
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"labels have dtype {labels.dtype} instead of an integer one such as int32: "
+                "pass class indices."
+            )
+        labels = jnp.where(padding, 0, jnp.asarray(labels, jnp.int32))
+        outside = (labels < 0) | (labels >= shape[1])
+        labels, invalid = jnp.where(outside, 0, labels), invalid | outside
+    return labels, jnp.where(invalid, jnp.nan, weights), *predictions
+
+
+def mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted mean of `values [N]`; nan if the weights are all zero."""
+    return jnp.sum(values * weights) / jnp.sum(weights)
+
+
+def predicted(probs: jax.Array) -> jax.Array:
+    """Predicted classes `[N]`, int32, of `probs [N, K]`: the first of the most probable ones."""
+    return jax.lax.argmax(probs, 1, jnp.int32)
+
+
+def top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Confidence and correctness `[N]`, both float32, of `probs [N, K]` for `labels [N]`."""
+    return jnp.max(probs, axis=1), (predicted(probs) == labels).astype(jnp.float32)
+
+
+def cumulative(
+    confidence: jax.Array, weights: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sums over the examples at least as confident as each, those of equal confidence included.
+
+    By falling confidence, `[N]` each: weights, sums of the weights, sums of the weighted values.
+    """
+    order = jnp.argsort(-confidence)
+    ranked, weights = -confidence[order], weights[order]
+    end = jnp.searchsorted(ranked, ranked, side="right") - 1
+    return weights, jnp.cumsum(weights)[end], jnp.cumsum(weights * values[order])[end]
 
 
 def _one_hot(classes: jax.Array, num_classes: int) -> jax.Array:

@@ -22,12 +22,7 @@ Spans = Callable[[tuple, Any], bool]
 def is_floating(path: tuple, leaf: Any) -> bool:
     """Whether a leaf is an array of floating (or complex) numbers, which has a mean.
 
-    Integers, booleans, keys of random numbers and all that is no array (functions, Python's numbers)
-    are not.
-
-    Example:
-      >>> is_floating((), jnp.zeros(3)), is_floating((), jax.random.key(0)), is_floating((), 0.5)
-      (True, False, False)
+    Integers, booleans, keys of random numbers and what is no array are not.
     """
     del path
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
@@ -36,25 +31,17 @@ def is_floating(path: tuple, leaf: Any) -> bool:
 def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
     """Parts a network into the leaves that span a subspace and those that all its points share.
 
-    Args:
-      network: any tree: dictionaries, a Flax NNX state, an Equinox module, ...
-      spans: `(path, leaf [...]) -> bool`, the leaves that span it. By default those that can: integers,
-        keys and what is no array are shared. The path is that of `jax.tree.leaves_with_path`;
-        `jax.tree_util.keystr(path)` is its text. Batch-norm statistics are floating but no parameters:
-        keep them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
+    `spans` is `(path, leaf [...]) -> bool`; by default all floating leaves span it, so that integers,
+    keys and what is no array are shared. Batch-norm statistics are floating but no parameters: keep
+    them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
 
-    Returns:
-      `(spanned, shared)`: trees of the same structure, each with None where the other has the leaf.
+    Returns `(spanned, shared)`, each with None where the other has the leaf. Raises TypeError: `spans`
+    asks for a leaf that can't be mixed; ValueError: it asks for none.
 
-    Raises:
-      TypeError: `spans` asks for a leaf that can't be mixed.
-      ValueError: `spans` asks for no leaf.
-
-    Example:
-      >>> split({"w": jnp.ones(2), "steps": 7})
-      ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
-      >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
-      {'body': 1.0, 'head': None}
+    >>> split({"w": jnp.ones(2), "steps": 7})
+    ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
+    >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
+    {'body': 1.0, 'head': None}
     """
     chosen = jax.tree.map_with_path(lambda path, leaf: bool(spans(path, leaf)), network)
     spanned = jax.tree.map(lambda leaf, mine: leaf if mine else None, network, chosen)
@@ -73,24 +60,16 @@ def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
 
 
 def combine(*parts: PyTree) -> PyTree:
-    """Joins what `split` parted: each leaf from the tree that has it.
+    """Joins what `split` parted: each leaf from the tree that has it, None where no tree has.
 
-    Args:
-      *parts: trees of one structure, with None where another has the leaf.
+    Raises ValueError: there is no tree, two have the same leaf, or their structures differ.
 
-    Returns:
-      One tree, with None where no part has a leaf.
-
-    Raises:
-      ValueError: there is no tree, two have the same leaf, or their structures differ.
-
-    Example:
-      >>> combine({"w": 1.0, "steps": None}, {"w": None, "steps": 7})
-      {'steps': 7, 'w': 1.0}
+    >>> combine({"w": 1.0, "steps": None}, {"w": None, "steps": 7})
+    {'steps': 7, 'w': 1.0}
     """
     if not parts:
         raise ValueError("combine got 0 trees; give it the parts that `split` returned.")
-    structures = [jax.tree.structure(part, is_leaf=_is_none) for part in parts]
+    structures: list[Any] = [jax.tree.structure(part, is_leaf=_is_none) for part in parts]
     for structure in structures[1:]:
         if structure != structures[0]:
             raise ValueError(
@@ -111,32 +90,24 @@ def combine(*parts: PyTree) -> PyTree:
 
 
 def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -> str:
-    """A table of what spans a subspace, what is shared by its points, and what it takes in memory.
+    """A table of what spans a subspace, what its points share, and what it takes in memory.
 
-    Args:
-      endpoints: stack with leaves `[n, ...]`; arrays or their shapes (`jax.eval_shape`).
-      shared: leaves that all points have in common, as from `split`, or a frozen base.
-      state: what belongs to a point and is not mixed, as batch-norm statistics.
+    `endpoints` are arrays or their shapes (`jax.eval_shape`), `shared` leaves that all points have in
+    common, as from `split`, and `state` what belongs to a point and is not mixed, as batch-norm
+    statistics. Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: one of
+    their leaves can't be mixed.
 
-    Returns:
-      Lines of text: path, shape, role, dtype and bytes of every leaf, then the totals.
-
-    Raises:
-      ValueError: the endpoints have no leaves or disagree on `n`.
-      TypeError: an endpoint's leaf can't be mixed.
-
-    Example:
-      >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
-      >>> print(summary(endpoints, shared=shared))
-      leaf   shape       role     dtype    bytes
-      w      2 x [3, 4]  spanned  float32   96 B
-      steps  []          shared   int32      4 B
-      <BLANKLINE>
-      spanned  1 leaf, 2 endpoints of 12 numbers   96 B
-      shared   1 leaf, 1 number                     4 B
-      total                                       100 B
-      <BLANKLINE>
-      1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.
+    >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
+    >>> print(summary(endpoints, shared=shared))
+    leaf   shape       role     dtype    bytes
+    w      2 x [3, 4]  spanned  float32   96 B
+    steps  []          shared   int32      4 B
+    <BLANKLINE>
+    spanned  1 leaf, 2 endpoints of 12 numbers   96 B
+    shared   1 leaf, 1 number                     4 B
+    total                                       100 B
+    <BLANKLINE>
+    1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.
     """
     tree.check_mixable(endpoints)
     n = tree.num_stacked(endpoints)
@@ -147,12 +118,15 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
     for role, members in leaves.items():
         count = size = 0
         for path, leaf in members:
-            shape, kind = _shape(leaf), getattr(leaf, "dtype", type(leaf).__name__)
+            is_array, shape = hasattr(leaf, "dtype"), getattr(leaf, "shape", None)
             shown = "-" if shape is None else str(list(shape))
             if role == "spanned":
-                shown = f"{n} x {list(shape[1:])}"
-            rows.append((_path(path), shown, role, str(kind), _human(_bytes(leaf))))
-            count, size = count + _size(leaf), size + _bytes(leaf)
+                shown = f"{n} x {list(leaf.shape[1:])}"
+            numbers = leaf.size if is_array else 0
+            num_bytes = numbers * leaf.dtype.itemsize if is_array else 0
+            kind = str(leaf.dtype) if is_array else type(leaf).__name__
+            rows.append((_path(path), shown, role, kind, _human(num_bytes)))
+            count, size = count + numbers, size + num_bytes
         if members:
             numbers = _many(count, "number")
             if role == "spanned":
@@ -160,7 +134,8 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
             totals.append((role, f"{_many(len(members), 'leaf')}, {numbers}", size))
     totals.append(("total", "", sum(size for *_, size in totals)))
     lines = [_table(rows), _table([(name, what, _human(size)) for name, what, size in totals])]
-    unmixable = [_path(path) for path, leaf in leaves["shared"] if _is_integer_or_key(leaf)]
+    arrays = [(path, leaf) for path, leaf in leaves["shared"] if hasattr(leaf, "dtype")]
+    unmixable = [_path(path) for path, leaf in arrays if not is_floating(path, leaf)]
     if unmixable:
         named = ", ".join(unmixable[:3]) + (", ..." if len(unmixable) > 3 else "")
         verb = "is" if len(unmixable) == 1 else "are"
@@ -175,24 +150,8 @@ def _is_none(leaf):
     return leaf is None
 
 
-def _is_integer_or_key(leaf):
-    return hasattr(leaf, "dtype") and not is_floating((), leaf)
-
-
 def _path(path):
     return tree.path_text(path) or tree.leaf_name(path)
-
-
-def _shape(leaf):
-    return getattr(leaf, "shape", None)
-
-
-def _size(leaf):
-    return leaf.size if hasattr(leaf, "dtype") else 0
-
-
-def _bytes(leaf):
-    return leaf.size * leaf.dtype.itemsize if hasattr(leaf, "dtype") else 0
 
 
 def _human(size):

@@ -7,6 +7,7 @@ and `import subspace_jax` does not import it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -40,25 +41,10 @@ def path(
     linestyle: str = "-",
     label: str | None = None,
 ) -> Axes:
-    """Draws a quantity along a line or curve, with its band of `mean ± stderr`.
+    """Draws a quantity `mean [A]` along a line or curve `alphas [A]`, with its band of `mean ± stderr`.
 
-    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed.
-
-    Args:
-      alphas: positions along the path, `[A]`, in `[0, 1]`.
-      mean: the quantity at each position, `[A]`, in its own unit.
-      ax: the axes to draw into.
-      stderr: standard error of the mean, `[A]`, in the same unit; no band without it.
-      color: of the line, the marker and the band.
-      marker: shape at the midpoint.
-      linestyle: of the line.
-      label: text in the legend.
-
-    Returns:
-      `ax`, with one more line and, with `stderr`, one more band.
-
-    Raises:
-      ValueError: if the arrays differ in shape.
+    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed. Returns `ax`.
+    Raises ValueError: the arrays differ in shape.
 
     >>> from matplotlib.figure import Figure
     >>> ax = path([0.0, 0.5, 1.0], [90.0, 95.0, 91.0], Figure().subplots(), label="Line")
@@ -98,17 +84,6 @@ def level(
 ) -> Axes:
     """Draws a horizontal line with its band of `mean ± stderr`, for a method without a path.
 
-    Args:
-      mean: the quantity, in the unit of the vertical axis.
-      ax: the axes to draw into.
-      stderr: standard error of the mean, in the same unit; no band without it.
-      color: of the line and the band.
-      linestyle: of the line.
-      label: text in the legend.
-
-    Returns:
-      `ax`, with one more line and, with `stderr`, one more band.
-
     >>> from matplotlib.figure import Figure
     >>> ax = level(94.0, Figure().subplots(), stderr=0.3, label="Standard")
     >>> ax.get_lines()[0].get_ydata()
@@ -125,24 +100,17 @@ def reliability_diagram(
 ) -> Axes:
     """Draws accuracy against confidence by bin, the gap between them, and the ECE.
 
-    The bars are the accuracy of each bin, the hatched boxes reach from there to its mean
-    confidence, and the strip on top is the share of samples in each bin. The number written is
+    The bars are the accuracy of each bin, the hatched boxes reach from there to its mean confidence,
+    and the strip on top, a child of the axes, is the share of samples in each bin. The number written
+    is
 
         ECE = sum_b weight_b |accuracy_b - confidence_b|
 
     (Guo et al., "On calibration of modern neural networks", 2017, Eq. 3).
 
-    Args:
-      reliability: of `B` bins, as `subspace_jax.metrics.reliability` returns it (NumPy arrays or
-        lists will do). Bins of weight 0 are empty; whatever they hold is not drawn.
-      ax: the axes to draw into.
-      color: of the bars.
-
-    Returns:
-      `ax`, with one bar and one gap for every bin that is not empty, and the strip as its child.
-
-    Raises:
-      ValueError: if the arrays do not agree on the number of bins, or if all bins are empty.
+    `reliability` is what `metrics.reliability` returns (NumPy arrays or lists will do); bins of weight
+    0 are empty and not drawn. Returns `ax`. Raises ValueError: the arrays do not agree on the number of
+    bins, or all bins are empty.
 
     >>> from matplotlib.figure import Figure
     >>> bins = Reliability(confidence=[0.4, 0.9], accuracy=[0.5, 0.8], weight=[0.25, 0.75],
@@ -152,9 +120,7 @@ def reliability_diagram(
     'ECE 10.0 %'
     """
     confidence, accuracy, weight = _vectors(
-        confidence=reliability.confidence,
-        accuracy=reliability.accuracy,
-        weight=reliability.weight,
+        confidence=reliability.confidence, accuracy=reliability.accuracy, weight=reliability.weight
     )
     edges = np.asarray(reliability.edges, dtype=float)
     if edges.shape != (weight.size + 1,):
@@ -220,30 +186,21 @@ def contour(
 ) -> Axes:
     """Draws a quantity over the plane through three networks, with the triangle of the three.
 
-    The colour bar is a child of the axes, at their right, and as high as they are: `ax.collections[0]`
-    is what it describes. Where a value is not finite the plane is left grey. A few huge values take
-    all colours: give levels that end below them, or grow geometrically.
+    The colour bar is a child of the axes, at their right: `ax.collections[0]` is what it describes.
+    Where a value is not finite the plane is left grey. A few huge values take all colours: give levels
+    that end below them, or grow geometrically.
 
     Args:
-      x: abscissae of the grid, `[R, C]`, in units of weight distance.
-      y: ordinates of the grid, `[R, C]`, in units of weight distance.
-      values: the quantity at each point, `[R, C]`, in its own unit.
-      ax: the axes to draw into.
+      x, y, values: the grid in units of weight distance, and the quantity at its points, `[R, C]` each.
       endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`; `None` draws no
         triangle.
       label: what the values are, beside the colour bar.
       names: of the three networks, written at their corners.
-      levels: the increasing bounds of the colours, `[L]`, `L >= 2`, of which each step has one
-        colour as far from the next; values beyond them have the colours of the bar's arrows. By
-        default about twelve equal steps over all values.
-      cmap: the name of a colour map of matplotlib.
+      levels: the increasing bounds of the colours, `[L]`, `L >= 2`; values beyond them have the colours
+        of the bar's arrows. By default about twelve equal steps over all values.
 
-    Returns:
-      `ax`, of equal scale in both directions.
-
-    Raises:
-      ValueError: if the grid and the values differ in shape, there are not three endpoints or
-        names, no value is finite, or the levels do not increase.
+    Returns `ax`, of equal scale in both directions. Raises ValueError: the grid and the values differ
+    in shape, there are not three endpoints or names, no value is finite, or the levels do not increase.
 
     >>> from matplotlib.figure import Figure
     >>> x, y = np.meshgrid(np.linspace(-1, 5, 7), np.linspace(-1, 3, 5))
@@ -267,7 +224,7 @@ def contour(
     if levels is None:
         if low == high:  # a flat plane has one colour
             low, high = low - 0.5, high + 0.5
-        ticks, look = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high), {}
+        ticks, look = MaxNLocator(nbins=12, min_n_ticks=5).tick_values(low, high), dict[str, Any]()
     else:
         ticks, look = _levels(levels, low, high)
     values = np.ma.masked_where(~finite, values)
@@ -289,7 +246,7 @@ def _levels(levels: ArrayLike, low: float, high: float) -> tuple[np.ndarray, dic
     (levels,) = _vectors(levels=levels)
     if levels.size < 2 or not (np.diff(levels) > 0).all():
         raise ValueError(f"levels is {levels.tolist()}; give at least 2 that increase.")
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+    extend: Any = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (low < levels[0], high > levels[-1]), "neither"
     )
     return levels, {"norm": BoundaryNorm(levels, 256, extend=extend), "extend": extend}
@@ -337,24 +294,12 @@ def dots(
     colors: Sequence[str] | None = None,
     markers: Sequence[str] | None = None,
 ) -> Axes:
-    """Draws one row per method, a dot at its mean and a whisker of one standard error each side.
+    """Draws one row per method, a dot at its `mean [R]` and a whisker of one standard error each side.
 
-    The first row is at the top, and a thin vertical line through its dot makes it the baseline of
-    the others. A mean that is not finite has no dot: its value is written in its row.
-
-    Args:
-      mean: one quantity of `R` methods, `[R]`, in its own unit.
-      ax: the axes to draw into.
-      labels: names of the methods, `[R]`.
-      stderr: standard error of each mean, `[R]`, in the same unit; no whiskers without it.
-      colors: of each method, `[R]`; blue for all without it.
-      markers: shape of each method, `[R]`; round for all without it.
-
-    Returns:
-      `ax`, with the names as the ticks of its vertical axis.
-
-    Raises:
-      ValueError: if the arguments differ in length.
+    The first row is at the top, and a thin vertical line through its dot makes it the baseline of the
+    others. A mean that is not finite has no dot: its value is written in its row. Labels, standard
+    errors, colours and markers are `[R]` too. Returns `ax`. Raises ValueError: the arguments differ in
+    length.
 
     >>> from matplotlib.figure import Figure
     >>> ax = dots([97.1, 97.9], Figure().subplots(), labels=["Standard", "Line"])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from subspace_jax.tree import PyTree, wider_dtype
 
@@ -14,27 +15,15 @@ from subspace_jax.tree import PyTree, wider_dtype
 def predict(
     apply_fn: Callable[[PyTree, Any], jax.Array], variables: PyTree, batches: Iterable[Any]
 ) -> jax.Array:
-    """Logits of a network over all batches.
+    """Logits `[..., N, K]` of a network over all batches.
 
-    For many networks give a stack and `for_each(apply_fn)`; examples are then on the axis `axis=-2`
-    as they are for one network.
+    For many networks give a stack and `for_each(apply_fn)`. `apply_fn` is pure, `(variables, batch) ->
+    logits [..., B, K]`: the network in evaluation mode, with the statistics that `recalibrate` measured
+    for it among its variables. Pass the same function object again and it is not compiled again. Raises
+    ValueError: there is no batch.
 
-    Args:
-      apply_fn: pure `(variables, batch) -> logits [..., B, K]`: the network in evaluation mode, with
-        the statistics that `recalibrate` measured for it among its variables. Pass the same
-        function object again and it is not compiled again.
-      variables: whatever `apply_fn` takes first.
-      batches: an iterable of batches.
-
-    Returns:
-      Logits `[..., N, K]`, the batches concatenated along the axis of examples.
-
-    Raises:
-      ValueError: there is no batch.
-
-    Example:
-      >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
-      (4, 2)
+    >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
+    (4, 2)
     """
     logits = []
     for batch in batches:
@@ -52,31 +41,23 @@ def _apply(apply_fn, variables, batch):
 
 
 def ensemble(
-    logits: jax.Array, average: Literal["probability", "logit"] = "probability"
+    logits: ArrayLike, average: Literal["probability", "logit"] = "probability"
 ) -> jax.Array:
-    r"""Log-probabilities of an ensemble of networks.
+    r"""Log-probabilities `[N, K]` of an ensemble of networks with logits `[M, N, K]`, float32 or wider.
 
     .. math:: \log \frac{1}{M} \sum_m \mathrm{softmax}(z_m)
               \qquad \text{or} \qquad
               \log \mathrm{softmax}\Big(\frac{1}{M} \sum_m z_m\Big)
 
-    Args:
-      logits: `[M, N, K]`, one slice per member.
-      average: `"probability"`, the usual definition (Lakshminarayanan et al. 2017), or `"logit"`,
-        a normalised geometric mean, which the article's authors use.
+    for `"probability"`, the usual definition (Lakshminarayanan et al. 2017), and `"logit"`, a
+    normalised geometric mean, which the article's authors use. Raises ValueError: `average` is neither,
+    or `logits` is not of rank three.
 
-    Returns:
-      Log-probabilities `[N, K]`, float32 or wider.
-
-    Raises:
-      ValueError: `average` is neither, or `logits` is not of rank three.
-
-    Example:
-      >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
-      >>> jnp.exp(ensemble(logits))[0, 0]
-      Array(0.70, dtype=float32)
-      >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
-      Array(0.75, dtype=float32)
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
+    >>> jnp.exp(ensemble(logits))[0, 0]
+    Array(0.70, dtype=float32)
+    >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
+    Array(0.75, dtype=float32)
     """
     if average not in ("probability", "logit"):
         raise ValueError(f"average={average!r} is unknown; use 'probability' or 'logit'.")

@@ -39,7 +39,7 @@ class Recalibration(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    count: jax.Array  # scalar, float32
+    count: jax.Array  # type: ignore[assignment]
     stats: PyTree
 
 
@@ -52,35 +52,26 @@ def recalibrate(
 ) -> Recalibration:
     """Measures the normalisation statistics of a network, or of many, in one pass over the data.
 
-    For many networks give a stack and `for_each(stats_fn)`: pooling is elementwise, so the moments
-    of a batch may have any leading axes.
+    For many networks give a stack and `for_each(stats_fn)`: pooling is elementwise, so the moments of a
+    batch may have any leading axes.
 
     Args:
-      stats_fn: pure `(params, batch) -> stats`, the moments of one batch in training mode: a tree
-        whose leaves are siblings named `mean` and `var` (dictionary keys or attributes), the biased
-        moments of this batch alone. With Flax's `BatchNorm` this is the updated `batch_stats`
-        collection of a module with `momentum=0`. Pass the same function object again and it is not
-        compiled again.
+      stats_fn: pure `(params, batch) -> stats`, the moments of one batch in training mode: a tree whose
+        leaves are siblings named `mean` and `var` (dictionary keys or attributes), the biased moments
+        of this batch alone. With Flax's `BatchNorm` this is the updated `batch_stats` of a module with
+        `momentum=0`. Pass the same function object again and it is not compiled again.
       params: whatever `stats_fn` takes: one network, a stack of networks, ...
       batches: an iterable of batches, each a tree of arrays. Their sizes may differ.
       num_examples: `batch -> int`; by default the leading axis of the batch's first array.
 
-    Returns:
-      The pooled statistics.
+    Raises ValueError: there is no batch, or a leaf is not one of a pair `mean`, `var`. See Chan, Golub,
+    LeVeque 1983, "Algorithms for Computing the Sample Variance"; Izmailov et al. 2018, "Averaging
+    Weights Leads to Wider Optima and Better Generalization".
 
-    Raises:
-      ValueError: there is no batch, or a leaf of the statistics is not one of a pair `mean`, `var`.
-
-    Reference:
-      Chan, Golub, LeVeque 1983, "Algorithms for Computing the Sample Variance". Recomputing the
-      statistics of averaged weights: Izmailov et al. 2018, "Averaging Weights Leads to Wider
-      Optima and Better Generalization".
-
-    Example:
-      >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
-      >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
-      >>> recalibrate(stats_fn, jnp.float32(1), batches).stats["var"]
-      Array(26., dtype=float32)
+    >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
+    >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
+    >>> recalibrate(stats_fn, jnp.float32(1), batches).stats["var"]
+    Array(26., dtype=float32)
     """
     num_examples = num_examples or _leading_axis
     pool, previous, total, largest = None, None, 0, 0
@@ -97,20 +88,13 @@ def recalibrate(
 
 
 def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
-    """Maps a function over the leading axis of its first argument: over the networks of a stack.
+    """Maps `(network, *args) -> tree` over the leading axis of its first argument: over a stack.
 
-    Args:
-      fn: `(network, *args) -> tree`.
-      at_once: how many networks run vectorised together, which is faster where small networks leave
-        an accelerator idle; `None` runs them one after another, which is faster on a CPU and takes
-        the memory of one.
+    `at_once` networks run vectorised together, which is faster where small ones leave an accelerator
+    idle; `None` runs them one after another, which is faster on a CPU and takes the memory of one.
 
-    Returns:
-      `(stack, *args) -> tree` whose leaves have a new leading axis.
-
-    Example:
-      >>> for_each(lambda w, x: w * x)(jnp.array([1.0, 2.0]), jnp.float32(3))
-      Array([3., 6.], dtype=float32)
+    >>> for_each(lambda w, x: w * x)(jnp.array([1.0, 2.0]), jnp.float32(3))
+    Array([3., 6.], dtype=float32)
     """
 
     @functools.wraps(fn)

@@ -10,7 +10,7 @@ one reduction, and XLA puts the reductions in.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -23,19 +23,14 @@ AXES = ("run", "data", "endpoint")
 
 
 def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of devices with the axes `run`, `data` and `endpoint`.
+    """A mesh of devices (all by default) with the axes `run`, `data` and `endpoint`.
 
-    Args:
-      layout: sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
-        `data`, which then takes all devices that the others leave.
-      devices: of the mesh; all devices of all processes by default.
+    `layout` has sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
+    `data`, which then takes all devices that the others leave. Raises ValueError: the layout can't be
+    read, or its sizes do not multiply to the number of devices.
 
-    Raises:
-      ValueError: the layout can't be read, or its sizes do not multiply to the number of devices.
-
-    Example:
-      >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
-      {'run': 1, 'data': 1, 'endpoint': 1}
+    >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
+    {'run': 1, 'data': 1, 'endpoint': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = _sizes(layout)
@@ -66,18 +61,7 @@ def _sizes(layout: str) -> dict[str, int]:
 
 
 def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
-    """Refuses a mesh that can't split so many endpoints equally.
-
-    Args:
-      mesh: of `make_mesh`.
-      num_endpoints: `n`.
-
-    Raises:
-      ValueError: `endpoint` does not divide the number of endpoints.
-
-    Example:
-      >>> check_endpoints(make_mesh("endpoint=1", jax.devices()[:1]), 3)
-    """
+    """Refuses a mesh whose axis `endpoint` does not divide the number of endpoints."""
     shards = mesh.shape["endpoint"]
     if num_endpoints % shards:
         common = math.gcd(num_endpoints, mesh.size)
@@ -88,67 +72,35 @@ def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
         )
 
 
-def stack_shardings(mesh: Mesh, endpoints: PyTree, *, split_leaves: bool = False) -> PyTree:
+def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
     """Where the leaves of a stack lie: split over `endpoint`, the same on all of `data`.
 
-    Args:
-      mesh: of `make_mesh`.
-      endpoints: stack with leaves `[n, ...]`, arrays or their shapes.
-      split_leaves: whether the largest axis of every leaf that `data` divides is split over it too,
-        as in fully sharded data parallelism: less memory, for a gather of the sampled network.
+    A tree of `jax.sharding.NamedSharding` for arrays or their shapes. Raises ValueError: `endpoint`
+    does not divide the number of endpoints.
 
-    Returns:
-      A tree of `jax.sharding.NamedSharding`.
-
-    Raises:
-      ValueError: `endpoint` does not divide the number of endpoints.
-
-    Example:
-      >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
-      >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
-      P('endpoint',)
+    >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
+    >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
+    P('endpoint',)
     """
     check_endpoints(mesh, num_stacked(endpoints))
-
-    def place(leaf):
-        spec = ["endpoint"] + [None] * (leaf.ndim - 1)
-        size = mesh.shape["data"]
-        fitting = [i for i in range(1, leaf.ndim) if leaf.shape[i] % size == 0]
-        if split_leaves and fitting and size > 1:
-            spec[max(fitting, key=lambda i: leaf.shape[i])] = "data"
-        while spec[-1] is None:
-            spec.pop()
-        return NamedSharding(mesh, P(*spec))
-
-    return jax.tree.map(place, endpoints)
+    split = NamedSharding(mesh, P("endpoint"))
+    return jax.tree.map(lambda leaf: split, endpoints)
 
 
-def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False) -> TrainState:
+def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
 
     A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape does
     too lies as that one, with axes before (networks that an average has kept) not split; all else is
-    the same on all devices.
+    the same on all devices. Raises ValueError: as `stack_shardings` does.
 
-    Args:
-      mesh: of `make_mesh`.
-      state: of `TrainState.create`, arrays or their shapes.
-      split_leaves: as in `stack_shardings`.
-
-    Returns:
-      A `TrainState` of `jax.sharding.NamedSharding`.
-
-    Raises:
-      ValueError: as `stack_shardings` does.
-
-    Example:
-      >>> import optax
-      >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))
-      >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
-      >>> state_shardings(mesh, state).opt_state[0].trace["w"].spec
-      P('endpoint',)
+    >>> import optax
+    >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))
+    >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
+    >>> state_shardings(mesh, state).opt_state[0].trace["w"].spec
+    P('endpoint',)
     """
-    endpoints = stack_shardings(mesh, state.endpoints, split_leaves=split_leaves)
+    endpoints = stack_shardings(mesh, state.endpoints)
     everywhere = NamedSharding(mesh, P())
     leaves = jax.tree.leaves_with_path(state.endpoints)
     known = {
@@ -166,23 +118,17 @@ def state_shardings(mesh: Mesh, state: TrainState, *, split_leaves: bool = False
                 return NamedSharding(mesh, P(*(None,) * more, *sharding.spec))
         return everywhere
 
-    return TrainState(everywhere, endpoints, jax.tree.map_with_path(place, state.opt_state))
+    places: Any = everywhere, endpoints, jax.tree.map_with_path(place, state.opt_state)
+    return TrainState(*places)
 
 
 def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedSharding:
-    """Where a batch lies: examples split over `data` and `endpoint` together.
+    """Where a batch lies: `batch_size` examples on one axis, split over `data` and `endpoint` together.
 
-    Args:
-      mesh: of `make_mesh`.
-      batch_size: how many examples, of all devices together.
-      axis: which one is that of the examples.
+    Raises ValueError: the devices do not divide the batch.
 
-    Raises:
-      ValueError: the devices do not divide the batch.
-
-    Example:
-      >>> batch_sharding(make_mesh("endpoint=1", jax.devices()[:1]), 128).spec
-      P(('data', 'endpoint'),)
+    >>> batch_sharding(make_mesh("endpoint=1", jax.devices()[:1]), 128).spec
+    P(('data', 'endpoint'),)
     """
     shards = mesh.shape["data"] * mesh.shape["endpoint"]
     if batch_size % shards:
@@ -192,107 +138,3 @@ def batch_sharding(mesh: Mesh, batch_size: int, *, axis: int = 0) -> NamedShardi
             f"(data x endpoint); use a batch size of {f'{below} or {above}' if below else above}."
         )
     return NamedSharding(mesh, P(*(None,) * axis, ("data", "endpoint")))
-
-
-class MemoryReport(NamedTuple):
-    """Bytes that a training step needs on one device.
-
-    Attributes:
-      endpoints: the device's share of the stack.
-      optimizer: of the optimizer's state.
-      gradients: of the sampled network, which is the same on all devices.
-      activations: all else that XLA keeps meanwhile.
-      inputs: batches, or a data set that is resident.
-      limit: what the device has; `None` if it is not known.
-    """
-
-    endpoints: int
-    optimizer: int
-    gradients: int
-    activations: int
-    inputs: int
-    limit: int | None
-
-    @property
-    def total(self) -> int:
-        """Bytes of all of them."""
-        return sum(self[:-1])
-
-    @property
-    def fits(self) -> bool:
-        """Whether the device has that much, as far as it says what it has."""
-        return self.limit is None or self.total <= self.limit
-
-    def sentence(self) -> str:
-        """What is needed and, if that is more than there is, which axis of the mesh to enlarge.
-
-        Example:
-          >>> report = MemoryReport(2**30, 2**30, 2**29, 2**33, 0, limit=2**33)
-          >>> report.sentence().partition("; ")[2]
-          'enlarge the axis data, which splits the activations.'
-        """
-        parts = dict(zip(self._fields[:-1], self[:-1], strict=True))
-        said = ", ".join(f"{name} {_gibibytes(size)}" for name, size in parts.items())
-        needed = f"A step needs {_gibibytes(self.total)} GiB on a device ({said})"
-        if self.fits:
-            return f"{needed}."
-        advice = {
-            "endpoints": "enlarge the axis endpoint, which splits endpoints and optimizer state",
-            "gradients": "train a smaller network",
-            "activations": "enlarge the axis data, which splits the activations",
-            "inputs": "keep fewer examples on the device",
-        }
-        advice["optimizer"] = advice["endpoints"]
-        largest = max(parts, key=parts.get)
-        return f"{needed} and it has {_gibibytes(self.limit)} GiB; {advice[largest]}."
-
-
-def memory_report(
-    compiled: jax.stages.Compiled, state: TrainState, *, limit: int | None = None
-) -> MemoryReport | None:
-    """What a compiled training step needs on each device, before it is run.
-
-    Args:
-      compiled: `jax.jit(step, donate_argnums=0).lower(state, key, batch).compile()`.
-      state: that it was compiled for, arrays on their devices.
-      limit: bytes of a device; what the device itself says by default, if it does.
-
-    Returns:
-      `None` where XLA does not say.
-
-    Example:
-      >>> import optax
-      >>> state = TrainState.create(jax.numpy.zeros((2, 1000)), optax.sgd(0.1, momentum=0.9))
-      >>> step = jax.jit(lambda state: state, donate_argnums=0)
-      >>> report = memory_report(step.lower(state).compile(), state)
-      >>> report.endpoints, report.optimizer
-      (8000, 8000)
-    """
-    found = compiled.memory_analysis()
-    if found is None:
-        return None
-
-    def share(tree):
-        leaves = jax.tree.leaves(tree)
-        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-
-    stack = jax.tree.leaves(state.endpoints)
-    gradients = sum(x.nbytes // x.shape[0] for x in stack)
-    temporary = found.temp_size_in_bytes
-    if limit is None:
-        device = min(jax.tree.leaves(state)[0].sharding.addressable_devices, key=lambda d: d.id)
-        limit = (device.memory_stats() or {}).get("bytes_limit")
-    return MemoryReport(
-        endpoints=share(state.endpoints),
-        optimizer=share(state.opt_state),
-        gradients=min(gradients, temporary),
-        activations=max(temporary - gradients, 0)
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes,
-        inputs=max(found.argument_size_in_bytes - share(state), 0),
-        limit=limit,
-    )
-
-
-def _gibibytes(count: int) -> str:
-    return f"{count / 2**30:.1f}" if count >= 2**29 else f"{count / 2**30:.3f}"

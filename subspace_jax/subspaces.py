@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
-from subspace_jax import growing, tree
+from subspace_jax import tree
 from subspace_jax.tree import PyTree
 
 Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix with one at each leaf
@@ -30,19 +31,18 @@ Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix wi
 class Subspace:
     """A continuous family of networks spanned by a few endpoints.
 
-    Make one with `line`, `bezier`, `simplex` or `simplicial_complex`, and give every layer its own
-    point with `layerwise`. Equal calls of the constructors return the same object, so a subspace can
-    be a static argument of `jax.jit`.
+    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with `layerwise`.
+    Equal calls of the constructors return the same object, so a subspace can be a static argument of
+    `jax.jit`.
 
     Attributes:
       num_endpoints: `n`, how many networks span the subspace.
       draw: `key -> coords`, the coordinates of a random point.
       weights: `coords -> [n]`, the mixing weights at given coordinates; they sum to one.
-      center: coordinates of the midpoint; their shape is the shape of all coordinates, `[]` for a
-        line or curve and `[n]` for a simplex.
+      center: coordinates of the midpoint, of the shape of all: `[]` for a line or curve, `[n]` for a
+        simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
-      mix: `(weights, endpoints) -> network`, with weights `[n]` or a tree prefix of the endpoints;
-        `lora.around` replaces it.
+      mix: `(weights, endpoints) -> network`; `contrib.lora.around` replaces it.
     """
 
     num_endpoints: int
@@ -53,22 +53,14 @@ class Subspace:
     mix: Callable[[PyTree, PyTree], PyTree] = tree.mix
 
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
-        """Draws the endpoints independently.
+        """Draws the endpoints independently, with `init_fn`, `key -> network`.
 
-        Args:
-          key: a random key.
-          init_fn: `key -> network`, the ordinary initialisation of one network.
+        Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises TypeError:
+        a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
 
-        Returns:
-          The endpoints: what `init_fn` returns, every leaf with a new leading axis `[n, ...]`.
-
-        Raises:
-          TypeError: a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
-
-        Example:
-          >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
-          >>> endpoints.shape
-          (2, 3)
+        >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
+        >>> endpoints.shape
+        (2, 3)
         """
 
         def one(key):
@@ -88,58 +80,52 @@ class Subspace:
     ) -> PyTree:
         """Endpoints that start from networks which were trained before.
 
-        The endpoints that are not given start at the mean of the given ones, each with noise of its
-        own if wanted. Where all endpoints would be equal, as for one network without noise, they
-        stay on a common direction until batches part them: use a little noise there.
+        The endpoints that are not given start at the mean of the given ones, each with noise of its own
+        if wanted. Where all endpoints would be equal, as for one network without noise, they stay on a
+        common direction until batches part them: use a little noise there.
 
         Args:
-          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may
-            need `alignment.align` before.
-          key: a random key for the noise.
-          noise: the noise's standard deviation in units of the root mean square of each leaf of the
-            mean, 0.1 for a tenth; a leaf of zeros gets none.
-          positions: which endpoint each network becomes. By default the first ones; the ends of
-            `bezier(2)` are `(0, 2)`.
+          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may need
+            `contrib.alignment.align` before.
+          noise: its standard deviation in units of the root mean square of each leaf of the mean, 0.1
+            for a tenth.
+          positions: which endpoint each network becomes, by default the first ones; `(0, 2)` are the
+            ends of `bezier(2)`.
 
-        Returns:
-          The endpoints, leaves `[n, ...]`; the given ones are bit for bit as they were. To keep them
-          so, put `freeze(positions)` behind the optimizer.
+        Returns the endpoints; the given ones are bit for bit as they were, and stay so with
+        `freeze(positions)` behind the optimizer. Raises ValueError: there is no network or more than
+        endpoints, they differ in structure or shapes, positions are no different numbers below `n`, or
+        there is noise without a key; TypeError: a leaf is an integer, a key or no array.
 
-        Raises:
-          ValueError: there is no network or more than endpoints, they differ in structure or shapes,
-            positions are no different numbers below `n`, or there is noise without a key.
-          TypeError: a leaf is an integer, a key or no array.
-
-        Example:
-          >>> line().grow([jnp.array([4.0, 2.0])]).tolist()
-          [[4.0, 2.0], [4.0, 2.0]]
-          >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
-          [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
+        >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
+        [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
         """
-        return growing.grow(self.num_endpoints, networks, key, noise, positions)
+        n, networks = self.num_endpoints, list(networks)
+        positions = tuple(range(len(networks)) if positions is None else positions)
+        _check_grow(n, networks, key, noise, positions)
+        for network in networks:
+            tree.check_mixable(network)
+        given = tree.stack(networks)
+        rows = jnp.full((n, len(networks)), 1 / len(networks), jnp.float32)
+        endpoints = jax.vmap(tree.mix, in_axes=(0, None))(rows, given)
+        if noise:
+            endpoints = _noisy(key, noise, endpoints)
+        return jax.tree.map(lambda x, own: x.at[np.array(positions)].set(own), endpoints, given)
 
     def point(self, endpoints: PyTree, coords: Coords) -> PyTree:
         r"""The network at given coordinates.
 
         .. math:: \theta(c) = \sum_i w_i(c) \, \theta_i
 
-        Args:
-          endpoints: stack with leaves `[n, ...]`.
-          coords: an array of the shape of `center`, or a tree prefix of `endpoints` with one at
-            each leaf (a layerwise point). Points outside the subspace are allowed, as loss
-            landscapes need them: `alpha` outside [0, 1], negative barycentric coordinates.
+        Coordinates are an array of the shape of `center`, or a tree prefix of `endpoints` with one at
+        each leaf (a layerwise point). Points outside the subspace are allowed, as landscapes need them.
 
-        Returns:
-          One network, leaves `[...]`.
+        Raises ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
+        concrete barycentric coordinates do not sum to one (traced values are not checked); TypeError: a
+        leaf is an integer, a key or no array.
 
-        Raises:
-          ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
-            concrete barycentric coordinates do not sum to one (traced values are not checked).
-          TypeError: a leaf is an integer, a key or no array.
-
-        Example:
-          >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
-          1.5
+        >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
+        1.5
         """
         tree.check_mixable(endpoints)
         n = tree.num_stacked(endpoints)
@@ -153,36 +139,23 @@ class Subspace:
     def midpoint(self, endpoints: PyTree) -> PyTree:
         """The network at the center of the subspace, the one to deploy.
 
-        Args:
-          endpoints: stack with leaves `[n, ...]`.
+        Returns one network: alpha = 1/2 of a line or curve, the mean of a simplex's endpoints.
 
-        Returns:
-          One network: alpha = 1/2 of a line or curve, the mean of a simplex's endpoints.
-
-        Example:
-          >>> float(simplex(4).midpoint(jnp.array([1.0, 2.0, 3.0, 6.0])))
-          3.0
+        >>> float(simplex(4).midpoint(jnp.array([1.0, 2.0, 3.0, 6.0])))
+        3.0
         """
         return self.point(endpoints, self.center)
 
     def sample_coords(self, key: jax.Array, endpoints: PyTree) -> Coords:
-        """Coordinates of a uniformly random point.
+        """Coordinates of a uniformly random point; only the structure of `endpoints` matters.
 
-        Args:
-          key: a random key.
-          endpoints: stack with leaves `[n, ...]`; only its structure matters, and only layerwise.
+        One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
+        leaves of one layer share an independent draw. Raises ValueError: layerwise, and all of several
+        kernels are in one layer.
 
-        Raises:
-          ValueError: layerwise, and all of several kernels are in one layer.
-
-        Returns:
-          One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
-          leaves of one layer share an independent draw.
-
-        Example:
-          >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
-          >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
-          ((3,), True)
+        >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
+        >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
+        ((3,), True)
         """
         if self.layer_of is None:
             return self.draw(key)
@@ -203,50 +176,30 @@ class Subspace:
 
         The gradient with respect to endpoint `i` is `w_i` times that with respect to the network.
 
-        Args:
-          key: a random key.
-          endpoints: stack with leaves `[n, ...]`.
+        Returns one network, leaves `[...]`.
 
-        Returns:
-          One network, leaves `[...]`.
-
-        Example:
-          >>> network = line().sample(jax.random.key(0), jnp.array([1.0, 3.0]))
-          >>> bool(1 <= network <= 3)
-          True
+        >>> network = line().sample(jax.random.key(0), jnp.array([1.0, 3.0]))
+        >>> bool(1 <= network <= 3)
+        True
         """
         return self.point(endpoints, self.sample_coords(key, endpoints))
 
     def apply(self, apply_fn: Callable, endpoints: PyTree, coords: Coords, *args: Any) -> Any:
         """`apply_fn(params, *args)` at the point with the given coordinates.
 
-        Args:
-          apply_fn: any function whose first argument is a network.
-          endpoints: stack with leaves `[n, ...]`.
-          coords: as in `point`.
-          *args: passed on.
-
-        Example:
-          >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
-          20.0
+        >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
+        20.0
         """
         return apply_fn(self.point(endpoints, coords), *args)
 
     def mixing_weights(self, coords: Coords) -> PyTree:
         """The mixing weights at given coordinates, checked as `point` does.
 
-        Args:
-          coords: as in `point`.
+        Returns `[n]`; of a tree of coordinates a tree with such an array at each. Raises ValueError: as
+        `point`, of coordinates.
 
-        Returns:
-          `[n]`; of a tree of coordinates a tree with such an array at each.
-
-        Raises:
-          ValueError: as `point`, of coordinates.
-
-        Example:
-          >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
-          [0.75, 0.25]
+        >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
+        [0.75, 0.25]
         """
         return jax.tree.map(self._checked_weights, coords)
 
@@ -268,7 +221,7 @@ class Subspace:
         return weights
 
 
-def _one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
+def one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
     """Makes equal calls, however they are written, return one object, which jit can compare."""
     signature, cached = inspect.signature(constructor), functools.cache(constructor)
 
@@ -281,32 +234,20 @@ def _one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]
     return construct
 
 
-@_one_object
+@one_object
 def bezier(degree: int = 2) -> Subspace:
-    r"""A Bezier curve between the first and the last of `degree + 1` endpoints.
+    r"""A Bezier curve between the first and the last of `degree + 1` endpoints, with scalar coordinates.
 
     .. math:: \theta(\alpha) = \sum_{i=0}^{d} \binom{d}{i} \alpha^i (1 - \alpha)^{d - i} \theta_i,
               \qquad \alpha \sim U(0, 1)
 
-    All control points are endpoints here: they are trained together, from scratch. (The article
-    writes the bend of its quadratic curve last; here endpoints are in the order of the curve.)
+    All control points are endpoints here, in the order of the curve, and are trained together from
+    scratch. Degree 1 is a line, 2 the article's curve. Raises ValueError: `degree` is below 1. See
+    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman et
+    al. 2021, "Learning Neural Network Subspaces".
 
-    Args:
-      degree: `d >= 1`; 1 is a line, 2 the article's curve.
-
-    Returns:
-      A subspace with scalar coordinates.
-
-    Raises:
-      ValueError: `degree` is below 1.
-
-    Reference:
-      Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman
-      et al. 2021, "Learning Neural Network Subspaces".
-
-    Example:
-      >>> bezier(2).weights(jnp.float32(0.5))
-      Array([0.25, 0.5 , 0.25], dtype=float32)
+    >>> bezier(2).weights(jnp.float32(0.5))
+    Array([0.25, 0.5 , 0.25], dtype=float32)
     """
     if degree < 1:
         raise ValueError(f"A Bezier curve of degree {degree} has no ends; use a degree >= 1.")
@@ -317,7 +258,7 @@ def bezier(degree: int = 2) -> Subspace:
         basis = [math.comb(degree, i) * alpha**i * beta ** (degree - i) for i in range(degree + 1)]
         return jnp.stack(basis)
 
-    return Subspace(degree + 1, jax.random.uniform, weights, np.float32(0.5).reshape(()))
+    return Subspace(degree + 1, jax.random.uniform, weights, np.full((), 0.5, np.float32))
 
 
 def line() -> Subspace:
@@ -325,103 +266,40 @@ def line() -> Subspace:
 
     .. math:: \theta(\alpha) = (1 - \alpha) \theta_0 + \alpha \theta_1, \qquad \alpha \sim U(0, 1)
 
-    Returns:
-      A subspace with scalar coordinates; the same as `bezier(degree=1)`.
+    Returns a subspace with scalar coordinates; the same as `bezier(degree=1)`. See Wortsman et al.
+    2021, "Learning Neural Network Subspaces", Algorithm 1.
 
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1.
-
-    Example:
-      >>> line().weights(jnp.float32(0.25))
-      Array([0.75, 0.25], dtype=float32)
+    >>> line().weights(jnp.float32(0.25))
+    Array([0.75, 0.25], dtype=float32)
     """
     return bezier(degree=1)
 
 
-@_one_object
+@one_object
 def simplex(num_endpoints: int) -> Subspace:
-    r"""The simplex spanned by networks, with the uniform distribution on it.
+    r"""The simplex spanned by `n >= 1` networks, with the uniform distribution on it.
 
     .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = e_i / \sum_j e_j,
               \quad e_i \sim \mathrm{Exp}(1)
 
-    Args:
-      num_endpoints: `n >= 1`; `simplex(1)` is a single ordinary network.
+    Its coordinates are the mixing weights themselves; `simplex(1)` is a single ordinary network. Raises
+    ValueError: `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural Network
+    Subspaces", section 3.
 
-    Returns:
-      A subspace whose coordinates are the `n` mixing weights themselves.
-
-    Raises:
-      ValueError: `num_endpoints` is below 1.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.
-
-    Example:
-      >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
-      Array(4., dtype=float32)
+    >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
+    Array(4., dtype=float32)
     """
     if num_endpoints < 1:
         raise ValueError(f"A simplex of {num_endpoints} endpoints is empty; use at least 1.")
 
     def draw(key):
-        return _normalised(jax.random.exponential(key, (num_endpoints,)))
+        return normalised(jax.random.exponential(key, (num_endpoints,)))
 
     center = np.full(num_endpoints, 1 / num_endpoints, np.float32)
     return Subspace(num_endpoints, draw, lambda coords: coords, center)
 
 
-@_one_object
-def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
-    r"""Simplexes that share vertices: a random point lies on one of them.
-
-    .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = 0 \text{ for } i \notin S,
-              \quad S \text{ uniform among the simplexes, } w_S \text{ uniform on it}
-
-    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2. Vertices that were trained
-    before are kept with `freeze`.
-
-    Args:
-      simplexes: the vertices of each, numbers from 0 to n - 1; a tuple of tuples.
-
-    Returns:
-      A subspace whose coordinates are the `n` mixing weights. Its center is the mean of all vertices,
-      which may lie outside of the complex: predict with an ensemble of random points.
-
-    Raises:
-      ValueError: there is no simplex, one has no vertex or one twice, or a number is left out.
-
-    Reference:
-      Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
-
-    Example:
-      >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
-      >>> weights.shape, int((weights == 0).sum())
-      ((3,), 1)
-    """
-    vertices = sorted({vertex for simplex in simplexes for vertex in simplex})
-    n = len(vertices)
-    if vertices != list(range(n)) or not all(simplexes) or not n:
-        raise ValueError(
-            f"The simplexes {simplexes} have the vertices {vertices}; give at least one simplex of at "
-            "least one vertex, and name each of 0, 1, ... in some."
-        )
-    if any(len(set(simplex)) < len(simplex) for simplex in simplexes):
-        raise ValueError(f"The simplexes {simplexes} name a vertex twice in one; name it once.")
-    members = np.zeros((len(simplexes), n), np.float32)
-    for row, simplex in zip(members, simplexes, strict=True):
-        row[list(simplex)] = 1
-
-    def draw(key):
-        choice_key, point_key = jax.random.split(key)
-        chosen = jax.random.randint(choice_key, (), 0, len(simplexes))
-        return _normalised(jax.random.exponential(point_key, (n,)), jnp.asarray(members)[chosen])
-
-    center = np.full(n, 1 / n, np.float32)
-    return Subspace(n, draw, lambda coords: coords, center)
-
-
-def _normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
+def normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
     """Barycentric coordinates; an exponential draw may be 0, and a single one is then not 0 / 0."""
     draws = jnp.maximum(draws, jnp.finfo(draws.dtype).tiny) * members
     return draws / draws.sum()
@@ -433,41 +311,30 @@ def parent(path: tuple) -> tuple:
     A convolution's kernel and its bias share a parent; every batch norm is a parent of its own. The
     `.value` in which Flax NNX ends its paths is not a name of its own.
 
-    Example:
-      >>> parent(("block", "conv", "kernel"))
-      ('block', 'conv')
+    >>> parent(("block", "conv", "kernel"))
+    ('block', 'conv')
     """
     wrapped = path and getattr(path[-1], "name", None) == "value"
     return path[: -2 if wrapped else -1]
 
 
-@_one_object
+@one_object
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
-    A layer is by default what shares a parent in the tree: parameters must be nested by layer.
-    Only drawing changes: endpoints, midpoint, and points at given coordinates are those of `subspace`.
+    A layer is by default what shares a parent in the tree: a kernel and its own bias, and every batch
+    norm by itself; parameters must be nested by layer. Only drawing changes, and `sample_coords`
+    returns a tree: endpoints, midpoint, and points at given coordinates are those of `subspace`.
+    `layer_of` is `path -> hashable`, with the path of `jax.tree.leaves_with_path`, equal for the leaves
+    that share a draw.
 
-    Args:
-      subspace: what each layer's point is drawn from.
-      layer_of: `path -> hashable`; leaves for which it returns equal values share a draw. The path
-        is that of `jax.tree.leaves_with_path`. By default a kernel and its own bias share one, and
-        every batch norm has its own.
+    Raises ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before. See
+    Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2.
 
-    Returns:
-      A subspace whose `sample_coords` returns a tree.
-
-    Raises:
-      ValueError: `subspace` is around a base (`lora.around`); make the layers before.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2 (layerwise subspaces).
-
-    Example:
-      >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
-      >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
-      >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
-      (True, False)
+    >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
+    >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)
+    >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
+    (True, False)
     """
     if subspace.mix is not tree.mix:
         raise ValueError(
@@ -475,3 +342,30 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
             "write `lora.around(layerwise(subspace), base)` in this order."
         )
     return dataclasses.replace(subspace, layer_of=layer_of)
+
+
+def _noisy(key, noise, stack):
+    """A stack of equal networks with noise on each of its leaves."""
+    wide = jax.tree.map(lambda x: x.astype(tree.wider_dtype(jnp.float32, x)), stack)
+
+    def add(x, wide, draw):
+        return (wide + noise * jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2)) * draw).astype(x.dtype)
+
+    return jax.tree.map(add, stack, wide, optax.tree.random_like(key, wide))
+
+
+def _check_grow(n, networks, key, noise, positions) -> None:
+    count = len(networks)
+    if not 1 <= count <= n:
+        raise ValueError(
+            f"grow got {count} networks but the subspace has {n} endpoints; give it 1 to {n}."
+        )
+    if len(positions) != count or len({*positions} & {*range(n)}) != count:
+        raise ValueError(
+            f"The positions {positions} do not place {count} networks among {n} endpoints; "
+            f"give each network a number of its own from 0 to {n - 1}."
+        )
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is {noise}; use 0 for none or a number above it.")
+    if noise and key is None:
+        raise ValueError(f"noise is {noise} but there is no key to draw it with; pass `key` too.")

@@ -1,7 +1,6 @@
 """One gradient step for all endpoints.
 
-A subspace needs one new line in a training loop, `params = subspace.sample(key, endpoints)`, and
-nothing else of this module: it is the step that the experiments use, for those who have no loop.
+A training loop of your own needs nothing of this module: `params = subspace.sample(key, endpoints)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +20,9 @@ Penalty = Callable[[PyTree, jax.Array], jax.Array]
 class TrainState(NamedTuple):
     """All that training carries from step to step.
 
-    There are no batch-norm statistics in it: every step is at another network, so that running
-    statistics would belong to none; `recalibrate` measures them for the points that are used. There
-    is no random state: a step's randomness is a function of the run's key and the step.
+    There are no batch-norm statistics in it: every step is at another network, so that `recalibrate`
+    measures them for the points that are used. There is no random state: a step's randomness is a
+    function of the run's key and the step.
 
     Attributes:
       step: scalar int32, how many steps were taken.
@@ -39,9 +38,8 @@ class TrainState(NamedTuple):
     def create(cls, endpoints: PyTree, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step.
 
-        Example:
-          >>> int(TrainState.create(jnp.zeros((2, 3)), optax.sgd(0.1)).step)
-          0
+        >>> int(TrainState.create(jnp.zeros((2, 3)), optax.sgd(0.1)).step)
+        0
         """
         return cls(jnp.zeros((), jnp.int32), endpoints, optimizer.init(endpoints))
 
@@ -62,36 +60,28 @@ def make_train_step(
     where :math:`B_1, ..., B_S` are consecutive, equal chunks of the batch.
 
     Args:
-      subspace: where the networks are sampled.
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
-        metrics is a dictionary of scalars, averaged over the chunks; the names `loss` and
-        `penalty` are taken.
-      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that
-        wants the gradient at other points, as `sharpness.sam`, gets it as `grad_fn=`: that of the
-        same objective, with the same batch and the same random numbers.
-      penalty: `(endpoints, key) -> scalar`, added to the loss, for example
-        `lambda endpoints, key: beta * cosine_penalty(endpoints, key)`.
-      num_samples: `S`, into how many chunks a batch is split, each at its own point (appendix B of
-        the article). The chunks are unrolled.
+        metrics is a dictionary of scalars, averaged over the chunks, without the names `loss` and
+        `penalty`.
+      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that wants
+        the gradient of the same objective at other points, as `contrib.sharpness.sam`, gets it as
+        `grad_fn=`.
+      penalty: `(endpoints, key) -> scalar`, added to the loss, for example `lambda endpoints, key: beta
+        * cosine_penalty(endpoints, key)`.
+      num_samples: `S`, how many chunks, unrolled, each at its own point (appendix B of the article).
 
-    Returns:
-      `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds its
-      own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`.
+    Returns `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds
+    its own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`. Raises
+    ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch. See
+    Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
 
-    Raises:
-      ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch.
-
-    Reference:
-      Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
-
-    Example:
-      >>> from subspace_jax import line
-      >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
-      >>> step = jax.jit(make_train_step(line(), loss_fn, optax.sgd(0.1)))
-      >>> state = TrainState.create(jnp.array([0.0, 2.0]), optax.sgd(0.1))
-      >>> state, metrics = step(state, jax.random.key(0), jnp.ones(4))
-      >>> int(state.step), sorted(metrics)
-      (1, ['loss', 'penalty'])
+    >>> from subspace_jax import line
+    >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
+    >>> step = jax.jit(make_train_step(line(), loss_fn, optax.sgd(0.1)))
+    >>> state = TrainState.create(jnp.array([0.0, 2.0]), optax.sgd(0.1))
+    >>> state, metrics = step(state, jax.random.key(0), jnp.ones(4))
+    >>> int(state.step), sorted(metrics)
+    (1, ['loss', 'penalty'])
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; use at least 1 sample per batch.")
@@ -129,24 +119,15 @@ def make_train_step(
 
 
 def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
-    """Keeps some endpoints of a stack as they are, bit for bit, and lets the others train.
+    """Keeps the endpoints with the numbers `frozen` as they are, bit for bit, and lets the others train.
 
-    Put it after all that makes updates, weight decay too; averages come behind it.
+    Put it after all that makes updates, weight decay too; averages come behind it. Raises ValueError:
+    when it is applied to a stack that has no such endpoint.
 
-    Args:
-      frozen: which endpoints, numbers of the leading axis.
-
-    Returns:
-      A transformation that sets their updates to zero.
-
-    Raises:
-      ValueError: when it is applied to a stack that has no such endpoint.
-
-    Example:
-      >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
-      >>> endpoints = jnp.array([[1.0], [1.0]])
-      >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
-      [[0.0], [-1.0]]
+    >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
+    >>> endpoints = jnp.array([[1.0], [1.0]])
+    >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
+    [[0.0], [-1.0]]
     """
 
     def update(updates, state, params=None):

@@ -17,18 +17,10 @@ PyTree = Any
 def stack(networks: Sequence[PyTree]) -> PyTree:
     """Stacks networks of one structure along a new leading axis.
 
-    Args:
-      networks: `n` trees with leaves of shape `[...]`.
+    Raises ValueError: there is no network, or the trees differ in structure or shapes.
 
-    Returns:
-      A tree with leaves of shape `[n, ...]`.
-
-    Raises:
-      ValueError: there is no network, or the trees differ in structure or shapes.
-
-    Example:
-      >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
-      (2, 3)
+    >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
+    (2, 3)
     """
     if not networks:
         raise ValueError("stack got 0 networks; give it at least 1.")
@@ -41,9 +33,10 @@ def _check_alike(networks) -> None:
         {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(network)}
         for network in networks
     ]
-    for i, (other, network) in enumerate(zip(shapes, networks, strict=True)):
+    structures: list[Any] = [jax.tree.structure(network) for network in networks]
+    for i, (other, structure) in enumerate(zip(shapes, structures, strict=True)):
         only = sorted(map(leaf_name, shapes[0].keys() ^ other.keys()))
-        if only or jax.tree.structure(network) != jax.tree.structure(networks[0]):
+        if only or structure != structures[0]:
             where = f"leaf {only[0]} is in one only" if only else "their containers are others"
             raise ValueError(
                 f"Networks 0 and {i} differ in structure: {where}; "
@@ -58,18 +51,7 @@ def _check_alike(networks) -> None:
 
 
 def num_stacked(stack: PyTree) -> int:
-    """The size `n` of the leading axis that all leaves of a stack share.
-
-    Args:
-      stack: tree with leaves of shape `[n, ...]`.
-
-    Raises:
-      ValueError: the tree has no leaves, a leaf has no axis, or leaves disagree on `n`.
-
-    Example:
-      >>> num_stacked({"w": jnp.zeros((2, 3)), "b": jnp.zeros(2)})
-      2
-    """
+    """The size `n` of the leading axis that all leaves of a stack share, checked."""
     leaves = jax.tree.leaves_with_path(stack)
     if not leaves:
         raise ValueError("The tree has 0 leaves; a stack of networks needs at least 1 array.")
@@ -89,14 +71,7 @@ def num_stacked(stack: PyTree) -> int:
 
 
 def wider_dtype(*values: Any) -> jnp.dtype:
-    """The dtype that arrays or dtypes promote to, however strict the user set promotion to be.
-
-    Where this is called a conversion is the point: sums run in the wider dtype.
-
-    Example:
-      >>> wider_dtype(jnp.bfloat16, jnp.float32)
-      dtype('float32')
-    """
+    """The dtype that arrays or dtypes promote to, however strict the user set promotion to be."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*values)
 
@@ -108,24 +83,15 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
     The sum runs in the wider of the two dtypes and at the highest matrix precision, so that one-hot
     weights return an equal (finite) network, on accelerators too. The axis is contracted, never
-    indexed: a stack that is sharded over it is reduced, not gathered.
+    indexed: a stack that is sharded over it is reduced, not gathered. Weights are `[n]`, or a tree
+    prefix of `stack` with such an array at every leaf: any real numbers, those of a point of a subspace
+    sum to one.
 
-    Args:
-      weights: `[n]`, shared by all leaves, or a tree prefix of `stack` with such an array at every
-        leaf. Any real numbers; points of a subspace have weights that sum to one.
-      stack: tree with floating leaves of shape `[n, ...]`.
+    Raises ValueError: leaves disagree on `n`, or the weights have another number of entries; TypeError:
+    a leaf is not floating (or complex), which `split` keeps beside the stack.
 
-    Returns:
-      A tree with leaves of shape `[...]` in the dtypes of `stack`.
-
-    Raises:
-      ValueError: leaves disagree on `n`, or the weights have another number of entries.
-      TypeError: a leaf is not floating (or complex): a mean of integers or keys means nothing, and
-        `split` keeps them beside the stack.
-
-    Example:
-      >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
-      Array([3., 7.], dtype=float32)
+    >>> mix(jnp.array([0.25, 0.75]), {"w": jnp.array([[0.0, 4.0], [4.0, 8.0]])})["w"]
+    Array([3., 7.], dtype=float32)
     """
     check_mixable(stack)
     n = num_stacked(stack)
@@ -147,25 +113,16 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
 
 def gram(stack: PyTree) -> jax.Array:
-    r"""Inner products between the networks of a stack.
+    r"""Inner products `[n, n]` between the networks of a stack, at least float32.
 
     .. math:: G_{ij} = \langle \theta_i, \theta_j \rangle
 
-    Penalty, distances and landscape planes all follow from it.
+    Penalty, distances and landscape planes all follow from it. Raises ValueError: the tree has no
+    leaves or its leaves disagree on `n`.
 
-    Args:
-      stack: tree with leaves of shape `[n, ...]`.
-
-    Returns:
-      `[n, n]`, at least float32.
-
-    Raises:
-      ValueError: the tree has no leaves or its leaves disagree on `n`.
-
-    Example:
-      >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
-      Array([[1., 1.],
-             [1., 5.]], dtype=float32)
+    >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
+    Array([[1., 1.],
+           [1., 5.]], dtype=float32)
     """
     n = num_stacked(stack)
     dtype = wider_dtype(jnp.float32, *jax.tree.leaves(stack))
@@ -178,32 +135,17 @@ def gram(stack: PyTree) -> jax.Array:
 
 
 def leaf_name(path: tuple) -> str:
-    """A path as errors show it.
-
-    Example:
-      >>> leaf_name((jax.tree_util.DictKey("w"),)), leaf_name(())
-      ("['w']", '(the array itself)')
-    """
+    """A path as errors show it."""
     return jax.tree_util.keystr(path) or "(the array itself)"
 
 
 def path_text(path: tuple) -> str:
-    """A path as users write it: names with slashes between them.
-
-    Example:
-      >>> path_text((jax.tree_util.DictKey("dense"), jax.tree_util.DictKey("kernel")))
-      'dense/kernel'
-    """
+    """A path as users write it: names with slashes between them."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def is_mixable(leaf: Any) -> bool:
-    """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense.
-
-    Example:
-      >>> is_mixable(jnp.zeros(2)), is_mixable(1.0), is_mixable(7), is_mixable(jax.random.key(0))
-      (True, True, False, False)
-    """
+    """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense."""
     dtype = getattr(leaf, "dtype", None)
     return (
         isinstance(leaf, float | complex) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
@@ -211,14 +153,7 @@ def is_mixable(leaf: Any) -> bool:
 
 
 def check_mixable(network_or_stack: PyTree) -> None:
-    """Refuses a tree with leaves that can't be mixed.
-
-    Raises:
-      TypeError: a leaf is an integer, a key of random numbers, or no array.
-
-    Example:
-      >>> check_mixable({"w": jnp.zeros(2)})
-    """
+    """Refuses a tree with leaves that can't be mixed: integers, keys, and what is no array."""
     for path, leaf in jax.tree.leaves_with_path(network_or_stack):
         if not is_mixable(leaf):
             raise TypeError(
@@ -228,11 +163,6 @@ def check_mixable(network_or_stack: PyTree) -> None:
 
 
 def kind(leaf: Any) -> str:
-    """What a leaf is, as errors say it.
-
-    Example:
-      >>> kind(jnp.int32(1)), kind(7)
-      ('has dtype int32', 'is an object of type int')
-    """
+    """What a leaf is, as errors say it."""
     dtype = getattr(leaf, "dtype", None)
     return f"is an object of type {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"

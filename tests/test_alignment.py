@@ -17,7 +17,7 @@ import subspace_jax as ss
 from experiments.system.errors import UserError
 from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
 from experiments.training.permutations import permutation_groups
-from subspace_jax import alignment
+from subspace_jax.contrib import alignment
 
 # A perceptron of two hidden layers, 64 wide, on digits.
 WIDTHS = (64, 64, 64, 10)

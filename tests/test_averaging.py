@@ -16,7 +16,6 @@ from subspace_jax import line, mix
 from subspace_jax.averaging import (
     EmaState,
     SnapshotsState,
-    SwagState,
     SwaState,
     average_of,
     ema,
@@ -24,9 +23,8 @@ from subspace_jax.averaging import (
     snapshots,
     snapshots_of,
     swa,
-    swag,
-    swag_sample,
 )
+from subspace_jax.contrib.swag import SwagState, swag, swag_sample
 
 CHAINS = {
     "momentum": (lambda: optax.sgd(0.1, momentum=0.9), 0.5),
@@ -112,12 +110,6 @@ def test_ema_is_the_average_of_the_parameters_and_changes_no_update(make, decay)
         chex.assert_trees_all_close(average_of(state), average, rtol=1e-5, atol=1e-6)
 
 
-def test_ema_without_decay_is_the_current_network():
-    networks, states = trajectory(optax.chain(optax.sgd(0.1), ema(0.0)), make_endpoints(0))
-    for network, state in zip(networks, states, strict=True):
-        chex.assert_trees_all_equal(average_of(state), network)
-
-
 def test_ema_of_the_endpoints_has_the_ema_of_the_midpoints_as_its_midpoint():
     endpoints, states = trajectory(optax.chain(optax.sgd(0.1), ema(0.5)), make_endpoints(0))
     average = line().midpoint(endpoints[0])
@@ -144,14 +136,6 @@ def test_state_and_parameters_may_be_donated_together(link):
     for _ in range(2):
         params, opt_state = step(params, opt_state)
     chex.assert_tree_all_finite(opt_state)
-
-
-def test_average_of_finds_no_average_where_there_is_none():
-    # Neither parameters of that name nor the average of *updates* count.
-    params = {"ema": jnp.ones(2)}
-    without = optax.chain(optax.ema(0.9), optax.adam(0.1))
-    assert average_of(without.init(params)) is None
-    assert average_of(without.init(params), default=params) is params
 
 
 @every_average
@@ -211,13 +195,6 @@ def test_swa_is_the_plain_mean_of_the_visited_networks(link, networks, start, ev
     chex.assert_trees_all_close(average_of(state), mean, rtol=1e-5, atol=1e-5)
 
 
-def test_swa_is_the_current_network_before_the_first_visit():
-    networks, states = trajectory(optax.chain(optax.sgd(0.1), swa(3, 1)), make_endpoints(0))
-    for params, state in zip(networks[:4], states[:4], strict=True):
-        chex.assert_trees_all_equal(average_of(state), params)
-    assert [int(state[1].count) for state in states] == [0, 0, 0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("make", [make for make, _ in CHAINS.values()], ids=CHAINS)
 def test_swa_of_the_endpoints_has_the_swa_of_the_midpoints_as_its_midpoint(make):
     endpoints, states = trajectory(optax.chain(make(), swa(2, 1)), make_endpoints(0))
@@ -270,17 +247,6 @@ def test_samples_have_the_covariance_of_equation_1(num_networks, rank, scale):
         np.cov(samples.T) / np.outer(spread, spread), expected / np.outer(spread, spread), atol=0.04
     )
     assert np.all(np.abs(samples.mean(axis=0) - flat(state.mean)) < 0.04 * spread)
-
-
-def test_swag_recovers_a_known_gaussian():
-    mean, factor = np.array([1.0, -2.0, 0.5]), np.array([[1, 0, 0], [0.8, 0.5, 0], [-1, 0.3, 2.0]])
-    draws = (mean + normal(0, 4000, 3) @ factor.T).astype(np.float32)
-    state = visit(swag(0, 1, rank=2000), jnp.asarray(draws))
-    covariance = factor @ factor.T
-    np.testing.assert_allclose(state.mean, mean, atol=0.1)
-    np.testing.assert_allclose(state.variance, np.diag(covariance), rtol=0.1)
-    expected = 0.5 * (np.diag(np.diag(covariance)) + covariance)
-    np.testing.assert_allclose(np.cov(sample_many(state, 5000).T), expected, atol=0.3)
 
 
 def test_the_variance_of_small_steps_far_from_zero_is_not_lost():

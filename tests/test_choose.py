@@ -1,7 +1,6 @@
 """Choices on validation data against exhaustive search; none of them changes with the test set."""
 
 import functools
-import itertools
 
 import chex
 import jax
@@ -19,7 +18,6 @@ from experiments.system.errors import UserError
 from experiments.training.steps import init_state
 
 N, K, HIDDEN = 60, 3, 5
-SUBSPACES = {"line": ss.line(), "curve": ss.bezier(2), "simplex": ss.simplex(3)}
 MODES = ("per_member", "after_average")
 
 
@@ -66,33 +64,6 @@ def make_validation(seed=0, size=N):
 
 
 VALIDATION = make_validation()
-BATCHES = [(jax.random.key(i), images_of(10 + i, 40)) for i in range(3)]
-
-
-def by_gradient(subspace, validation=VALIDATION, **changes):
-    settings = {"layerwise": False, "joint_temperature": False, "num_steps": 30} | changes
-    endpoints = endpoints_of(subspace.num_endpoints)
-    return choose.by_gradient(
-        subspace, endpoints, stats_fn, logits_fn, BATCHES, validation, **settings
-    )
-
-
-def expected_nll(subspace, coords, joint_temperature=False, validation=VALIDATION):
-    """With the statistics of the concatenated batches."""
-    params = subspace.point(endpoints_of(subspace.num_endpoints), coords)
-    stats = stats_fn(params, (None, np.concatenate([images for _, images in BATCHES])))
-    logits = np.asarray(logits_fn((params, stats), validation.images), np.float64)
-    if joint_temperature:
-        logits /= float(ss.calibration.fit_temperature(logits, validation.labels))
-    log_probs = scipy.special.log_softmax(logits, axis=1)
-    return -log_probs[np.arange(len(log_probs)), validation.labels].mean()
-
-
-def grid_of(subspace, steps):
-    if subspace.center.ndim == 0:
-        return np.linspace(0, 1, steps + 1, dtype=np.float32)
-    cells = itertools.product(range(steps + 1), repeat=subspace.num_endpoints)
-    return np.array([cell for cell in cells if sum(cell) == steps], np.float32) / steps
 
 
 # The grid
@@ -109,99 +80,6 @@ def test_the_grid_gives_the_best_point(criterion):
     chosen = choose.by_grid(logits, labels, criterion)
     assert isinstance(chosen, int)
     assert chosen == losses[criterion].argmin()
-
-
-# The gradient
-
-
-@pytest.mark.parametrize("joint_temperature", [False, True], ids=["plain", "joint"])
-@pytest.mark.parametrize("name", SUBSPACES)
-def test_the_gradient_finds_what_a_fine_grid_finds(name, joint_temperature):
-    subspace = SUBSPACES[name]
-    nll = functools.partial(expected_nll, subspace, joint_temperature=joint_temperature)
-    start = min(grid_of(subspace, 4), key=nll)
-    joint = {"joint_temperature": joint_temperature}
-    coords = by_gradient(subspace, start=start, num_steps=50, **joint)
-    chex.assert_shape(coords, subspace.center.shape)
-    assert nll(coords) <= min(map(nll, grid_of(subspace, 10))) + 2e-3
-    assert nll(by_gradient(subspace, **joint)) <= nll(subspace.center) + 1e-5
-
-
-@pytest.mark.parametrize("name", SUBSPACES)
-def test_layers_choose_for_themselves(name):
-    subspace = SUBSPACES[name]
-    start = by_gradient(subspace)
-    coords = by_gradient(subspace, layerwise=True, start=start)
-    chex.assert_trees_all_equal_structs(coords, endpoints_of(2))
-    chex.assert_tree_shape_suffix(coords, subspace.center.shape)
-    assert expected_nll(subspace, coords) < expected_nll(subspace, start)
-    first, second = jax.tree.leaves(coords)
-    assert not np.allclose(first, second, atol=1e-2)
-
-
-def test_the_statistics_move_with_the_point():
-    # Along the line the first layer grows, which batch norm undoes, and the second one shrinks, which
-    # makes right predictions less sure. Statistics that stayed would see the network grow.
-    one = ss.line().point(endpoints_of(2), 0.25)
-    other = {
-        "first": {"kernel": 3 * one["first"]["kernel"]},
-        "second": {"kernel": 0.8 * one["second"]["kernel"]},
-    }
-    growing = ss.stack([one, other])
-    images = VALIDATION.images
-    logits = logits_fn((one, stats_fn(one, BATCHES[0])), images)
-    right = Split(images, np.asarray(jax.lax.argmax(logits, 1, jnp.int32)))
-    settings = {"layerwise": False, "joint_temperature": False, "num_steps": 30}
-    args = ss.line(), growing, stats_fn, logits_fn, BATCHES[:1], right
-    assert choose.by_gradient(*args, **settings) < 0.2
-
-
-@pytest.mark.parametrize("layerwise", [False, True], ids=["global", "layerwise"])
-def test_how_the_subspace_was_trained_does_not_matter(layerwise):
-    coords = by_gradient(ss.line(), layerwise=layerwise)
-    chex.assert_trees_all_equal(by_gradient(ss.layerwise(ss.line()), layerwise=layerwise), coords)
-
-
-def test_the_largest_number_of_images_bounds_what_is_read_and_no_class_is_left_out():
-    order = np.argsort(VALIDATION.labels, kind="stable")
-    ordered = Split(VALIDATION.images[order], VALIDATION.labels[order])
-    read = np.arange(0, N, 2)
-    assert set(ordered.labels[read]) == set(range(K))
-    coords = by_gradient(ss.line(), ordered, max_images=N // 2)
-    part = Split(ordered.images[read], ordered.labels[read])
-    chex.assert_trees_all_equal(by_gradient(ss.line(), part), coords)
-    poisoned = Split(np.zeros_like(ordered.images), np.full_like(ordered.labels, -1))
-    poisoned.images[read], poisoned.labels[read] = part
-    chex.assert_trees_all_equal(by_gradient(ss.line(), poisoned, max_images=N // 2), coords)
-
-
-def test_a_network_is_compiled_once_for_all_its_subspaces():
-    traces = []
-
-    def counted(params, batch):
-        traces.append(1)
-        return stats_fn(params, batch)
-
-    def search(subspace, validation, layerwise):
-        choose.by_gradient(
-            subspace,
-            endpoints_of(subspace.num_endpoints),
-            counted,
-            logits_fn,
-            BATCHES,
-            validation,
-            layerwise=layerwise,
-            joint_temperature=True,
-            num_steps=1,
-        )
-
-    search(ss.line(), VALIDATION, False)
-    first = len(traces)
-    assert first > 0
-    for subspace in SUBSPACES.values():
-        for layerwise in (False, True):
-            search(subspace, make_validation(1), layerwise)
-    assert len(traces) == first
 
 
 # Temperatures
@@ -240,7 +118,6 @@ def test_an_ensemble_is_calibrated_in_both_ways(average):
 EMPTY = Split(VALIDATION.images[:0], VALIDATION.labels[:0])
 ON_NOTHING = {
     "grid": lambda: choose.by_grid(np.ones((2, 0, K)), EMPTY.labels, "nll"),
-    "gradient": lambda: by_gradient(ss.line(), EMPTY),
     "temperature": lambda: choose.temperature_record(
         np.ones((0, K)), EMPTY.labels, np.ones((N, K)), VALIDATION.labels, 10
     ),
@@ -281,7 +158,7 @@ def test_temperatures_do_not_change_with_the_test_predictions(spoil):
 
 def evaluated(test):
     """The places of an untrained line."""
-    changes = {"model__widths": (4,), "evaluation__choose_steps": 2, "evaluation__num_points": 3}
+    changes = {"model__widths": (4,), "evaluation__num_points": 3}
     run = tiny.run("line", **changes)
     settings = predict.make_settings(tiny.config("line", **changes), run)
     splits = {"test": test, "validation": tiny.dataset(1).test}
@@ -300,7 +177,7 @@ def test_no_choice_of_an_evaluation_changes_with_the_test_set():
     test = tiny.dataset().test
     plain = evaluated(test)
     poisoned = evaluated(Split(255 - test.images, np.roll(test.labels, 1)))
-    assert {"chosen point", "gradient point", "layerwise point"} <= plain.keys()
+    assert "chosen point" in plain
     assert choices(poisoned) == choices(plain)
     for name in plain.keys() - {"endpoints"}:
         assert poisoned[name]["scaled"] != plain[name]["scaled"]

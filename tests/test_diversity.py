@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import cosine_penalty, distances, is_kernel, log_volume, squared_cosines
-from subspace_jax.diversity import kernel_gram
+from subspace_jax import cosine_penalty, distances, squared_cosines
+from subspace_jax.contrib.complexes import log_volume
+from subspace_jax.diversity import is_kernel, kernel_gram
 
 FUNCTIONS = [kernel_gram, squared_cosines, cosine_penalty, distances]
 

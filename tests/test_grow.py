@@ -47,13 +47,6 @@ def test_missing_endpoints_are_at_the_mean(count):
         chex.assert_trees_all_close(network(endpoints, i), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_networks_take_the_first_positions_unless_told():
-    networks = [{"w": jnp.full(2, 1.0)}, {"w": jnp.full(2, 3.0)}]
-    assert ss.simplex(3).grow(networks)["w"][:, 0].tolist() == [1, 3, 2]
-    assert ss.bezier(2).grow(networks, positions=(0, 2))["w"][:, 0].tolist() == [1, 2, 3]
-    assert ss.line().grow(networks, positions=(1, 0))["w"][:, 0].tolist() == [3, 1]
-
-
 def test_noise_is_in_units_of_each_leaf():
     base = {"small": 1e-3 * normal(0, 100, 100), "large": 10 * normal(1, 5000), "zero": np.zeros(3)}
     base = jax.tree.map(np.float32, base)

@@ -1,7 +1,6 @@
 """Low-rank deltas on a frozen base: exact mixtures of networks, in little memory."""
 
 import chex
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ from flax import nnx
 from stacks import network, normal
 
 import subspace_jax as ss
-from subspace_jax import lora
+from subspace_jax.contrib import lora
 
 N = 3
 BASE = {
@@ -67,12 +66,6 @@ def test_kernels_get_factors_and_other_leaves_get_none():
 def test_kernels_that_begin_with_outputs_are_parted_after_them():
     factors = lora.init(jax.random.key(0), jnp.zeros((8, 4, 3, 3)), rank=2, axis=1)
     assert jax.tree.map(jnp.shape, factors) == {"a": (8, 2), "b": (2, 36)}
-
-
-def test_a_rank_above_that_of_the_kernel_is_that_of_the_kernel():
-    """Then any delta has factors."""
-    factors = lora.init(jax.random.key(0), jnp.zeros((9, 4)), rank=100)
-    assert jax.tree.map(jnp.shape, factors) == {"a": (9, 4), "b": (4, 4)}
 
 
 def test_entries_of_a_have_variance_one_over_rows():
@@ -162,19 +155,6 @@ def test_a_point_is_one_product_and_no_other_network():
     assert sum(equation.primitive.name == "dot_general" for equation in program.eqns) == 1
 
 
-def test_a_line_takes_little_memory():
-    base = {"kernel": jnp.zeros((256, 256)), "bias": jnp.zeros(256)}
-    factors = jax.eval_shape(
-        lambda key: ss.line().init(key, lambda key: lora.init(key, base, 4)), jax.random.key(0)
-    )
-    table = ss.summary(factors, shared=base)
-    assert "kernel/a" in table
-    assert "2 endpoints of 2,048 numbers" in table  # 2 * 256 * 4, where the base has 65,792
-    bytes_of = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    assert bytes_of(factors) == 2 * 4 * (256 + 256) * 4
-    assert bytes_of(factors) < bytes_of(base) / 15
-
-
 def test_the_base_keeps_its_dtype():
     base = {"w": jnp.ones((4, 3), jnp.bfloat16)}
     factors = lora.init(jax.random.key(0), base, 2, b_std=1.0)
@@ -243,15 +223,6 @@ def test_the_penalty_of_deltas_that_are_zero_has_a_finite_gradient():
 # Other libraries' networks
 
 
-def test_a_base_may_be_a_module_with_functions_in_it():
-    mlp = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
-    line = ss.line()
-    factors = line.init(jax.random.key(1), lambda key: lora.init(key, mlp, 2, axis=1, b_std=1.0))
-    tuned = lora.around(line, mlp).midpoint(factors)
-    assert tuned(jnp.ones(2)).shape == (3,)
-    assert not np.array_equal(tuned(jnp.ones(2)), mlp(jnp.ones(2)))
-
-
 def test_a_base_may_be_a_state_of_nnx():
     graph, state = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
     line = ss.line()
@@ -310,11 +281,6 @@ def test_factors_that_do_not_fit_are_refused(base, weights, message):
 def test_layers_are_made_before_the_base():
     with pytest.raises(ValueError, match=r"write `lora.around\(layerwise\(subspace\), base\)`"):
         ss.layerwise(lora.around(ss.line(), BASE))
-
-
-def test_the_penalty_of_one_endpoint_is_refused():
-    with pytest.raises(ValueError, match="between pairs but there is 1 endpoint"):
-        lora.cosine_penalty(drawn(ss.simplex(1)))
 
 
 # From the base to the tuned network (WiSE-FT)

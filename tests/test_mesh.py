@@ -18,7 +18,6 @@ from experiments.runs.checkpoint import Checkpoints
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
 from experiments.training.history import History
-from subspace_jax import sharding
 from tests import compilations, tiny
 
 LAYOUTS = ["data=8", "data=4,endpoint=2"]
@@ -124,9 +123,9 @@ def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
 
 
 def test_a_run_that_will_not_fit_is_refused_before_its_first_step(tmp_path, monkeypatch, capsys):
-    original = sharding.memory_report
+    original = job.memory_report
     limited = functools.partial(original, limit=1000)
-    monkeypatch.setattr(sharding, "memory_report", limited)
+    monkeypatch.setattr(job, "memory_report", limited)
     monkeypatch.setattr(steps, "fit", None)
     assert main(data_file(tmp_path), tmp_path / "run", "data=8") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -37,7 +37,7 @@ SUBSPACES = {
     "curve": ss.bezier(2),
     "simplex": ss.simplex(3),
     "layerwise_simplex": ss.layerwise(ss.simplex(3)),
-    "complex": ss.simplicial_complex(((0, 2), (1, 2))),
+    "complex": ss.contrib.complexes.simplicial_complex(((0, 2), (1, 2))),
     "independent": ss.simplex(2),
 }
 OPEN = ("standard_matched", "curve", "simplex", "layerwise_simplex")

@@ -16,7 +16,7 @@ from untrained import TEST, VALIDATION, untrained
 import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
-from experiments.evaluation import choose, evaluate, predict, predictors
+from experiments.evaluation import evaluate, predict, predictors
 from experiments.evaluation.layout import DRAWS_STREAM
 from experiments.training import model
 
@@ -29,7 +29,6 @@ CHANGES = {
     "model__dropout": 0.3,
     "evaluation__num_points": 3,
     "evaluation__num_samples": 4,
-    "evaluation__choose_steps": 15,
     "evaluation__batch_size": 20,
     "evaluation__recalibration_batch_size": 32,
     "evaluation__recalibration_augment": False,
@@ -367,33 +366,6 @@ def test_the_chosen_point_is_the_one_of_lowest_validation_nll(results):
     assert chosen["validation"]["nll"] == pytest.approx(best["validation"]["nll"], rel=1e-5)
 
 
-@pytest.mark.parametrize("layerwise", [False, True], ids=["whole", "layerwise"])
-def test_points_found_by_gradient_are_predicted_where_they_were_found(line, results, layerwise):
-    run, settings = line.run, line.settings
-    single = predict.Single(run.program.model, settings.recalibration_augment)
-    coords = choose.by_gradient(
-        ss.line(),
-        line.stack,
-        single.moments,
-        single.logits,
-        predict.recalibration_batches(run, settings),
-        VALIDATION,
-        layerwise=layerwise,
-        joint_temperature=True,
-        num_steps=settings.choose_steps,
-    )
-    params = jax.tree.map(lambda x: x[None], ss.line().point(line.stack, coords))
-    logits, _, _ = predict.predict_networks(run, params, SPLITS, settings)
-    record = results["places"]["layerwise point" if layerwise else "gradient point"]
-    assert_place(record, {name: probs_of(values) for name, values in logits.items()}, passes=1)
-    if layerwise:
-        assert "coords" not in record
-        assert np.ptp([float(x) for x in jax.tree.leaves(coords)]) > 0.01
-    else:
-        close(record["coords"], coords)
-        assert abs(record["coords"] - 0.5) > 0.01
-
-
 @pytest.fixture(scope="module")
 def snapshots():
     changes = CHANGES | {"schedule__num_models": 3, "optimizer__warmup_epochs": 0, "num_epochs": 6}
@@ -465,7 +437,7 @@ def test_a_greedy_soup_keeps_what_does_not_harm_it_on_validation_data(snapshots,
 )
 def test_methods_have_the_places_that_belong_to_them(recipe, names):
     changes = {"average__num_samples": 2, "num_epochs": 30, "optimizer__warmup_epochs": 0}
-    made = untrained(recipe, **(CHANGES | changes | {"evaluation__choose_steps": 0}))
+    made = untrained(recipe, **(CHANGES | changes))
     found = evaluated(made, shifted=predictors.Shifted())["places"].keys()
     assert found == names | {"mc ensemble"}
 

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,11 +40,6 @@ def test_path_marks_the_midpoint_alone(ax):
     assert ax.get_lines()[0].get_markevery() == [10]
 
 
-def test_path_without_stderr_has_no_band(ax):
-    plotting.path(ALPHAS, ALPHAS, ax)
-    assert not ax.collections
-
-
 def test_path_refuses_other_lengths(ax):
     with pytest.raises(ValueError, match="mean has 3 entries but alphas has 21"):
         plotting.path(ALPHAS, [1.0, 2.0, 3.0], ax)
@@ -55,13 +47,6 @@ def test_path_refuses_other_lengths(ax):
         plotting.path(ALPHAS, ALPHAS, ax, stderr=[0.1])
     with pytest.raises(ValueError, match=r"alphas has shape \(21, 1\) but must be a vector"):
         plotting.path(ALPHAS[:, None], ALPHAS, ax)
-
-
-def test_level_spans_the_axes(ax):
-    assert plotting.level(94.0, ax, stderr=0.5, label="EMA") is ax
-    assert list(ax.get_lines()[0].get_ydata()) == [94.0, 94.0]
-    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
-    np.testing.assert_allclose([band.y0, band.y1], [93.5, 94.5])
 
 
 def test_reliability_diagram_draws_bins_that_are_not_empty(ax):
@@ -214,8 +199,3 @@ def test_contour_refuses_what_it_cannot_draw(ax):
         contour(ax, np.nan * X)
     with pytest.raises(ValueError, match=r"levels is \[1.0, 1.0\]; give at least 2 that increase"):
         contour(ax, X, levels=[1, 1])
-
-
-def test_library_does_not_import_matplotlib():
-    code = "import sys, subspace_jax; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -307,7 +307,6 @@ def test_settings_are_those_of_the_config(line):
         "at_once": 2,
         "num_samples": 6,
         "adapt_to_corruption": True,
-        "choose_steps": 4,
     }
     config = tiny.config(**{f"evaluation__{name}": value for name, value in values.items()})
     assert predict.make_settings(config, line.run)._asdict() == values
@@ -325,7 +324,6 @@ def test_settings_are_those_of_the_config(line):
         ("recalibration_examples", -1, "is -1; use at least 0"),
         ("at_once", -1, "is -1; use at least 0"),
         ("num_samples", 0, "is 0; use at least 1"),
-        ("choose_steps", -1, "is -1; use at least 0"),
         ("recalibration_batch_size", 0, "is 0 but there are 64 images"),
         ("recalibration_batch_size", 65, "is 65 but there are 64 images to recalibrate on; use"),
     ],

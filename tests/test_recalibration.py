@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, normal
 
-from subspace_jax import Recalibration, for_each, line, recalibrate
+from subspace_jax import for_each, line, recalibrate
+from subspace_jax.recalibration import Recalibration
 
 FEATURES = 3
 

@@ -6,14 +6,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stacks import arbitrary
 
-from subspace_jax.averaging import snapshots, swa
-from subspace_jax.schedules import (
+from experiments.training.schedules import (
     fge_cycles,
     fge_schedule,
     snapshot_cycles,
@@ -22,6 +20,7 @@ from subspace_jax.schedules import (
     swa_cycles,
     swa_cyclic_schedule,
 )
+from subspace_jax.averaging import snapshots, swa
 
 STEPS = 3  # per epoch
 SCHEDULES = {
@@ -74,13 +73,6 @@ def test_cyclic_schedule_by_hand(num_models, warmup):
     )
     expected = [hand_cyclic(epoch, 160, warmup, num_models) for epoch in range(160)]
     np.testing.assert_allclose(per_epoch(schedule, 160), expected, rtol=1e-4, atol=1e-7)
-
-
-def test_cyclic_schedule_of_one_model_is_a_cosine():
-    schedule = swa_cyclic_schedule(0.1, 0.05, 1, num_epochs=20, steps_per_epoch=STEPS)
-    with jax.numpy_dtype_promotion("standard"):
-        expected = jax.vmap(optax.cosine_decay_schedule(0.1, 20))(jnp.arange(20))
-    np.testing.assert_allclose(per_epoch(schedule, 20), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["constant", "cyclic", "snapshot"])

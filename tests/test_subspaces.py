@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, Block, arbitrary, device, network, normal, stacks
 
-from subspace_jax import bezier, layerwise, line, parent, simplex, simplicial_complex, tree
+from subspace_jax import bezier, layerwise, line, simplex, tree
+from subspace_jax.contrib.complexes import simplicial_complex
+from subspace_jax.subspaces import parent
 
 SUBSPACES = {
     "line": line(),

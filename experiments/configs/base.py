@@ -152,8 +152,6 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.evaluation.adapt_to_corruption = False
     # Out-of-distribution images to tell from the test images, by name or file.
     config.evaluation.outside = ()
-    # Points chosen on validation data by gradient: steps of the search; 0 for none.
-    config.evaluation.choose_steps = 0
 
     # Seconds between checkpoints; there is always one at the end of training.
     config.checkpoint_seconds = 60.0

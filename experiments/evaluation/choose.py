@@ -4,22 +4,14 @@ No function here sees test images. Test predictions are only what a temperature,
 validation split before, is applied to.
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 import subspace_jax as ss
-from experiments.data.sets import Split
 from experiments.system.errors import UserError
-
-# Training images that measure the statistics of one step of the search for a point.
-_STATISTICS_IMAGES = 500
 
 
 def by_grid(logits: ArrayLike, labels: ArrayLike, criterion: Literal["nll", "accuracy"]) -> int:
@@ -30,85 +22,6 @@ def by_grid(logits: ArrayLike, labels: ArrayLike, criterion: Literal["nll", "acc
     """
     _check_not_empty(labels, "a point")
     return int(ss.calibration.choose_point(logits, labels, criterion=criterion))
-
-
-def by_gradient(
-    subspace: ss.Subspace,
-    endpoints: ss.tree.PyTree,
-    stats_fn: Callable[[ss.tree.PyTree, Any], ss.tree.PyTree],
-    logits_fn: Callable[[tuple, jax.Array], jax.Array],
-    recalibration_batches: Iterable[Any],
-    validation: Split,
-    *,
-    layerwise: bool,
-    joint_temperature: bool,
-    num_steps: int,
-    max_images: int = 500,
-    start: ArrayLike | None = None,
-) -> ss.subspaces.Coords:
-    """The coordinates of the lowest validation NLL, by gradient descent.
-
-    The batch-norm statistics are a part of what is differentiated: those of the first batches, up to
-    500 training images, at the very point.
-
-    Args:
-      subspace: what is searched.
-      endpoints: stack with leaves `[n, ...]`.
-      stats_fn: `(params, batch) -> moments` of one network; as in `subspace_jax.recalibrate`. Pass
-        the same object again, of `logits_fn` too, and nothing is compiled again.
-      logits_fn: `((params, stats), images) -> logits [B, K]` of one network in evaluation mode.
-      recalibration_batches: of equal sizes, for `stats_fn`; the images are the last array of each.
-      validation: at most `max_images` of its images are predicted, at equal distances.
-      layerwise: whether every layer has a point of its own, however the subspace was trained.
-      joint_temperature: whether the logits are divided by their own best temperature, so that a
-        point is not chosen for a confidence that temperature scaling mends anyway.
-      num_steps: of Adam, at least 1.
-      max_images: bounds the time and memory of a step.
-      start: coordinates of one point, such as the best of a grid; by default the midpoint. The NLL
-        along a path can have several minima.
-
-    Returns:
-      As `Subspace.sample_coords`: an array, or layerwise a tree like `endpoints`.
-
-    Raises:
-      UserError: there is no validation image.
-    """
-    _check_not_empty(validation.labels, "a point")
-    count = len(validation.labels)
-    kept = np.arange(min(count, max_images)) * count // min(count, max_images)
-    data = (
-        tuple(_first(recalibration_batches, _STATISTICS_IMAGES)),
-        jnp.asarray(validation.images[kept]),
-        jnp.asarray(validation.labels[kept]),
-    )
-    static = {"stats_fn": stats_fn, "logits_fn": logits_fn, "joint_temperature": joint_temperature}
-
-    def nll_fn(coords):
-        return _nll(_point(coords, endpoints, subspace.weights), *data, **static)
-
-    searched = dataclasses.replace(subspace, layer_of=None)
-    if layerwise:
-        searched = ss.layerwise(searched, subspace.layer_of or ss.parent)
-    return ss.calibration.optimize_coords(
-        nll_fn, searched, endpoints, num_steps=num_steps, start=start
-    )
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _point(coords, endpoints, weights_fn):
-    return ss.mix(jax.tree.map(weights_fn, coords), endpoints)
-
-
-# Of a network and not of coordinates, so that all subspaces of a network share one compilation.
-@functools.partial(jax.jit, static_argnames=("stats_fn", "logits_fn", "joint_temperature"))
-def _nll(params, batches, images, labels, *, stats_fn, logits_fn, joint_temperature):
-    # Batches of equal sizes: each counts as one.
-    stats = ss.recalibrate(stats_fn, params, batches, num_examples=lambda batch: 1).stats
-    logits = logits_fn((params, stats), images)
-    if joint_temperature:
-        temperature = ss.calibration.fit_temperature(logits, labels)
-        logits = ss.calibration.apply_temperature(logits, temperature)
-    return ss.metrics.nll(jax.nn.log_softmax(logits), labels)
 
 
 def temperature_record(
@@ -180,17 +93,6 @@ def _record(temperature, log_probs, labels, num_bins) -> dict[str, Any]:
         "ece": ss.metrics.ece(jnp.exp(log_probs), labels, num_bins=num_bins),
     }
     return {"temperature": temperature, "scaled": scaled}
-
-
-def _first(batches: Iterable[Any], num_images: int) -> list[Any]:
-    """The first batches that hold at most so many images, at least one."""
-    kept, size = [], 0
-    for batch in batches:
-        size += len(jax.tree.leaves(batch)[-1])
-        if kept and size > num_images:
-            break
-        kept.append(batch)
-    return kept
 
 
 def _check_not_empty(labels: ArrayLike, what: str) -> None:

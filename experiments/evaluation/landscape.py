@@ -261,7 +261,7 @@ def curvature_record(
       loss_fn: see the module; no dropout and no augmentation.
       batches: batches of one size for `loss_fn`, whose last array has an image per row.
       key: of the first vector, the same for all networks.
-      num_iterations: of Lanczos; each costs about three gradients on all batches.
+      num_iterations: of Lanczos; each, and two more, costs about three gradients on all batches.
       relative: whether the relative eigenvalue is found too, at the same cost again.
       wrap: what the networks pass through.
 
@@ -436,7 +436,9 @@ def _add_product(out, params, scale, v, batch, share, *, loss_fn):
 def _kernel_norm(params: PyTree) -> float:
     """The norm of all kernels together."""
     leaves = jax.tree.leaves_with_path(params)
-    kernels = [np.asarray(x, np.float64) for path, x in leaves if ss.is_kernel(path, x[None])]
+    kernels = [
+        np.asarray(x, np.float64) for path, x in leaves if ss.diversity.is_kernel(path, x[None])
+    ]
     return math.sqrt(sum(np.sum(x**2) for x in kernels))
 
 

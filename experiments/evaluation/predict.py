@@ -45,7 +45,6 @@ class Settings(NamedTuple):
       at_once: networks vectorised together; 0 for one after another.
       num_samples: networks drawn from a complex, and passes of Monte-Carlo dropout.
       adapt_to_corruption: whether statistics are measured on corrupted images too.
-      choose_steps: of the search for a point by gradient; 0 for none.
     """
 
     num_points: int
@@ -58,7 +57,6 @@ class Settings(NamedTuple):
     at_once: int
     num_samples: int
     adapt_to_corruption: bool
-    choose_steps: int
 
 
 def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
@@ -77,7 +75,6 @@ def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
         "recalibration_examples": 0,
         "at_once": 0,
         "num_samples": 1,
-        "choose_steps": 0,
     }
     for name, minimum in least.items():
         if getattr(settings, name) < minimum:
@@ -127,7 +124,7 @@ def with_bar(batches: Iterable, what: str) -> Iterable:
 
 def recalibrated(
     run: Run, params: ss.tree.PyTree, settings: Settings, wrap: Wrap = no_wrap
-) -> tuple[Networks, ss.Recalibration]:
+) -> tuple[Networks, ss.recalibration.Recalibration]:
     """Networks `[P, ...]` with the statistics of the training images, each its own."""
     at_once = settings.at_once or None
     recalibration = ss.recalibrate(
@@ -157,7 +154,7 @@ def predict_networks(
     splits: dict[str, Split],
     settings: Settings,
     wrap: Wrap = no_wrap,
-) -> tuple[dict[str, jax.Array], Networks, ss.Recalibration]:
+) -> tuple[dict[str, jax.Array], Networks, ss.recalibration.Recalibration]:
     """Logits of many networks on every split, each network with statistics of its own.
 
     Args:

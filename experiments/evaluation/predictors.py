@@ -3,7 +3,6 @@
 Whatever is chosen here, a temperature, a point, a soup, is chosen on the split named `validation`.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -19,14 +18,12 @@ from experiments.evaluation import choose
 from experiments.evaluation.layout import DRAWS_STREAM, Layout, short
 from experiments.evaluation.predict import (
     Networks,
-    Single,
     adapted,
     dropout_logits_fn,
     mixtures,
     padded_batches,
     predict,
     predict_networks,
-    recalibration_batches,
 )
 from experiments.system import hosts
 
@@ -222,7 +219,7 @@ def _mc_place(work: Evaluation, center: Networks) -> dict:
 
 def _chosen_places(work, plan, stack, logits, networks) -> dict:
     """Points and soups that are chosen on validation data."""
-    method, settings = work.run.program.method, work.settings
+    method = work.run.program.method
     places = {}
     drawn = method.average in ("swag", "snapshots") or method.is_complex  # not points of a subspace
     if len(plan.points) > 1 and not drawn:
@@ -235,37 +232,6 @@ def _chosen_places(work, plan, stack, logits, networks) -> dict:
         places["greedy soup"] = _place_of_params(
             work, "greedy soup", mixtures(stack, jnp.asarray(weights)[None])
         ) | {"weights": weights}
-    if settings.choose_steps and method.subspace.num_endpoints > 1 and method.trains:
-        places |= _gradient_places(work, stack)
-    return places
-
-
-def _gradient_places(work: Evaluation, stack) -> dict:
-    """The points of lowest validation NLL, one for the whole network or one for every layer."""
-    model, settings = work.run.program.model, work.settings
-    subspace = work.run.program.method.subspace
-    # Layers choose for themselves only where the flag says so, not as they were trained.
-    whole = dataclasses.replace(subspace, layer_of=None) if subspace.layer_of else subspace
-    single = Single(model, settings.recalibration_augment)
-    batches = recalibration_batches(work.run, settings)
-    places = {}
-    for name, layerwise in (("gradient point", False), ("layerwise point", True)):
-        found = choose.by_gradient(
-            whole,
-            stack,
-            single.moments,
-            single.logits,
-            batches,
-            work.splits["validation"],
-            layerwise=layerwise,
-            joint_temperature=True,
-            num_steps=settings.choose_steps,
-        )
-        coords = hosts.local(found)
-        params = jax.tree.map(lambda x: x[None], whole.point(stack, coords))
-        places[name] = _place_of_params(work, name, params)
-        if not layerwise:
-            places[name]["coords"] = short(np.asarray(coords))
     return places
 
 

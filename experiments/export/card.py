@@ -76,7 +76,7 @@ def record(
     chosen: Chosen,
     format_name: str,
     int8: bool,
-    recalibration: ss.Recalibration,
+    recalibration: ss.recalibration.Recalibration,
 ) -> dict:
     """All that is known before anything is measured, as JSON values.
 

@@ -30,9 +30,9 @@ from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, placement, steps, weights
 from experiments.training.history import History, NonFiniteLoss, check_finite
+from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.methods import make_method
 from experiments.training.run import Run, make_run
-from subspace_jax import sharding
 
 
 class Interrupted(Exception):
@@ -317,7 +317,7 @@ def _train(config, run, folder, stop) -> tuple:
     return state, history, start, memory
 
 
-def step_report(run: Run, state: ss.TrainState) -> sharding.MemoryReport | None:
+def step_report(run: Run, state: ss.TrainState) -> MemoryReport | None:
     """What the training needs on each device, said before its first step; `None` on a CPU alone.
 
     Raises:
@@ -325,7 +325,7 @@ def step_report(run: Run, state: ss.TrainState) -> sharding.MemoryReport | None:
     """
     if model.on_cpu() and run.program.model.mesh is None:
         return None
-    report = sharding.memory_report(steps.compiled_call(run, state), state)
+    report = memory_report(steps.compiled_call(run, state), state)
     if report is None:
         return None
     if not report.fits:

@@ -17,6 +17,8 @@ import optax
 import subspace_jax as ss
 from experiments.configs.recipes import FIXED, default_num_endpoints
 from experiments.system.errors import UserError
+from experiments.training import schedules
+from subspace_jax.contrib import complexes, sharpness, swag
 
 # kind -> its subspace, given config.subspace and n
 KINDS = {
@@ -27,7 +29,7 @@ KINDS = {
     "curve": lambda sub, n: ss.bezier(n - 1),
     "simplex": lambda sub, n: ss.simplex(n),
     "layerwise_simplex": lambda sub, n: ss.layerwise(ss.simplex(n)),
-    "complex": lambda sub, n: ss.simplicial_complex(_simplexes(sub)),
+    "complex": lambda sub, n: complexes.simplicial_complex(_simplexes(sub)),
     # Networks that were trained one by one: nothing is trained.
     "independent": lambda sub, n: ss.simplex(n),
 }
@@ -92,30 +94,28 @@ def _cosine(length: Length, num_models: int, low: jax.Array) -> Plan:
 
 def _swa_constant(length: Length, num_models: int, low: jax.Array) -> Plan:
     """Networks at equal distances in the last tenth of training, the last one among them."""
-    factor = ss.schedules.swa_constant_schedule(1.0, low, **dataclasses.asdict(length))
+    factor = schedules.swa_constant_schedule(1.0, low, **dataclasses.asdict(length))
     every = max((length.num_steps // 10) // max(num_models - 1, 1), 1)
     return Plan(factor, length.num_steps - (num_models - 1) * every, every)
 
 
 def _swa_cyclic(length: Length, num_models: int, low: jax.Array) -> Plan:
-    factor = ss.schedules.swa_cyclic_schedule(1.0, low, num_models, **dataclasses.asdict(length))
-    start, every = ss.schedules.swa_cycles(length.num_epochs, num_models)
+    factor = schedules.swa_cyclic_schedule(1.0, low, num_models, **dataclasses.asdict(length))
+    start, every = schedules.swa_cycles(length.num_epochs, num_models)
     return Plan(factor, start * length.steps_per_epoch, every * length.steps_per_epoch)
 
 
 def _snapshot(length: Length, num_models: int, low: jax.Array) -> Plan:
     del low
-    factor = ss.schedules.snapshot_schedule(1.0, num_models, **dataclasses.asdict(length))
-    start, every = ss.schedules.snapshot_cycles(length.num_epochs, num_models)
+    factor = schedules.snapshot_schedule(1.0, num_models, **dataclasses.asdict(length))
+    start, every = schedules.snapshot_cycles(length.num_epochs, num_models)
     return Plan(factor, start * length.steps_per_epoch, every * length.steps_per_epoch)
 
 
 def _fge(length: Length, num_models: int, low: jax.Array) -> Plan:
     """Triangles between `low` and a hundredth of it."""
-    factor = ss.schedules.fge_schedule(
-        1.0, low, low / 100, num_models, **dataclasses.asdict(length)
-    )
-    start, every = ss.schedules.fge_cycles(length.num_epochs, length.steps_per_epoch, num_models)
+    factor = schedules.fge_schedule(1.0, low, low / 100, num_models, **dataclasses.asdict(length))
+    start, every = schedules.fge_cycles(length.num_epochs, length.steps_per_epoch, num_models)
     return Plan(factor, start, every)
 
 
@@ -181,7 +181,7 @@ class Method:
             ),
         )
         if self.gradient != "plain":
-            optimizer = ss.sharpness.sam(optimizer, hyper.rho, adaptive=self.gradient == "asam")
+            optimizer = sharpness.sam(optimizer, hyper.rho, adaptive=self.gradient == "asam")
         links = [optimizer]
         if self.frozen:
             links.append(ss.freeze(self.frozen))
@@ -189,7 +189,7 @@ class Method:
         averages = {
             "ema": lambda: ss.averaging.ema(hyper.ema_decay),
             "swa": lambda: ss.averaging.swa(*visits),
-            "swag": lambda: ss.averaging.swag(*visits, self.rank),
+            "swag": lambda: swag.swag(*visits, self.rank),
             "snapshots": lambda: ss.averaging.snapshots(*visits, self.num_models),
         }
         if self.average != "none":
@@ -207,7 +207,9 @@ class Method:
                 pair_key = key if self.penalty_pairs == "random" else None
                 cost += hyper.penalty * ss.cosine_penalty(endpoints, pair_key)
             if self.simplexes:  # of the whole complex
-                logs = [ss.log_volume(endpoints, vertices=simplex) for simplex in self.simplexes]
+                logs = [
+                    complexes.log_volume(endpoints, vertices=simplex) for simplex in self.simplexes
+                ]
                 cost -= hyper.volume * jax.nn.logsumexp(jnp.stack(logs))
             return cost
 
@@ -226,7 +228,7 @@ class Method:
         if self.average != "swag":
             return average
         key = jax.random.fold_in(jax.random.key(0) if key is None else key, _SWAG_STREAM)
-        draw = jax.jit(ss.averaging.swag_sample)
+        draw = jax.jit(swag.swag_sample)
         drawn = [draw(state.opt_state, k) for k in jax.random.split(key, self.num_draws)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)
 
@@ -259,7 +261,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
             f"config.subspace.penalty is {sub.penalty} but {kind} has 1 endpoint and so no pair; "
             "set the penalty to 0 or use at least 2 endpoints."
         )
-    average, sharpness = config.average, config.sharpness
+    average, nearby = config.average, config.sharpness
     if average.name in ("swag", "snapshots") and subspace.num_endpoints > 1:
         raise UserError(
             f"config.average.name is {average.name!r} but {kind} has {subspace.num_endpoints} "
@@ -275,7 +277,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         average=average.name,
         rank=average.rank if average.name == "swag" else 0,
         num_draws=average.num_samples if average.name == "swag" else 0,
-        gradient=("asam" if sharpness.adaptive else "sam") if sharpness.rho > 0 else "plain",
+        gradient=("asam" if nearby.adaptive else "sam") if nearby.rho > 0 else "plain",
         frozen=tuple(sub.given),
         simplexes=_simplexes(sub) if sub.volume > 0 else (),
         is_complex=kind == "complex",
@@ -290,7 +292,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         volume=jnp.float32(sub.volume),
         label_smoothing=jnp.float32(config.label_smoothing),
         ema_decay=jnp.float32(average.decay),
-        rho=jnp.float32(sharpness.rho),
+        rho=jnp.float32(nearby.rho),
     )
     return method, hyper
 

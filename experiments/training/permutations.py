@@ -9,7 +9,7 @@ stats = alignment.permute(stats, of_stats, permutations)
 from collections.abc import Mapping
 
 from experiments.system.errors import UserError
-from subspace_jax.alignment import Groups
+from subspace_jax.contrib.alignment import Groups
 
 
 def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
@@ -24,7 +24,7 @@ def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
       stats: whether the paths are those of the batch-norm statistics in place of the parameters.
 
     Returns:
-      As `subspace_jax.alignment.match` takes them.
+      As `subspace_jax.contrib.alignment.match` takes them.
 
     Raises:
       UserError: its names are not those of a network of `experiments.training.networks`.

@@ -49,28 +49,20 @@ BENCHMARK, EXTRA = tuple(_BENCHMARK), tuple(_EXTRA)
 
 
 def corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.Array:
-    """Applies one of the 19 corruptions to a batch; not the official files, see the module.
+    """Applies one of the 19 corruptions to images; not the official files, see the module.
 
     `CORRUPTIONS[name](key, images, severity)` is the same. It compiles once per severity and shape;
     every image has its own draw, which depends on its place in the batch.
 
-    Args:
-      name: one of `BENCHMARK` (the 15 that benchmarks average over) or `EXTRA` (the other 4).
-      key: a random key; `brightness`, `contrast`, `saturate`, `pixelate`, `jpeg_compression` and
-        `defocus_blur`, `zoom_blur`, `gaussian_blur` do not use it.
-      images: `[B, S, S, 3]`, red, green, blue in [0, 1], floating point, S one of 32, 64, 224.
-      severity: 1 to 5, a static Python integer.
+    `name` is one of `BENCHMARK` (the 15 that benchmarks average over) or `EXTRA` (the other 4); images
+    are `[B, S, S, 3]`, red, green, blue in [0, 1], S 32, 64 or 224; severity is static, 1 to 5.
 
-    Returns:
-      Images in [0, 1] of the same shape and type.
+    Returns images in [0, 1] of the same shape and type. Raises ValueError: an unknown name or severity,
+    or images of another shape or type.
 
-    Raises:
-      ValueError: an unknown name or severity, or images of another shape or type.
-
-    Example:
-      >>> images = jax.numpy.full((2, 32, 32, 3), 0.5)
-      >>> corrupt("brightness", jax.random.key(0), images, 3)[0, 0, 0]
-      Array([0.65, 0.65, 0.65], dtype=float32)
+    >>> images = jax.numpy.full((2, 32, 32, 3), 0.5)
+    >>> corrupt("brightness", jax.random.key(0), images, 3)[0, 0, 0]
+    Array([0.65, 0.65, 0.65], dtype=float32)
     """
     if name not in CORRUPTIONS:
         raise ValueError(f"corruption is {name!r}; choose one of {', '.join(CORRUPTIONS)}.")

@@ -52,8 +52,8 @@ def glass_blur(key, images, sigma, reach, rounds):
 def _sweep(key, count, size, reach):
     """Where each pixel's value comes from after one sweep `[B, S * S]`, last pixel first.
 
-    A pixel whose neighbour was already swept gets the neighbour's new value: these chains are
-    followed for all pixels at once.
+    A pixel whose neighbour was already swept gets the neighbour's new value: these chains are followed
+    for all pixels at once.
     """
     place = np.arange(size * size, dtype=np.int32)
     inner = (place // size > reach) & (place // size <= size - reach)

@@ -35,9 +35,9 @@ def snow(key, images, mean, scale, zoom, threshold, radius, sigma, keep):
 def frost(key, images, keep, amount, roughness):
     """Adds a texture that is made here, not one of the five photographs of the original.
 
-    The texture is a bluish normal random field whose amplitude falls with the frequency to the
-    power `-roughness`, at a brightness that is uniform per image. Its mean and spread per channel
-    and, at 32 pixels, its spectrum are those of crops of the photographs; it has no ice crystals.
+    The texture is a bluish normal random field whose amplitude falls with the frequency to the power
+    `-roughness`, at a brightness that is uniform per image. Its mean and spread per channel and, at 32
+    pixels, its spectrum are those of crops of the photographs; it has no ice crystals.
     """
     field_key, level_key = jax.random.split(key)
     size = images.shape[1]

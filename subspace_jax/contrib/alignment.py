@@ -32,44 +32,25 @@ Permutations = Mapping[str, np.ndarray]
 def align(reference: PyTree, network: PyTree, groups: Groups) -> PyTree:
     """The network with its hidden units in the order of the reference's: `permute` what `match` finds.
 
-    Args:
-      reference: a network, leaves `[...]`.
-      network: another one of the same architecture.
-      groups: as in `match`.
+    It computes what `network` does. Raises ValueError: as `match`.
 
-    Returns:
-      A network that computes what `network` does.
-
-    Raises:
-      ValueError: as `match`.
-
-    Example:
-      >>> groups = {"hidden": (("in", 1), ("out", 0))}
-      >>> one = {"in": jnp.array([[1.0, 2.0]]), "out": jnp.array([[3.0], [4.0]])}
-      >>> other = {"in": jnp.array([[2.0, 1.0]]), "out": jnp.array([[4.0], [3.0]])}
-      >>> align(one, other, groups)["out"].tolist()
-      [[3.0], [4.0]]
+    >>> groups = {"hidden": (("in", 1), ("out", 0))}
+    >>> one = {"in": jnp.array([[1.0, 2.0]]), "out": jnp.array([[3.0], [4.0]])}
+    >>> other = {"in": jnp.array([[2.0, 1.0]]), "out": jnp.array([[4.0], [3.0]])}
+    >>> align(one, other, groups)["out"].tolist()
+    [[3.0], [4.0]]
     """
     return permute(network, groups, match(reference, network, groups))
 
 
 def permute(network: PyTree, groups: Groups, permutations: Permutations) -> PyTree:
-    """A network with the units of its groups in another order.
+    """A network, or its batch-norm statistics, with the units of its groups in another order.
 
-    Args:
-      network: leaves `[...]`; or batch-norm statistics, with groups of their own.
-      groups: name -> the `(path, axis)` that are permuted together.
-      permutations: name -> `[units]`; groups that have none stay.
+    Groups without a permutation stay. Raises ValueError: a path, an axis or a permutation that the
+    network or the groups do not have.
 
-    Returns:
-      A tree like `network`.
-
-    Raises:
-      ValueError: a path, an axis or a permutation that the network or the groups do not have.
-
-    Example:
-      >>> permute({"w": jnp.array([1.0, 2.0])}, {"units": (("w", 0),)}, {"units": np.array([1, 0])})
-      {'w': Array([2., 1.], dtype=float32)}
+    >>> permute({"w": jnp.array([1.0, 2.0])}, {"units": (("w", 0),)}, {"units": np.array([1, 0])})
+    {'w': Array([2., 1.], dtype=float32)}
     """
     sizes = _sizes(_by_path(network), groups)
     if unknown := sorted(permutations.keys() - groups.keys()):
@@ -94,37 +75,24 @@ def permute(network: PyTree, groups: Groups, permutations: Permutations) -> PyTr
 
 
 def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.ndarray]:
-    r"""Permutations that bring a network close to a reference in weight space.
+    r"""Permutations `{name: [units]}` that bring a network close to a reference in weight space.
 
     .. math:: \min_{\pi} \|\theta_{\text{ref}} - \pi(\theta)\|^2
 
     over the leaves that groups name, by coordinate descent: one group after another gets the best
-    permutation given the others, which is a linear assignment, until nothing changes. It is done twice,
-    from the identity and from an order that is found front to back, and the closer result is
-    returned: so the distance never grows. A network whose units were only permuted is found again
-    if groups are in the order of the network, from inputs to outputs, and the weights that come from
-    earlier groups tell its units apart.
+    permutation given the others, a linear assignment, until nothing changes. It starts from the
+    identity and from an order that is found front to back, and the closer result is returned, so the
+    distance never grows. A network whose units were only permuted is found again if groups are in the
+    order of the network and the weights from earlier groups tell its units apart.
 
-    Args:
-      reference: a network, leaves `[...]`.
-      network: another one of the same architecture.
-      groups: name -> the `(path, axis)` that are permuted together.
+    Raises ValueError: leaves differ in shape, a path or an axis that there is not, axes of one group
+    that differ in size, an axis that is named twice, or weights that are not finite. See Ainsworth,
+    Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries", section 3.2
+    (weight matching).
 
-    Returns:
-      name -> `[units]`.
-
-    Raises:
-      ValueError: the networks' leaves differ in shape, a path or an axis that there is not, axes of one
-        group that differ in size, an axis that is named twice, or weights that are not finite.
-
-    Reference:
-      Ainsworth, Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation
-      Symmetries", section 3.2 (weight matching).
-
-    Example:
-      >>> units = {"units": (("w", 0),)}
-      >>> match({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([2.0, 1.0])}, units)
-      {'units': array([1, 0])}
+    >>> units = {"units": (("w", 0),)}
+    >>> match({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([2.0, 1.0])}, units)
+    {'units': array([1, 0])}
     """
     pairs = _Pairs(reference, network, groups)
     found = [pairs.descend(start) for start in (pairs.front_to_back(), pairs.identity())]

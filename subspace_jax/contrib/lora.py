@@ -10,9 +10,7 @@ columns. A point is a mixture of these networks and not of their factors,
 
 .. math:: \theta(w) = \theta_0 + s \sum_i w_i A_i B_i
 
-since the product of mixed factors has terms :math:`w_i w_j A_i B_j` of two endpoints: it is quadratic
-in the weights, which is no line. Nor would it be defined by the endpoints alone: :math:`A M` and
-:math:`M^{-1} B` are the same delta, and have another mean.
+since a product of mixed factors has terms :math:`w_i w_j A_i B_j` of two endpoints, which is no line.
 """
 
 import dataclasses
@@ -33,12 +31,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def is_matrix(path: tuple, leaf: Any) -> bool:
-    """Whether a leaf `[...]` of one network is a floating array of rank two or more.
-
-    Example:
-      >>> is_matrix((), jnp.zeros((3, 3, 1, 8))), is_matrix((), jnp.zeros(8))
-      (True, False)
-    """
+    """Whether a leaf `[...]` of one network is a floating array of rank two or more."""
     return is_floating(path, leaf) and leaf.ndim >= 2
 
 
@@ -53,39 +46,28 @@ def init(
 ) -> PyTree:
     """Draws the factors of one network's deltas.
 
-    The entries of `a` are normal with variance 1 / rows. With `b` zero the network is the base, bit
-    for bit, and so is every point of a subspace that starts so: its endpoints part with the first
-    gradients, since each has an `a` of its own. The cosine between deltas that are all zero is not
-    defined: `cosine_penalty` takes it to be 0, with a gradient of 0. Where it is to act from
-    the first step, give `b` a small standard deviation, which moves the start off the base.
+    The entries of `a` are normal with variance 1 / rows. With `b` zero every point of a subspace is the
+    base, bit for bit; its endpoints part with the first gradients, since each has an `a` of its own.
+    Where `cosine_penalty` is to act from the first step, which is 0 of deltas that are zero, give `b` a
+    small standard deviation.
 
     Args:
-      key: a random key.
-      base: the network that is kept, leaves `[...]`; any leaves that are not selected.
+      base: the network that is kept, leaves `[...]`.
       rank: `r`, of the deltas; smaller where a kernel has fewer rows or columns.
-      select: `(path, leaf [...]) -> bool`, the kernels that get a delta; by default all floating leaves
-        of rank two or more.
-      axis: where the axes of a kernel are parted into rows and columns. -1 is for kernels whose last
-        axis is that of the outputs (Flax, Haiku: a convolution is `[h w i, o]`), 1 for those whose
-        first is (Equinox, PyTorch: `[o, i h w]`).
+      select: `(path, leaf [...]) -> bool`, the kernels that get a delta; by default of rank two or
+        more.
+      axis: where the axes of a kernel are parted into rows and columns: -1 where the last axis is that
+        of the outputs (Flax, Haiku), 1 where the first is (Equinox, PyTorch).
       b_std: standard deviation of `b`.
 
-    Returns:
-      A tree of the structure of `base` with `{"a": [rows, r], "b": [r, columns]}` in place of each
-      selected kernel, in its dtype, and None in place of all other leaves.
+    Returns a tree like `base` with `{"a": [rows, r], "b": [r, columns]}` for each selected kernel and
+    None for all else. Raises ValueError: a rank below 1, no leaf is selected, or one that has no rows
+    and columns; TypeError: a selected leaf is not floating. See Hu et al. 2021, "LoRA".
 
-    Raises:
-      ValueError: a rank below 1, no leaf is selected, or one that has no rows and columns.
-      TypeError: a selected leaf is not floating.
-
-    Reference:
-      Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
-
-    Example:
-      >>> base = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
-      >>> factors = init(jax.random.key(0), base, rank=2)
-      >>> jax.tree.map(jnp.shape, factors)
-      {'bias': None, 'kernel': {'a': (72, 2), 'b': (2, 16)}}
+    >>> base = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
+    >>> factors = init(jax.random.key(0), base, rank=2)
+    >>> jax.tree.map(jnp.shape, factors)
+    {'bias': None, 'kernel': {'a': (72, 2), 'b': (2, 16)}}
     """
     if rank < 1 or rank != int(rank):
         raise ValueError(f"The deltas' rank is {rank}; use a whole number of at least 1.")
@@ -129,30 +111,23 @@ def _rows_and_columns(path, leaf, axis) -> tuple[int, int]:
 def merge(
     base: PyTree, factors: PyTree, weights: PyTree | None = None, scale: float | jax.Array = 1.0
 ) -> PyTree:
-    r"""An ordinary network: the base plus the weighted deltas.
+    r"""An ordinary network: the base plus the weighted deltas, in one product of rank `n r`.
 
     .. math:: \theta_0 + s \sum_{i=1}^{n} w_i A_i B_i
 
-    The sum is one product of rank `n r`, so that no other network than the result is in memory. With
-    weights that sum to one it is the mixture of the `n` merged networks.
-
     Args:
-      base: as in `init`; leaves without factors are returned as they are.
-      factors: of one network, or a stack of `n`.
-      weights: `[n]`, or a tree prefix of `factors` with such an array at every kernel, as
-        `Subspace.mixing_weights` returns for a layerwise point; None for the factors of one network.
+      factors: of one network, or a stack of `n`; leaves of `base` without factors are returned as they
+        are.
+      weights: `[n]`, or a tree prefix of `factors` as `Subspace.mixing_weights` returns for a layerwise
+        point; None for the factors of one network.
       scale: `s`; LoRA's alpha divided by the rank.
 
-    Returns:
-      A network, leaves `[...]` in the dtypes of the base.
+    Returns a network in the dtypes of the base. Raises ValueError: the factors are those of another
+    base, or the weights do not fit.
 
-    Raises:
-      ValueError: the factors are those of another base, or the weights do not fit.
-
-    Example:
-      >>> factors = {"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])}
-      >>> merge(jnp.zeros((3, 2)), factors, jnp.array([0.25, 0.75]))[0]
-      Array([0.25, 0.75], dtype=float32)
+    >>> factors = {"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])}
+    >>> merge(jnp.zeros((3, 2)), factors, jnp.array([0.25, 0.75]))[0]
+    Array([0.25, 0.75], dtype=float32)
     """
     if weights is None:
         weights = jnp.ones(1)
@@ -198,23 +173,14 @@ def merge(
 def around(subspace: Subspace, base: PyTree, scale: float | jax.Array = 1.0) -> Subspace:
     """The same subspace with factors for endpoints: its points are whole networks around a base.
 
-    Sampling, points, midpoint and `make_train_step` work on it. Layers of a layerwise subspace are
-    those of the network: both factors of a kernel share a draw.
+    Sampling, points, midpoint and `make_train_step` work on it; both factors of a kernel share a
+    layer's draw. In a function that is compiled, make it inside, of a base that is its argument:
+    otherwise the base is a constant of the program.
 
-    Args:
-      subspace: any, a layerwise one too.
-      base: as in `merge`. In a function that is compiled, make the subspace inside it, of a base that
-        is its argument: otherwise the base is a constant of the program.
-      scale: as in `merge`.
-
-    Returns:
-      A subspace whose endpoints are stacks of factors.
-
-    Example:
-      >>> from subspace_jax import simplex
-      >>> tuned = around(simplex(2), jnp.zeros((3, 2)))
-      >>> tuned.midpoint({"a": jnp.ones((2, 3, 1)), "b": jnp.ones((2, 1, 2))})[0]
-      Array([1., 1.], dtype=float32)
+    >>> from subspace_jax import simplex
+    >>> tuned = around(simplex(2), jnp.zeros((3, 2)))
+    >>> tuned.midpoint({"a": jnp.ones((2, 3, 1)), "b": jnp.ones((2, 1, 2))})[0]
+    Array([1., 1.], dtype=float32)
     """
     layer_of = subspace.layer_of
     return dataclasses.replace(
@@ -225,20 +191,13 @@ def around(subspace: Subspace, base: PyTree, scale: float | jax.Array = 1.0) -> 
 
 
 def gram(factors: PyTree) -> jax.Array:
-    r"""Inner products between the deltas of a stack of factors, none of which is computed.
+    r"""Inner products `[n, n]` between the deltas of a stack of factors, before they are scaled.
 
     .. math:: G_{ij} = \langle A_i B_i, A_j B_j \rangle = \mathrm{tr}(A_i^\top A_j \, B_j B_i^\top)
 
-    Args:
-      factors: a stack of `n`.
-
-    Returns:
-      `[n, n]`, at least float32, of deltas before they are scaled.
-
-    Example:
-      >>> gram({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
-      Array([[3., 3.],
-             [3., 6.]], dtype=float32)
+    >>> gram({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+    Array([[3., 3.],
+           [3., 6.]], dtype=float32)
     """
     n = tree.num_stacked(factors)
     total = jnp.zeros((n, n), tree.wider_dtype(jnp.float32, *jax.tree.leaves(factors)))
@@ -254,22 +213,11 @@ def _is_pair(node) -> bool:
 
 
 def cosine_penalty(factors: PyTree, key: jax.Array | None = None) -> jax.Array:
-    """`subspace_jax.cosine_penalty` of the deltas: it drives them apart in direction.
+    """`subspace_jax.cosine_penalty` of the deltas; whole networks share the base and are near 1.
 
-    Of whole networks it would be near 1, since they share the base.
+    In [0, 1]; 0 for deltas that are zero. Raises ValueError: there is one endpoint.
 
-    Args:
-      factors: a stack of `n >= 2`.
-      key: draws one pair; None for the mean over pairs.
-
-    Returns:
-      A scalar in [0, 1]; 0 for deltas that are zero.
-
-    Raises:
-      ValueError: there is one endpoint.
-
-    Example:
-      >>> cosine_penalty({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
-      Array(0.5, dtype=float32)
+    >>> cosine_penalty({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
+    Array(0.5, dtype=float32)
     """
     return diversity.penalty_of_gram(gram(factors), key)

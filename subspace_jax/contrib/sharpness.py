@@ -20,31 +20,20 @@ def sam(
               \hat\epsilon = \rho \frac{T^2 g}{\|T g\|}, \; T = |\theta| + 0.01, \qquad
               \theta \leftarrow \mathrm{optimizer}\big(\nabla L(\theta + \hat\epsilon)\big)
 
-    A step takes two gradients: `optax.contrib.sam` in its opaque mode, whose `update` wants
-    `grad_fn=`, which `make_train_step` passes. Of a subspace the whole stack is one vector, and both
-    gradients are taken at the same sampled coordinates. Weight decay that `optimizer` adds does not
-    enter the perturbation.
+    It is `optax.contrib.sam` in its opaque mode, whose `update` wants `grad_fn=`, `(params, step) ->
+    gradient`, which `make_train_step` passes. Of a subspace the whole stack is one vector, and both
+    gradients are at the same coordinates. Weight decay in `optimizer` does not enter the perturbation;
+    `rho >= 0`.
 
-    Args:
-      optimizer: what takes the step.
-      rho: radius of the neighbourhood, `rho >= 0`; 0 is the optimizer itself, at twice the cost.
-      adaptive: measure the neighbourhood relative to the size of each weight.
+    See Foret et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization", Eq.
+    2 and 3; Kwon et al. 2021, "ASAM", Algorithm 1.
 
-    Returns:
-      A transformation whose `update` takes `grad_fn=`, `(params, step) -> gradient`.
-
-    Reference:
-      Foret et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization",
-      Eq. 2 and 3; Kwon et al. 2021, "ASAM: Adaptive Sharpness-Aware Minimization for
-      Scale-Invariant Learning of Deep Neural Networks", Algorithm 1.
-
-    Example:
-      >>> loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * w**2)
-      >>> optimizer, w = sam(optax.sgd(0.1), rho=0.5), jnp.array([3.0, 1.0])
-      >>> grad_fn = lambda w, step: jax.grad(loss)(w)
-      >>> updates, _ = optimizer.update(jax.grad(loss)(w), optimizer.init(w), w, grad_fn=grad_fn)
-      >>> updates  # -0.1 A (w + 0.5 g / 5), g = (3, 4)
-      Array([-0.33, -0.56], dtype=float32)
+    >>> loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * w**2)
+    >>> optimizer, w = sam(optax.sgd(0.1), rho=0.5), jnp.array([3.0, 1.0])
+    >>> grad_fn = lambda w, step: jax.grad(loss)(w)
+    >>> updates, _ = optimizer.update(jax.grad(loss)(w), optimizer.init(w), w, grad_fn=grad_fn)
+    >>> updates  # -0.1 A (w + 0.5 g / 5), g = (3, 4)
+    Array([-0.33, -0.56], dtype=float32)
     """
     return optax.contrib.sam(optimizer, _ascent(rho, adaptive), opaque_mode=True)
 

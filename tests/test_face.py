@@ -1,0 +1,56 @@
+"""The names of the package itself: what is there, what comes when it is used, and where others went."""
+
+import subprocess
+import sys
+
+import pytest
+
+import subspace_jax
+
+FIRST_TEN = (
+    *("Subspace", "line", "bezier", "simplex", "layerwise", "cosine_penalty"),
+    *("make_train_step", "recalibrate", "ensemble", "metrics"),
+)
+
+
+def test_the_face_has_28_names_of_which_ten_are_the_first_page():
+    names, text = subspace_jax.__all__, subspace_jax.__doc__
+    assert all(hasattr(subspace_jax, name) for name in names)
+    assert tuple(names[:10]) == FIRST_TEN
+    assert names[10:] == sorted(names[10:])
+    assert len(set(names)) == 28
+    assert not [name for name in names if f"`{name}`" not in text]
+    page = text[: text.index("for when they are needed")]
+    assert not [name for name in FIRST_TEN if f"`{name}`" not in page]
+
+
+def test_what_needs_more_is_imported_when_it_is_used():
+    program = """
+import sys
+import subspace_jax as ss
+assert not {"matplotlib", "scipy.optimize", "subspace_jax.contrib"} & sys.modules.keys()
+for name in ss.contrib.__all__:
+    assert getattr(ss.contrib, name).__name__ == f"subspace_jax.contrib.{name}"
+assert "matplotlib" not in sys.modules
+ss.plotting.path
+assert "matplotlib" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", subspace_jax.MOVED)
+def test_an_old_name_says_where_it_is(name):
+    assert name not in subspace_jax.__all__
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; it ") as error:
+        getattr(subspace_jax, name)
+    place = str(error.value).split("; it ")[1]
+    if "`" in place:
+        found = subspace_jax
+        for part in place.split("`")[1].removeprefix("subspace_jax.").split("."):
+            found = getattr(found, part)
+
+
+def test_other_names_are_unknown():
+    for module in (subspace_jax, subspace_jax.contrib):
+        with pytest.raises(AttributeError, match="has no attribute 'quadratic'$"):
+            module.quadratic  # noqa: B018
