@@ -38,7 +38,7 @@ from subspace_jax.subspaces import Subspace, bezier, layerwise, line, simplex
 from subspace_jax.training import TrainState, freeze, make_train_step
 from subspace_jax.tree import gram, mix, stack
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Subspace",
