@@ -2,7 +2,7 @@
 
     python -m benchmarks.corruptions --source FILE.npz --data_dir cifar10.npz --workdir W
 
-SOURCE is a folder or file of CIFAR-10-C (see `experiments.data.published`), DATA_DIR the clean CIFAR-10.
+SOURCE is a folder or file of CIFAR-10-C (see `experiments.data.corrupted`), DATA_DIR the clean CIFAR-10.
 Writes W/metrics.json, W/table.md and W/corruptions.png. Distances pixel by pixel mean something for
 corruptions without randomness; of the others, mean, spread and spectrum of the change are compared.
 """
@@ -16,7 +16,7 @@ import matplotlib.figure
 import numpy as np
 
 import subspace_jax as ss
-from experiments.data import corrupted, published, sets
+from experiments.data import corrupted, sets
 from experiments.data.sets import Split
 from experiments.report import run_figures
 from experiments.system import cli, files
@@ -77,7 +77,7 @@ def compare(source: str, data_dir: str) -> tuple[dict, dict[str, np.ndarray]]:
     found, images = {}, {}
     for name in corrupted.NAMES:
         try:
-            published.read(source, name, 1)
+            corrupted.read_published(source, name, 1)
         except UserError:
             continue  # a sample has some of them
         found[name] = {}

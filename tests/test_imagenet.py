@@ -235,11 +235,11 @@ def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
     more = ["--config.evaluation.recalibration_augment=False", "--config.num_epochs=2"]
     assert imagenet.main(arguments(root, workdir, *more, recipe="standard")) == 0
     assert metrics(workdir)["data"]["skipped"] == [{"file": str(bad), "reason": "not decoded"}]
-    assert f"{bad} can't be decoded and is passed over." in capsys.readouterr().err
+    assert f"Left out: {bad} can't be decoded." in capsys.readouterr().err
     none = "--config.max_corrupt=0"
     assert imagenet.main(arguments(root, tmp_path / "stops", *more, none, recipe="standard")) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: Training images that can't be decoded: 1, the last being {bad}")
+    assert said.startswith(f"error: 1 training images can't be used ({bad} can't be decoded)")
 
 
 def test_what_was_passed_over_before_an_interruption_is_kept(folder):
@@ -261,7 +261,7 @@ def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp
     bad.write_bytes(bad.read_bytes()[:100])
     config = jpegs.config(root)
     test = job.load_data(config).test
-    with pytest.raises(UserError, match=rf"^{bad} can't be decoded \(.*\); restore that file"):
+    with pytest.raises(UserError, match=rf"^{bad} can't be decoded \(.*\); restore it from"):
         list(predict.padded_batches(test.images, 4))
 
 

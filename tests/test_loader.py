@@ -196,9 +196,9 @@ def test_an_unreadable_image_is_replaced_by_the_next_row_of_the_whole_batch(
     names = {name for one in loaders for name in one.corrupt}
     assert names == {split[0].name(i) for i in bad}
     said = capsys.readouterr().err
-    assert all(f"{name} can't be decoded and is passed over.\n" in said for name in names)
+    assert all(f"Left out: {name} can't be decoded.\n" in said for name in names)
     if processes == 1:  # once each, though there are two epochs
-        assert said.count("passed over") == len(bad)
+        assert said.count("Left out") == len(bad)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -207,7 +207,7 @@ def test_too_many_unreadable_images_stop_the_run(damaged, num_workers):
     one = Loader(options(num_workers=num_workers, max_corrupt=1))
     with pytest.raises(
         UserError,
-        match=r"^Training images that can't be decoded: 2, the last being .*JPEG, but config\."
+        match=r"^2 training images can't be used \(.*JPEG can't be decoded\) but config\."
         r"max_corrupt is 1; ",
     ):
         list(one.stream(batches_of(split, one)))
@@ -227,13 +227,14 @@ def test_a_batch_without_a_readable_image_stops_the_run(damaged, num_workers):
 
 @pytest.mark.parametrize(
     ("name", "value", "least"),
-    [("num_workers", -1, 0), ("num_threads", -2, 0), ("prefetch", 0, 1), ("max_corrupt", -1, 0)],
+    [("num_workers", -1, 0), ("num_threads", -2, 0), ("prefetch", 0, 1)],
 )
 def test_options_that_cannot_be_are_refused(name, value, least):
-    where = "" if name == "max_corrupt" else r"loader\."
-    match = rf"^config\.{where}{name} is {value}; use at least {least}\.$"
+    match = rf"^config\.loader\.{name} is {value}; use at least {least}\.$"
     with pytest.raises(UserError, match=match):
         Loader(options(**{name: value}))
+    with pytest.raises(UserError, match=r"^config\.max_corrupt is -1; use 0 or more\.$"):
+        Loader(options(max_corrupt=-1))
 
 
 def test_processes_must_divide_the_batch():

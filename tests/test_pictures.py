@@ -8,7 +8,6 @@ from PIL import Image
 
 from experiments.data import decode
 from experiments.data.decode import NUM_DRAWS, Mapped, Pictures, Unreadable
-from experiments.system.errors import UserError
 
 
 class Encoded(list):
@@ -123,7 +122,7 @@ def test_what_cannot_be_decoded_is_named(content):
     one = Pictures.of(Encoded([content]), 16)
     with pytest.raises(Unreadable, match=r"^image 0 can't be decoded \("):
         one.cropped(0, draws_of())
-    with pytest.raises(UserError, match=r"^image 0 can't be decoded \(.*\); restore that file"):
+    with pytest.raises(Unreadable, match=r"^image 0 can't be decoded \(.*\); restore it from"):
         one[:]
 
 

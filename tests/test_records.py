@@ -74,7 +74,7 @@ REFUSED = {
     "no train": (lambda r: shutil.rmtree(r / "train"), r"imagenet', which has no train; "),
     "no classes": (
         lambda r: [shutil.rmtree(p) for p in (r / "val").iterdir()],
-        r"val has no folders; ImageNet is",
+        r"val has no folders of classes; unpack",
     ),
     "a class less in val": (
         lambda r: shutil.rmtree(r / "val/n003"),

@@ -1,22 +1,35 @@
-"""Corrupted test images: made here, or published ones that fit the model."""
+"""Corrupted test images: made here, or published ones that fit the model.
+
+Published sets are read as they lie on disk after unpacking:
+
+    NAME.npy and labels.npy             CIFAR-10-C and CIFAR-100-C
+    [GROUP/]NAME/SEVERITY/CLASS/*.JPEG  Tiny-ImageNet-C and ImageNet-C; CLASS is a WordNet id
+    cifar10_corrupted/NAME_SEVERITY     CIFAR-10-C as TensorFlow Datasets lays it out
+    FILE.npz                            NAME `[5, n, H, W, C]` and `labels` of the first n test images
+"""
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import subspace_jax as ss
-from experiments.data import published
+from experiments.data import decode, prepared
 from experiments.data.decode import Mapped, is_lazy
+from experiments.data.jpegs import class_folders, list_images
 from experiments.data.sets import Split
 from experiments.system.errors import UserError
+from experiments.system.files import open_npz
 
 NAMES = tuple(ss.corruptions.CORRUPTIONS)
 SEVERITIES = (1, 2, 3, 4, 5)
-GENERATED = "generated"
+GENERATED, TFDS = "generated", "tfds"
+# TFDS has names of its own for two of them.
+_TFDS_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
 _SIZES = (32, 64, 224)
 _BATCH = 500
 
@@ -33,6 +46,26 @@ class Corrupted(NamedTuple):
     split: Split
     description: str
     columns: np.ndarray | None = None
+
+
+class Published(NamedTuple):
+    """One corruption at one severity.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+      labels: integers `[N]`.
+      classes: names of the labels, where the files have any; else empty.
+      in_order: whether the images are those of the test split in its order.
+      complete: whether they are all of them.
+      stored: height and width in the files, where they are resized as they are decoded.
+    """
+
+    images: Any
+    labels: np.ndarray
+    classes: tuple[str, ...] = ()
+    in_order: bool = True
+    complete: bool = True
+    stored: tuple[int, int] | None = None
 
 
 def check_names(names: Sequence[str], severities: Sequence[int]) -> None:
@@ -75,7 +108,7 @@ def load_corrupted(
 
     Args:
       source: "generated" for `subspace_jax.corruptions`, which are not the official files; or what
-        `published.read` takes.
+        `read_published` takes.
       name, severity: which, of `NAMES` and 1 to 5.
       clean: the test split.
       num_classes: of the model.
@@ -90,7 +123,7 @@ def load_corrupted(
     if source == GENERATED:
         return _generated(name, severity, clean, seed)
     image_size = clean.images.shape[1] if is_lazy(clean.images) else 0
-    found = published.read(source, name, severity, data_dir, image_size)
+    found = read_published(source, name, severity, data_dir, image_size)
     what = f"{name} {severity} of {source}"
     if found.images.ndim != 4 or not 0 < len(found.images) == len(found.labels):
         raise UserError(
@@ -116,7 +149,7 @@ def load_corrupted(
     return Corrupted(Split(found.images, found.labels.astype(np.int32)), what)
 
 
-def _check_shape(found: published.Published, what: str, clean: Split) -> None:
+def _check_shape(found: Published, what: str, clean: Split) -> None:
     theirs, ours = (
         f"{images.dtype} {list(images.shape[1:])}" for images in (found.images, clean.images)
     )
@@ -127,7 +160,7 @@ def _check_shape(found: published.Published, what: str, clean: Split) -> None:
 
 
 def _of_named_classes(found, what: str, clean: Split, class_names: Sequence[str]) -> Corrupted:
-    columns = published.columns_of(found.classes, class_names)
+    columns = columns_of(found.classes, class_names)
     if columns is None:
         strange = next(name for name in found.classes if name not in class_names)
         raise UserError(
@@ -208,3 +241,113 @@ def _mapped(key, numbers, images, *, name, severity):
         return _corrupt(name, jax.random.fold_in(key, number), image[None], severity)[0]
 
     return jax.lax.map(one, (numbers, images))
+
+
+def read_published(
+    source: str, name: str, severity: int, data_dir: str = "", image_size: int = 0
+) -> Published:
+    """One corruption at one severity of a published set.
+
+    Args:
+      source: a folder or an .npz file, see the module; or "tfds".
+      name, severity: which.
+      data_dir: of "tfds", its data folder.
+      image_size: pixels on a side to which images in folders of classes are resized where they are
+        indexed; 0 to decode them all now, as they are.
+
+    Raises:
+      UserError: there is none, or it can't be read.
+    """
+    if source == TFDS:
+        return _read_tfds(name, severity, data_dir)
+    path = Path(source).expanduser()
+    if path.suffix == ".npz":
+        return _read_npz(path, name, severity)
+    if (path / "labels.npy").exists() or (path / f"{name}.npy").exists():
+        return _read_npy(path, name, severity)
+    return _read_folders(path, name, severity, image_size)
+
+
+def _read_npz(path: Path, name: str, severity: int) -> Published:
+    with open_npz(_existing(path), "an .npz file of corrupted images") as file:
+        if name not in file.files or "labels" not in file.files:
+            raise UserError(
+                f"{path} has {', '.join(file.files)} but not {name} and labels; give another source."
+            )
+        images, labels = file[name], file["labels"]
+    if len(images) < severity:
+        raise UserError(
+            f"{path} has {len(images)} severities of {name} but config.evaluation.severities has "
+            f"{severity}; leave it out."
+        )
+    return Published(images[severity - 1], labels, complete=False)
+
+
+def _read_npy(path: Path, name: str, severity: int) -> Published:
+    images = _load_npy(path / f"{name}.npy", mmap_mode="r")
+    labels = _load_npy(path / "labels.npy")
+    if len(images) != len(labels) or len(images) % 5:
+        raise UserError(
+            f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
+            "severities of one test split."
+        )
+    size = len(images) // 5
+    part = slice((severity - 1) * size, severity * size)
+    return Published(np.array(images[part]), labels[part])
+
+
+def _load_npy(path: Path, **options) -> np.ndarray:
+    _existing(path)
+    try:
+        return np.load(path, **options)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} can't be read as an .npy file; unpack it anew.") from error
+
+
+def _read_tfds(name: str, severity: int, data_dir: str) -> Published:
+    """TFDS shuffles the images and gives them no numbers, so that their order is lost."""
+    full = f"cifar10_corrupted/{_TFDS_NAMES.get(name, name)}_{severity}"
+    images, labels = prepared.read_prepared(full, data_dir, "test")
+    return Published(images, labels, in_order=False)
+
+
+def _read_folders(path: Path, name: str, severity: int, image_size: int) -> Published:
+    candidates = [path, *sorted(filter(Path.is_dir, path.glob("*")))] if path.is_dir() else []
+    found = [root / name / str(severity) for root in candidates]
+    folder = next(filter(Path.is_dir, found), None)
+    if folder is None:
+        raise UserError(
+            f"{path} has neither {name}.npy nor a folder {name}/{severity}; set "
+            "config.evaluation.corruption_source to an unpacked CIFAR-10-C, CIFAR-100-C, "
+            "Tiny-ImageNet-C or ImageNet-C, to an .npz file, to 'tfds' or to 'generated'."
+        )
+    classes = class_folders(folder)
+    records, labels = list_images(folder, classes, f"listing {name} {severity}")
+    if image_size:
+        images = decode.Pictures.of(records, image_size, margin=1.0)
+        stored = images.dimensions(0)
+        return Published(images, labels, classes, in_order=False, stored=stored)
+    images = decode.read(records, f"decoding {name} {severity}")
+    return Published(images, labels, classes, in_order=False)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(
+            f"There is no file {path}; set config.evaluation.corruption_source to a folder of "
+            "CIFAR-10-C, an .npz file, 'tfds' or 'generated'."
+        )
+    return path
+
+
+def columns_of(classes: Sequence[str], model_classes: Sequence[str]) -> np.ndarray | None:
+    """Where the classes of a set are among those of a model, or None if some are missing.
+
+    Example:
+      >>> columns_of(["n2", "n7"], ["n1", "n2", "n5", "n7"])
+      array([1, 3])
+    """
+    index = {name: i for i, name in enumerate(model_classes)}
+    if not set(classes) <= set(index):
+        return None
+    return np.asarray([index[name] for name in classes])

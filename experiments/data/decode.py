@@ -1,7 +1,10 @@
-"""JPEGs that are too many for memory, as an array that is decoded where it is indexed.
+"""Decodes JPEGs: all at once into an array, or where they are indexed.
 
 `Pictures` have the shape, the length and the indexing of the uint8 arrays of other data sets, so that
 evaluation takes both. Training crops them at random while it decodes, with `Pictures.cropped`.
+
+Training images that can't be used are left out, up to a limit, and named. A test image that can't be
+always stops: accuracies on test sets with holes can't be compared with others.
 """
 
 import concurrent.futures
@@ -9,10 +12,11 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tqdm
 from PIL import Image, UnidentifiedImageError
 
 from experiments.data.jpegs import Records
@@ -23,10 +27,113 @@ MARGIN = 256 / 224
 # Of the random resized crop: share of the area, ratio of the sides, and how often it is tried.
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 NUM_DRAWS = 4 * _TRIES + 1  # numbers that decide a crop
+_CHUNK = 128  # images that a thread decodes at a time, at most
 
 
-class Unreadable(Exception):
-    """An image that can't be read or decoded."""
+class Unreadable(UserError):
+    """An image that can't be used; `reason` says why, without its name."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name} {reason}; restore it from the data set and run the same again.")
+        self.reason = reason
+
+
+def check_left_out(images: Sequence[str], limit: int) -> None:
+    """Refuses more training images that can't be used, each with its reason, than `limit`.
+
+    Raises:
+      UserError: there are more, or the limit is negative.
+    """
+    if limit < 0:
+        raise UserError(f"config.max_corrupt is {limit}; use 0 or more.")
+    if len(images) > limit:
+        first = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
+        raise UserError(
+            f"{len(images)} training images can't be used ({first}) but config.max_corrupt is {limit}; "
+            f"restore the data set, or pass --config.max_corrupt={len(images)} to train without them."
+        )
+
+
+def read(
+    records: Records, title: str, size: int = 0, left_out: dict[int, str] | None = None
+) -> np.ndarray:
+    """Square RGB images of one size, uint8 `[N, S, S, 3]`.
+
+    Args:
+      records: where they come from.
+      title: of the progress bar.
+      size: `S`; 0 for that of the first image.
+      left_out: takes the reasons of images that can't be used, by number, which are black then.
+
+    Raises:
+      Unreadable: an image can't be used, and there is no `left_out`.
+    """
+    size = size or open_image(records, 0).height
+    images = np.zeros((len(records), size, size, 3), np.uint8)
+
+    def fill(i):
+        try:
+            images[i] = of_size(records, i, size)
+        except Unreadable as error:
+            if left_out is None:
+                raise
+            left_out[i] = error.reason
+
+    _for_each(fill, len(records), title)
+    return images
+
+
+def of_size(records: Records, i: int, size: int) -> np.ndarray:
+    """An image as it is stored, uint8 `[S, S, 3]`.
+
+    Raises:
+      Unreadable: it can't be decoded or has another size.
+    """
+    image = open_image(records, i)
+    if image.size != (size, size):
+        raise Unreadable(
+            records.name(i),
+            f"has {image.height} x {image.width} pixels but the images of its set have "
+            f"{size} x {size}",
+        )
+    return np.asarray(image)
+
+
+def open_image(records: Records, i: int) -> Image.Image:
+    """An image in RGB; greyscale and CMYK become so.
+
+    Raises:
+      Unreadable: it can't be decoded.
+    """
+    try:
+        content = records[i]
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, UnidentifiedImageError):
+            why = "it is no image" if content else "it is empty"
+        else:
+            why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise Unreadable(records.name(i), f"can't be decoded ({why})") from error
+
+
+def _for_each(function: Callable[[int], None], count: int, title: str = "") -> None:
+    """Calls it for 0 to count - 1. Decoding leaves Python's lock, so threads share the work."""
+    cores = os.cpu_count() or 1
+    size = min(max(count // (4 * cores), 1), _CHUNK)
+
+    def chunk(start):
+        for i in range(start, min(start + size, count)):
+            function(i)
+        return min(size, count - start)
+
+    bar = tqdm.tqdm(
+        desc=title, total=count, unit=" images", delay=1, leave=False, disable=not title
+    )
+    with concurrent.futures.ThreadPoolExecutor(cores) as threads, bar:
+        for done in threads.map(chunk, range(0, count, size)):
+            bar.update(done)
 
 
 class _Decoded:
@@ -51,7 +158,7 @@ class _Decoded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures(_Decoded):
-    """Encoded images as uint8 `[N, S, S, 3]`; greyscale and CMYK become RGB.
+    """Encoded images as uint8 `[N, S, S, 3]`.
 
     An image at an index is resized, its short side to `short_side`, and its centre is cut out.
 
@@ -122,31 +229,15 @@ class Pictures(_Decoded):
         return pixels[:, ::-1] if draws[0] < 0.5 else pixels
 
     def _open(self, i: int) -> Image.Image:
-        number = int(self.chosen[i])
-        try:
-            image = Image.open(io.BytesIO(self.records[number]))
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "it is no image" if unknown else " ".join(str(error).split())
-            raise Unreadable(f"{self.records.name(number)} can't be decoded ({reason})") from error
+        return open_image(self.records, int(self.chosen[i]))
 
     def _make(self, numbers: np.ndarray) -> np.ndarray:
-        """JPEG decoding leaves Python's lock, so threads share the work."""
         images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
 
         def fill(at):
             images[at] = self.centred(numbers[at])
 
-        try:
-            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-                for _ in threads.map(fill, range(len(numbers))):
-                    pass
-        except Unreadable as error:
-            raise UserError(
-                f"{error}; restore that file from the data set and run the same command again."
-            ) from error
+        _for_each(fill, len(numbers))
         return images
 
 

@@ -1,4 +1,4 @@
-"""ImageNet as it lies on disk: encoded images by number, their labels, the names of the classes.
+"""Encoded images by number, their labels, the names of the classes; and ImageNet as it lies on disk.
 
     train/<class>/*.JPEG, val/<class>/*.JPEG   folders, `<class>` being a WordNet id
     imagenet2012/5.1.0/*.array_record-*        as TensorFlow Datasets prepares it
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tqdm
 
-from experiments.data import prepared, tiny_imagenet
+from experiments.data import prepared
 from experiments.system import files
 from experiments.system.errors import UserError
 
@@ -56,7 +56,7 @@ class Files:
             return stream.read()
 
     def name(self, i: int) -> str:
-        return os.path.join(self.root, self.paths[i].decode())
+        return os.path.join(self.root, os.fsdecode(self.paths[i]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +75,44 @@ class TfdsRecords:
     def name(self, i: int) -> str:
         file = self.source[int(i)].get("file_name", b"").decode()
         return f"{self.split} record {i}" + (f" ({file})" if file else "")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is a picture of the published data sets."""
+    return name.lower().endswith((".jpeg", ".jpg")) and not name.startswith(".")
+
+
+def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The folders of classes in it, by name.
+
+    Raises:
+      UserError: there are none.
+    """
+    entries = os.scandir(folder)
+    found = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+    if not found:
+        raise UserError(f"{folder} has no folders of classes; unpack the data set anew.")
+    return found
+
+
+def list_images(root: Path, folders: Sequence[str], title: str) -> tuple[Files, np.ndarray]:
+    """The images of each folder by name, and the folder's number as their label, int32 `[N]`.
+
+    Raises:
+      UserError: a folder has none.
+    """
+    paths, labels = [], []
+    bar = tqdm.tqdm(folders, desc=title, unit=" classes", delay=1, leave=False)
+    for label, name in enumerate(bar):
+        folder = root / name
+        found = sorted(filter(is_image, os.listdir(folder))) if folder.is_dir() else []
+        if not found:
+            raise UserError(
+                f"{folder} has no JPEG files; unpack that class anew, or leave it out everywhere."
+            )
+        paths += [os.fsencode(os.path.join(name, file)) for file in found]
+        labels += [label] * len(found)
+    return Files(str(root), np.asarray(paths)), np.asarray(labels, np.int32)
 
 
 class Found(NamedTuple):
@@ -104,7 +142,7 @@ def find(data_dir: str) -> Found:
 def class_names(data_dir: str) -> tuple[str, ...]:
     """The WordNet ids of the classes, in the order of their labels."""
     if _has_folders(data_dir):
-        return _classes(Path(data_dir).expanduser(), "train")
+        return class_folders(Path(data_dir).expanduser() / "train")
     return tuple(_builder(data_dir).info.features["label"].names)
 
 
@@ -119,37 +157,17 @@ def _find_folders(root: Path) -> Found:
             raise UserError(
                 f"config.data_dir is {str(root)!r}, which has no {part}; ImageNet is {_LAYOUT}."
             )
-    train, val = (_classes(root, part) for part in _PARTS)
+    train, val = (class_folders(root / part) for part in _PARTS)
     if odd := sorted(set(train) ^ set(val)):
         raise UserError(
             f"{root / 'train'} has {len(train)} classes but {root / 'val'} has {len(val)} (only one "
             f"has {odd[0]!r}); give both the same folders of classes."
         )
-    (first, first_labels), (second, second_labels) = (_list(root, part, train) for part in _PARTS)
-    return Found(first, first_labels, second, second_labels, train)
-
-
-def _classes(root: Path, part: str) -> tuple[str, ...]:
-    entries = os.scandir(root / part)
-    found = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
-    if not found:
-        raise UserError(f"{root / part} has no folders; ImageNet is {_LAYOUT}.")
-    return found
-
-
-def _list(root: Path, part: str, classes: Sequence[str]) -> tuple[Files, np.ndarray]:
-    paths, labels = [], []
-    bar = tqdm.tqdm(classes, desc=f"listing {part}", unit=" classes", delay=1, leave=False)
-    for label, name in enumerate(bar):
-        found = sorted(filter(tiny_imagenet.is_image, os.listdir(root / part / name)))
-        if not found:
-            raise UserError(
-                f"{root / part / name} has no JPEG files; unpack that class anew, or remove its "
-                "folder from train and val."
-            )
-        paths += [os.fsencode(os.path.join(part, name, file)) for file in found]
-        labels += [label] * len(found)
-    return Files(str(root), np.asarray(paths)), np.asarray(labels, np.int32)
+    parts = [
+        list_images(root, [f"{part}/{name}" for name in train], f"listing {part}")
+        for part in _PARTS
+    ]
+    return Found(*parts[0], *parts[1], train)
 
 
 def _builder(data_dir: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.decode import NUM_DRAWS, Pictures, Unreadable
+from experiments.data.decode import NUM_DRAWS, Pictures, Unreadable, check_left_out
 from experiments.system.errors import UserError
 
 # Streams of randomness, of (seed, stream, step, row); data.py and outside.py have others.
@@ -150,13 +150,12 @@ class Loader:
     """
 
     def __init__(self, options: Options, process_index: int = 0, process_count: int = 1):
-        least = {"num_workers": 0, "num_threads": 0, "prefetch": 1, "max_corrupt": 0}
-        for name, minimum in least.items():
+        for name, minimum in {"num_workers": 0, "num_threads": 0, "prefetch": 1}.items():
             if getattr(options, name) < minimum:
-                where = "" if name == "max_corrupt" else "loader."
                 raise UserError(
-                    f"config.{where}{name} is {getattr(options, name)}; use at least {minimum}."
+                    f"config.loader.{name} is {getattr(options, name)}; use at least {minimum}."
                 )
+        check_left_out((), options.max_corrupt)
         self.options, self.process_index, self.process_count = options, process_index, process_count
         self.corrupt: list[str] = []  # names of the images that were passed over
 
@@ -210,14 +209,9 @@ class Loader:
             if name in self.corrupt:
                 continue
             self.corrupt.append(name)
-            most = self.options.max_corrupt
-            if len(self.corrupt) > most:
-                raise UserError(
-                    f"Training images that can't be decoded: {len(self.corrupt)}, the last being "
-                    f"{name}, but config.max_corrupt is {most}; restore the data set, or allow "
-                    "more."
-                )
-            print(f"{name} can't be decoded and is passed over.", file=sys.stderr)
+            unreadable = [f"{corrupt} can't be decoded" for corrupt in self.corrupt]
+            check_left_out(unreadable, self.options.max_corrupt)
+            print(f"Left out: {unreadable[-1]}.", file=sys.stderr)
 
 
 def import_grain() -> Any:
