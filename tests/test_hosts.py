@@ -155,27 +155,41 @@ def alone(arguments, tmp_path_factory) -> Path:
     return workdir
 
 
-def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments, alone, tmp_path):
-    whole = Processes(2, arguments, tmp_path / "whole", slurm=True)
-    assert whole.ended()[0] == [0, 0]
-    assert_close(results(whole.workdir), results(alone))
-    metrics = json.loads((whole.workdir / "metrics.json").read_text())
+@pytest.fixture(scope="module")
+def stopped(arguments, tmp_path_factory) -> Path:
+    """The folder of two processes, of which one was told to stop."""
+    run = Processes(2, arguments, tmp_path_factory.mktemp("stopped") / "run", ALWAYS, slurm=True)
+    run.wait_for_checkpoint(3)
+    run.all[1].send_signal(signal.SIGTERM)  # one of them is enough
+    codes, said = run.ended()
+    assert codes == [0, 0]
+    step = last_step(run.workdir)
+    assert f"Stopped at step {step} of {STEPS}; everything is saved" in said[0]
+    return run.workdir
+
+
+@pytest.fixture(scope="module")
+def resumed(arguments, stopped, tmp_path_factory) -> Path:
+    """What both of them make of it afterwards."""
+    workdir = shutil.copytree(stopped, tmp_path_factory.mktemp("resumed") / "run")
+    assert Processes(2, arguments, workdir, slurm=True).ended()[0] == [0, 0]
+    return workdir
+
+
+def test_two_processes_that_stop_and_go_on_train_as_one(resumed, alone):
+    assert_close(results(resumed), results(alone))
+    metrics = json.loads((resumed / "metrics.json").read_text())
     assert metrics["provenance"]["processes"] == 2
     (skipped,) = metrics["data"]["skipped"]  # whichever of them read it
     assert skipped["file"].endswith(BAD)
 
-    workdir = tmp_path / "stopped"
-    stopped = Processes(2, arguments, workdir, ALWAYS)
-    stopped.wait_for_checkpoint(3)
-    stopped.all[1].send_signal(signal.SIGTERM)  # one of them is enough
-    codes, said = stopped.ended()
-    assert codes == [0, 0]
-    step = last_step(workdir)
-    assert f"Stopped at step {step} of {STEPS}; everything is saved" in said[0]
-    moved = shutil.copytree(workdir, tmp_path / "moved")
 
+def test_a_process_that_is_killed_ends_the_others_and_nothing_is_lost(
+    arguments, stopped, resumed, tmp_path
+):
+    workdir = shutil.copytree(stopped, tmp_path / "run")
     killed = Processes(2, arguments, workdir, ALWAYS)
-    killed.wait_for_checkpoint(step + 2)
+    killed.wait_for_checkpoint(last_step(stopped) + 2)
     begin = time.monotonic()
     killed.all[1].kill()
     codes, said = killed.ended(60)
@@ -185,12 +199,15 @@ def test_two_processes_train_as_one_and_go_on_after_whatever_ends_them(arguments
     assert not (workdir / "metrics.json").exists()
 
     Processes(2, arguments, workdir).end_trained()
-    assert digest(workdir) == digest(whole.workdir)
-    np.testing.assert_equal(weights(workdir), weights(whole.workdir))
+    assert digest(workdir) == digest(resumed)
+    np.testing.assert_equal(weights(workdir), weights(resumed))
 
-    # From the checkpoint of two processes, with other parts in each.
-    Processes(4, arguments, moved, "--config.mesh=data=2,endpoint=2").end_trained()
-    assert_close(weights(moved), weights(alone))
+
+@pytest.mark.slow
+def test_four_processes_go_on_from_the_checkpoint_of_two(arguments, stopped, alone, tmp_path):
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    Processes(4, arguments, workdir, "--config.mesh=data=2,endpoint=2").end_trained()
+    assert_close(weights(workdir), weights(alone))
 
 
 def test_images_that_every_process_has_are_split_too(tmp_path):
