@@ -50,25 +50,6 @@ def test_images_come_by_class_then_file(root):
         assert found.train[5] == stream.read()
 
 
-def test_a_part_is_held_out_by_the_seed_as_of_other_data_sets(root):
-    parts = load(root, validation_size=7, split_seed=1)
-    count = 4 * jpegs.NUM_TRAIN
-    numbers = sets.Split(np.arange(count), np.arange(count))
-    rest, held_out = sets.hold_out(numbers, 7, 1)
-    np.testing.assert_array_equal(parts.train.images.chosen, rest.images)
-    np.testing.assert_array_equal(parts.validation.images.chosen, held_out.images)
-    labels = np.repeat(np.arange(4), jpegs.NUM_TRAIN)
-    np.testing.assert_array_equal(parts.validation.labels, labels[held_out.images])
-    few = load(root, validation_size=7, split_seed=1, train_size=10)
-    assert len(few.train.images) == len(few.train.labels) == 10
-
-
-def test_labels_of_the_training_set_alone_are_made_wrong(root):
-    clean, noisy = load(root), load(root, noise_rate=0.25)
-    assert (clean.train.labels != noisy.train.labels).sum() == 12
-    np.testing.assert_array_equal(clean.test.labels, noisy.test.labels)
-
-
 REFUSED = {
     "no val": (lambda r: shutil.rmtree(r / "val"), r"imagenet', which has no val; ImageNet is"),
     "no train": (lambda r: shutil.rmtree(r / "train"), r"imagenet', which has no train; "),
@@ -99,24 +80,16 @@ def test_folders_that_do_not_fit_are_refused(root, case):
         load(root)
 
 
-def test_another_number_of_classes_than_the_configs_is_refused(root):
-    with pytest.raises(
-        UserError, match=r"^config\.num_classes is 1000 but .* has 4 classes; .* to 4\.$"
+def test_values_that_cannot_be_are_refused(root, tmp_path):
+    for folder, options, sentence in (
+        (root, {"num_classes": 1000}, r"num_classes is 1000 but .* has 4 classes; .* to 4\.$"),
+        (root, {"image_size": 0}, r"image_size is 0; use 224, 64 or"),
+        (tmp_path / "none", {}, r"data_dir is '.*none' but there is no such folder; give folders"),
+        (tmp_path / "no.npz", {}, r"image_size is 16 but the images of .*no\.npz have one size"),
     ):
-        load(root, num_classes=1000)
+        with pytest.raises(UserError, match=rf"^config\.{sentence}"):
+            load(folder, **options)
     assert load(root, num_classes=4).num_classes == 4
-
-
-def test_sizes_that_cannot_be_are_refused(root, tmp_path):
-    with pytest.raises(UserError, match=r"^config\.image_size is 0; use 224, 64 or"):
-        load(root, image_size=0)
-    with pytest.raises(UserError, match=r"^config\.image_size is 64 but the images of digits"):
-        sets.load("digits", validation_size=0, image_size=64)
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"none' but there is no such folder; give folders"):
-        load(tmp_path / "none")
 
 
 # TFDS
