@@ -26,16 +26,18 @@ DICTIONARIES = st.dictionaries(st.text(), VALUES)
 # Writing
 
 
-@pytest.mark.parametrize("content", ["", "a\nb\n", "Bézier ± 1", b"\x00\xff\r\n"])
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_file_holds_what_was_written_and_nothing_is_beside_it(tmp_path, content, exists):
+def test_a_file_holds_what_was_written_and_nothing_is_beside_it(tmp_path):
     path = tmp_path / "file"
-    if exists:
-        path.write_text("older and longer than what is written over it")
-    files.write_atomically(path, content)
-    expected = content if isinstance(content, bytes) else content.encode()
-    assert path.read_bytes() == expected
-    assert os.listdir(tmp_path) == ["file"]
+    for content in (
+        b"longer than what is written over it",
+        "",
+        "a\nb\n",
+        "Bézier ± 1",
+        b"\x00\xff\r\n",
+    ):
+        files.write_atomically(path, content)
+        assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+        assert os.listdir(tmp_path) == ["file"]
     files.write_atomically(str(path), "as text")
     assert path.read_text() == "as text"
 
@@ -98,16 +100,17 @@ def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(DICTIONARIES)
 def test_json_reads_back_as_what_was_written(value):
-    text = files.to_json(value)
+    text = files.to_json(value | {"tuple": (1, (2, 3))})
+    value = value | {"tuple": [1, [2, 3]]}
     assert json.loads(text, parse_constant=refuse) == value
     assert list(json.loads(text)) == list(value)
     assert text.endswith("}\n")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(DICTIONARIES, min_size=1, max_size=4), DICTIONARIES)
 def test_every_entry_of_a_list_has_its_line(rows, other):
     lines = files.to_json({"rows": rows, "other": list(other.values())}).splitlines()
@@ -115,15 +118,3 @@ def test_every_entry_of_a_list_has_its_line(rows, other):
     for line, row in zip(lines[start + 1 :], rows, strict=False):
         assert json.loads(line.strip().rstrip(",")) == row
     assert lines[start + 1 + len(rows)] == " ],"
-
-
-@settings(max_examples=20, deadline=None)
-@given(DICTIONARIES)
-def test_a_file_reads_back(tmp_path_factory, value):
-    path = tmp_path_factory.getbasetemp() / "value.json"
-    files.write_json(path, value)
-    assert json.loads(path.read_text()) == value
-
-
-def test_tuples_are_lists():
-    assert json.loads(files.to_json({"a": (1, (2, 3))})) == {"a": [1, [2, 3]]}

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from benchmarks import input_pipeline
 
 SMALL = ["--images=8", "--batch_size=4", "--batches=1", "--image_size=16", "--rounds=2"]
@@ -26,17 +24,14 @@ def test_every_way_of_loading_is_compared_with_the_bare_decoder(tmp_path, monkey
     assert "| 0 | 25.0 (25.0 to 25.0) | 40 (40 to 40) |" in text
 
 
-@pytest.mark.parametrize(
-    ("flag", "said"),
-    [
+def test_bad_input(tmp_path, capsys):
+    for flag, said in (
         ("--workers=0,-1", "--workers is '0,-1'; use numbers of 0 or more with commas between."),
         ("--threads=0", "--threads is '0'; use numbers of 1 or more with commas between."),
         ("--rounds=0", "--rounds is 0; use at least 1."),
         ("--epochs=1", "--epochs is 1; use at least 2."),
         ("--data_dir=/none", "config.data_dir is '/none' but there is no such folder;"),
-    ],
-)
-def test_bad_input(tmp_path, capsys, flag, said):
-    assert input_pipeline.main([*SMALL, flag, "--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {said}")
+    ):
+        assert input_pipeline.main([*SMALL, flag, "--output", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {said}")
     assert not list(tmp_path.iterdir())

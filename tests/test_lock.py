@@ -59,24 +59,30 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS.values(), ids=COMMANDS)
 def test_the_second_process_is_refused_by_name_and_touches_nothing(
-    tmp_path, holder, capsys, command, arguments, overwrite
+    tmp_path, holder, capsys, command, arguments
 ):
     folder = tmp_path / "run"
-    if overwrite:  # what another config left there
+    for more in ([], ["--overwrite"]):
+        before = contents(folder)
+        assert command([*arguments, "--workdir", str(folder), *more]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
+        assert said.endswith(
+            "; wait until it has finished, stop it, or choose another --workdir.\n"
+        )
+        assert said.count("\n") == 1
+        assert contents(folder) == before
+        # What another config left there, which would be deleted.
         (folder / "config.json").write_text('{"seed": 1}')
-        (folder / "runs").mkdir()
+        (folder / "runs").mkdir(exist_ok=True)
         (folder / "runs" / "record.json").write_text("{}")
-    before = contents(folder)
-    more = ["--workdir", str(folder), *["--overwrite"][: int(overwrite)]]
-    assert command([*arguments, *more]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
-    assert said.endswith("; wait until it has finished, stop it, or choose another --workdir.\n")
-    assert said.count("\n") == 1
-    assert contents(folder) == before
+    holder.kill()  # leaves it to the next
+    holder.wait()
+    assert (folder / lock.LOCK).exists()
+    with lock.hold(folder):
+        pass
 
 
 def test_it_is_given_up_at_the_end_and_nothing_is_left(tmp_path):
@@ -93,14 +99,6 @@ def test_it_is_given_up_at_the_end_and_nothing_is_left(tmp_path):
         (folder / "kept").write_text("")
         raise RuntimeError
     assert [path.name for path in folder.iterdir()] == ["kept"]
-
-
-def test_a_killed_process_leaves_it_to_the_next(tmp_path, holder):
-    holder.kill()
-    holder.wait()
-    assert (tmp_path / "run" / lock.LOCK).exists()
-    with lock.hold(tmp_path / "run"):
-        pass
 
 
 def test_file_systems_without_locks_are_named_once(tmp_path, monkeypatch, capsys):

@@ -66,15 +66,10 @@ def test_networks_come_back_bit_for_bit(path, count):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
 
 
-def test_a_path_may_be_a_string(path):
-    weights.save(str(path), stack_of(2))
-    chex.assert_trees_all_equal(bits(weights.load(str(path), LIKE)), bits(stack_of(2)))
-
-
 def test_saving_again_replaces_the_file_and_leaves_no_other(path):
     weights.save(path, stack_of(3))
-    weights.save(path, stack_of(2, seed=1))
-    chex.assert_trees_all_equal(bits(weights.load(path, LIKE)), bits(stack_of(2, seed=1)))
+    weights.save(str(path), stack_of(2, seed=1))
+    chex.assert_trees_all_equal(bits(weights.load(str(path), LIKE)), bits(stack_of(2, seed=1)))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -85,15 +80,10 @@ def test_equal_networks_make_equal_files(path):
     assert other.read_bytes() == path.read_bytes()
 
 
-def test_leaves_are_named_by_their_path(path):
+def test_leaves_are_named_by_their_path_in_any_order(path):
     weights.save(path, stack_of(2))
     with np.load(path) as file:
         assert set(file.files) == {"['conv']['kernel']", "['conv']['bias']", "['scale']"}
-
-
-def test_the_order_in_the_file_changes_nothing(path):
-    weights.save(path, stack_of(2))
-    with np.load(path) as file:
         np.savez(path, **{name: file[name] for name in reversed(file.files)})
     chex.assert_trees_all_equal(bits(weights.load(path, LIKE)), bits(stack_of(2)))
 
@@ -116,14 +106,14 @@ def test_concatenated_networks_are_all_there_in_order(counts):
 # What is refused
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (2, 3, 1), (2,), (6,)])
-def test_another_shape_is_refused_with_both(path, shape):
-    stack = stack_of(2)
-    stack["conv"]["kernel"] = jnp.zeros((2, *shape))
-    weights.save(path, stack)
-    sentence = refusal(path)
-    assert f"has ['conv']['kernel'] of shape {shape} but the network's is (2, 3)" in sentence
-    assert sentence.endswith("; use weights of the same config.model.")
+def test_another_shape_is_refused_with_both(path):
+    for shape in ((3, 2), (2, 3, 1), (2,), (6,)):
+        stack = stack_of(2)
+        stack["conv"]["kernel"] = jnp.zeros((2, *shape))
+        weights.save(path, stack)
+        sentence = refusal(path)
+        assert f"has ['conv']['kernel'] of shape {shape} but the network's is (2, 3)" in sentence
+        assert sentence.endswith("; use weights of the same config.model.")
 
 
 def test_leaves_that_are_missing_or_too_many_are_refused(path):
