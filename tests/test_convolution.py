@@ -48,32 +48,23 @@ def energy(convolve, images, kernel):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_values_are_those_of_lax(geometry):
+def test_values_gradients_and_curvature_are_those_of_lax(geometry):
+    """Curvature is forward over reverse: what Hessian-vector products of the landscape need."""
     images, kernel, ours, plain = setting(geometry)
-    chex.assert_trees_all_equal(jax.jit(ours)(images, kernel), jax.jit(plain)(images, kernel))
 
-
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_gradients_are_those_of_lax(geometry):
-    images, kernel, *both = setting(geometry)
-    found, expected = (
-        jax.jit(jax.grad(functools.partial(energy, fn), argnums=(0, 1)))(images, kernel)
-        for fn in both
-    )
-    chex.assert_trees_all_close(found, expected, rtol=2e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_curvature_is_that_of_lax(geometry):
-    """Forward over reverse: what the Hessian-vector products of the landscape need."""
-    images, kernel, *both = setting(geometry)
-
-    def curvature(fn):
+    def all_of(fn):
         gradient = jax.grad(functools.partial(energy, fn), argnums=(0, 1))
-        return jax.jit(lambda *at: jax.jvp(gradient, at, (images, kernel))[1])(images, kernel)
 
-    found, expected = map(curvature, both)
-    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+        def compute(*at):
+            return fn(*at), jax.jvp(gradient, at, (images, kernel))
+
+        return jax.jit(compute)(images, kernel)
+
+    (value, derivatives), (expected, others) = map(all_of, (ours, plain))
+    chex.assert_trees_all_equal(value, expected)
+    gradients, curvatures = zip(derivatives, others, strict=True)
+    chex.assert_trees_all_close(*gradients, rtol=2e-5, atol=1e-5)
+    chex.assert_trees_all_close(*curvatures, rtol=1e-4, atol=1e-4)
 
 
 def test_maps_over_kernels():

@@ -201,6 +201,14 @@ def test_an_unreadable_image_is_replaced_by_the_next_row_of_the_whole_batch(
         assert said.count("Left out") == len(bad)
 
 
+def test_after_the_last_row_comes_the_first(damaged):
+    split, (bad, _) = damaged
+    order = np.array([[*range(BATCH - 1), bad]])
+    one = Loader(options(max_corrupt=1))
+    ((_, labels),) = one.stream(batches_of(split, one, order=order))
+    np.testing.assert_array_equal(labels, split[1][[*order[0, :-1], order[0, 0]]])
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_too_many_unreadable_images_stop_the_run(damaged, num_workers):
     split, _ = damaged

@@ -50,7 +50,7 @@ def _as_they_are(key: jax.Array, images: jax.Array) -> jax.Array:
     return images
 
 
-RANDOM_RESIZED_CROP = "random_resized_crop"  # done where images are decoded: see pictures.py
+RANDOM_RESIZED_CROP = "random_resized_crop"  # done where images are decoded: see decode.py
 
 AUGMENTATIONS = {
     "none": _as_they_are,

@@ -10,7 +10,7 @@ from experiments.system.errors import UserError
 NOISE_MODES = ("uniform_wrong", "uniform_any")
 FILE_MODE = "file"
 
-# Equal seeds must not make equal choices; outside.py has more streams.
+# Equal seeds must not make equal choices; ood.py has more streams.
 SPLIT_STREAM, NOISE_STREAM, SIZE_STREAM = range(3)
 
 

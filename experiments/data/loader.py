@@ -21,7 +21,7 @@ import numpy as np
 from experiments.data.decode import NUM_DRAWS, Pictures, Unreadable, check_left_out
 from experiments.system.errors import UserError
 
-# Streams of randomness, of (seed, stream, step, row); data.py and outside.py have others.
+# Streams of randomness, of (seed, stream, step, row); labels.py and ood.py have others.
 _ORDER, TRAINING, RECALIBRATION = 20, 21, 22
 _MAX_THREADS = 16  # each makes a batch, which takes memory
 

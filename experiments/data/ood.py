@@ -14,7 +14,7 @@ from experiments.system.errors import UserError
 MADE = ("noise", "shuffled")
 # As TFDS names them; "svhn" is short for the first.
 FOREIGN = ("svhn_cropped", "cifar10", "cifar100", "fashion_mnist")
-_STREAM = 3  # of the data's randomness, after those of data.py
+_STREAM = 3  # of the data's randomness, after those of labels.py
 _MOST = 1000  # images that are made of a test split that does not fit into memory
 
 
