@@ -6,7 +6,6 @@ import tarfile
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
 from experiments.data.sets import Split
@@ -77,13 +76,6 @@ def place(name, data_dir, monkeypatch):
 
 def url_of(name):
     return BUILDERS[name]._cifar_info.fget(BUILDERS[name]).url
-
-
-def stock_builder(name, data_dir, monkeypatch, **options):
-    """TFDS's own builder, which knows the fake archive's checksum; it prepares with TensorFlow."""
-    stock = getattr(tfds.image_classification, BUILDERS[name].__name__)
-    monkeypatch.setattr(stock, "url_infos", checksums.get_all_url_infos())
-    return stock(data_dir=data_dir, **options)
 
 
 def set_url(name, url, monkeypatch):
