@@ -261,8 +261,8 @@ def sums_to(*coords):
 REFUSED = {
     "degree 0 has no ends; use a degree >= 1": lambda: bezier(0),
     "simplex of 0 endpoints is empty; use at least 1": lambda: simplex(0),
-    "holds 2 networks but the subspace has 3 endpoints; .* `init`": (
-        lambda: layerwise(simplex(3)).sample(KEY, STACK)
+    "holds 3 networks but the subspace has 2 endpoints; .* `init`": (
+        lambda: layerwise(line()).sample(KEY, jnp.zeros((3, 4)))
     ),
     r"shape \[3\] but a point of this subspace of 2 .* has shape \[\];": (
         lambda: line().point(STACK, np.zeros(3))

@@ -73,14 +73,14 @@ def test_mix_is_transformable():
     np.testing.assert_allclose(to_stack["a"], np.tile(weights[0][:, None], (1, 3)), rtol=1e-5)
 
 
-A, B = np.zeros(2), np.zeros((3, 1))
+A, B = np.zeros(2), np.zeros(3)
 ONE, HALF = jnp.ones(2), np.float32(0.5)
 NO_STACKS = (
     ({}, "has 0 leaves; a stack of networks needs at least 1"),
     ({"a": HALF}, r"Leaf \['a'\] is a scalar and has no endpoint axis"),
     (HALF, r"Leaf \(the array itself\) is a scalar"),
     (
-        {"a": A, "b": np.zeros(3)},
+        {"a": A, "b": B},
         r"endpoint axis: \['a'\] has 2 endpoints and \['b'\] has 3; stack",
     ),
 )
@@ -88,7 +88,7 @@ REFUSED = [
     (tree.stack, [], "stack got 0 networks; give it at least 1"),
     (tree.stack, [{"a": A}, {"a": A}, {"b": A}], r"Networks 0 and 2 .*: leaf \['a'\] is in one"),
     (tree.stack, [[A], (A,)], "structure: their containers are others"),
-    (tree.stack, [{"a": A}, {"a": B}], r"shape of leaf \['a'\]: \[2\] and \[3, 1\]; stack"),
+    (tree.stack, [{"a": A}, {"a": B}], r"shape of leaf \['a'\]: \[2\] and \[3\]; stack"),
     *((tree.num_stacked, *bad) for bad in NO_STACKS),
     *((tree.gram, *bad) for bad in NO_STACKS),
     *((functools.partial(tree.mix, 1.0), *bad) for bad in NO_STACKS),
