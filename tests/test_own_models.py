@@ -58,26 +58,25 @@ def endpoints_of(init_fn):
     return jax.eval_shape(lambda key: line().init(key, init_fn), KEY)
 
 
+def nnx_init(key):
+    return nnx.state(Transformer(nnx.Rngs(key)), nnx.Param)
+
+
+def equinox_init(key):
+    return ss.split(eqx.nn.MLP(3, 2, 4, depth=2, key=key))[0]
+
+
 def test_nnx_points_merge_to_a_model_of_the_ordinary_structure():
     graphdef, params, rest = nnx.split(
         nnx.eval_shape(lambda: Transformer(nnx.Rngs(0))), nnx.Param, ...
     )
-    endpoints = endpoints_of(lambda key: nnx.state(Transformer(nnx.Rngs(key)), nnx.Param))
-    midpoint = jax.eval_shape(line().midpoint, endpoints)
+    midpoint = jax.eval_shape(line().midpoint, endpoints_of(nnx_init))
     merged = nnx.merge(graphdef, midpoint, rest)
     assert nnx.graphdef(merged) == graphdef
     assert jax.tree.structure(midpoint) == jax.tree.structure(params)
     shapes = lambda state: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
     assert shapes(midpoint) == shapes(params)
     assert isinstance(merged.norms[0].scale, nnx.Param)
-
-
-def test_nnx_states_are_split_and_combined_to_the_same_model():
-    graphdef, state = jax.jit(lambda key: nnx.split(Transformer(nnx.Rngs(key))))(KEY)
-    spanned, shared = ss.split(state)
-    kept = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(shared)}
-    assert kept == {"['dropout']['rngs']['count'].value", "['dropout']['rngs']['key'].value"}
-    assert isinstance(nnx.merge(graphdef, ss.combine(spanned, shared)), Transformer)
 
 
 def test_equinox_modules_keep_static_fields_functions_and_leaves_that_are_none():
@@ -93,42 +92,20 @@ def test_equinox_modules_keep_static_fields_functions_and_leaves_that_are_none()
     assert jax.eval_shape(lambda: deployed(jnp.ones(3))).shape == (2,)
 
 
-@hk.without_apply_rng
-@hk.transform
-def haiku_network(x):
-    return hk.nets.MLP([4, 2])(x)
+def haiku_init(key):
+    return hk.transform(lambda x: hk.nets.MLP([4, 2])(x)).init(key, jnp.ones((1, 3)))
 
 
-def test_haiku_midpoints_are_parameters():
-    x = jnp.ones((1, 3))
-    endpoints = endpoints_of(lambda key: haiku_network.init(key, x))
-    midpoint = jax.eval_shape(line().midpoint, endpoints)
-    assert jax.eval_shape(haiku_network.apply, midpoint, x).shape == (1, 2)
+ATTENTION = ("attention/{}/kernel/value", "attention/{}/bias/value")
 
 
 @pytest.mark.parametrize(
     ("init_fn", "kernel", "bias", "layers"),
     [
-        (
-            lambda key: nnx.state(Transformer(nnx.Rngs(key)), nnx.Param),
-            *("attention/{}/kernel/value", "attention/{}/bias/value"),
-            ["key", "query", "value", "out"],
-        ),
-        (
-            lambda key: nnx.state(Transformer(nnx.Rngs(key)), nnx.Param),
-            *("norms/{}/scale/value", "norms/{}/bias/value"),
-            [0, 1],
-        ),
-        (
-            lambda key: ss.split(eqx.nn.MLP(3, 2, 4, depth=2, key=key))[0],
-            *("layers/{}/weight", "layers/{}/bias"),
-            [0, 1, 2],
-        ),
-        (
-            lambda key: haiku_network.init(key, jnp.ones((1, 3))),
-            *("mlp/~/linear_{}/w", "mlp/~/linear_{}/b"),
-            [0, 1],
-        ),
+        (nnx_init, *ATTENTION, ["key", "query", "value", "out"]),
+        (nnx_init, "norms/{}/scale/value", "norms/{}/bias/value", [0, 1]),
+        (equinox_init, "layers/{}/weight", "layers/{}/bias", [0, 1, 2]),
+        (haiku_init, "mlp/~/linear_{}/w", "mlp/~/linear_{}/b", [0, 1]),
     ],
     ids=["nnx", "nnx_norms", "equinox", "haiku"],
 )

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, normal
 
-from subspace_jax import for_each, line, recalibrate
+from subspace_jax import for_each, recalibrate
 
 FEATURES = 3
 ONE = np.float32(1)
@@ -88,15 +87,6 @@ def test_many_networks_in_one_pass_are_each_alone():
         assert together[1:] == (15, 5)
 
 
-def test_for_each_maps_the_first_argument_alone():
-    stack = {"w": jnp.arange(3.0), "b": jnp.ones((3, 2))}
-    expected = np.array([[1, 1], [11, 11], [21, 21]], np.float32)
-    for at_once in (None, 2):
-        mapped = for_each(lambda p, x, y: {"out": p["w"] * x + p["b"], "y": y}, at_once=at_once)
-        result = mapped(stack, jnp.float32(10), jnp.zeros(4))
-        chex.assert_trees_all_equal(result, {"out": expected, "y": np.zeros((3, 4), np.float32)})
-
-
 # Batches and statistics of any structure
 
 
@@ -158,40 +148,6 @@ def test_many_batches_and_passes_compile_once():
         batches = [normal(seed + i, 4, FEATURES) for i in range(5)]
         recalibrate(stats_fn, jnp.float32(seed), batches)
     assert len(traces) == 2  # once for the shapes of the statistics and once to compile
-
-
-# Libraries of layers
-
-
-class LinenNet(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.0)(nn.Dense(4)(x))
-        return nn.BatchNorm(use_running_average=not train, momentum=0.0)(nn.Dense(2)(x))
-
-
-def test_flax_linen():
-    network, x = LinenNet(), normal(0, 12, FEATURES)
-
-    @jax.jit
-    def train(params, x):
-        output, updated = network.apply({"params": params}, x, train=True, mutable="batch_stats")
-        return output, updated["batch_stats"]
-
-    init_fn = jax.jit(lambda key: network.init(key, x, train=True)["params"])
-    params = line().midpoint(line().init(jax.random.key(0), init_fn))
-    train_output, running_average = train(params, x)
-    stats_fn = lambda params, x: train(params, x)[1]
-    # In one giant batch every layer has the statistics of the whole data,
-    whole = recalibrate(stats_fn, params, [x])
-    chex.assert_trees_all_close(whole.stats, running_average, rtol=1e-5, atol=1e-6)
-    output = network.apply({"params": params, "batch_stats": whole.stats}, x, train=False)
-    np.testing.assert_allclose(output, train_output, rtol=1e-4, atol=1e-4)
-    # in small ones the first layer has, and the second sees what small batches normalised.
-    small = recalibrate(stats_fn, params, np.split(x, [2, 5])).stats
-    first, second = "BatchNorm_0", "BatchNorm_1"
-    chex.assert_trees_all_close(small[first], running_average[first], rtol=1e-4, atol=1e-5)
-    assert not np.allclose(small[second]["var"], running_average[second]["var"], rtol=1e-3)
 
 
 def test_flax_nnx():

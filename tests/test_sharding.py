@@ -185,8 +185,10 @@ def test_layouts_that_do_not_fit(layout, sentence):
 
 def test_endpoints_and_batches_that_do_not_divide():
     mesh = sharding.make_mesh("endpoint=8")
-    with pytest.raises(ValueError, match="8 ways but there are 6 of them; use endpoint=1 or 2."):
-        sharding.stack_shardings(mesh, jnp.zeros((6, 2)))
+    for n, shards in [(6, "1 or 2"), (12, "1 or 2 or 4")]:
+        message = f"8 ways but there are {n} of them; use endpoint={shards}."
+        with pytest.raises(ValueError, match=message):
+            sharding.stack_shardings(mesh, jnp.zeros((n, 2)))
     for size, sizes in [(20, "16 or 24"), (4, "8")]:
         message = rf"{size} examples can't be split over 8 devices \(data x endpoint\); use a batch"
         with pytest.raises(ValueError, match=f"{message} size of {sizes}."):

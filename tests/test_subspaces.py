@@ -4,14 +4,11 @@ import functools
 import math
 
 import chex
-import hypothesis.extra.numpy as npst
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from stacks import Block, arbitrary, device, network, normal
+from stacks import Block, device, network, normal
 
 from subspace_jax import bezier, layerwise, line, parent, simplex
 
@@ -128,12 +125,14 @@ def test_constant_coordinates_may_be_captured_by_jit():
 def test_coordinates_may_be_a_tree_prefix():
     endpoints = small_network(0, 2)
     coords = {"conv": 0.25, "norm0": {"scale": 1.0, "bias": 0.0}, "norm1": 1.0}
+    norm0, norm1 = endpoints["norm0"], endpoints["norm1"]
+    expected = {
+        "conv": line().point(endpoints["conv"], 0.25),
+        "norm0": {"scale": norm0["scale"][1], "bias": norm0["bias"][0]},
+        "norm1": network(norm1, 1),
+    }
     for subspace in (line(), layerwise(line())):
-        point = subspace.point(endpoints, coords)
-        chex.assert_trees_all_equal(point["conv"], line().point(endpoints["conv"], 0.25))
-        assert np.array_equal(point["norm0"]["scale"], endpoints["norm0"]["scale"][1])
-        assert np.array_equal(point["norm0"]["bias"], endpoints["norm0"]["bias"][0])
-        chex.assert_trees_all_equal(point["norm1"], network(endpoints["norm1"], 1))
+        chex.assert_trees_all_equal(subspace.point(endpoints, coords), expected)
 
 
 # Random points
@@ -176,18 +175,12 @@ def test_sample_is_the_point_at_sampled_coordinates():
         assert not np.array_equal(sample["conv"]["kernel"], other["conv"]["kernel"])
 
 
-def test_sample_is_transformable_and_its_subspace_a_static_argument():
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-    @functools.partial(chex.assert_max_traces, n=2)
-    def step(subspace, key, endpoints):
-        loss = lambda e: sum(jnp.sum(x**2) for x in jax.tree.leaves(subspace.sample(key, e)))
-        return jax.tree.map(lambda x, g: x - 0.1 * g, endpoints, jax.grad(loss)(endpoints))
-
-    endpoints = small_network(0, 2)
+def test_a_subspace_is_a_static_argument():
+    sample = chex.assert_max_traces(lambda s, key, e: s.sample(key, e), n=2)
+    sample = jax.jit(sample, static_argnums=0)
     for seed in range(2):
         for make in (line, lambda: layerwise(line())):
-            endpoints = step(make(), jax.random.key(seed), endpoints)
-    chex.assert_tree_all_finite(endpoints)
+            sample(make(), jax.random.key(seed), small_network(0, 2))
 
 
 def test_init_draws_the_endpoints_independently():
@@ -286,7 +279,7 @@ def test_bad_input():
             call()
 
 
-@arbitrary
-@given(coords=npst.arrays(np.float32, 3, elements=st.floats(0.125, 1, width=32)))
-def test_normalised_barycentric_coordinates_are_accepted(coords):
-    simplex(3).point(jnp.zeros((3, 1)), coords / coords.sum())
+def test_barycentric_coordinates_may_be_normalised_in_float32():
+    for seed in range(20):
+        coords = np.abs(normal(seed, 300))
+        simplex(300).point(jnp.zeros((300, 1)), coords / coords.sum())

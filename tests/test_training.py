@@ -207,14 +207,6 @@ def test_steps_run_in_a_scan():
     chex.assert_trees_all_close(scanned, states[-1], rtol=1e-5, atol=1e-6)
 
 
-def test_training_lowers_the_loss_along_the_whole_line():
-    start, batch = make_endpoints(0, 2), make_batch(0)
-    state, _ = train(line(), SGD, start, 100 * [batch], penalty=cosine_penalty)[-1]
-    for alpha in (0.0, 0.5, 1.0):
-        before = line().apply(regression, start, alpha, batch)
-        assert line().apply(regression, state.endpoints, alpha, batch) < before
-
-
 @pytest.mark.parametrize("frozen", [(), (0, 2)])
 def test_frozen_endpoints_stay_and_the_others_train_as_before(frozen):
     start, batches = make_endpoints(0, 3), [make_batch(seed) for seed in range(3)]
