@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import layerwise, log_volume, simplex, simplicial_complex
+from subspace_jax import layerwise, simplex
+from subspace_jax.contrib.complexes import log_volume, simplicial_complex
 
 NUM_DRAWS = 2000
 

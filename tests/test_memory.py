@@ -6,6 +6,7 @@ import optax
 import pytest
 
 import subspace_jax as ss
+from experiments.training import memory
 from subspace_jax import sharding
 
 N = 8
@@ -20,7 +21,7 @@ def test_the_report_is_of_one_device():
     state = jax.device_put(state, sharding.state_shardings(mesh, state))
     batch = jax.device_put(jnp.ones((16, 32)), sharding.batch_sharding(mesh, 16))
     program = jax.jit(step, donate_argnums=0).lower(state, jax.random.key(0), batch).compile()
-    report = sharding.memory_report(program, state)
+    report = memory.memory_report(program, state)
     stack = state.endpoints.nbytes
     assert report.endpoints == stack // 4
     assert 2 * stack // 4 <= report.optimizer <= 2 * stack // 4 + 100  # momentum, average, counts
@@ -45,13 +46,13 @@ def test_the_report_is_of_one_device():
     ],
 )
 def test_what_does_not_fit_is_said_with_what_helps(sizes, advice):
-    report = sharding.MemoryReport(*(2**30 * size for size in sizes), limit=2**33)
+    report = memory.MemoryReport(*(2**30 * size for size in sizes), limit=2**33)
     assert report.sentence().startswith("A step needs 12.0 GiB on a device (endpoints ")
     assert f"and it has 8.0 GiB; {advice}" in report.sentence()
 
 
 def test_memory_that_fits():
-    report = sharding.MemoryReport(1, 1, 1, 1, 1, limit=5)
+    report = memory.MemoryReport(1, 1, 1, 1, 1, limit=5)
     assert report.fits
     assert report._replace(limit=None).fits
     assert not report._replace(limit=4).fits

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from stacks import Block, device, network, normal
 
-from subspace_jax import bezier, layerwise, line, parent, simplex
+from subspace_jax import bezier, layerwise, line, simplex
+from subspace_jax.subspaces import parent
 
 CURVES = {1: line(), 2: bezier(2), 3: bezier(3), 5: bezier(5)}
 SIMPLEXES = {1: simplex(1), 2: simplex(2), 4: simplex(4)}
