@@ -149,7 +149,7 @@ def made_by_others(name, image, constants):
     return np.asarray(PIL.Image.open(file)) / 255
 
 
-@pytest.mark.parametrize("severity", [1, 4, 5])
+@pytest.mark.parametrize("severity", [1, 3, 5])
 def test_fixed_ones_are_those_of_other_programs(severity):
     images = pictures(32)[:2]
     gray = jnp.broadcast_to(images.mean(3, keepdims=True), images.shape)  # libraries halve colours
@@ -159,7 +159,7 @@ def test_fixed_ones_are_those_of_other_programs(severity):
         make = functools.partial(made_by_others, name, constants=constants)
         expected = np.stack([make(image) for image in np.asarray(originals, np.float64)])
         distance = np.abs(corrupt(name, originals, severity) - np.clip(expected, 0, 1)).mean()
-        assert distance < (1e-3 if name in ("jpeg_compression", "pixelate") else 1e-5), name
+        assert distance < (1e-3 if name in ("jpeg_compression", "pixelate") else 1e-6), name
 
 
 def test_noise_has_its_strength():
