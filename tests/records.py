@@ -16,6 +16,14 @@ def committed(name):
     return json.loads((RESULTS / name / "metrics.json").read_text())
 
 
+def flat(value, prefix=""):
+    """What nested dictionaries and lists hold, by dotted paths."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for name, entry in items for k, v in flat(entry, f"{prefix}.{name}").items()}
+    return {prefix.removeprefix("."): value}
+
+
 def values(mean, count=8, spread=0.002, seed=0):
     """Numbers whose mean is `mean`, one a seed."""
     deviations = np.random.default_rng(seed).normal(0, spread, count)

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from records import SUITES, committed, place, record, runs_of, shuffled, values
+from records import SUITES, committed, flat, place, record, runs_of, shuffled, values
 
 from experiments.configs import recipes
 from experiments.results import styles, summary
@@ -141,16 +141,6 @@ def test_table_is_that_of_numpy():
     for name, column in (("accuracy", accuracy), ("nll", nll), ("ece", ece)):
         assert row[name]["mean"] == pytest.approx(column.mean())
         assert row[name]["stderr"] == pytest.approx(column.std(ddof=1) / np.sqrt(8))
-
-
-def flat(entry, prefix=""):
-    """The values of nested dictionaries by their dotted paths, without what is empty."""
-    found = {}
-    for name, value in entry.items():
-        found |= (
-            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return found
 
 
 @pytest.mark.parametrize("name", SUITES)
