@@ -5,6 +5,7 @@ Every function takes runs, of which those with a `landscape` count: its `slice` 
 that a figure needs there is none. Nothing here uses `matplotlib.pyplot`.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -312,7 +313,9 @@ def _note(figure: Figure, record: Mapping[str, Any], more: Sequence[str]) -> Non
         f"on {record['recalibration_images']:,} images",
         *more,
     ]
-    figure.supxlabel(_sentence(notes), fontsize=9, color="0.3")
+    width = int(14 * figure.get_figwidth())  # characters of this size
+    text = textwrap.fill(_sentence(notes), width)
+    figure.supxlabel(text, fontsize=9, color="0.3")
 
 
 def _sentence(notes: Sequence[str]) -> str:
