@@ -29,7 +29,7 @@ def held(tmp_path, config):
     """A folder with a finished run of `config` and a file that is none of its business."""
     folder = tmp_path / "run"
     workdir.prepare(folder, config, overwrite=False)
-    workdir.publish(folder, METRICS, {"path": b"png"}, "<html>")
+    workdir.publish(folder, METRICS, {"path.png": b"png"}, "<html>")
     for name in FOLDERS:
         (folder / name / "1").mkdir(parents=True)
     for name in (workdir.HISTORY, workdir.WEIGHTS, workdir.TABLE):
@@ -197,7 +197,7 @@ def test_a_run_is_finished_when_its_metrics_are_there(held, tmp_path):
 def test_what_is_published_is_there(held):
     assert (held / workdir.FIGURES / "path.png").read_bytes() == b"png"
     assert (held / workdir.REPORT).read_text() == "<html>"
-    workdir.publish(held, {"points": []}, {"path": b"new"}, "<html lang>")
+    workdir.publish(held, {"points": []}, {"path.png": b"new"}, "<html lang>")
     assert (held / workdir.FIGURES / "path.png").read_bytes() == b"new"
     assert workdir.finished(held, overwrite=False) == {"points": []}
 

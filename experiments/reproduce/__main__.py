@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.configs import suites
 from experiments.configs.suites import FIGURES
-from experiments.report import landscape_figures, pages, run_figures, suite_figures
-from experiments.report.tables import text_table
+from experiments.report import pages
 from experiments.reproduce import known_runs, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
 from experiments.reproduce.records import Entry
@@ -265,7 +264,7 @@ def _seconds(runs: list[dict], wall: float) -> dict:
 
 
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
-    """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    """A suite's metrics: tables, tests, and what is kept of the runs."""
     made, runs = _made(runs)
     landscapes = [run for run in runs if run["setting"] == "landscape"]
     seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}
@@ -284,26 +283,18 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED)
         for verdict in claims.check(group, runs, chosen)
     ]
-    # What is said is said of the numbers that are stored.
-    stored = records.rounded(claims.to_json(verdicts))
-    verdicts = claims.from_json(stored)
-    survival = summary.survival(runs, chosen)
     return {
         "config": json.loads(config.to_json_best_effort()),
         "provenance": record | ({"made": made} if made else {}),
         "counts": claims.counts_said(verdicts),
-        "verdict": claims.sentences(verdicts),
-        "survival": [entry["sentence"] for entry in survival],
         "table": records.rounded(summary.table(runs, config.products, chosen)),
-        "claims": stored,
+        "claims": records.rounded(claims.to_json(verdicts)),
         "chosen": [
             {"setting": setting, "label_noise": noise, "method": method, "values": values}
             for (setting, noise, method), values in chosen.items()
             if values
         ],
-        "gains": records.rounded(
-            [{k: v for k, v in entry.items() if k != "sentence"} for entry in survival]
-        ),
+        "gains": records.rounded(summary.gains(runs, chosen)),
         "failed": [{"id": name, "error": error} for name, error in failures.items()],
         "runs": [_kept(run) for run in runs],
         "landscapes": landscapes,
@@ -356,24 +347,17 @@ def _kept(run: dict) -> dict:
 
 
 def _publish(folder: Path, metrics: dict, names: tuple[str, ...]) -> None:
-    drawn = suite_figures.draw(metrics, names) | landscape_figures.draw(metrics, names)
-    target = folder / workdir.FIGURES
-    target.mkdir(exist_ok=True)
-    pictures = {}
-    for name, (figure, data) in drawn.items():
-        pictures[name] = run_figures.png(figure)
-        files.write_atomically(target / f"{name}.pdf", run_figures.pdf(figure))
-        files.write_json(target / f"{name}.json", data)
     files.write_atomically(folder / workdir.TABLE, tables.results(metrics) + "\n")
-    workdir.publish(folder, metrics, pictures, pages.page(metrics, pictures))
+    workdir.publish(folder, metrics, *pages.of_suite(metrics, names))
 
 
 def _show(metrics: dict, folder: Path, check: bool) -> None:
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
-    print(text_table(rows), end="\n\n")
+    print(tables.text_table(rows), end="\n\n")
     if check:
-        print(claims.table_text(claims.from_json(metrics["claims"])), end="\n\n")
-    print("\n".join([*metrics["verdict"], *metrics["survival"], metrics["counts"]]))
+        print(tables.claims_text(claims.from_json(metrics["claims"])), end="\n\n")
+    else:
+        print(metrics["counts"])
     for failure in metrics["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
