@@ -214,7 +214,7 @@ def test_the_table_is_aligned_and_has_the_expected_gap():
     [
         (0.02, "agree", "is more accurate than standard training, by 2.00 ± 0.40 points."),
         (-0.02, "disagree", "is less accurate than standard training, by 2.00 ± 0.40 points."),
-        (0.02, "not significant", "do not differ significantly in accuracy, over 8 seeds."),
+        (0.02, "not significant", "by 2.00 ± 0.40 points (not significant, 8 seeds)."),
         (0.02, "too few seeds", "are not tested for accuracy: there are too few seeds."),
         (None, "not finite", "are not tested for accuracy: a value is not finite."),
     ],

@@ -198,7 +198,7 @@ def test_suite_without_a_part(part):
     [
         ("agree", 0.03, "is more accurate than standard training, by 3.00 ± 0.40 points."),
         ("disagree", -0.03, "is less accurate than standard training, by 3.00 ± 0.40 points."),
-        ("not significant", 0.03, "do not differ significantly in accuracy, over 8 seeds."),
+        ("not significant", 0.03, "by 3.00 ± 0.40 points (not significant, 8 seeds)."),
     ],
 )
 def test_a_headline_is_made_from_the_record(outcome, difference, words):

@@ -163,7 +163,7 @@ def _lead(metrics: Metrics) -> str:
     record = metrics.get("provenance", {})
     runs, seeds = record.get("num_runs"), len(record.get("seeds", ()))
     counts = (
-        f"It has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
+        f"The suite has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
         if runs
         else ""
     )

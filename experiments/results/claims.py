@@ -227,16 +227,16 @@ def plain(verdict: Verdict) -> str:
     metric = wording.metric_said(claim.metric)
     start = f"With {wording.kind_of_labels(claim.label_noise)}"
     start += f" and both {claim.setting}" if claim.setting != "article" else ""
-    if verdict.outcome in (AGREE, DISAGREE):
+    if verdict.outcome in (AGREE, DISAGREE, NOT_SIGNIFICANT):
         claim = claim._replace(better="higher" if verdict.difference > 0 else "lower")
         size = wording.amount(claim.metric, abs(verdict.difference), verdict.stderr, sign="")
-        return f"{start}, {ours} {claim.comparison}, by {size}."
-    sides = f"{ours} and {theirs}"
-    if verdict.outcome == NOT_SIGNIFICANT:
-        seeds = verdict.num_seeds
-        return f"{start}, {sides} do not differ significantly in {metric}, over {seeds} seeds."
+        doubt = f" (not significant, {verdict.num_seeds} seeds)"
+        return (
+            f"{start}, {ours} {claim.comparison}, by {size}"
+            f"{doubt if verdict.outcome == NOT_SIGNIFICANT else ''}."
+        )
     reason = "there are too few seeds" if verdict.outcome == TOO_FEW else "a value is not finite"
-    return f"{start}, {sides} are not tested for {metric}: {reason}."
+    return f"{start}, {ours} and {theirs} are not tested for {metric}: {reason}."
 
 
 def figure_said(figure: str) -> str:
