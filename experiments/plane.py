@@ -14,13 +14,11 @@ from pathlib import Path
 import jax
 
 import subspace_jax as ss
-from experiments.evaluation import landscape, predict
-from experiments.reproduce.scenes import STREAM
-from experiments.runs import finished, job, workdir
+from experiments.evaluation import predict
+from experiments.runs import finished, job, slices, workdir
 from experiments.runs.finished import FinishedRun
 from experiments.system import cli, files, lock, xla
 from experiments.system.errors import UserError
-from experiments.training import weights
 
 
 def draw(
@@ -47,7 +45,7 @@ def draw(
 
 
 def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyTree | None) -> dict:
-    """The record of the plane; see `landscape.slice_record`."""
+    """The record of the plane; see `slices.plane_of`."""
     subspace = work.run.program.method.subspace
     if subspace.num_endpoints == 2 and beside is None:
         raise UserError(
@@ -78,19 +76,8 @@ def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyT
                 "give a run of the same config.model."
             )
         stacks.append(jax.tree.map(lambda x: x[:1], beside))
-    run, settings = work.run, work.settings
-    single = predict.Single(run.program.model, settings.recalibration_augment)
-    return landscape.slice_record(
-        subspace,
-        weights.concatenate(stacks),
-        single.moments,
-        single.logits,
-        predict.recalibration_batches(run, settings),
-        work.dataset.test,
-        key=jax.random.fold_in(jax.random.key(run.seed), STREAM),
-        resolution=resolution,
-        wrap=predict.with_bar,
-        batch_size=settings.batch_size,
+    return slices.plane_of(
+        work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar
     )
 
 

@@ -56,7 +56,7 @@ def results(workdir):
 
 def make_run(folder, recipe="line", **changes):
     config = jpegs.config(folder, recipe, **changes)
-    return config, training_run.make_run(config, job.load_data(config))
+    return config, training_run.make_run(config, sets.of(config))
 
 
 def corrupted_set(root, classes, side):
@@ -230,7 +230,7 @@ def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
     folder, tmp_path, monkeypatch, capsys
 ):
     root, workdir = shutil.copytree(folder, tmp_path / "imagenet"), tmp_path / "run"
-    bad = Path(job.load_data(jpegs.config(root)).train.images.name(20))
+    bad = Path(sets.of(jpegs.config(root)).train.images.name(20))
     bad.write_bytes(b"text")
     more = ["--config.evaluation.recalibration_augment=False", "--config.num_epochs=2"]
     assert imagenet.main(arguments(root, workdir, *more, recipe="standard")) == 0
@@ -248,7 +248,7 @@ def test_what_was_passed_over_before_an_interruption_is_kept(folder):
     saved = json.loads(json.dumps(History(run).to_json()))
     _, again = make_run(folder)
     History(again).restore(saved)
-    skipped = job.data_record(job.load_data(jpegs.config(folder)), again)
+    skipped = job.data_record(sets.of(jpegs.config(folder)), again)
     assert skipped == {
         "num_skipped": 1,
         "skipped": [{"file": "one.JPEG", "reason": "not decoded"}],
@@ -260,7 +260,7 @@ def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp
     bad = root / "val" / "n002" / "n002_1.JPEG"
     bad.write_bytes(bad.read_bytes()[:100])
     config = jpegs.config(root)
-    test = job.load_data(config).test
+    test = sets.of(config).test
     with pytest.raises(UserError, match=rf"^{bad} can't be decoded \(.*\); restore it from"):
         list(predict.padded_batches(test.images, 4))
 
@@ -286,7 +286,7 @@ def test_recalibration_reads_each_of_its_images_once_and_again_alike(folder):
 
 def test_predictions_are_those_of_an_array_of_the_same_images(folder):
     config, run = make_run(folder, "standard")
-    dataset, settings = job.load_data(config), predict.make_settings(config, run)
+    dataset, settings = sets.of(config), predict.make_settings(config, run)
     params = steps.init_state(run).endpoints
     splits = {
         "test": dataset.test,
@@ -329,7 +329,7 @@ def test_folders_of_some_classes_restrict_the_logits(folder, tmp_path):
 
 def test_generated_corruptions_depend_on_the_image_alone(folder):
     found = load_corrupted(folder, corrupted.GENERATED, 3)
-    images, clean = found.split.images, job.load_data(jpegs.config(folder)).test.images
+    images, clean = found.split.images, sets.of(jpegs.config(folder)).test.images
     whole = images[:]
     assert (whole != clean[:]).any((1, 2, 3)).all()
     np.testing.assert_allclose(images[[9, 2]], whole[[9, 2]], atol=1)
@@ -342,7 +342,7 @@ def test_generated_corruptions_depend_on_the_image_alone(folder):
 def test_crops_need_images_that_are_not_decoded(folder):
     config = jpegs.config(folder, dataset="digits", image_size=0, num_classes=0)
     with pytest.raises(UserError, match=r"augmentation is 'random_resized_crop' but the images of"):
-        training_run.make_run(config, job.load_data(config))
+        training_run.make_run(config, sets.of(config))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from experiments.reproduce.records import Entry
 from experiments.reproduce.scheduler import Outcome
 from experiments.results import claims, summary, tables
 from experiments.runs import workdir
+from experiments.runs.inputs import Inputs
+from experiments.runs.job import Interrupted
 from experiments.system import cli, files, lock
 from experiments.system.cli import Stop
 from experiments.system.errors import UserError
@@ -44,7 +46,7 @@ The second one is a short one to try; it needs no data. SUITE is one of {", ".jo
 cifar10 has the scales small (for two CPU cores) and full
 (the article's protocol). FIGURES are names with commas between:
 {", ".join(FIGURES)}; without --only all are made.
-The same command goes on where it was interrupted, and skips what is done; records of runs that were
+The same command goes on where it was interrupted, and skips what is done; folders of runs that were
 made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
 and --draw_only refuses to train what is missing. --known_runs takes the runs of published results as
 done, to add seeds or methods to them. --check prints every claim with its test."""
@@ -142,16 +144,17 @@ def _run(
             f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
             "add products to config.products."
         )
-    scheduler.check([*entries, *tuning])
+    inputs = Inputs()
+    scheduler.check([*entries, *tuning], inputs)
     everything = [*entries, *tuning, *scenery]
     plan.check_landscapes(scenery, options.only)
     known = _known(options, folder)
-    # Refuses records of another config.
+    existing = set() if options.overwrite else records.ids_of_records(folder)
+    # Refuses runs of another config.
     found = known_runs.sort(None if options.overwrite else folder, known, everything)
     if options.draw_only:
         _require(everything, found.done | found.known.keys(), folder)
-    previous = None if options.overwrite else workdir.finished(folder, False)
-    existing = set() if options.overwrite else records.ids_of_records(folder)
+    previous = None if options.overwrite else workdir.finished(folder)
     workdir.prepare(folder, config, options.overwrite)
     _take(found, everything, folder)
     record = provenance("experiments.reproduce", config.run.model.dtype)
@@ -159,8 +162,8 @@ def _run(
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _run_all(config, folder, everything, known, stop, options.draw_only)
-        except scheduler.Interrupted:
+            outcome = _run_all(config, folder, inputs, everything, known, stop, options.draw_only)
+        except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
         # A signal that comes now waits: figures and report are a matter of seconds.
@@ -200,10 +203,10 @@ def _take(found: Sorted, entries: list[Entry], folder: Path) -> None:
             "are done again."
         )
     for name in found.stale:
-        records.record_path(folder, name).unlink()
+        workdir.delete(records.run_folder(folder, name))
     for entry in entries:
         if entry.id in found.known:
-            records.write(folder, entry, found.known[entry.id])
+            records.write_known(folder, entry, found.known[entry.id])
 
 
 def _require(entries: list[Entry], done: set[str], folder: Path) -> None:
@@ -218,6 +221,7 @@ def _require(entries: list[Entry], done: set[str], folder: Path) -> None:
 def _run_all(
     config: ConfigDict,
     folder: Path,
+    inputs: Inputs,
     entries: list[Entry],
     known: list[KnownRuns],
     stop: Stop,
@@ -227,20 +231,24 @@ def _run_all(
     options = config.landscape.to_dict()
     first_seed = next(iter(plan.landscape_seeds(config)), -1)
 
+    def requested():
+        return stop.requested
+
     def run_one(entry, advance):
         if stop.requested:
-            raise scheduler.Interrupted
+            raise Interrupted
         if entry.setting == "landscape":
             return scenes.record(
                 entry,
                 advance,
                 folder=folder,
+                inputs=inputs,
                 options=options,
                 first_seed=first_seed,
-                requested=lambda: stop.requested,
+                stop=requested,
             )
         return scheduler.run_entry(
-            entry, advance, folder=folder, requested=lambda: stop.requested, together=together
+            entry, advance, folder=folder, inputs=inputs, stop=requested, together=together
         )
 
     together = Together(config.runs_at_once)
@@ -365,7 +373,8 @@ def _publish(folder: Path, metrics: dict, names: tuple[str, ...]) -> None:
         files.write_atomically(target / f"{name}.pdf", run_figures.pdf(figure))
         files.write_json(target / f"{name}.json", data)
     files.write_atomically(folder / workdir.TABLE, tables.results(metrics) + "\n")
-    workdir.publish(folder, metrics, pictures, pages.page(metrics, pictures))
+    workdir.publish(folder, pictures, pages.page(metrics, pictures))
+    files.write_json(folder / workdir.METRICS, metrics)
 
 
 def _show(metrics: dict, folder: Path, check: bool) -> None:

@@ -11,14 +11,35 @@ communication between runs.
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.training import placement, steps
+
+
+class Member(NamedTuple):
+    """A run of a group, or a run alone.
+
+    Attributes:
+      at_once: how many runs make their calls together.
+      slot: the place of the run in its group: 0, 1, 2, ...; `None` for a run that has none.
+      call: with the arguments and results of `steps.train_call`, which it is if it is `None`.
+      leave: ends the membership; whoever waits for this member goes on.
+    """
+
+    at_once: int = 1
+    slot: int | None = None
+    call: Callable | None = None
+    leave: Callable[[], None] = lambda: None
+
+
+ALONE = Member()
 
 
 class Together:
@@ -49,15 +70,15 @@ class Together:
             self.members.update(names)
             self._slots = {name: i for i, name in enumerate(names)}
 
-    def slot(self, name: str) -> int:
-        """The place of a run in its group: 0, 1, 2, ..."""
+    def member(self, name: str) -> Member:
+        """A run that has entered."""
         with self._lock:
-            return self._slots.get(name, 0)
+            slot = self._slots.get(name, 0)
+        call = None if self.at_once == 1 else self.call(name)
+        return Member(self.at_once, slot, call, functools.partial(self.leave, name))
 
     def call(self, name: str) -> Callable:
         """A member's `train.train_call`: the same arguments and results."""
-        if self.at_once == 1:
-            return steps.train_call
 
         def together(*arguments, program, unroll):
             future = concurrent.futures.Future()

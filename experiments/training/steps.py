@@ -205,7 +205,11 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int)
 
 
 def fit(
-    run: Run, state: ss.TrainState, history: History, call: Callable | None = None
+    run: Run,
+    state: ss.TrainState,
+    history: History,
+    call: Callable | None = None,
+    on_epoch: Callable[[int, ss.TrainState], None] = lambda epoch, state: None,
 ) -> Iterator[ss.TrainState]:
     """Trains from a state to the end, yielding the state after every call.
 
@@ -217,6 +221,7 @@ def fit(
       state: where it starts.
       history: takes the metrics.
       call: with the arguments and results of `train_call`, which is the default.
+      on_epoch: called with the number of an epoch and the state after its last step.
 
     Raises:
       NonFiniteLoss: training diverged; noticed one call late.
@@ -230,6 +235,9 @@ def fit(
                 state, run.hyper, step_key, *chunk, program=program, unroll=unroll
             )
             history.append(metrics | measured)
+            epoch, rest = divmod(history.num_dispatched, program.steps_per_epoch)
+            if not rest:
+                on_epoch(epoch, state)
             yield state
     history.flush()
 
