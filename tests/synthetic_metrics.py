@@ -1,6 +1,6 @@
 """Made-up metrics.json contents: of one run, and of a suite, whose runs are those of its plan.
 
-A suite's metrics are what `reproduce.results` makes of the made-up records.
+A suite's metrics are what `reproduce.metrics.results` makes of the made-up records.
 """
 
 import functools
@@ -10,8 +10,7 @@ import json
 import numpy as np
 
 from experiments.configs import recipes, suites
-from experiments.reproduce import __main__ as reproduce
-from experiments.reproduce import plan
+from experiments.reproduce import metrics, plan
 from experiments.results import styles, summary
 
 NUM_POINTS, NUM_BINS = 11, 10
@@ -316,7 +315,7 @@ def _place(rng, accuracy, nll, ece):
 def metrics_from(config, runs, failures=None):
     """What the command makes of records, as it is read from its metrics.json."""
     record = _provenance("python -m experiments.reproduce digits")
-    return json.loads(json.dumps(reproduce.results(config, runs, failures or {}, record)))
+    return json.loads(json.dumps(metrics.results(config, runs, failures or {}, record)))
 
 
 def suite_metrics(**changes):

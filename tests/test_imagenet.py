@@ -20,6 +20,7 @@ from experiments.data import corrupted, loader, sets
 from experiments.evaluation import predict
 from experiments.reproduce import records, scheduler
 from experiments.runs import job
+from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from experiments.training import feed, steps
 from experiments.training import run as training_run
@@ -365,7 +366,9 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, f
 def test_a_suite_streams_as_a_run_does(folder, tmp_path):
     config = jpegs.config(folder, "standard", num_epochs=2)
     entry, shares = records.Entry("standard", "article", 0.0, 0, config), []
-    record = scheduler.run_entry(entry, shares.append, folder=tmp_path, requested=lambda: False)
+    record = scheduler.run_entry(
+        entry, shares.append, folder=tmp_path, inputs=Inputs(), stop=lambda: False
+    )
     assert record["data"] == {"num_skipped": 0, "skipped": []}
     assert record["cost"]["training_images"] == 2 * 5 * 8
     assert record["cost"]["step_memory_bytes"] > 0

@@ -15,6 +15,7 @@ from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.reproduce import plan, scheduler
 from experiments.reproduce.records import Entry
+from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
 from experiments.training import run as training_run
@@ -119,7 +120,7 @@ def test_a_group_s_record_is_that_of_its_runs_alone(tmp_path):
         def run_one(entry, advance):
             folder, never = tmp_path / str(at_once), lambda: False
             return scheduler.run_entry(
-                entry, advance, folder=folder, requested=never, together=together
+                entry, advance, folder=folder, inputs=Inputs(), stop=never, together=together
             )
 
         outcome = scheduler.run_all(entries, run_one, 1, together)
