@@ -127,8 +127,8 @@ def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
 ):
     fit, workdir = steps.fit, tmp_path / "line"
 
-    def interrupted(run, state, history, call=None):
-        for count, latest in enumerate(fit(run, state, history, call), start=1):
+    def interrupted(run, state, history, *rest):
+        for count, latest in enumerate(fit(run, state, history, *rest), start=1):
             if count == 7:
                 signal.raise_signal(signal.SIGTERM)
             yield latest

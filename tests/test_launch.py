@@ -32,7 +32,8 @@ def test_what_the_user_says_about_huge_pages_stays():
 
 def test_an_import_starts_nothing_anew_and_of_a_command_s_module_not_even_jax():
     names = ", ".join(f"experiments.{name}" for name in (*COMMANDS, "reproduce.__main__"))
-    code = f"import os, sys, benchmarks, {names}; print(os.environ.get({TUNABLES!r}), 'jax' in sys.modules)"
+    show = f"print(os.environ.get({TUNABLES!r}), 'jax' in sys.modules)"
+    code = f"import os, sys, benchmarks, {names}; {show}"
     assert run("-c", code).stdout == "None False\n"
 
 

@@ -1,6 +1,6 @@
 """The landscape of tiny networks as entries of a suite."""
 
-import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ import tiny
 from experiments.data import augment
 from experiments.evaluation import landscape
 from experiments.reproduce import scenes, scheduler
-from experiments.reproduce.records import Entry, finished, record_path, weights_path, write
+from experiments.reproduce.records import Entry, finished, run_folder, weights_path
+from experiments.runs import workdir
+from experiments.runs.inputs import Inputs
+from experiments.system import files
 from experiments.system.errors import UserError
 from experiments.training import steps, weights
 from experiments.training.model import initial_stats
@@ -23,6 +26,7 @@ OPTIONS = {
     "hessian_batch_size": 6,
     "hessian_iterations": 2,
 }
+INPUTS = Inputs()
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +47,20 @@ def scene_of(npz, recipe, seed=0):
 
 def look(entry, folder, advance=lambda share: None, first_seed=0, **options):
     return scenes.record(
-        entry, advance, folder=folder, options=OPTIONS | options, first_seed=first_seed
+        entry,
+        advance,
+        folder=folder,
+        inputs=INPUTS,
+        options=OPTIONS | options,
+        first_seed=first_seed,
     )
+
+
+def copied(folder, entry, target):
+    """Another suite's folder, with the runs that an entry needs."""
+    for need in entry.needs:
+        shutil.copytree(run_folder(folder, need), run_folder(target, need))
+    return target
 
 
 def networks_of(entry):
@@ -59,7 +75,11 @@ def trained(npz, tmp_path_factory):
     records = {}
     for recipe in ("standard", "line"):
         records[recipe] = scheduler.run_entry(
-            entry_of(npz, recipe), lambda share: None, folder=folder, requested=lambda: False
+            entry_of(npz, recipe),
+            lambda share: None,
+            folder=folder,
+            inputs=INPUTS,
+            stop=lambda: False,
         )
     return folder, records
 
@@ -74,7 +94,9 @@ def untrained(npz, tmp_path_factory):
     ]
     for recipe in ("layerwise_line", "curve", "simplex_3", "line", "standard"):
         entry = entry_of(npz, recipe)
-        write(folder, entry, {"points": points, "config_sha256": ""})
+        own = run_folder(folder, entry.id)
+        workdir.prepare(own, entry.config, False, entry.in_suite)
+        files.write_json(own / workdir.METRICS, {"points": points})
         weights.save(weights_path(folder, entry.id), networks_of(entry))
     return folder
 
@@ -92,7 +114,6 @@ def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained
     folder, _ = trained
     for name, kind in (("line", "line"), ("standard", "point")):
         entry, record = scene_of(npz, name), seen[0][name]
-        assert record == json.loads(record_path(folder, entry.id).read_text())
         assert record == finished(folder, entry)
         where = ("id", "method", "setting", "label_noise", "seed")
         assert [record[key] for key in where] == [entry.id, name, "landscape", 0.0, 0]
@@ -167,7 +188,7 @@ def test_the_path_has_the_points_of_the_run(trained, seen):
     ],
 )
 def test_the_hessian_is_of_whole_batches_of_training_images(
-    npz, untrained, options, num_images, batch_size, monkeypatch
+    npz, untrained, options, num_images, batch_size, monkeypatch, tmp_path
 ):
     given = {}
 
@@ -176,8 +197,8 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
         return {}
 
     monkeypatch.setattr(scenes.landscape, "path_record", path_record)
-    monkeypatch.setattr(scenes.records, "write", lambda folder, entry, record: record)
-    look(scene_of(npz, "layerwise_line"), untrained, **options)
+    entry = scene_of(npz, "layerwise_line")
+    look(entry, copied(untrained, entry, tmp_path), **options)
     assert given["num_iterations"] == 2
     sizes = [len(labels) for _, labels in given["batches"]]
     assert (sum(sizes), set(sizes)) == (num_images, {batch_size})
@@ -213,30 +234,23 @@ def test_the_loss_is_that_of_training_without_augmentation():
 
 
 def timeless(record):
-    return record | {"wall_seconds": 0}
+    return record | {"wall_seconds": 0, "made": record["made"] | {"date": ""}}
 
 
 def test_looking_again_sees_the_same(npz, trained, seen, tmp_path):
     entry = scene_of(npz, "line")
-    for need in entry.needs:
-        for path in (record_path, weights_path):
-            copy = path(tmp_path, need)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path(trained[0], need).read_bytes())
-    assert timeless(look(entry, tmp_path)) == timeless(seen[0]["line"])
+    assert timeless(look(entry, copied(trained[0], entry, tmp_path))) == timeless(seen[0]["line"])
 
 
 def test_what_was_seen_is_only_read(npz, trained, seen, monkeypatch):
     monkeypatch.setattr(scenes.weights, "load", pytest.fail)
-    shares = []
-    assert look(scene_of(npz, "line"), trained[0], shares.append) == seen[0]["line"]
-    assert shares == [1.0]
+    assert look(scene_of(npz, "line"), trained[0]) == seen[0]["line"]
 
 
 def test_what_was_seen_with_another_config_is_refused(npz, trained, seen):
     entry = scene_of(npz, "line")
     entry.config.batch_size = 7
-    with pytest.raises(UserError, match="is the record of a run of another config"):
+    with pytest.raises(UserError, match="holds a run of another config"):
         look(entry, trained[0])
 
 
@@ -252,7 +266,7 @@ def test_what_was_seen_with_another_config_is_refused(npz, trained, seen):
     ],
 )
 def test_slices_are_of_the_first_seed_and_triangles_of_all(
-    npz, untrained, recipe, first_seed, parts, monkeypatch
+    npz, untrained, recipe, first_seed, parts, monkeypatch, tmp_path
 ):
     region = {"accuracy": 0.5, "nll": 1.0}
     for name, made in (
@@ -260,8 +274,8 @@ def test_slices_are_of_the_first_seed_and_triangles_of_all(
         ("path_record", {}),
     ):
         monkeypatch.setattr(scenes.landscape, name, lambda *_, made=made, **__: made)
-    monkeypatch.setattr(scenes.records, "write", lambda folder, entry, record: record)
-    record = look(scene_of(npz, recipe), untrained, first_seed=first_seed)
+    entry = scene_of(npz, recipe)
+    record = look(entry, copied(untrained, entry, tmp_path), first_seed=first_seed)
     assert set(record["landscape"]) == parts
 
 
@@ -294,7 +308,7 @@ def test_missing_weights_are_refused_in_a_sentence(npz, untrained, tmp_path, mis
     sentence = str(refused.value)
     assert sentence.startswith(f"{path} can't be read as weights")
     assert "\n" not in sentence
-    assert not record_path(tmp_path, entry.id).exists()
+    assert not run_folder(tmp_path, entry.id).exists()
 
 
 def test_weights_of_another_model_are_refused_with_both_shapes(npz, tmp_path):

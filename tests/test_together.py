@@ -11,6 +11,7 @@ import pytest
 from experiments.data.sets import Split
 from experiments.reproduce import scheduler
 from experiments.reproduce.records import Entry
+from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from experiments.training import run as training_run
 from experiments.training import steps
@@ -126,14 +127,8 @@ def test_no_call_is_made_before_the_last_member_s(monkeypatch):
 
 
 def test_a_suite_s_records_are_those_of_its_runs_alone(tmp_path):
-    file = tmp_path / "tiny.npz"
-    parts = {"train": DATA.train, "test": DATA.test}
-    np.savez(
-        file,
-        **{f"{name}_images": part.images for name, part in parts.items()},
-        **{f"{name}_labels": part.labels for name, part in parts.items()},
-    )
-    config = tiny.config("line", dataset="tiny", data_dir=str(file))
+    file = tiny.npz_file(tmp_path / "tiny.npz")
+    config = tiny.config("line", dataset="tiny", data_dir=file)
     entries = []
     for seed in range(3):  # the last group has one member
         entry_config = config.copy_and_resolve_references()
@@ -147,7 +142,7 @@ def test_a_suite_s_records_are_those_of_its_runs_alone(tmp_path):
             folder = tmp_path / str(at_once)
             never = lambda: False
             return scheduler.run_entry(
-                entry, advance, folder=folder, requested=never, together=together
+                entry, advance, folder=folder, inputs=Inputs(), stop=never, together=together
             )
 
         outcome = scheduler.run_all(entries, run_one, 1, together)
