@@ -187,15 +187,17 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch):
 def test_sigterm_saves_and_the_same_command_goes_on(suite, tmp_path, monkeypatch, capsys):
     arguments = ["--config.num_threads=1"]  # so that the second run comes after the first
     choices = {"only": "fig3", "products": ("line",)}
-    train_call = job.steps.train_call
+    fit = job.steps.fit
 
-    def signalled(*given, **static):
-        if list((tmp_path / "runs").rglob("metrics.json")):
-            signal.raise_signal(signal.SIGTERM)
-        return train_call(*given, **static)
+    def signalled(*given):
+        begun = bool(list((tmp_path / "runs").rglob("metrics.json")))
+        for number, latest in enumerate(fit(*given)):
+            if begun and number == 10:
+                signal.raise_signal(signal.SIGTERM)
+            yield latest
 
     with monkeypatch.context() as patched:
-        patched.setattr(job.steps, "train_call", signalled)
+        patched.setattr(job.steps, "fit", signalled)
         assert run(tmp_path, *arguments, **choices) == 0
     assert "run the same command again" in capsys.readouterr().out
     (first,) = (tmp_path / "runs").rglob("metrics.json")

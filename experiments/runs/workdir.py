@@ -18,7 +18,7 @@ CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
 WEIGHTS, RUNS, TABLE = weights.FILE, "runs", "table.md"
 LANDSCAPE, DIVERGED, KNOWN = "landscape.json", "diverged.json", "known_run.json"
 # Beside the config: of an .npz file, wherever it lies; and what a suite says of its run.
-_DATA, _SUITE = "data_sha256", "suite"
+_DATA, _SUITE = "data_sha256", "in_suite"
 DAMAGED = "damaged_checkpoint_"
 # All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
 _OURS = (
