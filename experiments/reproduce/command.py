@@ -13,7 +13,7 @@ from experiments.configs import suites
 from experiments.configs.suites import FIGURES
 from experiments.report import landscape_figures, pages, run_figures, suite_figures
 from experiments.report.tables import text_table
-from experiments.reproduce import known_runs, metrics, plan, records, scenes, scheduler
+from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
 from experiments.reproduce.records import Entry
 from experiments.reproduce.scheduler import Outcome
@@ -25,7 +25,6 @@ from experiments.system import cli, files, lock
 from experiments.system.cli import Stop
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
-from experiments.training.groups import Together
 
 # suite -> its scales, the first by default.
 SUITES = {
@@ -240,11 +239,27 @@ def _run_all(
                 stop=requested,
             )
         return scheduler.run_entry(
-            entry, advance, folder=folder, inputs=inputs, stop=requested, together=together
+            entry,
+            advance,
+            folder=folder,
+            inputs=inputs,
+            stop=requested,
+            slot=slots.get(entry.id, 0),
+            at_once=config.runs_at_once,
         )
 
-    together = Together(config.runs_at_once)
-    first = scheduler.run_all(entries, run_one, config.num_threads, together)
+    def train_group(runs, advance):
+        slots.update({entry.id: slot for slot, entry in enumerate(runs)})
+        trained = [entry for entry in runs if entry.setting != "landscape"]
+        return group.train(trained, advance, folder=folder, inputs=inputs, stop=requested)
+
+    def run_all(entries):
+        together = train_group if config.runs_at_once > 1 else None
+        threads = config.num_threads
+        return scheduler.run_all(entries, run_one, threads, together, config.runs_at_once)
+
+    slots: dict[str, int] = {}
+    first = run_all(entries)
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
@@ -252,7 +267,7 @@ def _run_all(
     if draw_only:
         _require(tuned, found.done | found.known.keys(), folder)
     _take(found, tuned, folder)
-    second = scheduler.run_all(tuned, run_one, config.num_threads, together)
+    second = run_all(tuned)
     return Outcome(first.records | second.records, first.failures | second.failures)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import ml_collections
 import tqdm
 
 from experiments.data import sets
@@ -21,11 +22,9 @@ from experiments.runs import job
 from experiments.runs.inputs import Inputs, check_shifted
 from experiments.runs.job import Advance, Interrupted
 from experiments.system.errors import UserError
-from experiments.training.groups import Together
 from experiments.training.methods import make_method
 from experiments.training.run import make_run
 
-ONE_BY_ONE = Together(1)
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
 
 
@@ -40,7 +39,8 @@ def run_all(
     entries: Sequence[Entry],
     run_one: Callable[[Entry, Advance], dict],
     num_threads: int,
-    together: Together = ONE_BY_ONE,
+    train_group: Callable[[Sequence[Entry], Advance], dict[str, float]] | None = None,
+    at_once: int = 1,
 ) -> Outcome:
     """Runs every entry after those that it needs, with progress and time left.
 
@@ -52,14 +52,16 @@ def run_all(
       run_one: `(entry, advance) -> record`; as it goes it calls `advance(share)` with the share of its
         work that is newly done, and lets pass whatever that raises.
       num_threads: how many run at once; 0 for one per CPU core.
-      together: if it has groups of several, runs of a method train as one program, group by group.
+      train_group: what trains runs of one method as one, before each of them is run; it returns by id
+        the share of its work that is done then.
+      at_once: how many these are, at most.
 
     Raises:
       Interrupted: a signal came; runs that have begun were saved.
       KeyboardInterrupt: a second one came.
     """
     stop, lock = threading.Event(), threading.Lock()
-    outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), together.at_once)
+    outcome, num_threads = Outcome({}, {}), num_threads or os.cpu_count()
     with (
         tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
@@ -73,8 +75,10 @@ def run_all(
 
         try:
             for layer in _layers(entries):
-                for group in [layer] if together.at_once == 1 else _groups(layer, together.at_once):
-                    _run_group(group, run_one, advance, pool, outcome, together)
+                for group in _groups(layer, at_once) if train_group else [layer]:
+                    ready = [e for e in group if not set(e.needs) & outcome.failures.keys()]
+                    shares = train_group(ready, advance) if train_group else {}
+                    _run_group(group, run_one, advance, pool, outcome, shares)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -118,9 +122,9 @@ def _groups(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
     ]
 
 
-def _run_group(entries, run_one, advance, pool, outcome: Outcome, together: Together) -> None:
+def _run_group(entries, run_one, advance, pool, outcome: Outcome, begun: dict) -> None:
     def run_whole(entry):
-        shares = []
+        shares = [begun.get(entry.id, 0.0)]
 
         def count(share):
             advance(share)
@@ -129,16 +133,13 @@ def _run_group(entries, run_one, advance, pool, outcome: Outcome, together: Toge
         try:
             return run_one(entry, count)
         finally:
-            together.leave(entry.id)
             left[entry.id] = max(0.0, 1.0 - sum(shares))
 
     futures, left = {}, {}
-    together.enter(entry.id for entry in entries)
     for entry in entries:
         missing = [need for need in entry.needs if need in outcome.failures]
         if missing:
             outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
-            together.leave(entry.id)
             advance(1.0)
         else:
             futures[pool.submit(run_whole, entry)] = entry
@@ -182,7 +183,8 @@ def run_entry(
     folder: Path,
     inputs: Inputs,
     stop: Callable[[], bool],
-    together: Together = ONE_BY_ONE,
+    slot: int = 0,
+    at_once: int = 1,
 ) -> dict:
     """Trains and evaluates one run in its folder; one that is done is only read.
 
@@ -192,7 +194,7 @@ def run_entry(
       folder: of the suite.
       inputs: from which it gets its data.
       stop: whether a signal came, so that the run is to be saved and given up.
-      together: see `run_all`; the run leaves it when it is trained.
+      slot, at_once: of a run that `train_group` has trained, see `job.execute`.
 
     Returns:
       See `records.finished`.
@@ -203,12 +205,7 @@ def run_entry(
     """
     if row := records.finished(folder, entry):
         return row
-    config = entry.config.copy_and_resolve_references()
-    paths = (records.weights_path(folder, need) for need in entry.needs)
-    config.subspace.weights = tuple(map(str, paths))
-    data = inputs.dataset(config)
-    if entry.setting == "tuning":  # what is chosen is chosen without the test split
-        data = sets.untested(data)
+    config, data = config_and_data(entry, folder, inputs)
     job.execute(
         records.run_folder(folder, entry.id),
         config,
@@ -218,6 +215,19 @@ def run_entry(
         module="experiments.reproduce",
         advance=advance,
         in_suite=entry.in_suite,
-        member=together.member(entry.id),
+        slot=slot,
+        at_once=at_once,
     )
     return records.finished(folder, entry)
+
+
+def config_and_data(
+    entry: Entry, folder: Path, inputs: Inputs
+) -> tuple[ml_collections.ConfigDict, sets.Dataset]:
+    """With what an entry's run is made, when what it needs is done."""
+    config = entry.config.copy_and_resolve_references()
+    paths = (records.weights_path(folder, need) for need in entry.needs)
+    config.subspace.weights = tuple(map(str, paths))
+    data = inputs.dataset(config)
+    # What is chosen is chosen without the test split.
+    return config, sets.untested(data) if entry.setting == "tuning" else data

@@ -30,14 +30,13 @@ from experiments.system.cli import Stop
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, placement, steps, weights
-from experiments.training.groups import ALONE, Member
 from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.methods import make_method
 from experiments.training.run import Run, make_run
 
 Advance = Callable[[float], None]
-_TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
+TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 
 
 class Interrupted(Exception):
@@ -55,7 +54,8 @@ def execute(
     advance: Advance = lambda share: None,
     overwrite: bool = False,
     in_suite: workdir.InSuite | None = None,
-    member: Member = ALONE,
+    slot: int | None = None,
+    at_once: int = 1,
     begin: float | None = None,
 ) -> dict:
     """Trains what is left to train, evaluates, and records; twice the same as once.
@@ -72,7 +72,8 @@ def execute(
       overwrite: whether to delete what the folder holds.
       in_suite: of a suite's run, which has neither progress bars nor logs, and no checkpoints when it
         is done; `None` for a run by itself.
-      member: of a run that trains together with others.
+      slot: of a run of a group, its place there (see `make_run`).
+      at_once: how many runs were trained as one with this one, for the record.
       begin: when the command began, by `time.perf_counter()`.
 
     Returns:
@@ -90,20 +91,19 @@ def execute(
         if reason := workdir.diverged(folder):
             raise NonFiniteLoss(reason)
     begin = time.perf_counter() if begin is None else begin
-    run = make_run(config, data, member.slot)
+    run = make_run(config, data, slot)
     settings = predict.make_settings(config, run)
     if hosts.is_first():
         workdir.prepare(folder, config, overwrite, in_suite)
     hosts.any_of(False)  # not before the folder is there
     record = provenance(module, config.model.dtype) | {"seed": config.seed}
-    look = _Oracle(run, settings, data.test, config)
+    look = Oracle(run, settings, data.test, config)
     try:
-        trained = _train(run, config, folder, stop, advance, look, member, in_suite is None)
+        trained = _train(run, config, folder, stop, advance, look, in_suite is None)
     except NonFiniteLoss as error:
         if hosts.is_first():
-            files.write_json(folder / workdir.DIVERGED, {"diverged": str(error)})
+            workdir.set_diverged(folder, str(error))
         raise
-    member.leave()
     evaluation_begin = time.perf_counter()
     stack = hosts.local(run.program.method.trained(trained.state, jax.random.key(config.seed)))
     splits = {"test": data.test, "validation": data.validation}
@@ -116,7 +116,7 @@ def execute(
         results = evaluate.evaluate(run, stack, splits, settings, wrap, shifted, places)
     except Interrupted:
         checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
-        _save(checkpoints, run, trained.state, trained.history, look)
+        save(checkpoints, run, trained.state, trained.history, look)
         checkpoints.close()
         raise
     if look.found:
@@ -128,7 +128,7 @@ def execute(
         "training_seconds": sum(epoch["seconds"] for epoch in epochs),
         "training_images": num_images,
         "gradient_passes": num_images * run.program.method.gradients_per_step,
-        "runs_at_once": member.at_once,
+        "runs_at_once": at_once,
         "evaluation_seconds": time.perf_counter() - evaluation_begin,
         # The first epoch compiles.
         "images_per_second": statistics.median(speeds[1:] or speeds or [0.0]),
@@ -157,7 +157,7 @@ class _Trained(NamedTuple):
     memory: dict
 
 
-def _train(run, config, folder, stop, advance, look, member, alone) -> _Trained:
+def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     state, total = steps.init_state(run), run.program.num_steps
     # Logs are closed last, and what can't be written may be seen only then.
@@ -167,10 +167,7 @@ def _train(run, config, folder, stop, advance, look, member, alone) -> _Trained:
     ):
         logged = alone and hosts.is_first()
         history = History(run, *([logs.write] if logged else []))
-        if restored := checkpoints.restore(state):
-            state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
-            history.restore(record["history"])
-            look.found = record.get("oracle", [])
+        state = restore(checkpoints, run, state, history, look)
         if logged:
             logs.start_from(history.epochs)
         start = seen = int(state.step)
@@ -178,23 +175,23 @@ def _train(run, config, folder, stop, advance, look, member, alone) -> _Trained:
         try:
             report = step_report(run, state) if alone and start < total else None
             agreement = hosts.Agreement()
-            states = steps.fit(run, state, history, member.call, look)
+            states = steps.fit(run, state, history, look)
             for latest in _with_bar(states, run, start, history) if alone else states:
                 state = latest
                 due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
                 due, stopping = agreement.any(due, stop())
                 if due or stopping:
-                    _save(checkpoints, run, state, history, look)
+                    save(checkpoints, run, state, history, look)
                     agreement = hosts.Agreement()  # what was due before is done
                 if stopping:
                     waits = True
                     raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
-                advance(_TRAINING * (history.num_steps - seen) / total)
+                advance(TRAINING * (history.num_steps - seen) / total)
                 seen = history.num_steps
             check_finite(run, state)
             if alone:
-                _save(checkpoints, run, state, history, look)
-            advance(_TRAINING * (total - seen) / max(total, 1))
+                save(checkpoints, run, state, history, look)
+            advance(TRAINING * (total - seen) / max(total, 1))
             waits = True
         except NonFiniteLoss:  # which all of them see
             waits = True
@@ -203,12 +200,12 @@ def _train(run, config, folder, stop, advance, look, member, alone) -> _Trained:
             if waits:
                 checkpoints.close()
     memory = {} if report is None else {"memory": report._asdict()}
-    if not alone and member.at_once == 1 and start < total:  # else its step was never compiled
+    if not alone and start < total:  # else its step was never compiled
         memory = {"step_memory_bytes": steps.step_memory(run, state)}
     return _Trained(state, history, start, memory)
 
 
-class _Oracle:
+class Oracle:
     """Looks at the test split after epochs, for optimal early stopping.
 
     Called by `steps.fit`; one look is after the last epoch.
@@ -283,7 +280,17 @@ def _with_bar(states, run, step, history) -> Iterator:
         bar.update(history.num_steps - bar.n)
 
 
-def _save(checkpoints, run, state, history, look) -> None:
+def restore(checkpoints, run: Run, state, history: History, look: Oracle) -> ss.TrainState:
+    """The state of the last checkpoint, or the one that is given without any."""
+    if restored := checkpoints.restore(state):
+        state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
+        history.restore(record["history"])
+        look.found = record.get("oracle", [])
+    return state
+
+
+def save(checkpoints, run: Run, state, history: History, look: Oracle) -> None:
+    """Starts to write a checkpoint from which `restore` goes on."""
     if run.loader is not None:
         run.loader.corrupt[:] = hosts.names_of_all(run.loader.corrupt)
     check_finite(run, state)

@@ -140,6 +140,11 @@ def diverged(path: Path) -> str:
     return _read(path / DIVERGED).get("diverged", "") if (path / DIVERGED).exists() else ""
 
 
+def set_diverged(path: Path, reason: str) -> None:
+    """Marks a folder's run as one that diverges."""
+    files.write_json(path / DIVERGED, {"diverged": reason})
+
+
 def stored_config(path: Path) -> dict:
     """The config of the run that a folder holds."""
     config = _read(path / CONFIG)
