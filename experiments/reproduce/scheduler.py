@@ -61,7 +61,7 @@ def run_all(
       KeyboardInterrupt: a second one came.
     """
     stop, lock = threading.Event(), threading.Lock()
-    outcome, num_threads = Outcome({}, {}), num_threads or os.cpu_count()
+    outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)
     with (
         tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
