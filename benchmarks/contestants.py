@@ -6,7 +6,6 @@ after the first one. All train the same network, cResNet20 on 50,000 images like
 cropped and flipped.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -40,21 +39,26 @@ def make_run(options: SimpleNamespace, *, recipe: str, dtype: str = "float32", s
     return run_of.make_run(config, Dataset("random", split, split, split, 10))
 
 
-def training(options: SimpleNamespace, run, call: Callable | None = None) -> Unit:
+def training(options: SimpleNamespace, *runs) -> Unit:
     """The experiments' own loop: batches drawn on the device, several steps a call."""
-    from experiments.training import steps
+    from experiments.training import groups, steps
     from experiments.training.history import History
 
-    calls = -(-options.steps // run.steps_per_call)
-    history = History(run)
-    states = steps.fit(run, steps.init_state(run), history, call)
+    calls = -(-options.steps // runs[0].steps_per_call)
+    histories = [History(run) for run in runs]
+    begin = [steps.init_state(run) for run in runs]
+    if len(runs) == 1:
+        states = ([state] for state in steps.fit(runs[0], begin[0], histories[0]))
+    else:
+        states = groups.fit(list(map(groups.Member, runs, begin, histories)))
 
     def unit():
-        begun = history.num_dispatched
-        for state in itertools.islice(states, calls):
-            last = state
-        last.step.block_until_ready()
-        return int(history.num_dispatched - begun) * run.batch_size
+        begun = sum(history.num_dispatched for history in histories)
+        for latest in itertools.islice(states, calls):
+            last = latest
+        last[-1].step.block_until_ready()
+        taken = sum(history.num_dispatched for history in histories) - begun
+        return int(taken) * runs[0].batch_size
 
     return unit
 
@@ -66,21 +70,7 @@ def ours(options: SimpleNamespace, **choices) -> Unit:
 
 def several(options: SimpleNamespace, *, num_runs: int, **choices) -> Unit:
     """Runs of several seeds in one program."""
-    from experiments.training.groups import Together
-
-    together = Together(num_runs)
-    names = [str(seed) for seed in range(num_runs)]
-    together.enter(names)
-    units = [
-        training(options, make_run(options, seed=seed, **choices), together.call(name))
-        for seed, name in enumerate(names)
-    ]
-    pool = concurrent.futures.ThreadPoolExecutor(num_runs)
-
-    def unit():
-        return sum(pool.map(lambda one: one(), units))
-
-    return unit
+    return training(options, *(make_run(options, seed=seed, **choices) for seed in range(num_runs)))
 
 
 def flat(options: SimpleNamespace, **choices) -> Unit:

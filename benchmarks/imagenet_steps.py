@@ -17,7 +17,7 @@ from benchmarks.rounds import spread
 from benchmarks.table import table
 from experiments.configs import imagenet
 from experiments.data.sets import Dataset, Split
-from experiments.system import xla
+from experiments.system import launch, xla
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, models, steps
@@ -175,4 +175,5 @@ def markdown(results: dict) -> str:
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

@@ -21,7 +21,7 @@ from experiments.configs import imagenet
 from experiments.data import jpegs, loader
 from experiments.data.decode import NUM_DRAWS, Pictures
 from experiments.data.sets import load
-from experiments.system import xla
+from experiments.system import launch, xla
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training.history import History
@@ -250,4 +250,5 @@ def _of(values: dict, digits: int) -> str:
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

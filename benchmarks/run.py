@@ -14,7 +14,7 @@ import jax
 
 from benchmarks import costs, output, roofline, rounds, table
 from benchmarks.contestants import ABLATIONS, ACCELERATED, CONTESTANTS, baseline
-from experiments.system import xla
+from experiments.system import launch, xla
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 
@@ -179,4 +179,5 @@ def _torch_version() -> str | None:
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

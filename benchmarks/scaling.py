@@ -15,7 +15,7 @@ from benchmarks.contestants import images_and_labels
 from benchmarks.table import mebibytes, table
 from experiments.configs import cifar10
 from experiments.data.sets import Dataset, Split
-from experiments.system import xla
+from experiments.system import launch, xla
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import steps
@@ -142,4 +142,5 @@ def markdown(results: dict) -> str:
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

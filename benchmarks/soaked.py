@@ -25,9 +25,9 @@ def main() -> int:
         def note(kind, step):
             notes.write(f"{kind} {step} {time.monotonic()}\n")
 
-        def noted_fit(run, state, history, call=None):
+        def noted_fit(run, state, history, *rest):
             note("from", int(state.step))
-            for latest in fit(run, state, history, call):
+            for latest in fit(run, state, history, *rest):
                 note("step", history.num_dispatched)
                 yield latest
 

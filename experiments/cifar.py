@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments.runs import job
+from experiments.system import launch
 
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on CIFAR-10 or CIFAR-100.
 
@@ -16,10 +16,13 @@ stop. The data set is downloaded and prepared if --config.data_dir does not hold
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    from experiments.runs import job  # imports JAX
+
     return job.command(
         "experiments.cifar", DESCRIPTION, "experiments/configs/cifar10.py:line", argv
     )
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

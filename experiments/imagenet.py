@@ -2,6 +2,8 @@
 
 import sys
 
+from experiments.system import launch
+
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on ImageNet.
 
     python -m experiments.imagenet --config experiments/configs/imagenet.py:METHOD \\
@@ -16,7 +18,9 @@ SIGTERM and Ctrl-C save before they stop."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    from experiments.runs import job  # not in the processes that decode, which import this module
+    from experiments.runs import (
+        job,  # imports JAX, which processes that decode images have no need of
+    )
 
     return job.command(
         "experiments.imagenet", DESCRIPTION, "experiments/configs/imagenet.py:line", argv
@@ -24,4 +28,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

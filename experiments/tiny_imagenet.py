@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments.runs import job
+from experiments.system import launch
 
 DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on Tiny-ImageNet.
 
@@ -16,10 +16,13 @@ run; SIGTERM and Ctrl-C save before they stop."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    from experiments.runs import job  # imports JAX
+
     return job.command(
         "experiments.tiny_imagenet", DESCRIPTION, "experiments/configs/tiny_imagenet.py:line", argv
     )
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     sys.exit(main())

@@ -9,7 +9,7 @@ from records import committed, place
 import subspace_jax as ss
 from experiments.configs import recipes, suites
 from experiments.evaluation import layout
-from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import metrics as suite_metrics
 from experiments.reproduce import plan
 from experiments.results import summary
 from experiments.results.styles import METRICS
@@ -83,4 +83,4 @@ def metrics_from(config, runs):
     """What the command makes of records, as it is read from its metrics.json."""
     made = {"command": "python -m experiments.reproduce digits", "commit": "0123abc"}
     made |= {"versions": {"jax": "0.10.2"}, "device": "cpu", "seed": 0}
-    return json.loads(json.dumps(reproduce.results(config, runs, {}, made)))
+    return json.loads(json.dumps(suite_metrics.results(config, runs, {}, made)))

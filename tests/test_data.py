@@ -300,11 +300,14 @@ def test_the_digits_test_part_does_not_depend_on_the_split_seed():
 # .npz files
 
 
-def test_a_file_that_changed_is_loaded_anew(npz):
-    assert sets.load_arrays("mine", npz())[2] == 3
-    path = npz(num_classes=7)
-    os.utime(path, ns=(1, 1))
-    assert sets.load_arrays("mine", path)[2] == 7
+def test_what_is_kept_is_loaded_once_and_cannot_be_written_to(npz):
+    kept = {}
+    first, again = (sets.load("mine", npz(), validation_size=2, kept=kept) for _ in range(2))
+    assert first.train.images is again.train.images
+    assert first.test.images is again.test.images
+    for array in (first.train.images, *first.validation, *first.test):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
 
 
 def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
@@ -316,7 +319,6 @@ def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    sets._load_arrays.cache_clear()
     assert sets.load("cifar10", path, validation_size=1).name == "cifar10"
     with pytest.raises(
         UserError, match="dataset is 'digits' but scikit-learn is not installed; pip install"

@@ -20,6 +20,7 @@ from experiments.data import corrupted, loader, sets
 from experiments.evaluation import predict
 from experiments.reproduce import records, scheduler
 from experiments.runs import job
+from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from experiments.training import feed, steps
 from experiments.training import run as training_run
@@ -56,7 +57,7 @@ def results(workdir):
 
 def make_run(folder, recipe="line", **changes):
     config = jpegs.config(folder, recipe, **changes)
-    return config, training_run.make_run(config, job.load_data(config))
+    return config, training_run.make_run(config, sets.of(config))
 
 
 def corrupted_set(root, classes, side):
@@ -126,8 +127,8 @@ def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
 ):
     fit, workdir = steps.fit, tmp_path / "line"
 
-    def interrupted(run, state, history, call=None):
-        for count, latest in enumerate(fit(run, state, history, call), start=1):
+    def interrupted(run, state, history, *rest):
+        for count, latest in enumerate(fit(run, state, history, *rest), start=1):
             if count == 7:
                 signal.raise_signal(signal.SIGTERM)
             yield latest
@@ -230,7 +231,7 @@ def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
     folder, tmp_path, monkeypatch, capsys
 ):
     root, workdir = shutil.copytree(folder, tmp_path / "imagenet"), tmp_path / "run"
-    bad = Path(job.load_data(jpegs.config(root)).train.images.name(20))
+    bad = Path(sets.of(jpegs.config(root)).train.images.name(20))
     bad.write_bytes(b"text")
     more = ["--config.evaluation.recalibration_augment=False", "--config.num_epochs=2"]
     assert imagenet.main(arguments(root, workdir, *more, recipe="standard")) == 0
@@ -248,7 +249,7 @@ def test_what_was_passed_over_before_an_interruption_is_kept(folder):
     saved = json.loads(json.dumps(History(run).to_json()))
     _, again = make_run(folder)
     History(again).restore(saved)
-    skipped = job.data_record(job.load_data(jpegs.config(folder)), again)
+    skipped = job.data_record(sets.of(jpegs.config(folder)), again)
     assert skipped == {
         "num_skipped": 1,
         "skipped": [{"file": "one.JPEG", "reason": "not decoded"}],
@@ -260,7 +261,7 @@ def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp
     bad = root / "val" / "n002" / "n002_1.JPEG"
     bad.write_bytes(bad.read_bytes()[:100])
     config = jpegs.config(root)
-    test = job.load_data(config).test
+    test = sets.of(config).test
     with pytest.raises(UserError, match=rf"^{bad} can't be decoded \(.*\); restore it from"):
         list(predict.padded_batches(test.images, 4))
 
@@ -286,7 +287,7 @@ def test_recalibration_reads_each_of_its_images_once_and_again_alike(folder):
 
 def test_predictions_are_those_of_an_array_of_the_same_images(folder):
     config, run = make_run(folder, "standard")
-    dataset, settings = job.load_data(config), predict.make_settings(config, run)
+    dataset, settings = sets.of(config), predict.make_settings(config, run)
     params = steps.init_state(run).endpoints
     splits = {
         "test": dataset.test,
@@ -329,7 +330,7 @@ def test_folders_of_some_classes_restrict_the_logits(folder, tmp_path):
 
 def test_generated_corruptions_depend_on_the_image_alone(folder):
     found = load_corrupted(folder, corrupted.GENERATED, 3)
-    images, clean = found.split.images, job.load_data(jpegs.config(folder)).test.images
+    images, clean = found.split.images, sets.of(jpegs.config(folder)).test.images
     whole = images[:]
     assert (whole != clean[:]).any((1, 2, 3)).all()
     np.testing.assert_allclose(images[[9, 2]], whole[[9, 2]], atol=1)
@@ -342,7 +343,7 @@ def test_generated_corruptions_depend_on_the_image_alone(folder):
 def test_crops_need_images_that_are_not_decoded(folder):
     config = jpegs.config(folder, dataset="digits", image_size=0, num_classes=0)
     with pytest.raises(UserError, match=r"augmentation is 'random_resized_crop' but the images of"):
-        training_run.make_run(config, job.load_data(config))
+        training_run.make_run(config, sets.of(config))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +366,9 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, f
 def test_a_suite_streams_as_a_run_does(folder, tmp_path):
     config = jpegs.config(folder, "standard", num_epochs=2)
     entry, shares = records.Entry("standard", "article", 0.0, 0, config), []
-    record = scheduler.run_entry(entry, shares.append, folder=tmp_path, requested=lambda: False)
+    record = scheduler.run_entry(
+        entry, shares.append, folder=tmp_path, inputs=Inputs(), stop=lambda: False
+    )
     assert record["data"] == {"num_skipped": 0, "skipped": []}
     assert record["cost"]["training_images"] == 2 * 5 * 8
     assert record["cost"]["step_memory_bytes"] > 0

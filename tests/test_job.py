@@ -1,9 +1,10 @@
 """The command for one run, end to end on a small data set."""
 
+import ast
+import contextlib
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import struct
@@ -16,7 +17,10 @@ import numpy as np
 import pytest
 
 from experiments import cifar, tiny_imagenet
-from experiments.runs import job
+from experiments.configs import digits
+from experiments.runs import job, logs
+from experiments.runs.inputs import Inputs
+from experiments.system.errors import UserError
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -69,16 +73,9 @@ def arguments(
     return ["--config", str(path), "--workdir", str(workdir), *small, *more]
 
 
-def start(npz: Path, workdir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir, ALWAYS)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 def digest(workdir: Path) -> str:
     """Of all arrays of the last checkpoint: endpoints and optimizer, bit for bit."""
-    last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    last = workdir / "checkpoints" / str(progress(workdir))
     return json.loads((last / "record" / "metadata").read_text())["sha256"]
 
 
@@ -128,7 +125,7 @@ def test_logs_pictures_and_report_are_there(finished):
 
 @pytest.mark.parametrize(
     ("kind", "config"),
-    [("standard", "cifar10"), ("standard_matched", "digits"), ("layerwise_simplex", "digits")],
+    [("standard", "cifar10"), ("layerwise_simplex", "digits")],
 )
 def test_other_kinds_train_and_report(npz, tmp_path, kind, config):
     more = ["--config.num_epochs=2", "--config.average.name=ema", "--config.label_noise.rate=0.2"]
@@ -162,19 +159,15 @@ def test_a_workdir_of_another_config_is_refused(npz, finished, capsys):
 
 
 def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
-    rng = random.Random(0)
     workdir = tmp_path / "killed"
-    for _ in range(2):
-        process = start(npz, workdir)
-        steps_before = progress(workdir)
-        while process.poll() is None and progress(workdir) <= steps_before:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-    process = start(npz, workdir)
-    assert process.wait() == 0, process.stdout.read()
-    process.communicate()
+    command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir, ALWAYS)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and progress(workdir) < 0:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (workdir / "metrics.json").exists()
+    assert cifar.main(arguments(npz, workdir)) == 0
     assert digest(workdir) == digest(finished)
     assert {**results(workdir), "config": 0} == {**results(finished), "config": 0}
 
@@ -185,49 +178,102 @@ def progress(workdir: Path) -> int:
     return max((int(p.parent.name) for p in steps if p.parent.name.isdigit()), default=-1)
 
 
-def test_sigterm_saves_exits_0_and_the_rest_is_the_same(npz, finished, tmp_path):
-    workdir = tmp_path / "stopped"
-    process = start(npz, workdir)
-    while progress(workdir) < 0 and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    if not (workdir / "metrics.json").exists():
-        assert "run the same command again" in output
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["steps", "evaluate"])
+def test_a_signal_saves_exits_0_and_the_rest_is_the_same(
+    npz, finished, tmp_path, monkeypatch, capsys, number, module
+):
+    """While it trains, and while it evaluates: then nothing is trained again."""
+    workdir, owner = tmp_path / "stopped", getattr(job, module)
+    name = {"steps": "train_call", "evaluate": "evaluate"}[module]
+    function = getattr(owner, name)
+
+    def signalled(*arguments, **keywords):
+        if module == "evaluate" or progress(workdir) >= 0:
+            signal.raise_signal(number)
+        return function(*arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, signalled)
+        assert cifar.main(arguments(npz, workdir, ALWAYS)) == 0
+    assert "run the same command again" in capsys.readouterr().out
+    assert not (workdir / "metrics.json").exists()
+    if module == "evaluate":
+        monkeypatch.setattr(job.steps, "train_call", lambda *_: pytest.fail("trained again"))
     assert cifar.main(arguments(npz, workdir)) == 0
     assert digest(workdir) == digest(finished)
+    assert {**results(workdir), "config": 0} == {**results(finished), "config": 0}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def executed(npz, folder, **more):
+    """The function itself, of a line."""
+    config = digits.get_config("line")
+    values = dict(part.removeprefix("--config.").split("=") for part in SMALL)
+    values |= {"data_dir": str(npz), "model.widths": "(4, 8)"} | more
+    for name, value in values.items():
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+        config.update_from_flattened_dict({name: value})
+    inputs = Inputs()
+    return job.execute(
+        folder,
+        config,
+        data=inputs.dataset(config),
+        shifted=inputs.shifted(config),
+        stop=lambda: False,
+        module="tests",
+    )
+
+
+def test_twice_is_the_same_as_once(npz, finished, tmp_path, monkeypatch):
+    found = executed(npz, tmp_path)
+    assert found == metrics(tmp_path)
+    assert found["points"] == metrics(finished)["points"]
+    monkeypatch.setattr(job, "make_run", pytest.fail)
+    assert executed(npz, tmp_path) == found
+    with pytest.raises(UserError, match="config.seed is 0 there and 1 here"):
+        executed(npz, tmp_path, seed="1")
+
+
+def test_the_oracle_is_the_best_look_at_the_test_split(npz, tmp_path):
+    """At every second epoch and at the last one."""
+    found = executed(npz, tmp_path, **{"evaluation.oracle_epochs": "2"})["places"]
+    oracle = found["early stopping"]
+    assert [look["epoch"] for look in oracle["looks"]] == [2, 3]
+    assert oracle["accuracy"] == max(look["accuracy"] for look in oracle["looks"])
+    last = oracle["looks"][-1]["accuracy"]
+    assert last == pytest.approx(found["midpoint"]["accuracy"])
+    assert oracle["oracle"] is True
+    job.publish(tmp_path, metrics(tmp_path))
+    assert "early stopping" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("where", ["pages.page", "workdir.publish"])
 def test_a_signal_while_the_report_is_made_waits_for_it(
-    npz, finished, tmp_path, monkeypatch, number, where
+    npz, finished, tmp_path, monkeypatch, where
 ):
+    """A finished run without its report gets one."""
     workdir = tmp_path / "late"
     shutil.copytree(finished, workdir)
-    for name in ("metrics.json", "report.html"):
-        (workdir / name).unlink()
+    (workdir / "report.html").unlink()
     owner, name = getattr(job, where.split(".")[0]), where.split(".")[1]
     function = getattr(owner, name)
 
     def signalled(*arguments):
-        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGTERM)
         return function(*arguments)
 
     monkeypatch.setattr(owner, name, signalled)
     assert cifar.main(arguments(npz, workdir)) == 0
-    assert results(workdir) == results(finished)
+    assert metrics(workdir) == metrics(finished)
     assert "</html>" in (workdir / "report.html").read_text()
 
 
-@pytest.mark.parametrize("method", ["write_event", "close"])
 def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
-    npz, finished, tmp_path, monkeypatch, capsys, method
+    npz, finished, tmp_path, monkeypatch, capsys
 ):
-    """However late it is noticed, and in the thread that trains: nothing waits for another one."""
-    workdir = tmp_path / "full"
-    write = getattr(job.EventsWriter, method)
+    """In the thread that trains: nothing waits for another one."""
+    workdir, write = tmp_path / "full", logs.EventsWriter.write_event
 
     def full(writer, *arguments):
         if progress(workdir) > 0:
@@ -235,7 +281,7 @@ def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
         return write(writer, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(job.EventsWriter, method, full)
+        patched.setattr(logs.EventsWriter, "write_event", full)
         assert cifar.main(arguments(npz, workdir, ALWAYS)) == 2
     said = capsys.readouterr().err
     assert f"The disk is full: the logs of the training could not be written to {workdir}" in said
@@ -250,7 +296,7 @@ def test_events_are_those_of_the_history(finished):
     content, found, at = path.read_bytes(), [], 0
     while at < len(content):  # length, checksum, event, checksum
         (size,) = struct.unpack("Q", content[at : at + 8])
-        event = job.Event.FromString(content[at + 12 : at + 12 + size])
+        event = logs.Event.FromString(content[at + 12 : at + 12 + size])
         found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
         at += size + 16
     expected = [
@@ -294,8 +340,9 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path,
     workdir = tmp_path / "diverged"
     assert cifar.main(arguments(npz, workdir, ALWAYS, "--config.optimizer.learning_rate=1e30")) == 2
     said = capsys.readouterr().err
-    assert "step" in said
     assert "learning rate 1e+30" in said
+    assert cifar.main(arguments(npz, workdir, "--config.optimizer.learning_rate=1e30")) == 2
+    assert said.splitlines()[-1] == capsys.readouterr().err.strip()  # without training it again
     assert not (workdir / "metrics.json").exists()
 
 

@@ -13,15 +13,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments.configs.suites import get_config
 from experiments.data.sets import Split
 from experiments.evaluation import predict
-from experiments.reproduce import plan, scheduler
+from experiments.reproduce import plan
 from experiments.reproduce.records import Entry
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
 from experiments.training import run as training_run
-from experiments.training.groups import Together
 from subspace_jax import sharding
 from tests import compilations, tiny
-from tests.test_together import train_together, trained
+from tests.test_together import run_all, train_together, trained
 
 DATA = tiny.dataset()
 
@@ -51,7 +50,7 @@ def alone(run):
 def test_runs_are_what_they_are_alone(mesh, slots, devices):
     runs = [make_run(slot, mesh) for slot in slots]
     with compilations.noted() as names:
-        together = [future.result() for future in train_together(runs)]
+        together = train_together(runs)
     assert sum("train_apart" in name for name in names) == 1
     assert "jit(train_call)" not in names
     places = set()
@@ -100,31 +99,15 @@ def test_what_a_run_communicates_stays_with_its_devices():
 
 
 def test_a_group_s_record_is_that_of_its_runs_alone(tmp_path):
-    file = tmp_path / "tiny.npz"
-    parts = {"train": DATA.train, "test": DATA.test}
-    np.savez(
-        file,
-        **{f"{name}_images": part.images for name, part in parts.items()},
-        **{f"{name}_labels": part.labels for name, part in parts.items()},
-    )
+    data = {"dataset": "tiny", "data_dir": tiny.npz_file(tmp_path / "tiny.npz")}
 
     def records(mesh, at_once):
-        together = Together(at_once)
-        entries = []
-        for seed in range(2):
-            changes = {"dataset": "tiny", "data_dir": str(file), "mesh": mesh, "seed": seed}
-            config = tiny.config("line", batch_size=8, evaluation__num_points=3, **changes)
-            entries.append(Entry("line", "article", 0.0, seed, config))
+        def entry(seed):
+            more = {"mesh": mesh, "seed": seed, "evaluation__num_points": 3} | data
+            config = tiny.config("line", batch_size=8, **more)
+            return Entry("line", "article", 0.0, seed, config)
 
-        def run_one(entry, advance):
-            folder, never = tmp_path / str(at_once), lambda: False
-            return scheduler.run_entry(
-                entry, advance, folder=folder, requested=never, together=together
-            )
-
-        outcome = scheduler.run_all(entries, run_one, 1, together)
-        assert not outcome.failures
-        return outcome.records
+        return run_all([entry(0), entry(1)], tmp_path / str(at_once), at_once).records
 
     expected = records("", 1)
     for name, record in records("run=2,data=4", 2).items():

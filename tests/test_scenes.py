@@ -1,6 +1,6 @@
 """The landscape of tiny networks as entries of a suite."""
 
-import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ import tiny
 from experiments.data import augment
 from experiments.evaluation import landscape
 from experiments.reproduce import scenes, scheduler
-from experiments.reproduce.records import Entry, finished, record_path, weights_path, write
+from experiments.reproduce.records import Entry, finished, run_folder, weights_path
+from experiments.runs import workdir
+from experiments.runs.inputs import Inputs
+from experiments.system import files
 from experiments.system.errors import UserError
 from experiments.training import steps, weights
 from experiments.training.model import initial_stats
@@ -23,6 +26,7 @@ OPTIONS = {
     "hessian_batch_size": 6,
     "hessian_iterations": 2,
 }
+INPUTS = Inputs()
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +47,20 @@ def scene_of(npz, recipe, seed=0):
 
 def look(entry, folder, advance=lambda share: None, first_seed=0, **options):
     return scenes.record(
-        entry, advance, folder=folder, options=OPTIONS | options, first_seed=first_seed
+        entry,
+        advance,
+        folder=folder,
+        inputs=INPUTS,
+        options=OPTIONS | options,
+        first_seed=first_seed,
     )
+
+
+def copied(folder, entry, target):
+    """Another suite's folder, with the runs that an entry needs."""
+    for need in entry.needs:
+        shutil.copytree(run_folder(folder, need), run_folder(target, need))
+    return target
 
 
 def networks_of(entry):
@@ -59,7 +75,11 @@ def trained(npz, tmp_path_factory):
     records = {}
     for recipe in ("standard", "line"):
         records[recipe] = scheduler.run_entry(
-            entry_of(npz, recipe), lambda share: None, folder=folder, requested=lambda: False
+            entry_of(npz, recipe),
+            lambda share: None,
+            folder=folder,
+            inputs=INPUTS,
+            stop=lambda: False,
         )
     return folder, records
 
@@ -74,7 +94,9 @@ def untrained(npz, tmp_path_factory):
     ]
     for recipe in ("layerwise_line", "curve", "simplex_3", "line", "standard"):
         entry = entry_of(npz, recipe)
-        write(folder, entry, {"points": points, "config_sha256": ""})
+        own = run_folder(folder, entry.id)
+        workdir.prepare(own, entry.config, False, entry.in_suite)
+        files.write_json(own / workdir.METRICS, {"points": points})
         weights.save(weights_path(folder, entry.id), networks_of(entry))
     return folder
 
@@ -92,7 +114,6 @@ def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained
     folder, _ = trained
     for name, kind in (("line", "line"), ("standard", "point")):
         entry, record = scene_of(npz, name), seen[0][name]
-        assert record == json.loads(record_path(folder, entry.id).read_text())
         assert record == finished(folder, entry)
         where = ("id", "method", "setting", "label_noise", "seed")
         assert [record[key] for key in where] == [entry.id, name, "landscape", 0.0, 0]
@@ -106,11 +127,6 @@ def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained
         assert np.isfinite(found["slice"]["nll"]).all()
         assert record["places"] == {}
         assert not weights_path(folder, entry.id).exists()
-
-
-def test_progress_is_a_run_at_most(seen):
-    for shares in seen[1].values():
-        assert 0 < sum(shares) <= 1
 
 
 def test_in_the_middle_of_its_slice_is_the_network_as_it_was_evaluated(trained, seen):
@@ -162,12 +178,11 @@ def test_the_path_has_the_points_of_the_run(trained, seen):
     [
         ({}, 18, 6),  # whole batches of the 20 images that are asked for
         ({"hessian_images": 1}, 6, 6),
-        ({"hessian_images": 1000, "hessian_batch_size": 24}, 48, 24),
         ({"hessian_batch_size": 1000}, tiny.NUM_TRAIN, tiny.NUM_TRAIN),
     ],
 )
 def test_the_hessian_is_of_whole_batches_of_training_images(
-    npz, untrained, options, num_images, batch_size, monkeypatch
+    npz, untrained, options, num_images, batch_size, monkeypatch, tmp_path
 ):
     given = {}
 
@@ -176,8 +191,8 @@ def test_the_hessian_is_of_whole_batches_of_training_images(
         return {}
 
     monkeypatch.setattr(scenes.landscape, "path_record", path_record)
-    monkeypatch.setattr(scenes.records, "write", lambda folder, entry, record: record)
-    look(scene_of(npz, "layerwise_line"), untrained, **options)
+    entry = scene_of(npz, "layerwise_line")
+    look(entry, copied(untrained, entry, tmp_path), **options)
     assert given["num_iterations"] == 2
     sizes = [len(labels) for _, labels in given["batches"]]
     assert (sum(sizes), set(sizes)) == (num_images, {batch_size})
@@ -213,30 +228,22 @@ def test_the_loss_is_that_of_training_without_augmentation():
 
 
 def timeless(record):
-    return record | {"wall_seconds": 0}
+    return record | {"wall_seconds": 0, "made": record["made"] | {"date": ""}}
 
 
 def test_looking_again_sees_the_same(npz, trained, seen, tmp_path):
     entry = scene_of(npz, "line")
-    for need in entry.needs:
-        for path in (record_path, weights_path):
-            copy = path(tmp_path, need)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path(trained[0], need).read_bytes())
-    assert timeless(look(entry, tmp_path)) == timeless(seen[0]["line"])
+    assert timeless(look(entry, copied(trained[0], entry, tmp_path))) == timeless(seen[0]["line"])
 
 
-def test_what_was_seen_is_only_read(npz, trained, seen, monkeypatch):
+def test_what_was_seen_is_only_read_and_with_another_config_refused(
+    npz, trained, seen, monkeypatch
+):
     monkeypatch.setattr(scenes.weights, "load", pytest.fail)
-    shares = []
-    assert look(scene_of(npz, "line"), trained[0], shares.append) == seen[0]["line"]
-    assert shares == [1.0]
-
-
-def test_what_was_seen_with_another_config_is_refused(npz, trained, seen):
     entry = scene_of(npz, "line")
+    assert look(entry, trained[0]) == seen[0]["line"]
     entry.config.batch_size = 7
-    with pytest.raises(UserError, match="is the record of a run of another config"):
+    with pytest.raises(UserError, match="holds a run of another config"):
         look(entry, trained[0])
 
 
@@ -252,7 +259,7 @@ def test_what_was_seen_with_another_config_is_refused(npz, trained, seen):
     ],
 )
 def test_slices_are_of_the_first_seed_and_triangles_of_all(
-    npz, untrained, recipe, first_seed, parts, monkeypatch
+    npz, untrained, recipe, first_seed, parts, monkeypatch, tmp_path
 ):
     region = {"accuracy": 0.5, "nll": 1.0}
     for name, made in (
@@ -260,8 +267,8 @@ def test_slices_are_of_the_first_seed_and_triangles_of_all(
         ("path_record", {}),
     ):
         monkeypatch.setattr(scenes.landscape, name, lambda *_, made=made, **__: made)
-    monkeypatch.setattr(scenes.records, "write", lambda folder, entry, record: record)
-    record = look(scene_of(npz, recipe), untrained, first_seed=first_seed)
+    entry = scene_of(npz, recipe)
+    record = look(entry, copied(untrained, entry, tmp_path), first_seed=first_seed)
     assert set(record["landscape"]) == parts
 
 
@@ -280,30 +287,16 @@ def test_a_triangle_has_places_inside_and_outside_of_it(npz, untrained):
 # What is refused
 
 
-@pytest.mark.parametrize("missing", [0, 1])
-def test_missing_weights_are_refused_in_a_sentence(npz, untrained, tmp_path, missing):
+def test_missing_weights_are_refused_in_a_sentence(npz, untrained, tmp_path):
     entry = scene_of(npz, "line")
-    for need in entry.needs:
-        copy = weights_path(tmp_path, need)
-        copy.parent.mkdir(parents=True)
-        copy.write_bytes(weights_path(untrained, need).read_bytes())
-    path = weights_path(tmp_path, entry.needs[missing])
+    path = weights_path(copied(untrained, entry, tmp_path), entry.needs[1])
     path.unlink()
     with pytest.raises(UserError) as refused:
         look(entry, tmp_path)
     sentence = str(refused.value)
     assert sentence.startswith(f"{path} can't be read as weights")
     assert "\n" not in sentence
-    assert not record_path(tmp_path, entry.id).exists()
-
-
-def test_weights_of_another_model_are_refused_with_both_shapes(npz, tmp_path):
-    entry = scene_of(npz, "layerwise_line")
-    path = weights_path(tmp_path, entry.needs[0])
-    path.parent.mkdir(parents=True)
-    tiny.weights_file(path, 0, "layerwise_line", model__widths=(6, 8))
-    with pytest.raises(UserError, match=r"of shape \(.*6.*\) but the network's is \(.*4.*\)"):
-        look(entry, tmp_path)
+    assert not run_folder(tmp_path, entry.id).exists()
 
 
 def test_networks_on_a_line_have_no_plane(npz, untrained, tmp_path):
@@ -315,25 +308,3 @@ def test_networks_on_a_line_have_no_plane(npz, untrained, tmp_path):
     weights.save(path, flat)
     with pytest.raises(UserError, match="collinear"):
         look(entry, tmp_path)
-
-
-# As entries among others
-
-
-def test_a_scene_comes_after_its_run_fails_with_it_and_the_bar_is_full(npz, capsys):
-    order = []
-
-    def run_one(entry, advance):
-        order.append(entry.id)
-        advance(0.5)
-        if entry.method == "curve":
-            raise UserError("too hot")
-        return {}
-
-    runs = [entry_of(npz, recipe) for recipe in ("standard", "line", "curve")]
-    looks = [scene_of(npz, recipe) for recipe in ("line", "curve")]
-    outcome = scheduler.run_all([*looks, *runs], run_one, 2)
-    assert set(outcome.records) == {runs[0].id, runs[1].id, looks[0].id}
-    assert "starts from article/curve/noise0/seed0, which failed" in outcome.failures[looks[1].id]
-    assert order[-1] == looks[0].id
-    assert "5 of 5 runs" in capsys.readouterr().err.split("\r")[-1]

@@ -1,7 +1,5 @@
 """Runs that train as one program: each as if it were alone."""
 
-import concurrent.futures
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,12 +7,12 @@ import numpy as np
 import pytest
 
 from experiments.data.sets import Split
-from experiments.reproduce import scheduler
+from experiments.reproduce import group, scheduler
 from experiments.reproduce.records import Entry
-from experiments.system.errors import UserError
+from experiments.runs.inputs import Inputs
+from experiments.runs.job import Interrupted
+from experiments.training import groups, steps
 from experiments.training import run as training_run
-from experiments.training import steps
-from experiments.training.groups import Together
 from experiments.training.history import History, NonFiniteLoss
 from tests import compilations, tiny
 
@@ -33,33 +31,25 @@ def runs(**changes):
     return [make_run("line", seed, **changes) for seed in range(3)]
 
 
-def trained(run, call=None):
-    history = History(run)
-    state = steps.init_state(run)
-    for latest in steps.fit(run, state, history, call):
+def trained(run):
+    history, state = History(run), steps.init_state(run)
+    for latest in steps.fit(run, state, history):
         state = latest
     return state, history.epochs
 
 
-def train_together(runs, together=None):
-    names = [str(run.seed) for run in runs]
-    together = together or Together(len(runs))
-    together.enter(names)
-
-    def one(name, run):
-        try:
-            return trained(run, together.call(name))
-        finally:
-            together.leave(name)
-
-    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
-        return [pool.submit(one, *pair) for pair in zip(names, runs, strict=True)]
+def train_together(runs):
+    """The state, or the error, and the epochs of each."""
+    histories = [History(run) for run in runs]
+    begin = [steps.init_state(run) for run in runs]
+    *_, states = groups.fit(list(map(groups.Member, runs, begin, histories)))
+    return [(state, history.epochs) for state, history in zip(states, histories, strict=True)]
 
 
 def test_runs_are_what_they_are_alone():
     """Seeds, labels and learning rates of their own; equal up to float32 rounding."""
     three = runs()
-    together = [future.result() for future in train_together(three)]
+    together = train_together(three)
     for run, (state, epochs) in zip(three, together, strict=True):
         alone, expected = trained(run)
         chex.assert_trees_all_close(state, alone, rtol=2e-3, atol=2e-4)
@@ -72,8 +62,7 @@ def test_runs_are_what_they_are_alone():
 def test_all_runs_are_one_compilation():
     three = runs(model__widths=(5,))  # a program that no other test compiles
     with compilations.noted() as names:
-        for future in train_together(three):
-            future.result()
+        train_together(three)
     assert sum("train_calls" in name for name in names) == 1
     assert not any(name == "jit(train_call)" for name in names)
 
@@ -86,76 +75,52 @@ def test_images_are_on_the_device_once():
 def test_a_run_that_diverges_leaves_the_others():
     three = runs()
     bad = three[1]._replace(hyper=three[1].hyper._replace(learning_rate=jnp.float32(1e25)))
-    good, failed, other = train_together([three[0], bad, three[2]])
-    with pytest.raises(NonFiniteLoss, match="learning rate 1e"):
-        failed.result()
-    for future, run in ((good, three[0]), (other, three[2])):
-        chex.assert_trees_all_close(future.result()[0], trained(run)[0], rtol=2e-3, atol=2e-4)
+    (good, _), (failed, _), (other, _) = train_together([three[0], bad, three[2]])
+    assert isinstance(failed, NonFiniteLoss)
+    assert "learning rate 1e" in str(failed)
+    for state, run in ((good, three[0]), (other, three[2])):
+        chex.assert_trees_all_close(state, trained(run)[0], rtol=2e-3, atol=2e-4)
 
 
 def test_runs_of_other_programs_are_called_apart():
-    """They are in one group, and nobody waits for ever."""
     both = make_run("line", 0), make_run("standard", 1)
-    for future, run in zip(train_together(both), both, strict=True):
-        chex.assert_trees_all_equal(future.result()[0], trained(run)[0])
+    for (state, _), run in zip(train_together(both), both, strict=True):
+        chex.assert_trees_all_equal(state, trained(run)[0])
 
 
-def test_an_error_of_a_call_is_every_member_s(monkeypatch):
-    def broken(*arguments, **keywords):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(steps, "train_calls", broken)
-    for future in train_together(runs()):
-        with pytest.raises(RuntimeError, match="out of memory"):
-            future.result()
+# In a suite
 
 
-def test_no_call_is_made_before_the_last_member_s(monkeypatch):
-    monkeypatch.setattr(steps, "train_call", lambda *arguments, **static: arguments[0])
-    together, rows, program = Together(2), np.zeros(3), make_run("line", 0).program
-    together.enter(["a", "b"])
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        call = together.call("a")
-        made = pool.submit(
-            call, "state", None, None, rows, rows, rows, program=program, unroll=True
-        )
-        with pytest.raises(TimeoutError):
-            made.result(timeout=0.2)
-        together.leave("b")
-        assert made.result(timeout=10) == "state"
+@pytest.fixture
+def entries(tmp_path):
+    config = tiny.config("line", dataset="tiny", data_dir=tiny.npz_file(tmp_path / "tiny.npz"))
+
+    def entry(seed):
+        own = config.copy_and_resolve_references()
+        own.seed = seed
+        return Entry("line", "article", 0.0, seed, own)
+
+    return [entry(seed) for seed in range(3)]  # of two, the last group has one member
 
 
-def test_a_suite_s_records_are_those_of_its_runs_alone(tmp_path):
-    file = tmp_path / "tiny.npz"
-    parts = {"train": DATA.train, "test": DATA.test}
-    np.savez(
-        file,
-        **{f"{name}_images": part.images for name, part in parts.items()},
-        **{f"{name}_labels": part.labels for name, part in parts.items()},
-    )
-    config = tiny.config("line", dataset="tiny", data_dir=str(file))
-    entries = []
-    for seed in range(3):  # the last group has one member
-        entry_config = config.copy_and_resolve_references()
-        entry_config.seed = seed
-        entries.append(Entry("line", "article", 0.0, seed, entry_config))
+def run_all(entries, folder, at_once, stop=lambda: False):
+    inputs = Inputs()
 
-    def records(at_once):
-        together = Together(at_once)
+    def run_one(entry, advance):
+        more = {"folder": folder, "inputs": inputs, "stop": stop, "at_once": at_once}
+        more["slot"] = entry.seed % at_once
+        return scheduler.run_entry(entry, advance, **more)
 
-        def run_one(entry, advance):
-            folder = tmp_path / str(at_once)
-            never = lambda: False
-            return scheduler.run_entry(
-                entry, advance, folder=folder, requested=never, together=together
-            )
+    def train_group(runs, advance):
+        return group.train(runs, advance, folder=folder, inputs=inputs, stop=stop)
 
-        outcome = scheduler.run_all(entries, run_one, 1, together)
-        assert not outcome.failures
-        assert not together.members
-        return outcome.records
+    train = train_group if at_once > 1 else None
+    return scheduler.run_all(entries, run_one, 1, train, at_once)
 
-    alone, found = records(1), records(2)
+
+def test_a_suite_s_runs_are_what_they_are_alone(entries, tmp_path, capsys):
+    alone, found = (run_all(entries, tmp_path / str(n), n).records for n in (1, 2))
+    assert "3 of 3 runs" in capsys.readouterr().err.split("\r")[-1]
     assert alone.keys() == found.keys()
     for name, record in found.items():
         assert record["cost"]["runs_at_once"] == 2
@@ -163,19 +128,28 @@ def test_a_suite_s_records_are_those_of_its_runs_alone(tmp_path):
         assert nll == pytest.approx(expected, rel=1e-2)
 
 
-def test_a_failed_need_keeps_nobody_waiting(tmp_path):
-    """Of a group of two, one can't run: the other goes on alone."""
-    entries = [Entry("line", "article", 0.0, seed, None) for seed in range(3)]
-    entries[1] = entries[1]._replace(method="needy", needs=(entries[0].id,))
-    entries[2] = entries[2]._replace(method="needy")
-    together = Together(2)
+def test_a_suite_that_was_stopped_goes_on_with_its_group(entries, tmp_path):
+    expected = run_all(entries[:2], tmp_path / "whole", 2).records
+    calls = []
 
-    def run_one(entry, advance):
-        if entry.seed == 0:
-            raise UserError("It failed.")
-        assert together.members == {entry.id}
-        return {}
+    def stop():
+        calls.append(1)
+        return len(calls) > 7
 
-    outcome = scheduler.run_all(entries, run_one, 1, together)
-    assert outcome.records.keys() == {entries[2].id}
-    assert outcome.failures.keys() == {entries[0].id, entries[1].id}
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run_all(entries[:2], folder, 2, stop)
+    assert len(list(folder.rglob("checkpoints/7"))) == 0
+    assert len(list(folder.rglob("checkpoints/8"))) == 2
+    found = run_all(entries[:2], folder, 2).records
+    for name, record in found.items():
+        assert record["points"] == expected[name]["points"]
+
+
+def test_a_run_that_diverges_or_has_no_start_fails_alone(entries, tmp_path):
+    entries[1].config.optimizer.learning_rate = 1e30
+    entries[2] = entries[2]._replace(needs=(entries[1].id,))
+    outcome = run_all(entries, tmp_path, 2)
+    assert outcome.records.keys() == {entries[0].id}
+    assert "learning rate 1e+30" in outcome.failures[entries[1].id]
+    assert f"starts from {entries[1].id}" in outcome.failures[entries[2].id]

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import itertools
 import os
-import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +35,6 @@ DIGITS_TEST_SIZE = 500  # of 1,797, chosen once and for all by
 DIGITS_TEST_SEED = 0
 DIGITS_SCALE = 255 / 16  # scikit-learn's pixels are 0, 1, ..., 16
 
-_ONE_AT_A_TIME = threading.Lock()  # runs that are threads wait for the first one's data
-
 
 class Split(NamedTuple):
     """Images, uint8 [N, H, W, C], and their labels, int32 [N].
@@ -63,6 +60,32 @@ class Dataset(NamedTuple):
     skipped: tuple[tuple[str, str], ...] = ()
 
 
+def of(config: Any, kept: dict | None = None) -> Dataset:
+    """The data set of a run's config; `kept` as for `load`."""
+    noise = config.label_noise
+    return load(
+        config.dataset,
+        config.data_dir,
+        validation_size=config.validation_size,
+        split_seed=config.split_seed,
+        train_size=config.train_size,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
+        noise_rate=noise.rate,
+        noise_mode=noise.mode,
+        noise_seed=noise.seed,
+        noise_file=noise.file,
+        max_corrupt=config.max_corrupt,
+        kept=kept,
+    )
+
+
+def untested(data: Dataset) -> Dataset:
+    """A data set whose test split has no images, for runs that must not see it."""
+    images = np.empty((0, *data.test.images.shape[1:]), np.uint8)
+    return data._replace(test=Split(images, data.test.labels[:0]))
+
+
 def load(
     name: str,
     data_dir: str = "",
@@ -77,6 +100,7 @@ def load(
     noise_seed: int = 0,
     noise_file: str = "",
     max_corrupt: int = 0,
+    kept: dict | None = None,
 ) -> Dataset:
     """Loads a data set, holds out validation images, then corrupts training labels alone.
 
@@ -94,28 +118,33 @@ def load(
       noise_seed: Chooses labels and new values; see `corrupt_labels`.
       noise_file: In the mode `file`, labels of the whole training set; see `read_labels`.
       max_corrupt: How many training images of a folder may be left out since they can't be decoded.
+      kept: What was read is kept in it, and taken from it in the next call, so that runs share images.
 
     Raises:
       UserError: If an argument or the data are unfit.
     """
     check_noise_options(noise_rate, noise_mode, noise_file)  # before anything is decoded
     data_dir = os.path.expanduser(data_dir)
-    with _ONE_AT_A_TIME:
-        source = (name, data_dir, _stamp(data_dir), image_size)
-        found = _load_arrays(*source)[2]
-        if num_classes and found != num_classes:
-            raise UserError(
-                f"config.num_classes is {num_classes} but {data_dir or name} has {found} classes; add "
-                f"what is missing, or set config.num_classes to {found}."
-            )
-        parts = _parts(source, validation_size, split_seed, train_size)
+    kept = {} if kept is None else kept
+    source = (name, data_dir, image_size)
+    if source not in kept:
+        kept[source] = _read(*source)
+    whole = kept[source]
+    if num_classes and whole.num_classes != num_classes:
+        raise UserError(
+            f"config.num_classes is {num_classes} but {data_dir or name} has {whole.num_classes} "
+            f"classes; add what is missing, or set config.num_classes to {whole.num_classes}."
+        )
+    split = (*source, validation_size, split_seed, train_size)
+    if split not in kept:
+        kept[split] = _parts(whole, validation_size, split_seed, train_size)
+    parts = kept[split]
     if name == "tiny_imagenet" and not data_dir.endswith(".npz"):
         from experiments.data import tiny_imagenet  # imports Pillow
 
         tiny_imagenet.check_skipped(data_dir, parts.skipped, max_corrupt)
     if noise_mode == FILE_MODE:
-        true = load_arrays(name, data_dir, image_size)[0].labels
-        given = read_labels(noise_file, true, parts.num_classes)
+        given = read_labels(noise_file, whole.train.labels, parts.num_classes)
         rest, _ = hold_out(Split(given, given), validation_size, split_seed)
         labels = _keep(rest, train_size, split_seed).labels
     else:
@@ -125,14 +154,12 @@ def load(
     return parts._replace(train=parts.train._replace(labels=labels))
 
 
-@functools.lru_cache(maxsize=2)
-def _parts(source: tuple, validation_size: int, split_seed: int, train_size: int) -> Dataset:
-    """A data set with its true labels; runs that share it hold the same arrays."""
-    train, test, num_classes, skipped = _load_arrays(*source)
-    rest, validation = hold_out(train, validation_size, split_seed)
+def _parts(whole: Dataset, validation_size: int, split_seed: int, train_size: int) -> Dataset:
+    """A data set with its true labels, some training images held out."""
+    rest, validation = hold_out(whole.train, validation_size, split_seed)
     rest = _keep(rest, train_size, split_seed)
     _protect(rest, validation)
-    return Dataset(source[0], rest, validation, test, num_classes, skipped)
+    return whole._replace(train=rest, validation=validation)
 
 
 def _protect(*splits: Split) -> None:
@@ -153,30 +180,17 @@ def load_arrays(name: str, data_dir: str = "", image_size: int = 0) -> tuple[Spl
     images are not arrays: they are decoded where they are indexed, at `image_size` pixels on a side;
     of all others `image_size` is 0.
 
-    What was loaded stays in memory for the next call and can't be written to.
+    The arrays can't be written to.
 
     Raises:
       UserError: If the name is unknown, or the data cannot be had or are unfit.
     """
-    data_dir = os.path.expanduser(data_dir)
-    with _ONE_AT_A_TIME:
-        return _load_arrays(name, data_dir, _stamp(data_dir), image_size)[:3]
+    found = _read(name, os.path.expanduser(data_dir), image_size)
+    return found.train, found.test, found.num_classes
 
 
-def _stamp(data_dir: str) -> Any:
-    """Changes when a name stands for other data than before."""
-    if os.path.isfile(data_dir):
-        status = os.stat(data_dir)
-        return status.st_mtime_ns, status.st_size
-    return os.environ.get("TFDS_DATA_DIR")
-
-
-@functools.lru_cache(maxsize=4)
-def _load_arrays(
-    name: str, data_dir: str, stamp: Any, image_size: int
-) -> tuple[Split, Split, int, tuple]:
-    """What `load_arrays` returns, and the files that were left out."""
-    del stamp
+def _read(name: str, data_dir: str, image_size: int) -> Dataset:
+    """A data set of which nothing is held out."""
     if image_size and (name != IMAGENET or data_dir.endswith(".npz")):
         raise UserError(
             f"config.image_size is {image_size} but the images of {data_dir or name} have one size; "
@@ -201,7 +215,9 @@ def _load_arrays(
         )
     train, test, num_classes = _checked(arrays, source)
     _protect(train, test)
-    return train, test, num_classes, tuple(map(tuple, arrays.get("skipped", np.empty(0)).tolist()))
+    skipped = tuple(map(tuple, arrays.get("skipped", np.empty(0)).tolist()))
+    nothing = Split(np.empty((0, *test.images.shape[1:]), np.uint8), test.labels[:0])
+    return Dataset(name, train, nothing, test, num_classes, skipped)
 
 
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:

@@ -33,13 +33,16 @@ def state(folder: Path) -> Iterator[Finding]:
         what = f"{folder} is in use, or the process that used it was killed."
         yield Finding(LOOK, what, f"wait for it; if nothing runs, {AGAIN}")
     if "recipe" not in stored:
-        yield Finding(NOTE, f"{folder} is of a suite: train one run by itself to have it verified.")
+        yield Finding(NOTE, f"{folder} is of a suite: name one of its runs to have it verified.")
         return
     path = folder / workdir.METRICS
     if not path.exists():
         steps = [int(entry.name) for entry in folder.glob("checkpoints/*") if entry.name.isdigit()]
         at = f"has a checkpoint at step {max(steps)}" if steps else "has no checkpoint yet"
         fix = finished.command_of(folder)
+        if reason := workdir.diverged(folder):
+            yield Finding(LOOK, f"The run in {folder} diverged: {reason}", "use --overwrite")
+            return
         yield Finding(LOOK, f"The run in {folder} is not finished and {at}.", fix)
         return
     metrics = _metrics(folder)
@@ -118,16 +121,16 @@ def there(folder: Path, data_dir: str) -> Iterator[Finding]:
     for step, reason in steps.items():
         if reason:
             yield Finding(PROBLEM, f"Checkpoint {step} can't be read: {reason}", fix)
-    if _metrics(folder) is not None:
+    if "points" in (_metrics(folder) or {}):
         yield from reproduced(finished.reopen(folder, data_dir))
 
 
 def _made(config):
     """The run of a config, and what its data are."""
-    from experiments.runs import job
+    from experiments.data import sets
     from experiments.training.run import make_run
 
-    dataset = job.load_data(config)
+    dataset = sets.of(config)
     sizes = ", ".join(
         f"{len(getattr(dataset, part).labels):,} {what}"
         for part, what in (("train", "training"), ("validation", "validation"), ("test", "test"))

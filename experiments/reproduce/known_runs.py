@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.configs import suites
+from experiments.data import sets
 from experiments.reproduce import plan, records
 from experiments.reproduce.records import Entry
 from experiments.results import summary
@@ -130,33 +131,29 @@ def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entr
 
 def _has_networks(folder: Path, entry: Entry) -> bool:
     """Whether others can start from a settled run; from one that diverged nothing starts."""
-    record, weights = (
-        path(folder, entry.id) for path in (records.record_path, records.weights_path)
-    )
-    return weights.exists() or not record.exists()
+    there = records.weights_path(folder, entry.id).exists()
+    return there or bool(records.diverged(folder, entry))
 
 
 def _record(known: KnownRuns, entry: Entry) -> dict:
-    run, planned, here = known.runs[entry.id], known.entries.get(entry.id), records.identity(entry)
-    if planned is None or records.digest(planned) != here["config_sha256"]:
+    run, planned = known.runs[entry.id], known.entries.get(entry.id)
+    if planned is None or records.digest(planned) != records.digest(entry):
         differences = _differences(planned, entry) if planned else []
         what = f" ({', '.join(differences[:3])})" if differences else ""
         raise UserError(
             f"--known_runs has {str(known.path)!r} but its {entry.id} was made with another config"
             f"{what}; give the same --config values, or leave that file out."
         )
-    there = run["made"].get("data_sha256", "")
-    if there and here.get("data_sha256", there) != there:
+    there, here = run["made"].get("data_sha256", ""), sets.fingerprint(entry.config.data_dir)
+    if there and here and there != here:
         raise UserError(
             f"--known_runs has {str(known.path)!r} but its runs are of other data ({there[:12]} there, "
-            f"{here['data_sha256'][:12]} here); give the same data, or leave that file out."
+            f"{here[:12]} here); give the same data, or leave that file out."
         )
-    if not there:  # it is not known which data they were
-        here.pop("data_sha256", None)
-    return run | here
+    return run | records.identity(entry)
 
 
 def _differences(there: Entry, here: Entry) -> list[str]:
     """Sentences with the names that the values have in a suite's config."""
     old, new = ({"run": entry.config.to_dict()} for entry in (there, here))
-    return config_differences(old, ConfigDict(new), workdir.IRRELEVANT)
+    return config_differences(old, ConfigDict(new), workdir.IRRELEVANT_IN_A_SUITE)

@@ -1,4 +1,4 @@
-"""The entries of a suite, and the record that each leaves in a file of its own."""
+"""The entries of a suite, and what the folder that each leaves says of it."""
 
 import hashlib
 import json
@@ -7,21 +7,20 @@ from typing import NamedTuple
 
 import ml_collections
 
-from experiments.data import sets
 from experiments.runs import workdir
+from experiments.runs.workdir import InSuite
 from experiments.system import files
+from experiments.system.cli import flatten
 from experiments.system.errors import UserError
-from experiments.system.provenance import finished_now, of_a_run, provenance
+from experiments.system.provenance import of_a_run
 
-DIVERGED = ".diverged"  # of the file that says why a run has no record
-# What changes no result of a run by more than rounding: where things are, how they are loaded, how often
-# they are saved, on which devices, and how many corrupt images would have stopped it.
-_IRRELEVANT = ("data_dir", "checkpoint_seconds", "mesh", "max_corrupt", "loader")
 # What is kept of every point and ensemble along a path.
 _KEPT = (
     *("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece"),
     *("disagreement", "total_variation"),
 )
+_COST = ("training_images", "step_memory_bytes", "runs_at_once", "training_seconds")
+_COST += ("images_per_second", "evaluation_seconds")
 
 
 class Entry(NamedTuple):
@@ -49,8 +48,13 @@ class Entry(NamedTuple):
     given: str = ""
 
     @property
+    def in_suite(self) -> InSuite:
+        """What its folder says of it."""
+        return InSuite(self.given, self.needs)
+
+    @property
     def id(self) -> str:
-        """The name of its files."""
+        """The name of its folder."""
         varied = "".join(f",{name}={value:g}" for name, value in self.values.items())
         noise = f"noise{round(100 * self.label_noise)}"
         return f"{self.setting}/{self.method}{varied}/{noise}/seed{self.seed}"
@@ -58,103 +62,118 @@ class Entry(NamedTuple):
 
 def digest(entry: Entry) -> str:
     """Of all that decides a run's results, but for the data."""
-    values = {k: v for k, v in entry.config.to_dict().items() if k not in _IRRELEVANT}
+    values = dict(flatten(entry.config.to_dict()))
+    values = {k: v for k, v in values.items() if k not in workdir.IRRELEVANT_IN_A_SUITE}
     if entry.given:
         values["given"] = entry.given
-    values["subspace"] = {k: v for k, v in values["subspace"].items() if k != "weights"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def record_path(folder: Path, entry_id: str) -> Path:
-    """The file of a run's record; its weights lie beside it."""
-    return folder / workdir.RUNS / f"{entry_id}.json"
+def run_folder(folder: Path, entry_id: str) -> Path:
+    """The folder of a run, as commands for single runs take it."""
+    return folder / workdir.RUNS / entry_id
 
 
 def weights_path(folder: Path, entry_id: str) -> Path:
     """The file of a run's stack of networks."""
-    return folder / workdir.RUNS / f"{entry_id}.npz"
+    return run_folder(folder, entry_id) / workdir.WEIGHTS
 
 
 def ids_of_records(folder: Path) -> set[str]:
-    """Of all runs of a suite that are done."""
-    root = folder / workdir.RUNS
-    return {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.json")}
-
-
-def write(folder: Path, entry: Entry, record: dict) -> dict:
-    """Writes the record of a run, which marks it as done.
-
-    Returns:
-      The record, which now says how it was made: here and now, unless it says so itself.
-    """
-    here = provenance("experiments.reproduce", entry.config.model.dtype) | finished_now()
-    record = {"made": of_a_run(here | record)} | record
-    path = record_path(folder, entry.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, json.dumps(record, allow_nan=False) + "\n")
-    return record
-
-
-def read(folder: Path, entry_id: str) -> dict:
-    """The record of a run that is done.
+    """Of all runs of a suite that are done.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: there are records as an earlier version wrote them.
     """
-    path = record_path(folder, entry_id)
-    try:
-        record = json.loads(path.read_text())
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or "config_sha256" not in record:
+    root = folder / workdir.RUNS
+    for path in root.rglob("seed*.json"):
         raise UserError(
-            f"{path} is not a run's whole record; delete it, and the run is done again."
+            f"{path} is a record of an earlier version, whose runs have no folders; choose another "
+            f"--workdir, and give {folder / workdir.METRICS} as --known_runs."
         )
-    return record
+    return {
+        path.parent.relative_to(root).as_posix()
+        for name in (workdir.METRICS, workdir.KNOWN)
+        for path in root.rglob(name)
+    }
 
 
 def finished(folder: Path, entry: Entry) -> dict | None:
-    """The record of a run that is done, here or on another machine.
+    """What a suite says of a run that is done, here or on another machine; `None` if it is not.
 
     Raises:
       UserError: it is that of another config, or damaged.
     """
-    path = record_path(folder, entry.id)
-    if not path.exists():
-        return None
-    record = read(folder, entry.id)
-    _check_same(path, record, entry)
-    return record
+    own = run_folder(folder, entry.id)
+    workdir.check(str(own), entry.config, False, entry.in_suite)
+    for name, read in ((workdir.METRICS, _row), (workdir.KNOWN, lambda folder, entry, row: row)):
+        if (path := own / name).exists():
+            try:
+                return identity(entry) | read(folder, entry, json.loads(path.read_text()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{path} is not a run's whole record; delete it, and the run is done again."
+                ) from error
+    return None
 
 
-def _check_same(path: Path, record: dict, entry: Entry) -> None:
-    here = {"config_sha256": digest(entry), "data_sha256": sets.fingerprint(entry.config.data_dir)}
-    for name, what in (("config_sha256", "config"), ("data_sha256", "data set")):
-        there = record.get(name, "")
-        if there != here[name] and (name == "config_sha256" or (there and here[name])):
-            raise UserError(
-                f"{path} is the record of a run of another {what} ({there[:12]} there, "
-                f"{here[name][:12]} here); move it away or choose another --workdir."
-            )
+def _row(folder: Path, entry: Entry, metrics: dict) -> dict:
+    """What a suite says of a run, from the metrics of its folder."""
+    record = metrics["provenance"]
+    here = {"data_sha256": workdir.data_sha256(run_folder(folder, entry.id))}
+    row = {"made": of_a_run(record | {k: v for k, v in here.items() if v})}
+    if entry.setting == "landscape":
+        seen = {name: metrics[name] for name in ("places", "landscape")}
+        return row | seen | {"wall_seconds": record["wall_seconds"]}
+    cost = {"gradient_passes": gradient_passes(folder, entry.id)}
+    seen = {
+        "places": metrics["places"],
+        "points": points_of(metrics),
+        "ensembles": [_kept(ensemble) for ensemble in metrics["ensembles"]],
+        "geometry": metrics["geometry"],
+        "data": metrics["data"],
+        "recalibration": metrics["recalibration"],
+        "cost": cost | {name: record.get(name) for name in _COST},
+        "wall_seconds": record["wall_seconds"],
+    }
+    return row | rounded(seen)
+
+
+def points_of(metrics: dict) -> list[dict]:
+    """What is kept of the points of a run."""
+    return rounded([_kept(point) for point in metrics["points"]])
+
+
+def gradient_passes(folder: Path, entry_id: str) -> int:
+    """Of a run and of those that it starts from, each through one image."""
+    own = run_folder(folder, entry_id)
+    passes = workdir.finished(own)["provenance"]["gradient_passes"]
+    return passes + sum(gradient_passes(folder, need) for need in workdir.needs(own))
+
+
+def write_known(folder: Path, entry: Entry, row: dict) -> None:
+    """Writes what another suite's results say of a run, which marks it as done."""
+    own = run_folder(folder, entry.id)
+    workdir.prepare(own, entry.config, False, entry.in_suite)
+    files.write_json(own / workdir.KNOWN, row)
 
 
 def diverged(folder: Path, entry: Entry) -> str:
-    """Why a run diverged that was tried before; empty if it was not, or has another config now."""
-    path = record_path(folder, entry.id).with_suffix(DIVERGED)
-    if not path.exists():
-        return ""
-    note = json.loads(path.read_text())
-    return note["error"] if note["config_sha256"] == digest(entry) else ""
+    """Why a run diverged that was tried before; empty if it was not."""
+    return workdir.diverged(run_folder(folder, entry.id))
 
 
 def is_settled(folder: Path, entry: Entry) -> bool:
-    """Whether a run is done, or known to diverge."""
+    """Whether a run is done, or known to diverge.
+
+    Raises:
+      UserError: its folder is of another config, or damaged.
+    """
     return finished(folder, entry) is not None or bool(diverged(folder, entry))
 
 
 def identity(entry: Entry) -> dict:
-    """What a record says of what it is the record of."""
-    fingerprint = sets.fingerprint(entry.config.data_dir)
+    """Which run it is."""
     return {
         "id": entry.id,
         "method": entry.method,
@@ -162,16 +181,10 @@ def identity(entry: Entry) -> dict:
         "label_noise": entry.label_noise,
         "seed": entry.seed,
         "values": entry.values,
-        "config_sha256": digest(entry),
-        **({"data_sha256": fingerprint} if fingerprint else {}),
     }
 
 
-def cost_of(folder: Path, need: str) -> float:
-    return read(folder, need)["cost"]["gradient_passes"]
-
-
-def kept(entry: dict) -> dict:
+def _kept(entry: dict) -> dict:
     return {name: entry[name] for name in _KEPT if name in entry}
 
 

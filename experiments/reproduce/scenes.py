@@ -12,18 +12,19 @@ import jax
 
 import subspace_jax as ss
 from experiments.evaluation import landscape, predict
-from experiments.reproduce import records, scheduler
+from experiments.reproduce import records
 from experiments.reproduce.records import Entry
-from experiments.reproduce.scheduler import Advance
-from experiments.runs import job
+from experiments.runs import slices, workdir
+from experiments.runs.inputs import Inputs
+from experiments.runs.job import Advance, interruptible
+from experiments.system import files
+from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, weights
 from experiments.training.run import make_run, one_network
 
 # What is drawn of which recipe, at the midpoint of clean labels.
 SLICED = ("standard", "line", "curve", "simplex_3")
 PATHS = ("standard", "line", "layerwise_line", "curve")
-# The stream of a run's randomness that landscapes take.
-STREAM = 5
 
 
 def record(
@@ -31,35 +32,38 @@ def record(
     advance: Advance,
     *,
     folder: Path,
+    inputs: Inputs,
     options: dict,
     first_seed: int,
-    requested: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict:
     """Looks at the networks of a run, and writes what it sees; what is done is only read.
 
     Args:
       entry: of the setting "landscape"; its first need is the run, a line's second an independently
         trained network.
-      advance: see `suite.run_all`.
+      advance: see `scheduler.run_all`.
       folder: of the suite.
+      inputs: from which it gets the data.
       options: `config.landscape` of the suite.
       first_seed: the one of which all slices are drawn, and not the triangle alone.
-      requested: whether a signal came, so that looking is to be given up.
+      stop: whether a signal came, so that looking is to be given up.
 
     Raises:
       UserError: three networks that determine no plane.
       Interrupted: a signal came.
     """
     if done := records.finished(folder, entry):
-        advance(1.0)
         return done
-    begin, wrap = time.perf_counter(), scheduler.interruptible(requested)
-    run = make_run(entry.config, job.load_data(entry.config), slot=0)
+    begin, own = time.perf_counter(), records.run_folder(folder, entry.id)
+    wrap, data = interruptible(stop, bars=False, folder=own), inputs.dataset(entry.config)
+    run = make_run(entry.config, data, slot=0)
+    settings = predict.make_settings(entry.config, run)
     like = one_network(run)
     stacks = [weights.load(records.weights_path(folder, need), like) for need in entry.needs]
     found, places = {}, {}
     if entry.method == "simplex_3" or (entry.method in SLICED and entry.seed == first_seed):
-        found["slice"] = _slice(run, stacks, entry, options["resolution"], wrap)
+        found["slice"] = slices.plane_of(run, settings, data, stacks, options["resolution"], wrap)
         if entry.method == "simplex_3":
             for region in ("inside", "outside"):
                 means = {name: found["slice"][region][name] for name in ("accuracy", "nll")}
@@ -67,39 +71,21 @@ def record(
     advance(0.5)
     if entry.method in PATHS:
         found["path"] = _path(run, stacks[0], entry, folder, options, wrap)
-    seen = {
-        "places": places,
-        "landscape": found,
-        "wall_seconds": time.perf_counter() - begin,
-    }
-    return records.write(folder, entry, records.identity(entry) | records.rounded(seen))
-
-
-def _slice(run, stacks, entry: Entry, resolution: int, wrap: predict.Wrap) -> dict:
-    settings = predict.make_settings(entry.config, run)
-    single = predict.Single(run.program.model, settings.recalibration_augment)
-    dataset = job.load_data(entry.config)
-    return landscape.slice_record(
-        run.program.method.subspace,
-        weights.concatenate(stacks),
-        single.moments,
-        single.logits,
-        predict.recalibration_batches(run, settings),
-        dataset.test,
-        key=jax.random.fold_in(jax.random.key(entry.seed), STREAM),
-        resolution=resolution,
-        wrap=wrap,
-        batch_size=settings.batch_size,
-    )
+    made = provenance("experiments.reproduce", entry.config.model.dtype) | finished_now()
+    made["wall_seconds"] = time.perf_counter() - begin
+    workdir.prepare(own, entry.config, False, entry.in_suite)
+    seen = records.rounded({"provenance": made, "places": places, "landscape": found})
+    files.write_json(own / workdir.METRICS, seen)
+    return records.finished(folder, entry)
 
 
 def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.Wrap) -> dict:
     """Barriers and curvature; layerwise points at given coordinates are those of a line."""
     subspace = run.program.method.subspace
-    points = records.read(folder, entry.needs[0])["points"]
+    metrics = workdir.finished(records.run_folder(folder, entry.needs[0]))
     size = min(options["hessian_batch_size"], len(run.labels))
     count = max(options["hessian_images"] // size, 1)
-    key = jax.random.fold_in(jax.random.key(entry.seed), STREAM)
+    key = jax.random.fold_in(jax.random.key(entry.seed), slices.STREAM)
     # In a random order, since some data sets are sorted by class.
     order = jax.random.permutation(jax.random.fold_in(key, 1), len(run.labels))
     places = [order[i * size : (i + 1) * size] for i in range(min(count, len(order) // size))]
@@ -107,7 +93,7 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.W
     return landscape.path_record(
         stack,
         subspace,
-        points,
+        records.points_of(metrics),
         Loss(run.program.model),
         batches,
         key,

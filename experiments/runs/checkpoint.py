@@ -53,12 +53,15 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str]):
         _quiet_orbax()
         self._folder = Path(folder).absolute()
-        self._manager = self._open()
+        self._opened: ocp.CheckpointManager | None = None  # not before something is saved or read
         self.last = time.monotonic()  # when the last one was saved
 
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
-        return ocp.CheckpointManager(self._folder, options=options)
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+            self._opened = ocp.CheckpointManager(self._folder, options=options)
+        return self._opened
 
     def save(self, step: int, state: PyTree, record: dict) -> None:
         """Starts to write a checkpoint; the arrays are copied before it returns, so donate them.
@@ -92,6 +95,8 @@ class Checkpoints:
           UserError: there are checkpoints and none of them is intact, or one is of another network or
             optimizer; then nothing is moved.
         """
+        if not self._folder.exists():
+            return None
         like = jax.tree.map(_target, like)
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -172,13 +177,15 @@ class Checkpoints:
         if hosts.is_first():
             os.rename(self._folder / str(step), target)
         hosts.any_of(False)  # not before it is done
-        self._manager = self._open()
+        self._opened = None
         return target
 
     def close(self) -> None:
         """Waits for what is being written."""
-        with self._explained(self._manager.latest_step()):
-            self._manager.close()
+        if self._opened is not None:
+            with self._explained(self._opened.latest_step()):
+                self._opened.close()
+            self._opened = None
 
     def _check_space(self, step, num_bytes) -> None:
         """Refuses before anything is written, so that nothing is half-written."""

@@ -12,7 +12,7 @@ import subspace_jax as ss
 from experiments.configs.base import base_config
 from experiments.data import sets
 from experiments.evaluation import layout, predict
-from experiments.runs import job, workdir
+from experiments.runs import workdir
 from experiments.system import cli
 from experiments.system.errors import UserError
 from experiments.training import weights
@@ -58,10 +58,16 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
     stored = workdir.stored_config(folder)
     if "recipe" not in stored:
         raise UserError(f"{folder} is not the folder of a single run; give the --workdir of one.")
-    metrics = workdir.finished(folder, overwrite=False)
+    metrics = workdir.finished(folder)
     if metrics is None:
+        if reason := workdir.diverged(folder):
+            raise UserError(f"{folder} holds a run that diverged: {reason}")
         raise UserError(
             f"{folder} holds a run that is not finished; finish it with `{command_of(folder)}`."
+        )
+    if "points" not in metrics:
+        raise UserError(
+            f"{folder} holds a landscape of a suite and no networks; give the folder of a run beside it."
         )
     config = config_of(folder)
     config.data_dir = data_dir or config.data_dir
@@ -70,10 +76,10 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
     if not path.exists():
         raise UserError(
             f"{folder} has no {workdir.WEIGHTS}; delete its {workdir.METRICS} and run "
-            f"`{command_of(folder)}`, which writes it from the last checkpoint."
+            f"`{command_of(folder)}`, which trains what the last checkpoint lacks and writes it."
         )
     own = alone(config, path)
-    dataset = job.load_data(own)
+    dataset = sets.of(own)
     run = make_run(own, dataset)
     settings = predict.make_settings(own, run)
     stack = weights.load(path, one_network(run))

@@ -1,4 +1,4 @@
-"""One training run from config to report: resumable at any moment, evaluated at the end."""
+"""One training run from config to results: resumable at any moment, evaluated at the end."""
 
 import contextlib
 import functools
@@ -6,24 +6,25 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
+import numpy as np
 import tqdm
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import subspace_jax as ss
 from experiments.configs import recipes
-from experiments.data import corrupted, ood, sets
+from experiments.data import sets
 from experiments.evaluation import evaluate, predict, predictors
 from experiments.report import pages
 from experiments.results import styles
 from experiments.runs import workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
+from experiments.runs.inputs import Inputs, check_shifted
+from experiments.runs.logs import Logs
 from experiments.system import cli, files, hosts, lock
 from experiments.system.cli import Stop
 from experiments.system.errors import UserError
@@ -34,9 +35,291 @@ from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.methods import make_method
 from experiments.training.run import Run, make_run
 
+Advance = Callable[[float], None]
+TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
+
 
 class Interrupted(Exception):
     """A signal came; what was done is saved."""
+
+
+def execute(
+    folder: Path,
+    config,
+    *,
+    data: sets.Dataset,
+    shifted: predictors.Shifted,
+    stop: Callable[[], bool],
+    module: str,
+    advance: Advance = lambda share: None,
+    overwrite: bool = False,
+    in_suite: workdir.InSuite | None = None,
+    slot: int | None = None,
+    at_once: int = 1,
+    begin: float | None = None,
+) -> dict:
+    """Trains what is left to train, evaluates, and records; twice the same as once.
+
+    Args:
+      folder: of the run, for which this process holds a lock.
+      config: of the run.
+      data: of the config. If its test split is empty the run is evaluated on validation images and
+        keeps no networks.
+      shifted: images of the config that are no test images.
+      stop: whether the run is to be saved and given up.
+      module: the command's, for the record.
+      advance: called with the share of the work that is newly done; what it raises is passed on.
+      overwrite: whether to delete what the folder holds.
+      in_suite: of a suite's run, which has neither progress bars nor logs, and no checkpoints when it
+        is done; `None` for a run by itself.
+      slot: of a run of a group, its place there (see `make_run`).
+      at_once: how many runs were trained as one with this one, for the record.
+      begin: when the command began, by `time.perf_counter()`.
+
+    Returns:
+      What `metrics.json` in the folder holds.
+
+    Raises:
+      UserError: a config or data that a run can't have, another run in the folder, or a full disk.
+      NonFiniteLoss: training diverged, now or before.
+      Interrupted: `stop` said so.
+    """
+    if not overwrite:
+        workdir.check(str(folder), config, overwrite, in_suite)
+        if metrics := workdir.finished(folder):
+            return metrics
+        if reason := workdir.diverged(folder):
+            raise NonFiniteLoss(reason)
+    begin = time.perf_counter() if begin is None else begin
+    run = make_run(config, data, slot)
+    settings = predict.make_settings(config, run)
+    if hosts.is_first():
+        workdir.prepare(folder, config, overwrite, in_suite)
+    hosts.any_of(False)  # not before the folder is there
+    record = provenance(module, config.model.dtype) | {"seed": config.seed}
+    look = Oracle(run, settings, data.test, config)
+    try:
+        trained = _train(run, config, folder, stop, advance, look, in_suite is None)
+    except NonFiniteLoss as error:
+        if hosts.is_first():
+            workdir.set_diverged(folder, str(error))
+        raise
+    evaluation_begin = time.perf_counter()
+    stack = hosts.local(run.program.method.trained(trained.state, jax.random.key(config.seed)))
+    splits = {"test": data.test, "validation": data.validation}
+    splits = {name: split for name, split in splits.items() if len(split.labels)}
+    if hosts.is_first() and "test" in splits:
+        weights.save(folder / workdir.WEIGHTS, stack)
+    wrap = interruptible(stop, bars=in_suite is None, folder=folder)
+    places = recipes.places_of(config.recipe)
+    try:
+        results = evaluate.evaluate(run, stack, splits, settings, wrap, shifted, places)
+    except Interrupted:
+        checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
+        save(checkpoints, run, trained.state, trained.history, look)
+        checkpoints.close()
+        raise
+    if look.found:
+        results["places"]["early stopping"] = look.best()
+    epochs = trained.history.epochs
+    speeds = [epoch["images_per_second"] for epoch in epochs]
+    num_images = run.program.num_steps * run.batch_size
+    record |= trained.memory | {
+        "training_seconds": sum(epoch["seconds"] for epoch in epochs),
+        "training_images": num_images,
+        "gradient_passes": num_images * run.program.method.gradients_per_step,
+        "runs_at_once": at_once,
+        "evaluation_seconds": time.perf_counter() - evaluation_begin,
+        # The first epoch compiles.
+        "images_per_second": statistics.median(speeds[1:] or speeds or [0.0]),
+        "resumed_at_step": trained.start,
+        "num_training_images": len(run.labels),
+    }
+    metrics = {
+        "config": json.loads(config.to_json_best_effort()),
+        "provenance": record | finished_now() | {"wall_seconds": time.perf_counter() - begin},
+        "data": data_record(data, run),
+        "history": epochs,
+    } | results
+    if hosts.is_first():
+        files.write_json(folder / workdir.METRICS, metrics)
+        if in_suite is not None:
+            workdir.delete(folder / workdir.CHECKPOINTS)
+    return metrics
+
+
+class _Trained(NamedTuple):
+    """The state after the last step, how it came there, where this process began, and its memory."""
+
+    state: ss.TrainState
+    history: History
+    start: int
+    memory: dict
+
+
+def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
+    checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
+    state, total = steps.init_state(run), run.program.num_steps
+    # Logs are closed last, and what can't be written may be seen only then.
+    with (
+        full_disk(f"the logs of the training could not be written to {folder}"),
+        Logs(folder) as logs,
+    ):
+        logged = alone and hosts.is_first()
+        history = History(run, *([logs.write] if logged else []))
+        state = restore(checkpoints, run, state, history, look)
+        if logged:
+            logs.start_from(history.epochs)
+        start = seen = int(state.step)
+        waits = jax.process_count() == 1  # for what is written, and so for the other processes
+        try:
+            report = step_report(run, state) if alone and start < total else None
+            agreement = hosts.Agreement()
+            states = steps.fit(run, state, history, look)
+            for latest in _with_bar(states, run, start, history) if alone else states:
+                state = latest
+                due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
+                due, stopping = agreement.any(due, stop())
+                if due or stopping:
+                    save(checkpoints, run, state, history, look)
+                    agreement = hosts.Agreement()  # what was due before is done
+                if stopping:
+                    waits = True
+                    raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
+                advance(TRAINING * (history.num_steps - seen) / total)
+                seen = history.num_steps
+            check_finite(run, state)
+            if alone:
+                save(checkpoints, run, state, history, look)
+            advance(TRAINING * (total - seen) / max(total, 1))
+            waits = True
+        except NonFiniteLoss:  # which all of them see
+            waits = True
+            raise
+        finally:
+            if waits:
+                checkpoints.close()
+    memory = {} if report is None else {"memory": report._asdict()}
+    if not alone and start < total:  # else its step was never compiled
+        memory = {"step_memory_bytes": steps.step_memory(run, state)}
+    return _Trained(state, history, start, memory)
+
+
+class Oracle:
+    """Looks at the test split after epochs, for optimal early stopping.
+
+    Called by `steps.fit`; one look is after the last epoch.
+    """
+
+    def __init__(self, run: Run, settings: predict.Settings, test: sets.Split, config):
+        self._run, self._settings, self._test, self._config = run, settings, test, config
+        self.found: list[dict] = []
+
+    def __call__(self, epoch: int, state: ss.TrainState) -> None:
+        every = self._config.evaluation.oracle_epochs
+        if not every or (epoch % every and epoch < self._config.num_epochs):
+            return
+        method = self._run.program.method
+        # Averages of several networks have no midpoint: of these, the network that is trained.
+        several = method.average in ("swag", "snapshots")
+        middle = method.subspace.midpoint(state.endpoints if several else method.trained(state))
+        params = jax.tree.map(lambda x: x[None], middle)
+        splits = {"test": self._test}
+        logits, _, _ = predict.predict_networks(self._run, params, splits, self._settings)
+        accuracy = (np.asarray(logits["test"][0]).argmax(-1) == self._test.labels).mean()
+        self.found.append({"epoch": epoch, "accuracy": float(accuracy)})
+
+    def best(self) -> dict:
+        """The place of optimal early stopping: an oracle, chosen on the test split itself."""
+        best = max(self.found, key=lambda look: look["accuracy"])
+        return {"inference_passes": 1, "oracle": True, **best, "looks": self.found}
+
+
+def data_record(dataset: sets.Dataset, run: Run) -> dict:
+    """What a record says of a data set: the training files that were left out, and why."""
+    skipped = [{"file": file, "reason": reason} for file, reason in dataset.skipped]
+    if run.loader is not None:
+        skipped += [{"file": file, "reason": "not decoded"} for file in run.loader.corrupt]
+    return {"num_skipped": len(skipped), "skipped": skipped}
+
+
+def step_report(run: Run, state: ss.TrainState) -> MemoryReport | None:
+    """What the training needs on each device, said before its first step; `None` on a CPU alone.
+
+    Raises:
+      UserError: the device has less.
+    """
+    if model.on_cpu() and run.program.model.mesh is None:
+        return None
+    report = memory_report(steps.compiled_call(run, state), state)
+    if report is None:
+        return None
+    if not report.fits:
+        raise UserError(report.sentence())
+    if hosts.is_first():
+        print(report.sentence(), file=sys.stderr)
+    return report
+
+
+def _with_bar(states, run, step, history) -> Iterator:
+    """States of training, with a progress bar that shows the time left."""
+    total = run.program.num_steps
+    shown = {"disable": not hosts.is_first(), "mininterval": 0.5}
+    with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", **shown) as bar:
+        for latest in states:
+            bar.update(history.num_steps - bar.n)
+            if history.epochs:
+                last = history.epochs[-1]
+                bar.set_postfix(
+                    epoch=last["epoch"],
+                    loss=f"{last['loss']:.3f}",
+                    accuracy=f"{last['accuracy']:.3f}",
+                    refresh=False,
+                )
+            yield latest
+        bar.update(history.num_steps - bar.n)
+
+
+def restore(checkpoints, run: Run, state, history: History, look: Oracle) -> ss.TrainState:
+    """The state of the last checkpoint, or the one that is given without any."""
+    if restored := checkpoints.restore(state):
+        state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
+        history.restore(record["history"])
+        look.found = record.get("oracle", [])
+    return state
+
+
+def save(checkpoints, run: Run, state, history: History, look: Oracle) -> None:
+    """Starts to write a checkpoint from which `restore` goes on."""
+    if run.loader is not None:
+        run.loader.corrupt[:] = hosts.names_of_all(run.loader.corrupt)
+    check_finite(run, state)
+    record = {"history": history.to_json(), "oracle": list(look.found)}
+    checkpoints.save(int(state.step), state, record)
+
+
+def _stopped_sentence(folder, step, run) -> str:
+    return (
+        f"Stopped at step {step} of {run.program.num_steps}; everything is saved in {folder}: run "
+        "the same command again to go on."
+    )
+
+
+def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict.Wrap:
+    """Passes batches of the evaluation through, and raises `Interrupted` when it is to stop."""
+    shown = {"disable": not (bars and hosts.is_first()), "mininterval": 0.5}
+
+    def wrap(batches: Iterable, what: str) -> Iterator:
+        agreement = hosts.Agreement()
+        for batch in tqdm.tqdm(batches, unit="batch", desc=what, **shown):
+            if agreement.any(stop())[0]:
+                raise Interrupted(
+                    f"Stopped during the evaluation; what is trained is saved in {folder}: run the "
+                    "same command again to evaluate it."
+                )
+            yield batch
+
+    return wrap
 
 
 def command(
@@ -87,42 +370,44 @@ def _main(options, module, begin) -> None:
     config = options.config
     make_method(config)  # refuses a bad config before any data is read
     folder = workdir.check(options.workdir, config, options.overwrite)
-    done = _show_if_done(folder, options.overwrite)
-    if hosts.any_of(done)[0]:
+    if _is_done(folder, options.overwrite):
         return
     with lock.hold(folder) if hosts.is_first() else contextlib.nullcontext():
         # Whoever held it may have made and finished this run, or another.
         workdir.check(options.workdir, config, options.overwrite)
-        if not hosts.any_of(_show_if_done(folder, options.overwrite))[0]:
+        if not _is_done(folder, options.overwrite):
             _run(config, folder, options.overwrite, module, begin)
 
 
-def _show_if_done(folder: Path, overwrite: bool) -> bool:
-    """Whether the run is finished; then it is shown."""
-    metrics = workdir.finished(folder, overwrite)
-    if metrics is None or not hosts.is_first():
-        return False
-    print(_headline(metrics))
-    print(f"{folder} holds this run, finished on {metrics['provenance']['date']}; nothing to do.")
-    print(f"Pass --overwrite to run it again. Report: {(folder / workdir.REPORT).absolute()}")
-    return True
+def _is_done(folder: Path, overwrite: bool) -> bool:
+    """Whether the run is finished and has its report; then it is shown."""
+    metrics = None if overwrite else workdir.finished(folder)
+    done = metrics is not None and (folder / workdir.REPORT).exists()
+    if done and hosts.is_first():
+        print(_headline(metrics))
+        date = metrics["provenance"]["date"]
+        print(f"{folder} holds this run, finished on {date}; nothing to do.")
+        report = (folder / workdir.REPORT).absolute()
+        print(f"Pass --overwrite to run it again. Report: {report}")
+    return hosts.any_of(done)[0]
 
 
 def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> None:
-    dataset = load_data(config)
-    run = make_run(config, dataset)
-    settings = predict.make_settings(config, run)
-    shifted = shifted_images(config, dataset)
+    inputs = Inputs()
+    data, shifted = inputs.dataset(config), inputs.shifted(config)
     check_shifted(config, shifted)
     with Stop() as stop:
-        if hosts.is_first():
-            workdir.prepare(folder, config, overwrite)
-        hosts.any_of(False)  # not before the folder is there
         try:
-            metrics = _train_and_evaluate(
-                config, dataset, run, settings, shifted, folder, stop, module
+            metrics = execute(
+                folder,
+                config,
+                data=data,
+                shifted=shifted,
+                stop=lambda: stop.requested,
+                module=module,
+                overwrite=overwrite,
+                begin=begin,
             )
-            metrics["provenance"] |= finished_now() | {"wall_seconds": time.perf_counter() - begin}
         except Interrupted as interruption:
             if hosts.is_first():
                 print(interruption)
@@ -135,292 +420,9 @@ def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> No
 
 
 def publish(folder: Path, metrics: dict) -> None:
-    """Writes the results of a run, its figures as PNG and PDF, and its report."""
+    """Writes the figures of a finished run as PNG and PDF, and its report."""
     made, page = pages.of_run(metrics | {"landscape": workdir.landscape(folder)})
-    workdir.publish(folder, metrics, made, page)
-
-
-def load_data(config) -> sets.Dataset:
-    """The data set of a config."""
-    noise = config.label_noise
-    return sets.load(
-        config.dataset,
-        config.data_dir,
-        validation_size=config.validation_size,
-        split_seed=config.split_seed,
-        train_size=config.train_size,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        noise_rate=noise.rate,
-        noise_mode=noise.mode,
-        noise_seed=noise.seed,
-        noise_file=noise.file,
-        max_corrupt=config.max_corrupt,
-    )
-
-
-def data_record(dataset: sets.Dataset, run: Run) -> dict:
-    """What a record says of a data set: the training files that were left out, and why."""
-    skipped = [{"file": file, "reason": reason} for file, reason in dataset.skipped]
-    if run.loader is not None:
-        skipped += [{"file": file, "reason": "not decoded"} for file in run.loader.corrupt]
-    return {"num_skipped": len(skipped), "skipped": skipped}
-
-
-def shifted_images(config, dataset: sets.Dataset) -> predictors.Shifted:
-    """The corrupted and the foreign images that a config asks for, made when they are needed.
-
-    Raises:
-      UserError: a corruption or severity that does not exist.
-    """
-    evaluation = config.evaluation
-    corrupted.check_names(evaluation.corruptions, evaluation.severities)
-    where = (config.dataset, config.data_dir, config.image_size)
-    return predictors.Shifted(
-        {
-            name: {
-                severity: functools.partial(
-                    _corrupted, *where, evaluation.corruption_source, name, severity
-                )
-                for severity in evaluation.severities
-            }
-            for name in evaluation.corruptions
-        },
-        {name: functools.partial(_outside, *where, name) for name in evaluation.outside},
-    )
-
-
-def check_shifted(config, shifted: predictors.Shifted) -> None:
-    """Loads the foreign images and a severity of each published corruption, before any training.
-
-    Raises:
-      UserError: they do not exist, can't be read, or do not fit the model.
-    """
-    if config.evaluation.corruption_source != corrupted.GENERATED:
-        for severities in shifted.corrupted.values():
-            next(iter(severities.values()))()
-    for load in shifted.outside.values():
-        load()
-
-
-@functools.lru_cache(maxsize=len(corrupted.NAMES) * len(corrupted.SEVERITIES))
-def _corrupted(dataset, data_dir, image_size, source, name, severity) -> corrupted.Corrupted:
-    """Runs of a suite share them."""
-    _, test, num_classes = sets.load_arrays(dataset, data_dir, image_size)
-    return corrupted.load_corrupted(
-        source,
-        name,
-        severity,
-        test,
-        num_classes,
-        class_names=sets.class_names(dataset, data_dir) if source != corrupted.GENERATED else (),
-        data_dir=_tfds_folder(data_dir),
-    )
-
-
-def _tfds_folder(data_dir: str) -> str:
-    """Where TFDS has other data sets: with the first one, unless that is a file."""
-    return "" if data_dir.endswith(".npz") else data_dir
-
-
-@functools.lru_cache(maxsize=4)
-def _outside(dataset, data_dir, image_size, name):
-    _, test, _ = sets.load_arrays(dataset, data_dir, image_size)
-    return ood.load_outside(name, test, _tfds_folder(data_dir))
-
-
-def _train_and_evaluate(config, dataset, run, settings, shifted, folder, stop, module) -> dict:
-    record = provenance(module, config.model.dtype) | {"seed": config.seed}
-    state, history, start, memory = _train(config, run, folder, stop)
-    splits = {"test": dataset.test}
-    if len(dataset.validation.labels):
-        splits["validation"] = dataset.validation
-    begin = time.perf_counter()
-    stack = hosts.local(run.program.method.trained(state, jax.random.key(config.seed)))
-    if hosts.is_first():
-        weights.save(folder / workdir.WEIGHTS, stack)
-    results = evaluate.evaluate(
-        run,
-        stack,
-        splits,
-        settings,
-        _watched(folder, stop),
-        shifted,
-        recipes.places_of(config.recipe),
-    )
-    if memory is not None:
-        record["memory"] = memory._asdict()
-    seconds = [epoch["seconds"] for epoch in history.epochs]
-    speeds = [epoch["images_per_second"] for epoch in history.epochs]
-    record |= {
-        "training_seconds": sum(seconds),
-        "gradient_passes": run.program.num_steps
-        * run.batch_size
-        * run.program.method.gradients_per_step,
-        "evaluation_seconds": time.perf_counter() - begin,
-        # The first epoch compiles.
-        "images_per_second": statistics.median(speeds[1:] or speeds),
-        "resumed_at_step": start,
-        "num_training_images": len(run.labels),
-    }
-    config = json.loads(config.to_json_best_effort())
-    return {
-        "config": config,
-        "provenance": record,
-        "data": data_record(dataset, run),
-        "history": history.epochs,
-    } | results
-
-
-def _train(config, run, folder, stop) -> tuple:
-    checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
-    state = steps.init_state(run)
-    # Logs are closed last, and what can't be written may be seen only then.
-    with (
-        full_disk(f"the logs of the training could not be written to {folder}"),
-        Logs(folder) as logs,
-    ):
-        history = History(run, on_epoch=logs.write if hosts.is_first() else _unwritten)
-        if restored := checkpoints.restore(state):
-            state, record = placement.place(run.program.model.mesh, restored[0]), restored[1]
-            history.restore(record["history"])
-        if hosts.is_first():
-            logs.start_from(history.epochs)
-        start = int(state.step)
-        waits = jax.process_count() == 1  # for what is written, and so for the other processes
-        try:
-            memory = step_report(run, state) if start < run.program.num_steps else None
-            agreement = hosts.Agreement()
-            for latest in _with_bar(run, state, history):
-                state = latest
-                due = time.monotonic() - checkpoints.last >= config.checkpoint_seconds
-                due, stopping = agreement.any(due, stop.requested)
-                if due or stopping:
-                    _save(checkpoints, run, state, history)
-                    agreement = hosts.Agreement()  # what was due before is done
-                if stopping:
-                    waits = True
-                    raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
-            _save(checkpoints, run, state, history)
-            waits = True
-        except NonFiniteLoss:  # which all of them see
-            waits = True
-            raise
-        finally:
-            if waits:
-                checkpoints.close()
-    return state, history, start, memory
-
-
-def step_report(run: Run, state: ss.TrainState) -> MemoryReport | None:
-    """What the training needs on each device, said before its first step; `None` on a CPU alone.
-
-    Raises:
-      UserError: the device has less.
-    """
-    if model.on_cpu() and run.program.model.mesh is None:
-        return None
-    report = memory_report(steps.compiled_call(run, state), state)
-    if report is None:
-        return None
-    if not report.fits:
-        raise UserError(report.sentence())
-    if hosts.is_first():
-        print(report.sentence(), file=sys.stderr)
-    return report
-
-
-def _with_bar(run, state, history) -> Iterator:
-    """The states of `train.fit`, with a progress bar that shows the time left."""
-    step, total = int(state.step), run.program.num_steps
-    shown = {"disable": not hosts.is_first(), "mininterval": 0.5}
-    with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", **shown) as bar:
-        for latest in steps.fit(run, state, history):
-            bar.update(history.num_steps - bar.n)
-            if history.epochs:
-                last = history.epochs[-1]
-                bar.set_postfix(
-                    epoch=last["epoch"],
-                    loss=f"{last['loss']:.3f}",
-                    accuracy=f"{last['accuracy']:.3f}",
-                    refresh=False,
-                )
-            yield latest
-        bar.update(history.num_steps - bar.n)
-
-
-def _unwritten(record: dict) -> None:
-    """What processes but the first do with an epoch's record."""
-    del record
-
-
-def _save(checkpoints, run, state, history) -> None:
-    if run.loader is not None:
-        run.loader.corrupt[:] = hosts.names_of_all(run.loader.corrupt)
-    record = {"history": history.to_json()}
-    check_finite(run, state)
-    checkpoints.save(int(state.step), state, record)
-
-
-def _stopped_sentence(folder, step, run) -> str:
-    return (
-        f"Stopped at step {step} of {run.program.num_steps}; everything is saved in {folder}: run "
-        "the same command again to go on."
-    )
-
-
-def _watched(folder, stop) -> predict.Wrap:
-    """Shows progress over batches of the evaluation, and stops it when a signal comes."""
-
-    shown = {"disable": not hosts.is_first(), "mininterval": 0.5}
-
-    def wrap(batches: Iterable, what: str) -> Iterator:
-        agreement = hosts.Agreement()
-        for batch in tqdm.tqdm(batches, unit="batch", desc=what, **shown):
-            if agreement.any(stop.requested)[0]:
-                raise Interrupted(
-                    f"Stopped during the evaluation; the trained endpoints are saved in {folder}: "
-                    "run the same command again to evaluate them."
-                )
-            yield batch
-
-    return wrap
-
-
-class Logs:
-    """The records of epochs as lines of JSON and as TensorBoard events."""
-
-    def __init__(self, folder: Path):
-        self._path, self._events = folder / workdir.HISTORY, folder / workdir.TENSORBOARD
-
-    def __enter__(self) -> "Logs":
-        return self
-
-    def __exit__(self, *exc) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-            self._writer.close()
-
-    def start_from(self, records: list[dict]) -> None:
-        """Drops what was logged after the checkpoint that a run resumes from."""
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        files.write_atomically(self._path, lines)
-        self._file = self._path.open("a", buffering=1)
-        self._events.mkdir(exist_ok=True)
-        # Not in a thread: one that fails on a full disk would leave this one waiting for ever.
-        self._writer = EventsWriter(str(self._events / "events"))
-        if records:  # TensorBoard hides what was logged from this step on
-            step, status = records[-1]["step"] + 1, SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=step, session_log=status))
-
-    def write(self, record: dict) -> None:
-        """Appends the record of an epoch."""
-        self._file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            scalar = summary.scalar(f"train/{name}", value)
-            event = Event(wall_time=time.time(), step=record["step"], summary=scalar)
-            self._writer.write_event(event)
-        self._writer.flush()
+    workdir.publish(folder, made, page)
 
 
 def _headline(metrics: dict) -> str:

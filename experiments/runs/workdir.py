@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -15,12 +16,13 @@ from experiments.training import weights
 CONFIG, METRICS, HISTORY, REPORT = "config.json", "metrics.json", "history.jsonl", "report.html"
 CHECKPOINTS, TENSORBOARD, FIGURES = "checkpoints", "tensorboard", "figures"
 WEIGHTS, RUNS, TABLE = weights.FILE, "runs", "table.md"
-LANDSCAPE = "landscape.json"
-_DATA = "data_sha256"  # beside the config: of an .npz file, wherever it lies
+LANDSCAPE, DIVERGED, KNOWN = "landscape.json", "diverged.json", "known_run.json"
+# Beside the config: of an .npz file, wherever it lies; and what a suite says of its run.
+_DATA, _SUITE = "data_sha256", "in_suite"
 DAMAGED = "damaged_checkpoint_"
 # All that commands write (and what starts with DAMAGED); --overwrite deletes nothing else.
 _OURS = (
-    *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE, LANDSCAPE),
+    *(CONFIG, METRICS, HISTORY, REPORT, WEIGHTS, TABLE, LANDSCAPE, DIVERGED, KNOWN),
     *(CHECKPOINTS, TENSORBOARD, FIGURES, RUNS),
 )
 # Where things are, how they are loaded, how often they are saved, how many run at once, on which
@@ -36,10 +38,33 @@ IRRELEVANT = (
         for name in ("num_workers", "num_threads", "prefetch")
     ),
 )
+# A suite's run starts from networks of runs beside it, whose configs say which they are.
+IRRELEVANT_IN_A_SUITE = (*IRRELEVANT, "config.subspace.weights")
 
 
-def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
+class InSuite(NamedTuple):
+    """What a suite says of one of its runs.
+
+    Attributes:
+      given: what else than the config decides the result: digests of the runs whose networks it starts
+        from, and how a landscape is looked at.
+      needs: ids of those runs.
+    """
+
+    given: str
+    needs: tuple[str, ...]
+
+
+def check(
+    folder: str, config: ConfigDict, overwrite: bool, in_suite: InSuite | None = None
+) -> Path:
     """The folder, if a run of this config may use it; nothing is written or deleted yet.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      overwrite: whether another run in it is to be deleted.
+      in_suite: of a suite's run.
 
     Raises:
       UserError: it is a file, or holds a run of another config, of another .npz file, or files of
@@ -59,13 +84,17 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
     if overwrite:
         return path
     held = _read(path / CONFIG)
+    said = held.pop(_SUITE, {})
     there, here = held.pop(_DATA, ""), sets.fingerprint(config.get("data_dir", ""))
     if there and here and there != here:
         raise UserError(
             f"{path} holds a run of other data ({_DATA} {there[:12]} there, {here[:12]} of "
             f"{config.data_dir}); choose another --workdir or pass --overwrite."
         )
-    differences = config_differences(held, config, IRRELEVANT)
+    ignored = IRRELEVANT if in_suite is None else IRRELEVANT_IN_A_SUITE
+    differences = config_differences(held, config, ignored)
+    if in_suite is not None and not differences and said.get("given", "") != in_suite.given:
+        differences = [f"what it starts from or looks at is not {', '.join(in_suite.needs)} of now"]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
@@ -75,7 +104,9 @@ def check(folder: str, config: ConfigDict, overwrite: bool) -> Path:
     return path
 
 
-def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
+def prepare(
+    path: Path, config: ConfigDict, overwrite: bool, in_suite: InSuite | None = None
+) -> None:
     """Makes the folder and writes the config into it; deletes an earlier run if asked to."""
     if overwrite:
         for entry in _ours(path):
@@ -83,9 +114,10 @@ def prepare(path: Path, config: ConfigDict, overwrite: bool) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
         fingerprint = sets.fingerprint(config.get("data_dir", ""))
-        files.write_json(
-            path / CONFIG, config.to_dict() | ({_DATA: fingerprint} if fingerprint else {})
-        )
+        more = {_DATA: fingerprint} if fingerprint else {}
+        if in_suite is not None:
+            more[_SUITE] = in_suite._asdict()
+        files.write_json(path / CONFIG, config.to_dict() | more)
 
 
 def data_sha256(path: Path) -> str:
@@ -93,18 +125,30 @@ def data_sha256(path: Path) -> str:
     return _read(path / CONFIG).get(_DATA, "")
 
 
-def finished(path: Path, overwrite: bool) -> dict | None:
+def needs(path: Path) -> list[str]:
+    """Ids of the runs of its suite that a folder's run starts from."""
+    return _read(path / CONFIG).get(_SUITE, {}).get("needs", [])
+
+
+def finished(path: Path) -> dict | None:
     """The metrics of a finished run, or `None`."""
-    if overwrite or not (path / METRICS).exists():
-        return None
-    return _read(path / METRICS)
+    return _read(path / METRICS) if (path / METRICS).exists() else None
+
+
+def diverged(path: Path) -> str:
+    """Why a folder's run diverged, as it would again; empty if it did not."""
+    return _read(path / DIVERGED).get("diverged", "") if (path / DIVERGED).exists() else ""
+
+
+def set_diverged(path: Path, reason: str) -> None:
+    """Marks a folder's run as one that diverges."""
+    files.write_json(path / DIVERGED, {"diverged": reason})
 
 
 def stored_config(path: Path) -> dict:
     """The config of the run that a folder holds."""
     config = _read(path / CONFIG)
-    config.pop(_DATA, "")
-    return config
+    return {name: value for name, value in config.items() if name not in (_DATA, _SUITE)}
 
 
 def landscape(path: Path) -> dict:
@@ -112,13 +156,12 @@ def landscape(path: Path) -> dict:
     return _read(path / LANDSCAPE) if (path / LANDSCAPE).exists() else {}
 
 
-def publish(path: Path, metrics: dict, figures: dict[str, bytes | str], report: str) -> None:
-    """Writes figures and report, and the metrics last: they mark a run as finished."""
+def publish(path: Path, figures: dict[str, bytes | str], report: str) -> None:
+    """Writes figures, and the report last: what has none is published by the next command."""
     (path / FIGURES).mkdir(exist_ok=True)
     for name, content in figures.items():
         files.write_atomically(path / FIGURES / name, content)
     files.write_atomically(path / REPORT, report)
-    files.write_json(path / METRICS, metrics)
 
 
 def _read(path: Path) -> dict:

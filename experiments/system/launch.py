@@ -1,4 +1,4 @@
-"""Huge memory pages for the commands, decided before anything is imported.
+"""Huge memory pages for the commands that train.
 
 A training step on a CPU moves hundreds of megabytes of activations, and the C library asks for them
 anew in every step: in pages of 4 KiB, each one a fault, with addresses that miss the processor's
@@ -26,14 +26,11 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     return {**given, _TUNABLES: tunables}
 
 
-def with_huge_pages(package: str) -> None:
-    """Starts this process anew (it keeps its number) in such an environment, if it is a command.
+def with_huge_pages() -> None:
+    """Starts this process anew in such an environment, on Linux; it keeps its number.
 
-    Nothing happens elsewhere than on Linux, or where the package is imported by other code: it is a
-    command while Python looks for `python -m PACKAGE.MODULE`.
+    A command calls it first of all, where it is run and not imported, and imports JAX afterwards.
     """
-    arguments = sys.orig_argv
     wanted = environment(os.environ)
-    is_command = sys.argv[:1] == ["-m"] and any(a.startswith(f"{package}.") for a in arguments)
-    if sys.platform == "linux" and is_command and wanted != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *arguments[1:]], wanted)
+    if sys.platform == "linux" and wanted != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)

@@ -1,108 +1,101 @@
-"""Training calls of several runs of one program, made as one: for accelerators that one run leaves idle.
+"""Training of several runs of one program as one: for accelerators that one run leaves idle.
 
-Every run is a thread that trains as if it were alone. Its calls wait until all runs of the group have
-made one; then one call trains all of them, vectorised over a leading axis. A run that ends, or fails,
-leaves the group, and the others go on without it.
-
-On a mesh with the axis `run` every run has devices of its own, where it starts, is saved and is
-evaluated as if it were alone; the call of a group is one program of all of these devices, without
-communication between runs.
+One call trains all of them, vectorised over a leading axis. On a mesh with the axis `run` every run has
+devices of its own, where it starts, is saved and is evaluated as if it were alone; the call of a group
+is one program of all of these devices, without communication between runs.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+import subspace_jax as ss
 from experiments.training import placement, steps
+from experiments.training.history import History, NonFiniteLoss
+from experiments.training.model import on_cpu
+from experiments.training.run import Run
 
 
-class Together:
-    """Makes calls of runs together.
+class Member(NamedTuple):
+    """A run of a group.
 
-    Args:
-      at_once: how many runs are a group; with 1 every run makes its calls alone.
-
-    Example:
-      >>> together = Together(2)
-      >>> together.enter(["a", "b"])
-      >>> together.leave("b")
-      >>> together.members
-      {'a'}
+    Attributes:
+      run: what is trained.
+      state: where it starts.
+      history: takes its metrics.
+      on_epoch: as for `steps.fit`.
     """
 
-    def __init__(self, at_once: int):
-        self.at_once = at_once
-        self.members: set[str] = set()
-        self._slots: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self._waiting: dict[str, tuple] = {}
-
-    def enter(self, names: Iterable[str]) -> None:
-        """Adds runs to the group, before any of them trains: no call is made without them."""
-        with self._lock:
-            names = list(names)
-            self.members.update(names)
-            self._slots = {name: i for i, name in enumerate(names)}
-
-    def slot(self, name: str) -> int:
-        """The place of a run in its group: 0, 1, 2, ..."""
-        with self._lock:
-            return self._slots.get(name, 0)
-
-    def call(self, name: str) -> Callable:
-        """A member's `train.train_call`: the same arguments and results."""
-        if self.at_once == 1:
-            return steps.train_call
-
-        def together(*arguments, program, unroll):
-            future = concurrent.futures.Future()
-            with self._lock:
-                self._waiting[name] = (arguments, (program, unroll), future)
-                ready = self._ready()
-            _make(ready)
-            return future.result()
-
-        return together
-
-    def leave(self, name: str) -> None:
-        """Ends the membership, if it has not ended yet; whoever waits for this member goes on."""
-        with self._lock:
-            self.members.discard(name)
-            ready = self._ready()
-        _make(ready)
-
-    def _ready(self) -> list[tuple]:
-        if self._waiting.keys() != self.members:
-            return []
-        ready = list(self._waiting.values())
-        self._waiting.clear()
-        return ready
+    run: Run
+    state: ss.TrainState
+    history: History
+    on_epoch: steps.OnEpoch = steps.nothing_on_epoch
 
 
-def _make(calls: list[tuple]) -> None:
+def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLoss]]:
+    """`steps.fit` of several runs: yields the states of all of them after every call.
+
+    A run that diverged has the error in place of its state, and the others go on without it.
+
+    Args:
+      members: the runs, which need not be of one program; those that are, are trained by one call.
+    """
+    found = [member.state for member in members]
+
+    def noted(i, note, *arguments):
+        try:
+            note(*arguments)
+        except NonFiniteLoss as error:
+            found[i] = error
+
+    with contextlib.ExitStack() as stack:
+        given = [steps.arguments_of_calls(m.run, int(m.state.step)) for m in members]
+        for calls in given:
+            stack.enter_context(contextlib.closing(calls))
+        while True:
+            going = [i for i, state in enumerate(found) if not isinstance(state, NonFiniteLoss)]
+            made = {i: call for i in going if (call := next(given[i], None)) is not None}
+            if not made:
+                break
+            calls = [(members[i].run.program, (found[i], *made[i][0])) for i in made]
+            for i, (state, metrics) in zip(made, train(calls), strict=True):
+                found[i] = state
+                run, _, history, on_epoch = members[i]
+                noted(i, steps.took, run, state, history, metrics | made[i][1], on_epoch)
+            yield list(found)
+    for i, member in enumerate(members):
+        if not isinstance(found[i], NonFiniteLoss):
+            noted(i, member.history.flush)
+    yield found
+
+
+def train(calls: Sequence[tuple]) -> list[tuple]:
+    """Calls of several runs, `(program, arguments of train_call)`: those of one program as one."""
+    results: dict[int, tuple] = {}
     groups: dict[tuple, list[tuple]] = {}
-    for call in calls:
-        (_, _, _, images, labels, indices), (program, unroll), _ = call
+    for number, (program, arguments) in enumerate(calls):
+        _, _, _, images, labels, indices = arguments
         # Of one program, but for the devices.
-        model = dataclasses.replace(program.model, mesh=None)
-        program = dataclasses.replace(program, model=model)
-        same = (program, unroll, images.shape, labels.shape, np.shape(indices))
-        groups.setdefault(same, []).append(call)
+        shared = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=None))
+        same = (shared, images.shape, labels.shape, np.shape(indices))
+        groups.setdefault(same, []).append((number, program, arguments))
     for group in groups.values():
         for block in _blocks(group):
-            _make_block(block)
+            numbers = [number for row in block for number, _, _ in row]
+            results |= dict(zip(numbers, _train_block(block), strict=True))
+    return [results[number] for number in range(len(calls))]
 
 
 def _blocks(calls: list[tuple]) -> Iterable[list[list[tuple]]]:
     """Calls that can be made as one: as many on every mesh, with one array of images on each."""
     waiting: dict[tuple, list[tuple]] = {}
     for call in calls:
-        (_, _, _, images, _, _), (program, _), _ = call
+        _, program, (_, _, _, images, _, _) = call
         # The same images, not equal ones: each call has them once.
         waiting.setdefault((program.model.mesh, id(images)), []).append(call)
     while waiting:
@@ -122,33 +115,23 @@ def _first_device(row: tuple) -> int:
     return 0 if mesh is None else mesh.devices.flat[0].id
 
 
-def _make_block(block: list[list[tuple]]) -> None:
-    futures = [future for row in block for _, _, future in row]
-    program, unroll = block[0][0][1]
-    arguments = [[call for call, _, _ in row] for row in block]
-    meshes = [row[0][1][0].model.mesh for row in block]
-    try:
-        if len(block) > 1:
-            results = _call_apart(arguments, meshes, program, unroll)
-        else:
-            results = _call(arguments[0], program, unroll)
-    except BaseException as error:  # every member raises it
-        for future in futures:
-            future.set_exception(error)
-    else:
-        for future, result in zip(futures, results, strict=True):
-            future.set_result(result)
+def _train_block(block: list[list[tuple]]) -> list[tuple]:
+    program = block[0][0][1]
+    rows = [[arguments for _, _, arguments in row] for row in block]
+    if len(block) == 1:
+        return _call(rows[0], program)
+    return _call_apart(rows, [row[0][1].model.mesh for row in block], program)
 
 
-def _call(calls: list[tuple], program, unroll) -> list[tuple]:
+def _call(calls: list[tuple], program) -> list[tuple]:
     if len(calls) == 1:
-        return [steps.train_call(*calls[0], program=program, unroll=unroll)]
+        return [steps.train_call(*calls[0], program=program, unroll=on_cpu())]
     states = [state for state, *_ in calls]
     others = [(hyper, key, labels, indices) for _, hyper, key, _, labels, indices in calls]
-    return steps.train_calls(states, others, calls[0][3], program=program, unroll=unroll)
+    return steps.train_calls(states, others, calls[0][3], program=program, unroll=on_cpu())
 
 
-def _call_apart(rows: list[list[tuple]], meshes: list, program, unroll) -> list[tuple]:
+def _call_apart(rows: list[list[tuple]], meshes: list, program) -> list[tuple]:
     """One call of runs on several meshes, as many on each."""
     mesh = placement.beside(meshes)
     program = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=mesh))
@@ -163,5 +146,5 @@ def _call_apart(rows: list[list[tuple]], meshes: list, program, unroll) -> list[
         ],
     )
     images = placement.shared(mesh, [row[0][3] for row in rows])
-    found = steps.train_apart(states, others, images, program=program, unroll=unroll)
+    found = steps.train_apart(states, others, images, program=program, unroll=on_cpu())
     return [result for row in placement.parted(mesh, found) for result in row]

@@ -204,8 +204,15 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int)
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
+OnEpoch = Callable[[int, ss.TrainState], None]
+
+
+def nothing_on_epoch(epoch: int, state: ss.TrainState) -> None:
+    """What `fit` does after an epoch if it is not told otherwise."""
+
+
 def fit(
-    run: Run, state: ss.TrainState, history: History, call: Callable | None = None
+    run: Run, state: ss.TrainState, history: History, on_epoch: OnEpoch = nothing_on_epoch
 ) -> Iterator[ss.TrainState]:
     """Trains from a state to the end, yielding the state after every call.
 
@@ -216,22 +223,34 @@ def fit(
       run: what is trained.
       state: where it starts.
       history: takes the metrics.
-      call: with the arguments and results of `train_call`, which is the default.
+      on_epoch: called with the number of an epoch and the state after its last step.
 
     Raises:
       NonFiniteLoss: training diverged; noticed one call late.
     """
-    program, unroll, call = run.program, on_cpu(), call or train_call
-    step_key = jax.random.fold_in(jax.random.key(run.seed), _STEPS)
-    examples = _resident_examples if run.loader is None else _streamed_examples
-    with contextlib.closing(examples(run, int(state.step))) as chunks:
-        for chunk, measured in chunks:
-            state, metrics = call(
-                state, run.hyper, step_key, *chunk, program=program, unroll=unroll
-            )
-            history.append(metrics | measured)
+    with contextlib.closing(arguments_of_calls(run, int(state.step))) as calls:
+        for given, measured in calls:
+            state, metrics = train_call(state, *given, program=run.program, unroll=on_cpu())
+            took(run, state, history, metrics | measured, on_epoch)
             yield state
     history.flush()
+
+
+def arguments_of_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """What `train_call` takes after the state, call by call from a step on, and what was measured."""
+    step_key = jax.random.fold_in(jax.random.key(run.seed), _STEPS)
+    examples = _resident_examples if run.loader is None else _streamed_examples
+    with contextlib.closing(examples(run, first)) as chunks:
+        for chunk, measured in chunks:
+            yield (run.hyper, step_key, *chunk), measured
+
+
+def took(run: Run, state: ss.TrainState, history: History, metrics, on_epoch: OnEpoch) -> None:
+    """Notes a call that was made."""
+    history.append(metrics)
+    epoch, rest = divmod(history.num_dispatched, run.program.steps_per_epoch)
+    if not rest:
+        on_epoch(epoch, state)
 
 
 def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:

@@ -1,0 +1,288 @@
+"""Every figure of the article, and every rival, by one command."""
+
+import functools
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments.configs import suites
+from experiments.configs.suites import FIGURES
+from experiments.report import pages
+from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
+from experiments.reproduce.known_runs import KnownRuns, Sorted
+from experiments.reproduce.records import Entry
+from experiments.reproduce.scheduler import Outcome
+from experiments.results import claims, summary, tables
+from experiments.runs import workdir
+from experiments.runs.inputs import Inputs
+from experiments.runs.job import Interrupted
+from experiments.system import cli, files, lock
+from experiments.system.cli import Stop
+from experiments.system.errors import UserError
+from experiments.system.provenance import finished_now, provenance
+
+# suite -> its scales, the first by default.
+SUITES = {
+    "digits": ("digits",),
+    "cifar10": ("small", "full"),
+    "tiny_imagenet": ("full",),
+    "imagenet": ("full",),
+}
+
+DESCRIPTION = f"""Trains what the article's figures compare, with every rival, and draws and tests it.
+
+    python -m experiments.reproduce SUITE [--scale SCALE] [--only FIGURES] [--check] [--workdir W]
+    python -m experiments.reproduce digits --only fig3,fig7
+
+The second one is a short one to try; it needs no data. SUITE is one of {", ".join(SUITES)};
+cifar10 has the scales small (for two CPU cores) and full
+(the article's protocol). FIGURES are names with commas between:
+{", ".join(FIGURES)}; without --only all are made.
+The same command goes on where it was interrupted, and skips what is done; folders of runs that were
+made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
+and --draw_only refuses to train what is missing. --known_runs takes the runs of published results as
+done, to add seeds or methods to them. --check prints every claim with its test."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 1 if some run failed."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    failed = []
+    try:
+        scale, rest = _suite_and_scale(argv)
+    except UserError as error:
+        return cli.fail(error)
+    code = cli.run(
+        functools.partial(run, failed=failed),
+        argv=rest,
+        description=DESCRIPTION,
+        default_config=f"{suites.__file__}:{scale}",
+        default_workdir=f"runs/{scale}",
+        define=_define,
+    )
+    return code or bool(failed)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("only", "", "Figures to make, with commas between.", flag_values=values)
+    flags.DEFINE_bool(
+        "draw_only",
+        False,
+        "Train nothing; refuse figures whose runs are not done.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "known_runs",
+        "",
+        "metrics.json files of this suite, with commas between, whose runs count as done.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("check", False, "Print every claim with its test.", flag_values=values)
+
+
+def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
+    """The name of a suite's config, and the other arguments."""
+    names = [argument for argument in argv[:1] if not argument.startswith("-")]
+    rest = argv[len(names) :]
+    if not names and not {"-h", "-help", "--help"} & set(argv):
+        raise UserError(f"The first argument names no suite; choose one of {', '.join(SUITES)}.")
+    name = names[0] if names else "digits"
+    if name not in SUITES:
+        raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(SUITES)}.")
+    scale = SUITES[name][0]
+    for i, argument in enumerate(rest):
+        if argument == "--scale" or argument.startswith("--scale="):
+            value = argument.partition("=")[2] if "=" in argument else "".join(rest[i + 1 : i + 2])
+            rest = rest[:i] + rest[i + (1 if "=" in argument else 2) :]
+            if value not in SUITES[name]:
+                raise UserError(
+                    f"--scale is {value!r} but {name} has {', '.join(SUITES[name])}; choose one."
+                )
+            scale = value
+            break
+    return name if scale == name else f"{name}-{scale}", rest
+
+
+def run(options: SimpleNamespace, failed: list[str]) -> None:
+    """Makes the figures that are asked for; names of failed runs are appended to `failed`.
+
+    Raises:
+      UserError: a config, data or workdir that it can't have, another process in the workdir.
+    """
+    plan.check(options.config)
+    chosen_figures = plan.figures_of(options.only)
+    folder = workdir.check(options.workdir, options.config, options.overwrite)
+    with lock.hold(folder):
+        # Whoever held it may have made another suite.
+        workdir.check(options.workdir, options.config, options.overwrite)
+        _run(options, folder, chosen_figures, failed)
+
+
+def _run(
+    options: SimpleNamespace, folder: Path, chosen_figures: tuple[str, ...], failed: list[str]
+) -> None:
+    config = options.config
+    entries = plan.article_entries(config, chosen_figures)
+    tuning = plan.tuning_entries(config, chosen_figures)
+    scenery = plan.landscape_entries(config, chosen_figures)
+    if not entries:
+        raise UserError(
+            f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
+            "add products to config.products."
+        )
+    inputs = Inputs()
+    scheduler.check([*entries, *tuning], inputs)
+    everything = [*entries, *tuning, *scenery]
+    plan.check_landscapes(scenery, options.only)
+    known = _known(options, folder)
+    existing = set() if options.overwrite else records.ids_of_records(folder)
+    # Refuses runs of another config.
+    found = known_runs.sort(None if options.overwrite else folder, known, everything)
+    if options.draw_only:
+        _require(everything, found.done | found.known.keys(), folder)
+    previous = None if options.overwrite else workdir.finished(folder)
+    workdir.prepare(folder, config, options.overwrite)
+    _take(found, everything, folder)
+    record = provenance("experiments.reproduce", config.run.model.dtype)
+    record |= {"seeds": list(config.seeds)}
+    begin = time.perf_counter()
+    with Stop() as stop:
+        try:
+            outcome = _run_all(config, folder, inputs, everything, known, stop, options.draw_only)
+        except Interrupted:
+            print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
+            return
+        # A signal that comes now waits: figures and report are a matter of seconds.
+        runs = list(outcome.records.values())
+        record |= finished_now() | metrics.seconds(runs, time.perf_counter() - begin)
+        if previous and outcome.records.keys() <= existing:
+            # Nothing was run: the numbers come from where they came from before.
+            drawn = {name: record[name] for name in ("command", "commit", "date")}
+            record = previous["provenance"] | {"drawn": drawn}
+        found = metrics.results(config, runs, outcome.failures, record)
+        _publish(folder, found, chosen_figures)
+    failed.extend(outcome.failures)
+    _show(found, folder, options.check)
+
+
+def _known(options: SimpleNamespace, folder: Path) -> list[KnownRuns]:
+    """The runs of the results files that are named."""
+    if options.draw_only and options.overwrite:
+        raise UserError("--draw_only trains nothing but --overwrite deletes all; give one of them.")
+    names = list(filter(None, map(str.strip, options.known_runs.split(","))))
+    for name in names if options.overwrite else ():
+        if Path(name).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--known_runs has {name!r}, which --overwrite would delete; give another --workdir."
+            )
+    return [known_runs.read(name) for name in names]
+
+
+def _take(found: Sorted, entries: list[Entry], folder: Path) -> None:
+    """Makes records of runs that are known, and makes way for those that are to be done again."""
+    if found.known:
+        left = len(entries) - len(found.done) - len(found.known)
+        print(f"{len(found.known)} runs are known, {left} of {len(entries)} are to be done.")
+    if found.stale:
+        print(
+            f"{len(found.stale)} runs have a record but no weights, and others start from them; they "
+            "are done again."
+        )
+    for name in found.stale:
+        workdir.delete(records.run_folder(folder, name))
+    for entry in entries:
+        if entry.id in found.known:
+            records.write_known(folder, entry, found.known[entry.id])
+
+
+def _require(entries: list[Entry], done: set[str], folder: Path) -> None:
+    if len(done) < len(entries):
+        missing = next(entry.id for entry in entries if entry.id not in done)
+        raise UserError(
+            f"--draw_only is given but {len(done)} of {len(entries)} runs are done in {folder} (not "
+            f"{missing}); run the same command without it."
+        )
+
+
+def _run_all(
+    config: ConfigDict,
+    folder: Path,
+    inputs: Inputs,
+    entries: list[Entry],
+    known: list[KnownRuns],
+    stop: Stop,
+    draw_only: bool,
+) -> Outcome:
+    """All entries; those with tuned values when it is known which these are."""
+    options = config.landscape.to_dict()
+    first_seed = next(iter(plan.landscape_seeds(config)), -1)
+
+    def requested():
+        return stop.requested
+
+    def run_one(entry, advance):
+        if stop.requested:
+            raise Interrupted
+        if entry.setting == "landscape":
+            return scenes.record(
+                entry,
+                advance,
+                folder=folder,
+                inputs=inputs,
+                options=options,
+                first_seed=first_seed,
+                stop=requested,
+            )
+        return scheduler.run_entry(
+            entry,
+            advance,
+            folder=folder,
+            inputs=inputs,
+            stop=requested,
+            slot=slots.get(entry.id, 0),
+            at_once=config.runs_at_once,
+        )
+
+    def train_group(runs, advance):
+        slots.update({entry.id: slot for slot, entry in enumerate(runs)})
+        trained = [entry for entry in runs if entry.setting != "landscape"]
+        return group.train(trained, advance, folder=folder, inputs=inputs, stop=requested)
+
+    def run_all(entries):
+        together = train_group if config.runs_at_once > 1 else None
+        threads = config.num_threads
+        return scheduler.run_all(entries, run_one, threads, together, config.runs_at_once)
+
+    slots: dict[str, int] = {}
+    first = run_all(entries)
+    tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
+    if not tuned:
+        return first
+    found = known_runs.sort(folder, known, tuned)
+    if draw_only:
+        _require(tuned, found.done | found.known.keys(), folder)
+    _take(found, tuned, folder)
+    second = run_all(tuned)
+    return Outcome(first.records | second.records, first.failures | second.failures)
+
+
+def _publish(folder: Path, found: dict, names: tuple[str, ...]) -> None:
+    files.write_atomically(folder / workdir.TABLE, tables.results(found) + "\n")
+    workdir.publish(folder, *pages.of_suite(found, names))
+    files.write_json(folder / workdir.METRICS, found)
+
+
+def _show(found: dict, folder: Path, check: bool) -> None:
+    rows = [row for row in found["table"] if row["place"] != "endpoints"]
+    print(tables.text_table(rows), end="\n\n")
+    if check:
+        print(tables.claims_text(claims.from_json(found["claims"])), end="\n\n")
+    else:
+        print(found["counts"])
+    for failure in found["failed"]:
+        print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
+    print(f"Report: {(folder / workdir.REPORT).absolute()}")

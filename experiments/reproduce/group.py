@@ -1,0 +1,107 @@
+"""Runs of a suite that are trained as one, each to a checkpoint in its own folder."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.evaluation import predict
+from experiments.reproduce import records
+from experiments.reproduce.records import Entry
+from experiments.reproduce.scheduler import config_and_data
+from experiments.runs import job, workdir
+from experiments.runs.checkpoint import Checkpoints
+from experiments.runs.inputs import Inputs
+from experiments.runs.job import Advance, Interrupted, Oracle
+from experiments.system.errors import UserError
+from experiments.training import groups, steps
+from experiments.training.history import History, NonFiniteLoss, check_finite
+from experiments.training.run import make_run
+
+
+class _Training:
+    """One run of a group: what is trained, and where it is saved."""
+
+    def __init__(self, entry: Entry, slot: int, folder: Path, inputs: Inputs):
+        config, data = config_and_data(entry, folder, inputs)
+        self.run, self._folder = make_run(config, data, slot), records.run_folder(folder, entry.id)
+        settings = predict.make_settings(config, self.run)
+        workdir.prepare(self._folder, config, False, entry.in_suite)
+        self._look, history = Oracle(self.run, settings, data.test, config), History(self.run)
+        self.checkpoints = Checkpoints(self._folder / workdir.CHECKPOINTS)
+        state = steps.init_state(self.run)
+        state = job.restore(self.checkpoints, self.run, state, history, self._look)
+        self.member = groups.Member(self.run, state, history, self._look)
+        self.seconds, self._begun = config.checkpoint_seconds, history.num_steps
+
+    @property
+    def share(self) -> float:
+        """Of the run's whole work, how much was done here."""
+        taken = self.member.history.num_steps - int(self._begun)
+        return job.TRAINING * taken / max(self.run.program.num_steps, 1)
+
+    def save(self, state) -> None:
+        """A checkpoint, or a note that there is none since the run diverged."""
+        try:
+            if isinstance(state, NonFiniteLoss):
+                raise state
+            check_finite(self.run, state)
+            job.save(self.checkpoints, self.run, state, self.member.history, self._look)
+        except NonFiniteLoss as error:
+            workdir.set_diverged(self._folder, str(error))
+
+
+def train(
+    entries: Sequence[Entry],
+    advance: Advance,
+    *,
+    folder: Path,
+    inputs: Inputs,
+    stop: Callable[[], bool],
+) -> dict[str, float]:
+    """Trains runs as one; each of them is left for `scheduler.run_entry` to evaluate.
+
+    Args:
+      entries: of one method, what they need is done.
+      advance: see `scheduler.run_all`.
+      folder: of the suite.
+      inputs: from which they get their data.
+      stop: whether a signal came, so that the runs are to be saved and given up.
+
+    Returns:
+      By id the share of its work that is done.
+
+    Raises:
+      Interrupted: a signal came.
+    """
+    trainings, done = {}, 0.0
+    for slot, entry in enumerate(entries):
+        if not records.is_settled(folder, entry):
+            try:
+                trainings[entry.id] = _Training(entry, slot, folder, inputs)
+            except UserError:  # which it will say again where it is run by itself
+                continue
+    if not trainings:
+        return {}
+    last, states = time.monotonic(), [one.member.state for one in trainings.values()]
+    try:
+        for states in groups.fit([one.member for one in trainings.values()]):
+            stopping = stop()
+            due = time.monotonic() - last >= min(one.seconds for one in trainings.values())
+            if stopping or due:
+                last = time.monotonic()
+                _save(trainings, states)
+            if stopping:
+                raise Interrupted(f"Stopped; everything is saved in {folder}.")
+            now = sum(one.share for one in trainings.values())
+            advance(now - done)
+            done = now
+        _save(trainings, states)
+    finally:
+        for one in trainings.values():
+            one.checkpoints.close()
+    return {name: one.share for name, one in trainings.items()}
+
+
+def _save(trainings: dict[str, _Training], states: Sequence) -> None:
+    for one, state in zip(trainings.values(), states, strict=True):
+        one.save(state)

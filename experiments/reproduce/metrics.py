@@ -1,0 +1,107 @@
+"""From what a suite's runs left to its metrics.json."""
+
+import json
+import statistics
+
+from ml_collections import ConfigDict
+
+from experiments.reproduce import records
+from experiments.results import claims, summary
+
+# Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
+_CURVES = ("reliability", "risk_coverage")
+_WITH_CURVES = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
+# All points and ensembles are kept of these.
+_WITH_PATHS = ("line", "layerwise_line", "curve")
+
+
+def seconds(runs: list[dict], wall: float) -> dict:
+    """How long the command and the runs took, however many ran at once."""
+    return {
+        "wall_seconds": round(wall, 1),
+        "num_runs": len(runs),
+        "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
+    }
+
+
+def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
+    """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    made, runs = _made(runs)
+    landscapes = [run for run in runs if run["setting"] == "landscape"]
+    seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}
+    runs = [
+        run | {"places": run["places"] | seen.get((run["method"], run["seed"]), {})}
+        if (run["setting"], run["label_noise"]) == ("article", 0.0)
+        else run
+        for run in runs
+        if run["setting"] != "landscape"
+    ]
+    runs = summary.with_mce(runs)
+    chosen = summary.choose_values(runs)
+    # Holm's correction is for the claims of one group together.
+    verdicts = [
+        verdict
+        for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED)
+        for verdict in claims.check(group, runs, chosen)
+    ]
+    return {
+        "config": json.loads(config.to_json_best_effort()),
+        "provenance": record | ({"made": made} if made else {}),
+        "counts": claims.counts_said(verdicts),
+        "table": records.rounded(summary.table(runs, config.products, chosen)),
+        "claims": records.rounded(claims.to_json(verdicts)),
+        "chosen": [
+            {"setting": setting, "label_noise": noise, "method": method, "values": values}
+            for (setting, noise, method), values in chosen.items()
+            if values
+        ],
+        "gains": records.rounded(summary.gains(runs, chosen)),
+        "failed": [{"id": name, "error": error} for name, error in failures.items()],
+        "runs": [_kept(run) for run in runs],
+        "landscapes": landscapes,
+    }
+
+
+def _made(runs: list[dict]) -> tuple[list[dict], list[dict]]:
+    """On what machines and by which code runs were made, and runs that refer to it by number."""
+    groups: dict[str, list[dict]] = {}
+    for run in runs:
+        if "made" in run:
+            groups.setdefault(_machine(run), []).append(run)
+    numbers = {machine: number for number, machine in enumerate(groups)}
+    made = []
+    for group in groups.values():
+        speeds = [run["cost"].get("images_per_second") for run in group if "cost" in run]
+        speeds = [speed for speed in speeds if speed]
+        made.append(
+            max((run["made"] for run in group), key=lambda made: made.get("date", ""))
+            | {"num_runs": len(group)}
+            | {"seconds_of_all_runs": round(sum(run["wall_seconds"] for run in group), 1)}
+            | ({"images_per_second": round(statistics.median(speeds), 1)} if speeds else {})
+        )
+    return made, [run | {"made": numbers[_machine(run)]} if "made" in run else run for run in runs]
+
+
+def _machine(run: dict) -> str:
+    return json.dumps({**run["made"], "date": ""}, sort_keys=True)
+
+
+def _kept(run: dict) -> dict:
+    """A run's record without what no figure or table shows."""
+    if run["setting"] == "tuning":
+        places = {
+            name: {"validation": place["validation"]}
+            for name, place in run["places"].items()
+            if name == "midpoint"
+        }
+        names = ("id", "method", "setting", "label_noise", "seed", "values", "cost")
+        names += ("made", "wall_seconds")
+        return {name: run[name] for name in names if name in run} | {"places": places}
+    if run["method"] not in _WITH_PATHS or run["setting"] != "article":
+        run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}
+    left_out = ("looks",) if run["method"] in _WITH_CURVES else ("looks", *_CURVES)
+    places = {
+        place: {name: value for name, value in metrics.items() if name not in left_out}
+        for place, metrics in run["places"].items()
+    }
+    return {k: v for k, v in run.items() if not k.endswith("_sha256")} | {"places": places}

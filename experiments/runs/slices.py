@@ -1,0 +1,119 @@
+"""The plane of the loss through a run's networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+import subspace_jax as ss
+from experiments.data.sets import Dataset
+from experiments.evaluation import landscape, predict
+from experiments.runs import finished, job, workdir
+from experiments.runs.finished import FinishedRun
+from experiments.system import files, lock
+from experiments.system.errors import UserError
+from experiments.training import weights
+from experiments.training.run import Run
+
+# The stream of a run's randomness that landscapes take.
+STREAM = 5
+
+
+def plane_of(
+    run: Run,
+    settings: predict.Settings,
+    data: Dataset,
+    stacks: Sequence[ss.tree.PyTree],
+    resolution: int,
+    wrap: predict.Wrap,
+) -> dict:
+    """The record of the plane through a run's networks; see `landscape.slice_record`.
+
+    Args:
+      run, settings: of the networks.
+      data: whose test split is predicted.
+      stacks: of the run and, for a line, of one more network.
+      resolution: points along each axis.
+      wrap: what the batches pass through.
+    """
+    single = predict.Single(run.program.model, settings.recalibration_augment)
+    return landscape.slice_record(
+        run.program.method.subspace,
+        weights.concatenate(stacks),
+        single.moments,
+        single.logits,
+        predict.recalibration_batches(run, settings),
+        data.test,
+        key=jax.random.fold_in(jax.random.key(run.seed), STREAM),
+        resolution=resolution,
+        wrap=wrap,
+        batch_size=settings.batch_size,
+    )
+
+
+def draw(
+    folder: Path, *, resolution: int = 21, beside: Path | None = None, data_dir: str = ""
+) -> None:
+    """Looks at the networks of a finished run, and publishes what it sees with the run's results.
+
+    Args:
+      folder: of the run.
+      resolution: points along each axis of the plane.
+      beside: of another run of the same model, whose first network a line's plane goes through.
+      data_dir: where the run's data are now, if they were moved.
+
+    Raises:
+      UserError: a folder without a finished run, or networks that determine no plane.
+    """
+    finished.check_folder(folder)  # before a lock's file is put into any folder
+    with lock.hold(folder):
+        work = finished.reopen(folder, data_dir)
+        other = None if beside is None else finished.reopen(beside, data_dir).stack
+        found = _slice(folder, work, resolution, other)
+        files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
+        job.publish(folder, work.metrics)
+
+
+def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyTree | None) -> dict:
+    """The record of the plane; see `plane_of`."""
+    subspace = work.run.program.method.subspace
+    if subspace.num_endpoints == 2 and beside is None:
+        raise UserError(
+            f"{folder} has 2 endpoints, through which many planes go; give one more network with "
+            "--beside WORKDIR of another run of this model."
+        )
+    if subspace.num_endpoints != 2 and beside is not None:
+        raise UserError(
+            f"--beside is given but {folder} has {subspace.num_endpoints} endpoints; give it for a line."
+        )
+    stacks = [work.stack]
+    _check_size(folder, work.stack, subspace)
+    if beside is not None:
+        shapes = [
+            {
+                jax.tree_util.keystr(path): x.shape[1:]
+                for path, x in jax.tree.leaves_with_path(stack)
+            }
+            for stack in (work.stack, beside)
+        ]
+        if shapes[0] != shapes[1]:
+            name = next(
+                n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)
+            )
+            raise UserError(
+                f"--beside is a run of another network than {folder} ({name} is "
+                f"{shapes[1].get(name, 'missing')} there and {shapes[0].get(name, 'missing')} here); "
+                "give a run of the same config.model."
+            )
+        stacks.append(jax.tree.map(lambda x: x[:1], beside))
+    return plane_of(work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar)
+
+
+def _check_size(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> None:
+    """Averages such as SWAG and snapshots keep other networks than endpoints."""
+    there = ss.tree.num_stacked(stack)
+    if there != subspace.num_endpoints:
+        raise UserError(
+            f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has "
+            f"{subspace.num_endpoints} endpoints; draw a run that trains a subspace or one network."
+        )
