@@ -16,7 +16,8 @@ from benchmarks.contestants import images_and_labels
 from benchmarks.rounds import spread
 from experiments.configs import cifar10
 from experiments.data.sets import Dataset, Split
-from experiments.evaluation import layout, predict
+from experiments.evaluation import predict
+from experiments.evaluation.points import layout
 from experiments.training import steps
 from experiments.training.run import make_run
 
@@ -111,7 +112,7 @@ def evaluation(options: SimpleNamespace, quick: bool) -> dict:
     config, run, test = _run("line", options.batch_size, num_train, num_test)
     config.evaluation.num_points = points
     settings = predict.make_settings(config, run)
-    plan = layout.layout(run, settings)
+    plan = layout(run, settings)
     stack = run.program.method.trained(steps.init_state(run), jax.random.key(0))
     networks = predict.mixtures(stack, jnp.asarray(plan.weights))
 

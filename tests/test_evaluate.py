@@ -16,7 +16,7 @@ import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
 from experiments.evaluation import evaluate, predict
-from experiments.evaluation.predictors import Shifted
+from experiments.evaluation.shifted import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
 COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import subspace_jax as ss
-from experiments.evaluation import layout, predict
+from experiments.evaluation import predict
+from experiments.evaluation.points import layout, points_of, short
 from experiments.training.run import make_run
 
 
 def layout_of(recipe, **changes):
     config = tiny.config(recipe, num_epochs=60, **changes)  # long enough for every schedule
     run = make_run(config, tiny.dataset())
-    return layout.layout(run, predict.make_settings(config, run))
+    return layout(run, predict.make_settings(config, run))
 
 
 def names_of(plan):
@@ -30,7 +31,7 @@ def names_of(plan):
 
 @given(st.integers(1, 100), st.sampled_from([ss.line(), ss.bezier(2), ss.layerwise(ss.line())]))
 def test_points_of_a_path_are_a_grid_from_end_to_end(half, subspace):
-    points = layout.points_of(subspace, 2 * half + 1)
+    points = points_of(subspace, 2 * half + 1)
     coords = np.array([point.coords for point in points])
     np.testing.assert_allclose(coords, np.arange(2 * half + 1) / (2 * half), atol=1e-7)
     assert coords.dtype == np.float32
@@ -44,7 +45,7 @@ def test_points_of_a_path_are_a_grid_from_end_to_end(half, subspace):
 @pytest.mark.parametrize("wrap", [lambda s: s, ss.layerwise])
 def test_points_of_a_simplex_are_corners_edges_and_the_center(n, wrap):
     subspace = wrap(ss.simplex(n))
-    points = {point.name: point.coords for point in layout.points_of(subspace, 21)}
+    points = {point.name: point.coords for point in points_of(subspace, 21)}
     corners = [f"endpoint {i}" for i in range(n)] if n > 1 else []
     pairs = list(itertools.combinations(range(n), 2)) if n > 2 else []
     assert list(points) == [*corners, *(f"edge {i}-{j}" for i, j in pairs), "midpoint"]
@@ -60,8 +61,8 @@ def test_points_of_a_simplex_are_corners_edges_and_the_center(n, wrap):
 
 @pytest.mark.parametrize("steps", [6, 12])
 def test_a_triangle_has_a_grid_with_each_point_once_and_the_named_ones_first(steps):
-    named = layout.points_of(ss.simplex(3), 21)
-    points = layout.points_of(ss.simplex(3), 21, steps)
+    named = points_of(ss.simplex(3), 21)
+    points = points_of(ss.simplex(3), 21, steps)
     assert [point.name for point in points[: len(named)]] == [point.name for point in named]
     assert all(point.name == "" for point in points[len(named) :])
     multiples = np.array([steps * point.coords for point in points])
@@ -74,7 +75,7 @@ def test_a_triangle_has_a_grid_with_each_point_once_and_the_named_ones_first(ste
 
 @pytest.mark.parametrize("subspace", [ss.line(), ss.bezier(2), ss.simplex(2), ss.simplex(4)])
 def test_only_triangles_have_a_grid(subspace):
-    assert len(layout.points_of(subspace, 21, 6)) == len(layout.points_of(subspace, 21))
+    assert len(points_of(subspace, 21, 6)) == len(points_of(subspace, 21))
 
 
 def test_only_trained_triangles_have_a_grid():
@@ -86,7 +87,7 @@ def test_only_trained_triangles_have_a_grid():
 
 @given(st.integers(0, 10_000))
 def test_coordinates_are_written_as_the_decimals_they_stand_for(k):
-    assert layout.short(np.float32(k / 10_000)) == k / 10_000
+    assert short(np.float32(k / 10_000)) == k / 10_000
 
 
 # Layouts

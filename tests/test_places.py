@@ -17,7 +17,8 @@ import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
 from experiments.evaluation import evaluate, predict, predictors
-from experiments.evaluation.layout import DRAWS_STREAM
+from experiments.evaluation.points import DRAWS_STREAM
+from experiments.evaluation.shifted import Shifted
 from experiments.training import model
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
@@ -40,7 +41,7 @@ CORRUPTED = {
     "pale": {1: 128 + TEST.images // 2, 4: 224 + TEST.images // 8},
 }
 NOISE = np.random.default_rng(5).integers(0, 256, (30, 8, 8, 1), np.uint8)
-SHIFTED = predictors.Shifted(
+SHIFTED = Shifted(
     {
         name: {
             severity: functools.partial(Corrupted, Split(images, TEST.labels), "made up")
@@ -222,7 +223,7 @@ def test_monte_carlo_dropout_is_the_mean_of_the_probabilities_of_its_passes(resu
 
 def test_the_seed_of_a_run_drops_the_units(line, results):
     again, other = (
-        evaluated(line._replace(run=line.run._replace(seed=seed)), shifted=predictors.Shifted())
+        evaluated(line._replace(run=line.run._replace(seed=seed)), shifted=Shifted())
         for seed in (0, 1)
     )
     nll = {
@@ -306,7 +307,7 @@ def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, n
     columns = np.array([2, 0])
     images, labels = TEST.images[:20], np.arange(20, dtype=np.int32) % 2
     corrupted = Corrupted(Split(images, labels), "two of three classes", columns)
-    shifted = predictors.Shifted({"some": {2: lambda: corrupted}})
+    shifted = Shifted({"some": {2: lambda: corrupted}})
     record = evaluated(line, shifted=shifted, robust=("midpoint",))["places"]["midpoint"]
     probs = probs_of(logits_of(line, networks.take([MIDDLE]), images)[..., columns])
     assert_short(record["corruptions"]["some"]["2"], probs, labels)
@@ -337,7 +338,7 @@ def test_other_images_are_made_only_for_the_places_that_predict_them(line, resul
     def never():
         raise AssertionError("made")
 
-    never_made = predictors.Shifted({"dark": {1: never}}, {"noise": never})
+    never_made = Shifted({"dark": {1: never}}, {"noise": never})
     found = evaluated(line, shifted=never_made, robust=())["places"]
     kinds = {f"{prefix}corruptions{end}" for prefix in ("", "adapted_") for end in ("", "_mce")}
     for name, record in results["places"].items():
@@ -422,7 +423,7 @@ def test_a_greedy_soup_keeps_what_does_not_harm_it_on_validation_data(snapshots,
             soup.append(i)
     assert sorted(soup) == members
     splits = {"test": TEST, "validation": validation}
-    found = evaluated(made, splits, predictors.Shifted())["places"]["greedy soup"]
+    found = evaluated(made, splits, Shifted())["places"]["greedy soup"]
     close(found["weights"], np.isin(range(3), soup) / len(soup))
     assert found["validation"]["accuracy"] == pytest.approx(score(soup))
 
@@ -438,7 +439,7 @@ def test_a_greedy_soup_keeps_what_does_not_harm_it_on_validation_data(snapshots,
 def test_methods_have_the_places_that_belong_to_them(recipe, names):
     changes = {"average__num_samples": 2, "num_epochs": 30, "optimizer__warmup_epochs": 0}
     made = untrained(recipe, **(CHANGES | changes))
-    found = evaluated(made, shifted=predictors.Shifted())["places"].keys()
+    found = evaluated(made, shifted=Shifted())["places"].keys()
     assert found == names | {"mc ensemble"}
 
 

@@ -145,11 +145,12 @@ def reproduced(finished) -> Iterator[Finding]:
     import jax.numpy as jnp
     import numpy as np
 
-    from experiments.evaluation import layout, predict
+    from experiments.evaluation import predict
+    from experiments.evaluation.points import layout
     from experiments.results import styles
 
     run, settings, test = finished.run, finished.settings, finished.dataset.test
-    plan = layout.layout(run, settings)
+    plan = layout(run, settings)
     names = [point.name for point in plan.points]
     weights = np.asarray(plan.weights[names.index("midpoint") if len(names) > 1 else 0])[None]
     ends = np.eye(weights.shape[1], dtype=weights.dtype)[np.abs(weights[0]) > 0]

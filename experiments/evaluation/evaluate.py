@@ -1,4 +1,4 @@
-"""Evaluation of a trained stack: points, ensembles and places, with every metric, as JSON values."""
+"""Evaluation of a trained stack: points, ensembles and predictors, with every metric, as JSON values."""
 
 import itertools
 
@@ -8,13 +8,15 @@ import numpy as np
 
 import subspace_jax as ss
 from experiments.data.sets import Split
-from experiments.evaluation.layout import layout, short
+from experiments.evaluation.points import layout, short
 from experiments.evaluation.predict import Settings, Wrap, mixtures, no_wrap, predict_networks
-from experiments.evaluation.predictors import Evaluation, Shifted, places_of
+from experiments.evaluation.predictors import HeldOut, measure, metrics_of, predictors
+from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system.files import plain
 from experiments.training.run import Run
 
-NOTHING_SHIFTED = Shifted()
+# Of the endpoints, the mean of each over the networks that they are.
+_OF_ENDPOINTS = ("accuracy", "nll", "brier", "ece")
 
 
 def evaluate(
@@ -36,39 +38,55 @@ def evaluate(
       settings: see `Settings`.
       wrap: what the batches pass through.
       shifted: other images to predict.
-      robust: the places that predict them.
+      robust: the predictors that predict them.
 
     Returns:
       JSON values: `points` (`name`, `coords`, metrics), `ensembles` (of opposite points of a path, or
       the corners of a simplex: `members`, `average`, metrics, and the members' `disagreement` and
-      `total_variation`), `places` (by name: `midpoint`, `endpoints`, `ensemble`, `mc ensemble`,
-      `greedy soup`, `chosen point`, ...), `geometry` (`distances`, `squared_cosines`) and
+      `total_variation`), `places` (of predictors by name: `midpoint`, `endpoints`, `ensemble`,
+      `mc ensemble`, `greedy soup`, `chosen point`), `geometry` (`distances`, `squared_cosines`) and
       `recalibration`.
     """
     plan = layout(run, settings)
     params = mixtures(stack, jnp.asarray(plan.weights))
     logits, networks, recalibration = predict_networks(run, params, splits, settings, wrap)
-    work = Evaluation(run, splits, settings, wrap, shifted, robust)
     log_probs = {name: jax.nn.log_softmax(values) for name, values in logits.items()}
+    main, *others = splits
+
+    def metrics(log_probs, name):
+        return metrics_of(log_probs, splits[name].labels, settings.num_bins)
+
     records = [
         {"name": point.name, "coords": short(point.coords)}
-        | work.metrics(log_probs[work.main][i], work.main)
-        | {name: work.metrics(log_probs[name][i], name) for name in work.others}
+        | metrics(log_probs[main][i], main)
+        | {name: metrics(log_probs[name][i], name) for name in others}
         for i, point in enumerate(plan.points)
     ]
     coords = np.stack([point.coords for point in plan.points])
     ensembles = [
         {"members": short(coords[list(members)]), "average": average}
-        | work.metrics(ss.ensemble(logits[work.main][jnp.array(members)], average), work.main)
-        | _diversity(jnp.exp(log_probs[work.main]), members)
+        | metrics(ss.ensemble(logits[main][jnp.array(members)], average), main)
+        | _diversity(jnp.exp(log_probs[main]), members)
         for members in plan.groups
         for average in ("probability", "logit")
     ]
+    held_out = None
+    if "validation" in others:
+        held_out = HeldOut(splits["validation"], logits["validation"])
+    found = {}
+    for predictor in predictors(run, settings, plan, stack, networks, held_out, wrap):
+        other = shifted if predictor.name in robust else NOTHING_SHIFTED
+        found[predictor.name] = measure(predictor, splits, settings, logits, other)
+    if plan.endpoints and main != "validation":
+        ends = [records[i] for i in plan.endpoints]
+        means = {name: sum(end[name] for end in ends) / len(ends) for name in _OF_ENDPOINTS}
+        endpoints = {"endpoints": {"inference_passes": 1} | means}
+        found = {"midpoint": found["midpoint"]} | endpoints | found
     return to_json(
         {
             "points": records,
             "ensembles": ensembles,
-            "places": places_of(work, plan, stack, records, logits, networks),
+            "places": found,
             "geometry": geometry(stack),
             "recalibration": {
                 "num_examples": recalibration.num_examples,

@@ -182,31 +182,48 @@ def mixtures(stack: ss.tree.PyTree, weights: jax.Array) -> ss.tree.PyTree:
     return jax.vmap(ss.mix, in_axes=(0, None))(weights, stack)
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelFunction:
+    """A function of a model's networks; equal ones are equal, so that nothing is compiled again."""
+
+    model: Model
+
+
+@functools.cache  # methods are equal only if they are of the same object
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """The functions of one network; equal calls return one object: nothing is compiled again."""
+
+    model: Model
+    augment: bool
+
+    def moments(self, params, batch):
+        """Moments of a batch `(key, images)` in training mode."""
+        key, images = batch
+        augmentation = AUGMENTATIONS[self.model.augmentation if self.augment else "none"]
+        return training_logits(self.model, params, augmentation(key, images))[1]
+
+    def logits(self, network, images, **options):
+        """Logits `[B, K]` of `(params, stats)` in evaluation mode; options are those of the network."""
+        params, stats = network
+        return self.model.network.apply(
+            {"params": params, "batch_stats": stats},
+            normalize(placement.spread(self.model.mesh, images), self.model.normalization),
+            train=False,
+            **options,
+        )
+
+
 @functools.cache
 def moments_fn(model: Model, augment: bool, at_once: int | None = None):
     """`(networks, (key, images)) -> moments` of a batch in training mode, leaves `[P, ...]`."""
-    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
-
-    def moments(params, batch):
-        key, images = batch
-        return training_logits(model, params, augmentation(key, images))[1]
-
-    return ss.for_each(moments, at_once=at_once)
+    return ss.for_each(Single(model, augment).moments, at_once=at_once)
 
 
 @functools.cache
 def logits_fn(model: Model, at_once: int | None = None):
     """`(networks, images) -> logits [P, B, K]` in evaluation mode."""
-
-    def logits(network, images):
-        params, stats = network
-        return model.network.apply(
-            {"params": params, "batch_stats": stats},
-            normalize(placement.spread(model.mesh, images), model.normalization),
-            train=False,
-        )
-
-    return ss.for_each(logits, at_once=at_once)
+    return ss.for_each(Single(model, False).logits, at_once=at_once)
 
 
 @functools.cache
@@ -214,14 +231,8 @@ def dropout_logits_fn(model: Model):
     """`((network, keys [S]), images) -> logits [S, B, K]`, units dropped anew with every key."""
 
     def logits(key, network, images):
-        params, stats = network
-        return model.network.apply(
-            {"params": params, "batch_stats": stats},
-            normalize(placement.spread(model.mesh, images), model.normalization),
-            train=False,
-            dropout=True,
-            rngs={"dropout": key},
-        )
+        drop = {"dropout": True, "rngs": {"dropout": key}}
+        return Single(model, False).logits(network, images, **drop)
 
     def mapped(network_and_keys, images):
         network, keys = network_and_keys
@@ -303,34 +314,3 @@ def adapted(model: Model, networks: Networks, images, settings: Settings) -> Net
     moments = moments_fn(model, False, settings.at_once or None)
     found = ss.recalibrate(moments, networks.params, batches, num_examples=lambda b: len(b[1]))
     return networks._replace(stats=hosts.local(found.stats))
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFunction:
-    """A function of a model's networks; equal ones are equal, so that nothing is compiled again."""
-
-    model: Model
-
-
-@functools.cache  # methods are equal only if they are of the same object
-@dataclasses.dataclass(frozen=True)
-class Single:
-    """The functions of one network; equal calls return one object: nothing is compiled again."""
-
-    model: Model
-    augment: bool
-
-    def moments(self, params, batch):
-        """Moments of a batch `(key, images)` in training mode."""
-        key, images = batch
-        augmentation = AUGMENTATIONS[self.model.augmentation if self.augment else "none"]
-        return training_logits(self.model, params, augmentation(key, images))[1]
-
-    def logits(self, network, images):
-        """Logits `[B, K]` of `(params, stats)` in evaluation mode."""
-        params, stats = network
-        return self.model.network.apply(
-            {"params": params, "batch_stats": stats},
-            normalize(placement.spread(self.model.mesh, images), self.model.normalization),
-            train=False,
-        )

@@ -1,10 +1,11 @@
-"""What a trained stack predicts with, by name, and how well: `midpoint`, `ensemble`, a soup, ...
+"""What a trained stack predicts with, by name: `midpoint`, `ensemble`, a soup, ...
 
-Whatever is chosen here, a temperature, a point, a soup, is chosen on the split named `validation`.
+Whatever is chosen here, a point or a soup, is chosen on the split that is held out: of the test
+split nothing is known. `measure` measures all of them in the same way.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,35 +13,188 @@ import jax.numpy as jnp
 import numpy as np
 
 import subspace_jax as ss
-from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
 from experiments.evaluation import choose
-from experiments.evaluation.layout import DRAWS_STREAM, Layout, short
+from experiments.evaluation.points import DRAWS_STREAM, Layout, short
 from experiments.evaluation.predict import (
     Networks,
+    Settings,
+    Wrap,
     adapted,
     dropout_logits_fn,
     mixtures,
     padded_batches,
     predict,
-    predict_networks,
+    recalibrated,
 )
+from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system import hosts
+from experiments.training.model import Model
+from experiments.training.run import Run
 
 # Points of a risk-coverage curve that are kept.
 _CURVE_POINTS = 50
 
 
-class Shifted(NamedTuple):
-    """Images that are not those of the test split, made when they are asked for.
+class Predictor(NamedTuple):
+    """What predicts: networks, of whose probabilities the mean is taken.
 
     Attributes:
-      corrupted: `name -> severity -> () -> Corrupted`, test images corrupted.
-      outside: `name -> () -> uint8 [M, H, W, C]`, out-of-distribution images.
+      name: of its record.
+      model: of its networks.
+      networks: leaves `[M, ...]`.
+      passes: forward passes for one image.
+      members: the points that its networks are, if they are evaluated points.
+      says: of its choice; part of its record.
+      logits_fn: `(model, networks, images, settings) -> logits`, an entry for every pass.
     """
 
-    corrupted: Mapping[str, Mapping[int, Callable[[], Corrupted]]] = {}
-    outside: Mapping[str, Callable[[], np.ndarray]] = {}
+    name: str
+    model: Model
+    networks: Networks
+    passes: int = 1
+    members: tuple[int, ...] = ()
+    says: Mapping = {}
+    logits_fn: Callable[[Model, Networks, np.ndarray, Settings], jax.Array] = predict
+
+
+class HeldOut(NamedTuple):
+    """Validation images, and the logits `[P, N, K]` of all evaluated points for them."""
+
+    split: Split
+    logits: jax.Array
+
+
+def predictors(
+    run: Run,
+    settings: Settings,
+    plan: Layout,
+    stack: ss.tree.PyTree,
+    networks: Networks,
+    held_out: HeldOut | None,
+    wrap: Wrap,
+) -> Iterator[Predictor]:
+    """What a trained stack can predict with.
+
+    Args:
+      run: the run that trained it.
+      settings: see `Settings`.
+      plan: the points that are evaluated.
+      stack: what `Method.trained` returns.
+      networks: those of the points.
+      held_out: what choices are made on; without it nothing is chosen.
+      wrap: what batches pass through.
+    """
+    model, answer = run.program.model, run.program.method.answer
+
+    def of(name, members, **says):
+        taken = networks.take(members)
+        return Predictor(name, model, taken, len(members), tuple(members), says)
+
+    midpoint = of("midpoint", [plan.index("midpoint")])
+    yield midpoint
+    if plan.groups:
+        yield of("ensemble", plan.groups[0])
+    if model.network.dropout > 0:
+        yield _mc_ensemble(midpoint, run.seed, settings)
+    if held_out is None:
+        return
+    if answer.chooses == "point" and len(plan.points) > 1:
+        best = choose.by_grid(held_out.logits, held_out.split.labels, "nll")
+        yield of("chosen point", [best], coords=short(plan.points[best].coords))
+    if answer.chooses == "soup":
+        yield _greedy_soup(run, settings, plan, stack, held_out, wrap)
+
+
+def _mc_ensemble(center: Predictor, seed: int, settings: Settings) -> Predictor:
+    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016).
+
+    Every pass drops the same units in each batch of images: passes are independent, images are not.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), DRAWS_STREAM)
+    keys = jax.random.split(key, settings.num_samples)
+
+    def logits_fn(model, networks, images, settings):
+        one = jax.tree.map(lambda x: x[0], networks)
+        batches = padded_batches(images, settings.batch_size)
+        logits = hosts.local(ss.predict(dropout_logits_fn(model), (one, keys), batches))
+        return logits[:, : len(images)]
+
+    return Predictor("mc ensemble", center.model, center.networks, len(keys), logits_fn=logits_fn)
+
+
+def _greedy_soup(
+    run: Run,
+    settings: Settings,
+    plan: Layout,
+    stack: ss.tree.PyTree,
+    held_out: HeldOut,
+    wrap: Wrap,
+) -> Predictor:
+    """The soup that adds a snapshot only if validation accuracy does not fall."""
+    (images, labels), model = held_out.split, run.program.model
+
+    def soup(weights):
+        return recalibrated(run, mixtures(stack, jnp.asarray(weights)[None]), settings, wrap)[0]
+
+    def accuracy(logits):
+        return float(ss.metrics.accuracy(jax.nn.softmax(logits), labels))
+
+    def score(weights):
+        return accuracy(predict(model, soup(weights), images, settings, wrap)[0])
+
+    scores = [accuracy(held_out.logits[i]) for i in plan.endpoints]
+    weights = ss.averaging.greedy_soup(score, np.asarray(scores))
+    return Predictor("greedy soup", model, soup(weights), says={"weights": weights})
+
+
+def measure(
+    predictor: Predictor,
+    splits: Mapping[str, Split],
+    settings: Settings,
+    known: Mapping[str, jax.Array] | None = None,
+    shifted: Shifted = NOTHING_SHIFTED,
+) -> dict:
+    """The record of one predictor: all metrics, and how it fares on other images.
+
+    Args:
+      predictor: what is measured.
+      splits: the first is what is reported; `validation` fits temperatures.
+      settings: see `Settings`.
+      known: logits `[P, N, K]` of the evaluated points, by the name of the split.
+      shifted: other images to predict.
+    """
+    members = jnp.array(predictor.members, int)
+    logits = {
+        name: known[name][members]
+        if known and predictor.members
+        else predictor.logits_fn(predictor.model, predictor.networks, split.images, settings)
+        for name, split in splits.items()
+    }
+    log_probs = {name: ss.ensemble(values) for name, values in logits.items()}
+    labels = {name: jnp.asarray(split.labels) for name, split in splits.items()}
+    main, bins = next(iter(splits)), settings.num_bins
+    record = {"inference_passes": predictor.passes}
+    if "validation" in splits:
+        record["validation"] = _short_metrics(log_probs["validation"], labels["validation"], bins)
+    if main == "validation":
+        return record | predictor.says
+    curve = ss.detection.risk_coverage(jnp.exp(log_probs[main]), labels[main])
+    total = len(labels[main])
+    shown = np.linspace(0, total - 1, min(_CURVE_POINTS, total)).astype(int)
+    record |= metrics_of(log_probs[main], labels[main], bins)
+    record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
+    if "validation" in splits:
+        fitted = [x["validation"] for x in (log_probs, labels)]
+        record |= choose.temperature_record(*fitted, log_probs[main], labels[main], bins)
+        if len(predictor.members) > 1:
+            fitted = logits["validation"], labels["validation"], logits[main], labels[main]
+            record["temperatures"] = choose.ensemble_temperature_record(
+                *fitted, "probability", bins
+            )
+    record |= _corruptions(predictor, shifted, settings)
+    record |= _foreign(predictor, shifted, splits[main].images, settings)
+    return record | predictor.says
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")
@@ -63,199 +217,63 @@ def all_metrics(log_probs: jax.Array, labels: jax.Array, *, num_bins: int) -> di
     }
 
 
-class Evaluation:
-    """Everything that evaluation passes from step to step."""
+def metrics_of(log_probs: jax.Array, labels: jax.Array, num_bins: int) -> dict:
+    """`all_metrics`, and of how many bins."""
+    return all_metrics(log_probs, labels, num_bins=num_bins) | {"num_bins": num_bins}
 
-    def __init__(self, run, splits, settings, wrap, shifted, robust):
-        self.run, self.splits, self.settings, self.wrap = run, splits, settings, wrap
-        self.shifted, self.robust = shifted, robust
-        self.labels = {name: jnp.asarray(split.labels) for name, split in splits.items()}
-        self.main = next(iter(splits))
-        self.others = [name for name in splits if name != self.main]
 
-    def metrics(self, log_probs, name):
-        bins = self.settings.num_bins
-        return all_metrics(log_probs, self.labels[name], num_bins=bins) | {"num_bins": bins}
+def _short_metrics(log_probs: jax.Array, labels: jax.Array, num_bins: int) -> dict:
+    found = all_metrics(log_probs, labels, num_bins=num_bins)
+    return {name: found[name] for name in ("accuracy", "nll", "ece")}
 
-    def short_metrics(self, log_probs, labels):
-        found = all_metrics(log_probs, labels, num_bins=self.settings.num_bins)
-        return {name: found[name] for name in ("accuracy", "nll", "ece")}
 
-    def place(self, log_probs: dict[str, jax.Array], passes: int) -> dict:
-        """The metrics of one prediction of every split `[N, K]`, and what calibrates it."""
-        record = {"inference_passes": passes}
-        if "validation" in self.splits:
-            held_out = self.short_metrics(log_probs["validation"], self.labels["validation"])
-            record["validation"] = held_out
-        if self.main == "validation":
-            return record
-        main, labels = log_probs[self.main], self.labels[self.main]
-        curve = ss.detection.risk_coverage(jnp.exp(main), labels)
-        shown = np.linspace(0, len(labels) - 1, min(_CURVE_POINTS, len(labels))).astype(int)
-        record |= self.metrics(main, self.main)
-        record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
-        if "validation" in self.splits:
-            record |= choose.temperature_record(
-                log_probs["validation"],
-                self.labels["validation"],
-                main,
-                labels,
-                self.settings.num_bins,
-            )
+def _corruptions(predictor: Predictor, shifted: Shifted, settings: Settings) -> dict:
+    """Metrics by corruption and severity, and their raw mCE (see `mean_corruption_error`).
+
+    As "adapted_corruptions", with statistics that are measured on the corrupted images.
+    """
+    record = {}
+    if not shifted.corrupted:
         return record
-
-    def shifts(self, networks: Networks, logits_of) -> dict:
-        """How a place fares on corrupted images, and tells foreign images from those of its own.
-
-        `logits_of(networks, images) -> logits [M, N, K]`, which are averaged as probabilities.
-        """
-        record = {}
-        if self.shifted.corrupted:
-            record |= self._corruptions("corruptions", networks, logits_of)
-            if self.settings.adapt_to_corruption:
-                record |= self._corruptions("adapted_corruptions", networks, logits_of)
-        if self.shifted.outside:
-            inside = _confidence(ss.ensemble(logits_of(networks, self.splits[self.main].images)))
-        for name, load in self.shifted.outside.items():
-            outside = _confidence(ss.ensemble(logits_of(networks, load())))
-            record.setdefault("ood", {})[name] = {
-                "auroc": ss.detection.auroc(inside, outside),
-                "fpr95": ss.detection.fpr_at_tpr(inside, outside),
-            }
-        return record
-
-    def _corruptions(self, kind: str, networks: Networks, logits_of) -> dict:
-        """Metrics by corruption and severity, and their raw mCE (see `mean_corruption_error`).
-
-        As "adapted_corruptions", with statistics that are measured on the corrupted images.
-        """
-        found, restricted = {}, ""
-        for name, severities in self.shifted.corrupted.items():
+    for kind in ("corruptions", "adapted_corruptions")[: 1 + settings.adapt_to_corruption]:
+        found = {}
+        for name, severities in shifted.corrupted.items():
             found[name] = {}
             for severity, load in severities.items():
-                corrupted, own = load(), networks
+                corrupted, networks = load(), predictor.networks
                 images, labels = corrupted.split
                 if kind == "adapted_corruptions":
-                    own = adapted(self.run.program.model, networks, images, self.settings)
-                logits = logits_of(own, images)
+                    networks = adapted(predictor.model, networks, images, settings)
+                logits = predictor.logits_fn(predictor.model, networks, images, settings)
                 if corrupted.columns is not None:
-                    logits, restricted = logits[..., corrupted.columns], corrupted.description
-                log_probs = ss.ensemble(logits)
-                found[name][str(severity)] = self.short_metrics(log_probs, jnp.asarray(labels))
+                    logits = logits[..., corrupted.columns]
+                    record[f"{kind}_mapping"] = corrupted.description
+                found[name][str(severity)] = _short_metrics(
+                    ss.ensemble(logits), jnp.asarray(labels), settings.num_bins
+                )
         errors = [[1 - each["accuracy"] for each in by.values()] for by in found.values()]
         mce = ss.metrics.mean_corruption_error(jnp.asarray(errors))
-        record = {kind: found, f"{kind}_mce": {"raw": mce}}
-        return record | ({f"{kind}_mapping": restricted} if restricted else {})
-
-    def logits_of(self, networks: Networks, images) -> jax.Array:
-        """Logits `[M, N, K]` of networks `[M, ...]`."""
-        return predict(self.run.program.model, networks, images, self.settings)
-
-    def place_of(self, name: str, networks: Networks, log_probs, passes: int) -> dict:
-        record = self.place(log_probs, passes)
-        if name in self.robust and self.main != "validation":
-            record |= self.shifts(networks, self.logits_of)
-        return record
-
-
-def places_of(work, plan, stack, records, logits, networks) -> dict:
-    """What a trained stack can predict with, by name."""
-    middle = next(i for i, point in enumerate(plan.points) if point.name == "midpoint")
-
-    def of(members):
-        return {name: ss.ensemble(values[jnp.array(members)]) for name, values in logits.items()}
-
-    center = networks.take([middle])
-    places = {"midpoint": work.place_of("midpoint", center, of([middle]), 1)}
-    ends = [i for i, point in enumerate(plan.points) if point.name.startswith("endpoint")]
-    if ends and work.main != "validation":
-        names = ("accuracy", "nll", "brier", "ece")
-        means = {name: sum(records[i][name] for i in ends) / len(ends) for name in names}
-        places["endpoints"] = {"inference_passes": 1} | means
-    if plan.groups:
-        members = plan.groups[0]
-        places["ensemble"] = work.place_of(
-            "ensemble", networks.take(members), of(members), len(members)
-        )
-        if "validation" in work.splits and work.main != "validation":
-            places["ensemble"]["temperatures"] = choose.ensemble_temperature_record(
-                logits["validation"][jnp.array(members)],
-                work.labels["validation"],
-                logits[work.main][jnp.array(members)],
-                work.labels[work.main],
-                "probability",
-                work.settings.num_bins,
-            )
-    if work.run.program.model.network.dropout > 0:
-        places["mc ensemble"] = _mc_place(work, center)
-    if len(work.splits.get("validation", Split((), ())).labels) and work.main != "validation":
-        places |= _chosen_places(work, plan, stack, logits, networks)
-    return places
-
-
-def _mc_place(work: Evaluation, center: Networks) -> dict:
-    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016).
-
-    Every pass drops the same units in each batch of images: passes are independent, images are not.
-    """
-    model, settings = work.run.program.model, work.settings
-    key = jax.random.fold_in(jax.random.key(work.run.seed), DRAWS_STREAM)
-    keys = jax.random.split(key, settings.num_samples)
-
-    def logits_of(networks, images):
-        one = jax.tree.map(lambda x: x[0], networks)
-        batches = padded_batches(images, settings.batch_size)
-        logits = hosts.local(ss.predict(dropout_logits_fn(model), (one, keys), batches))
-        return logits[:, : len(images)]
-
-    log_probs = {
-        name: ss.ensemble(logits_of(center, split.images)) for name, split in work.splits.items()
-    }
-    record = work.place(log_probs, settings.num_samples)
-    if "mc ensemble" in work.robust and work.main != "validation":
-        record |= work.shifts(center, logits_of)
+        record |= {kind: found, f"{kind}_mce": {"raw": mce}}
     return record
 
 
-def _chosen_places(work, plan, stack, logits, networks) -> dict:
-    """Points and soups that are chosen on validation data."""
-    method = work.run.program.method
-    places = {}
-    drawn = method.average in ("swag", "snapshots") or method.is_complex  # not points of a subspace
-    if len(plan.points) > 1 and not drawn:
-        best = int(choose.by_grid(logits["validation"], work.labels["validation"], "nll"))
-        log_probs = {name: jax.nn.log_softmax(values[best]) for name, values in logits.items()}
-        record = work.place_of("chosen point", networks.take([best]), log_probs, 1)
-        places["chosen point"] = record | {"coords": short(plan.points[best].coords)}
-    if method.average == "snapshots":
-        weights = _greedy_soup(work, plan, stack, logits)
-        places["greedy soup"] = _place_of_params(
-            work, "greedy soup", mixtures(stack, jnp.asarray(weights)[None])
-        ) | {"weights": weights}
-    return places
+def _foreign(predictor: Predictor, shifted: Shifted, own: np.ndarray, settings: Settings) -> dict:
+    """How a predictor tells foreign images from those of its own, by its confidence."""
+    if not shifted.outside:
+        return {}
 
+    def confidence(images):
+        logits = predictor.logits_fn(predictor.model, predictor.networks, images, settings)
+        return _confidence(ss.ensemble(logits))
 
-def _place_of_params(work: Evaluation, name: str, params) -> dict:
-    """The record of a network `[1, ...]` that was not among the points."""
-    logits, networks, _ = predict_networks(work.run, params, work.splits, work.settings, work.wrap)
-    log_probs = {split: jax.nn.log_softmax(values[0]) for split, values in logits.items()}
-    return work.place_of(name, networks, log_probs, 1)
-
-
-def _greedy_soup(work: Evaluation, plan: Layout, stack, logits) -> np.ndarray:
-    """Mixing weights of the soup that adds a snapshot only if validation accuracy does not fall."""
-    held_out = {"validation": work.splits["validation"]}
-    labels = work.labels["validation"]
-    ends = [i for i, point in enumerate(plan.points) if point.name.startswith("endpoint")]
-
-    def score(weights):
-        params = mixtures(stack, jnp.asarray(weights)[None])
-        found, _, _ = predict_networks(work.run, params, held_out, work.settings, work.wrap)
-        return float(ss.metrics.accuracy(jax.nn.softmax(found["validation"][0]), labels))
-
-    probs = jax.nn.softmax(logits["validation"])
-    scores = [float(ss.metrics.accuracy(probs[i], labels)) for i in ends]
-    return ss.averaging.greedy_soup(score, np.asarray(scores))
+    inside, found = confidence(own), {}
+    for name, load in shifted.outside.items():
+        outside = confidence(load())
+        found[name] = {
+            "auroc": ss.detection.auroc(inside, outside),
+            "fpr95": ss.detection.fpr_at_tpr(inside, outside),
+        }
+    return {"ood": found}
 
 
 @jax.jit

@@ -8,20 +8,13 @@ import numpy as np
 import subspace_jax as ss
 from experiments.data import augment, sets
 from experiments.data.labels import FILE_MODE
-from experiments.evaluation.points import Chosen, method_said
+from experiments.evaluation.points import Chosen
 from experiments.export.formats import FORMATS
 from experiments.results import wording
 from experiments.runs.finished import FinishedRun
 
 EXAMPLE, NETWORK, README, RECORD = "example.npz", "network.py", "README.md", "model_card.json"
 _REFERENCE = "Wortsman et al. 2021, Learning Neural Network Subspaces"
-_AVERAGES = {
-    "none": "",
-    "ema": "exponential moving averages of the networks over training",
-    "swa": "means of the networks visited in training (SWA)",
-    "swag": "the mean of the networks visited in training and draws from the Gaussian around it (SWAG)",
-    "snapshots": "the networks visited in training, whose mean is the midpoint (a uniform soup)",
-}
 _PAGE = """\
 # {network[name]} on {data[name]}: {title}
 
@@ -89,7 +82,7 @@ def record(
     """
     config, run, dataset = finished.config, finished.run, finished.dataset
     method, steps = run.program.method, run.program.num_steps
-    kept = _AVERAGES[method.average]
+    answer = method.answer
     others = tuple(config.subspace.weights)  # of runs that it started from
     learned = method.subspace.num_endpoints > 1 and method.trains and not others
     mean, std = augment.NORMALIZATIONS[config.normalization]
@@ -106,9 +99,9 @@ def record(
         "method": {
             "recipe": config.recipe,
             "kind": config.kind,
-            "spans": method_said(method),
+            "spans": answer.said,
             "num_networks": len(chosen.weights),
-            **({"networks": kept} if kept else {}),
+            **({"networks": answer.networks} if answer.networks else {}),
             **({"reference": _REFERENCE} if learned else {}),
         },
         "point": {

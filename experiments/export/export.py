@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation import points
-from experiments.evaluation.evaluate import NOTHING_SHIFTED, to_json
+from experiments.evaluation.evaluate import to_json
 from experiments.evaluation.predict import Networks, mixtures, predict, recalibrated, with_bar
-from experiments.evaluation.predictors import Evaluation
+from experiments.evaluation.predictors import Predictor, measure
 from experiments.export import card, formats
 from experiments.runs import workdir
 from experiments.runs.finished import FinishedRun, reopen
@@ -62,10 +62,7 @@ def export(options: SimpleNamespace) -> Path:
     folder = Path(options.workdir).expanduser()
     output = _output(folder, options)
     finished = reopen(folder, options.data_dir)
-    simplexes = tuple(map(tuple, finished.config.subspace.simplexes))
-    chosen = points.choose(
-        options.point, finished.run, finished.settings, finished.metrics, simplexes
-    )
+    chosen = points.choose(options.point, finished.run, finished.settings, finished.metrics)
     outside = f"--point {options.point} lies outside of what {options.workdir} trained"
     if not (chosen.inside or options.allow_outside):
         raise UserError(f"{outside}; choose one inside, or pass --allow_outside.")
@@ -117,15 +114,10 @@ def _measured(
     splits = {"test": finished.dataset.test}
     if len(finished.dataset.validation.labels):
         splits["validation"] = finished.dataset.validation
-    logits = {
-        name: predict(run.program.model, networks, split.images, settings, with_bar)
-        for name, split in splits.items()
-    }
-    work = Evaluation(run, splits, settings, with_bar, NOTHING_SHIFTED, ())
     record = card.record(finished, chosen, options.format, options.int8, recalibration)
     record["metrics"] = {
         name: to_json(
-            work.place({key: jax.nn.log_softmax(x[i]) for key, x in logits.items()}, passes=1)
+            measure(Predictor(name, run.program.model, networks.take([i])), splits, settings)
         )
         for i, name in enumerate(["float32", "int8"][: 1 + options.int8])
     }

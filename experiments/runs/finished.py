@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 import subspace_jax as ss
 from experiments.configs.base import base_config
 from experiments.data import sets
-from experiments.evaluation import layout, predict
+from experiments.evaluation import predict
+from experiments.evaluation.points import layout
 from experiments.runs import workdir
 from experiments.system import cli
 from experiments.system.errors import UserError
@@ -83,7 +84,7 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
     run = make_run(own, dataset)
     settings = predict.make_settings(own, run)
     stack = weights.load(path, one_network(run))
-    there, wanted = ss.tree.num_stacked(stack), layout.layout(run, settings).weights.shape[1]
+    there, wanted = ss.tree.num_stacked(stack), layout(run, settings).weights.shape[1]
     if there != wanted:
         raise UserError(
             f"{path} holds {there} networks but the run of {workdir.CONFIG} has {wanted}; put the "

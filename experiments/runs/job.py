@@ -18,12 +18,13 @@ import tqdm
 import subspace_jax as ss
 from experiments.configs import recipes
 from experiments.data import sets
-from experiments.evaluation import evaluate, predict, predictors
+from experiments.evaluation import evaluate, predict
+from experiments.evaluation.shifted import Shifted, check_shifted
 from experiments.report import pages
 from experiments.results import styles
 from experiments.runs import workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
-from experiments.runs.inputs import Inputs, check_shifted
+from experiments.runs.inputs import Inputs
 from experiments.runs.logs import Logs
 from experiments.system import cli, files, hosts, lock
 from experiments.system.cli import Stop
@@ -48,7 +49,7 @@ def execute(
     config,
     *,
     data: sets.Dataset,
-    shifted: predictors.Shifted,
+    shifted: Shifted,
     stop: Callable[[], bool],
     module: str,
     advance: Advance = lambda share: None,
@@ -219,10 +220,7 @@ class Oracle:
         every = self._config.evaluation.oracle_epochs
         if not every or (epoch % every and epoch < self._config.num_epochs):
             return
-        method = self._run.program.method
-        # Averages of several networks have no midpoint: of these, the network that is trained.
-        several = method.average in ("swag", "snapshots")
-        middle = method.subspace.midpoint(state.endpoints if several else method.trained(state))
+        middle = self._run.program.method.middle(state)
         params = jax.tree.map(lambda x: x[None], middle)
         splits = {"test": self._test}
         logits, _, _ = predict.predict_networks(self._run, params, splits, self._settings)

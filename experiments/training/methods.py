@@ -7,7 +7,7 @@ them, over seeds or over label noise is one compilation.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,15 @@ KINDS = {
 }
 # Of a run's seed, after the streams of training, evaluation and landscapes.
 _SWAG_STREAM = 6
-AVERAGES = ("none", "ema", "swa", "swag", "snapshots")
+# average -> what the networks to evaluate are
+_AVERAGED = {
+    "none": "",
+    "ema": "exponential moving averages of the networks over training",
+    "swa": "means of the networks visited in training (SWA)",
+    "swag": "the mean of the networks visited in training and draws from the Gaussian around it (SWAG)",
+    "snapshots": "the networks visited in training, whose mean is the midpoint (a uniform soup)",
+}
+AVERAGES = tuple(_AVERAGED)
 
 
 class Hyperparameters(NamedTuple):
@@ -128,6 +136,29 @@ SCHEDULES: dict[str, Callable[[Length, int, jax.Array], Plan]] = {
 }
 
 
+class Answer(NamedTuple):
+    """What a trained method leaves to evaluate, whatever its weights are.
+
+    Attributes:
+      said: what its networks span.
+      networks: what they are if they are not the trained endpoints themselves.
+      subspace: whose points are evaluated; `None` if the stack is a mean and draws around it.
+      num_networks: of the stack that `Method.trained` returns.
+      drawn: whether it predicts with networks that are drawn.
+      chooses: what validation data choose of it, if anything: a "point" of the subspace, all of
+        which was trained, or a "soup" of its networks.
+      simplexes: the sets of networks whose mixtures were trained.
+    """
+
+    said: str
+    networks: str
+    subspace: ss.Subspace | None
+    num_networks: int
+    drawn: bool
+    chooses: Literal["point", "soup", "nothing"]
+    simplexes: tuple[tuple[int, ...], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """The part of a method that decides which program is compiled.
@@ -143,7 +174,8 @@ class Method:
       num_draws: networks drawn from SWAG's Gaussian.
       gradient: "plain", "sam" or "asam".
       frozen: endpoints that are given and never move.
-      simplexes: whose volume is rewarded; none without a volume term.
+      simplexes: of a complex, and whose volume may be rewarded.
+      rewards_volume: whether it is.
       is_complex: whether the subspace is a complex of simplexes, whose center may lie outside.
       trains: whether anything is trained at all.
     """
@@ -159,6 +191,7 @@ class Method:
     gradient: str
     frozen: tuple[int, ...]
     simplexes: tuple[tuple[int, ...], ...]
+    rewards_volume: bool
     is_complex: bool
     trains: bool
 
@@ -198,7 +231,7 @@ class Method:
 
     def penalty(self, hyper: Hyperparameters):
         """`(endpoints, key) -> scalar`, or None."""
-        if self.penalty_pairs == "none" and not self.simplexes:
+        if self.penalty_pairs == "none" and not self.rewards_volume:
             return None
 
         def penalty(endpoints, key):
@@ -206,7 +239,7 @@ class Method:
             if self.penalty_pairs != "none":
                 pair_key = key if self.penalty_pairs == "random" else None
                 cost += hyper.penalty * ss.cosine_penalty(endpoints, pair_key)
-            if self.simplexes:  # of the whole complex
+            if self.rewards_volume:  # of the whole complex
                 logs = [
                     complexes.log_volume(endpoints, vertices=simplex) for simplex in self.simplexes
                 ]
@@ -214,6 +247,26 @@ class Method:
             return cost
 
         return penalty
+
+    @property
+    def answer(self) -> Answer:
+        """What there is to evaluate after training."""
+        n, networks = self.subspace.num_endpoints, _AVERAGED[self.average]
+        if self.average == "swag":
+            return Answer("Gaussian", networks, None, 1 + self.num_draws, True, "nothing", ())
+        if self.average == "snapshots":
+            kept = self.num_models
+            said, subspace = f"set of {kept} networks", ss.simplex(kept)
+            return Answer(said, networks, subspace, kept, False, "soup", (tuple(range(kept)),))
+        if self.is_complex:
+            return Answer("complex", networks, self.subspace, n, True, "nothing", self.simplexes)
+        if not self.trains:
+            said = f"set of {n} networks"
+        elif self.subspace.center.ndim == 0:
+            said = "line" if n == 2 else "curve"
+        else:
+            said = "network" if n == 1 else f"simplex of {n} networks"
+        return Answer(said, networks, self.subspace, n, False, "point", (tuple(range(n)),))
 
     def trained(self, state: ss.TrainState, key: jax.Array | None = None) -> ss.tree.PyTree:
         """The stack to evaluate: the trained endpoints, their average, or networks along the way.
@@ -231,6 +284,14 @@ class Method:
         draw = jax.jit(swag.swag_sample)
         drawn = [draw(state.opt_state, k) for k in jax.random.split(key, self.num_draws)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)
+
+    def middle(self, state: ss.TrainState) -> ss.tree.PyTree:
+        """The one network that early stopping looks at, of a state in training.
+
+        Averages of several networks have no midpoint: of these, the network that is trained.
+        """
+        several = self.average in ("swag", "snapshots")
+        return self.subspace.midpoint(state.endpoints if several else self.trained(state))
 
 
 def num_averaged_inits(config: ml_collections.ConfigDict) -> int:
@@ -279,7 +340,8 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         num_draws=average.num_samples if average.name == "swag" else 0,
         gradient=("asam" if nearby.adaptive else "sam") if nearby.rho > 0 else "plain",
         frozen=tuple(sub.given),
-        simplexes=_simplexes(sub) if sub.volume > 0 else (),
+        simplexes=_simplexes(sub),
+        rewards_volume=sub.volume > 0 and len(sub.simplexes) > 0,
         is_complex=kind == "complex",
         trains=kind != "independent",
     )
