@@ -1,17 +1,14 @@
 """Corrupted test sets: made here or published, and which models they fit."""
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 import subspace_jax as ss
 from experiments.data import corrupted, prepared
 from experiments.data.corrupted import load_corrupted
 from experiments.data.sets import Split
-from experiments.evaluation import predict, predictors
 from experiments.system.errors import UserError
 
 COUNT, CLASSES = 6, 4
@@ -259,29 +256,3 @@ def test_the_own_set_of_a_model_must_have_its_size(tmp_path):
         UserError, match=r"\[32, 32, 3\] but the test split has uint8 \[64, 64, 3\]"
     ):
         load_corrupted(str(tmp_path), "snow", 3, clean, 2, class_names=("n03", "n09"))
-
-
-# In evaluation
-
-
-def test_restricted_logits_choose_among_the_columns_alone():
-    run = tiny.run("standard")
-    clean = tiny.dataset().test
-    columns = np.array([0, 2])
-    inside = np.isin(clean.labels, columns)
-    labels = np.searchsorted(columns, clean.labels[inside]).astype(np.int32)
-    shown = corrupted.Corrupted(Split(clean.images[inside], labels), "two of three", columns)
-    settings = predict.make_settings(tiny.config("standard"), run)
-    work = predictors.Evaluation(
-        run, {"test": clean}, settings, None, predictors.Shifted({"snow": {1: lambda: shown}}), ()
-    )
-    logits = np.random.default_rng(0).normal(size=(2, inside.sum(), 3)).astype(np.float32)
-    record = work.shifts(None, lambda networks, images: jnp.asarray(logits))
-    probs = np.exp(logits[..., columns])
-    probs = (probs / probs.sum(-1, keepdims=True)).mean(0)
-    found = record["corruptions"]["snow"]["1"]
-    chex.assert_trees_all_close(found["accuracy"], (probs.argmax(-1) == labels).mean(), rtol=1e-6)
-    nll = -np.log(probs[np.arange(len(labels)), labels]).mean()
-    chex.assert_trees_all_close(found["nll"], nll, rtol=1e-5)
-    assert record["corruptions_mapping"] == "two of three"
-    chex.assert_trees_all_close(record["corruptions_mce"]["raw"], 1 - found["accuracy"], rtol=1e-5)

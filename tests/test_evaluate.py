@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import scipy.special
 from reference_metrics import assert_metrics
-from untrained import TEST, VALIDATION, untrained
+from untrained import TEST, VALIDATION, evaluated, untrained
 
 import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
-from experiments.evaluation import evaluate, predict
+from experiments.evaluation import predict
 from experiments.evaluation.shifted import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
@@ -24,10 +24,6 @@ COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 def small(recipe, **changes):
     return untrained(recipe, model__widths=(4,), **changes)
-
-
-def evaluated(made, splits, **options):
-    return evaluate.evaluate(*made[:2], splits, made.settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +91,13 @@ def test_geometry_is_that_of_the_kernels(line, results):
     assert geometry["squared_cosines"][1][0] == pytest.approx(cosine**2, rel=1e-3)
 
 
-def test_recalibration_is_recorded(results):
-    assert results["recalibration"] == {"num_examples": 64, "batch_size": 16, "augmented": True}
-
-
 def test_results_are_json(results):
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     empty_bins = [x is None for x in results["points"][0]["reliability"]["accuracy"]]
     weights = results["points"][0]["reliability"]["weight"]
     assert empty_bins == [weight == 0 for weight in weights]
     assert any(empty_bins)
+    assert results["recalibration"] == {"num_examples": 64, "batch_size": 16, "augmented": True}
 
 
 def test_other_splits_are_under_their_names(line, results):

@@ -386,9 +386,8 @@ def test_a_signal_leaves_nothing_behind(finished, tmp_path, monkeypatch):
 def choose(spec, recipe="line", metrics=None, **changes):
     changes |= {"num_epochs": 12} if recipe in ("swag", "fge") else {}
     run, config = tiny.run(recipe, **changes), tiny.config(recipe, **changes)
-    simplexes = tiny.config(recipe).subspace.simplexes
     metrics = metrics or {"points": [{"nll": 1.0}] * 5}
-    return points.choose(spec, run, make_settings(config, run), metrics, simplexes)
+    return points.choose(spec, run, make_settings(config, run), metrics)
 
 
 @pytest.mark.parametrize(

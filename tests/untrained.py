@@ -3,6 +3,7 @@
 Their images differ in brightness and slope, so that networks of any weights tell them apart.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import tiny
 
 import subspace_jax as ss
 from experiments.data.sets import Dataset, Split
-from experiments.evaluation import predict
+from experiments.evaluation import evaluate, predict
 from experiments.training import steps
 from experiments.training.run import Run, make_run
 
@@ -41,13 +42,13 @@ TRAIN, TEST, VALIDATION = split(0, tiny.NUM_TRAIN), split(1), split(2)
 DATASET = Dataset("smooth", TRAIN, VALIDATION, TEST, tiny.NUM_CLASSES)
 
 
+@functools.cache  # which tests share
 def untrained(recipe: str = "line", **changes) -> Untrained:
     config = tiny.config(recipe, **changes)
     run = make_run(config, DATASET)
-    method, stack = run.program.method, steps.init_state(run).endpoints
-    kept = {"snapshots": method.num_models, "swag": 1 + method.num_draws}
-    if method.average in kept:
-        stack = jax.tree.map(lambda x: jnp.repeat(x, kept[method.average], axis=0), stack)
+    answer, stack = run.program.method.answer, steps.init_state(run).endpoints
+    if answer.num_networks > ss.tree.num_stacked(stack):
+        stack = jax.tree.map(lambda x: jnp.repeat(x, answer.num_networks, axis=0), stack)
     rng = np.random.default_rng(0)
 
     def jitter(path, leaf):  # batch norm too, which starts with equal parameters everywhere
@@ -59,3 +60,7 @@ def untrained(recipe: str = "line", **changes) -> Untrained:
 
     stack = jax.tree.map_with_path(jitter, stack)
     return Untrained(run, stack, predict.make_settings(config, run))
+
+
+def evaluated(made: Untrained, splits: dict[str, Split], **options) -> dict:
+    return evaluate.evaluate(made.run, made.stack, splits, made.settings, **options)

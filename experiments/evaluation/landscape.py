@@ -90,7 +90,8 @@ def plane_record(
     }
     record = _picture(xy[0, :, 0], xy[:, 0, 1], measured)
     for name, region in regions.items():
-        means = {m: _mean(measured[m], region) for m in ("accuracy", "nll")}
+        none = not region.any()
+        means = {m: None if none else measured[m][region].mean() for m in ("accuracy", "nll")}
         record[name] = means | {"num_points": int(region.sum())}
     record["outside"]["beyond"] = beyond
     return to_json(record | {"corners": corners})
@@ -182,30 +183,26 @@ def slice_record(
             f"A subspace of {n} endpoints lies in no plane; draw one of at most 3 endpoints."
         )
     functions = stats_fn, logits_fn, recal_batches, split
-    options = {
-        "resolution": resolution,
-        "wrap": wrap,
-        "batch_size": batch_size,
-        "at_once": at_once,
-    }
+    options = {"resolution": resolution, "wrap": wrap, "batch_size": batch_size, "at_once": at_once}
     if n == 1:
         if key is None:
             raise ValueError("key is None but random directions are drawn; give a random key.")
         params = jax.tree.map(lambda x: x[0], networks)
         record = directions_record(params, key, *functions, extent=extent, **options)
-        return record | {"kind": "point", "path": [[0.0, 0.0]], "midpoint": [0.0, 0.0]} | _OTHER
+        shown = {"kind": "point", "path": [[0.0, 0.0]], "midpoint": [0.0, 0.0], "other": None}
+        return record | shown
     record = plane_record(networks, *functions, margin=margin, **options)
     corners = np.asarray(record["corners"])
+    kind = "line" if n == 2 else "simplex" if subspace.center.ndim else "curve"
     if subspace.center.ndim == 0:
-        kind = "line" if n == 2 else "curve"
         alphas = jnp.linspace(0, 1, _DRAWN)
         path = np.asarray(jax.vmap(subspace.weights)(alphas), np.float64) @ corners[:n]
     else:
-        kind = "line" if n == 2 else "simplex"
         path = corners[[*range(n), *([0] if n > 2 else [])]]
     center = np.asarray(subspace.weights(jnp.asarray(subspace.center)), np.float64)
-    shown = {"kind": kind, "path": path, "midpoint": center @ corners[:n]}
-    return record | _OTHER | to_json(shown | ({"other": corners[2]} if n == 2 else {}))
+    other = corners[2] if n == 2 else None
+    shown = {"kind": kind, "path": path, "midpoint": center @ corners[:n], "other": other}
+    return record | to_json(shown)
 
 
 def barriers(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -280,6 +277,7 @@ def curvature_record(
             "use at least 1 of both."
         )
     sizes = [_num_images(batch) for batch in batches]
+    counts = {"num_images": sum(sizes), "batch_size": max(sizes), "num_iterations": num_iterations}
     found = {"eigenvalue": [], "relative_eigenvalue": [], "kernel_norm": []}
     for i in wrap(range(ss.tree.num_stacked(networks)), "curvature"):
         params = jax.tree.map(lambda x, i=i: x[i], networks)
@@ -291,11 +289,6 @@ def curvature_record(
             top = ss.landscape.top_eigenvalue(product, params, key, num_iterations=num_iterations)
             found[name].append(top)
         found["kernel_norm"].append(_kernel_norm(params))
-    counts = {
-        "num_images": sum(sizes),
-        "batch_size": max(sizes),
-        "num_iterations": num_iterations,
-    }
     if not relative:
         found["relative_eigenvalue"] = None
     return to_json(found) | {"statistics": "batch"} | counts
@@ -348,15 +341,10 @@ def path_record(
         "nll": [p["nll"] for p in shown],
         "error": [None if a is None else round(1 - a, 7) for a in accuracies],
     }
-    return {
-        "barrier": None if single else barriers(points),
-        "test": test,
-        "alphas": None if single else [float(a) for a in alphas],
-        "curvature": curvature,
-    }
-
-
-_OTHER = {"other": None}
+    found = {"test": test, "curvature": curvature}
+    if single:
+        return found | {"barrier": None, "alphas": None}
+    return found | {"barrier": barriers(points), "alphas": [float(a) for a in alphas]}
 
 
 def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, at_once) -> dict:
@@ -374,8 +362,7 @@ def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, 
     labels = jnp.asarray(split.labels)
     total = len(labels)
     size = min(batch_size, total)
-    zeros = jnp.zeros(len(weights), jnp.float32)
-    sums = {"accuracy": zeros, "nll": zeros}
+    sums = dict.fromkeys(("accuracy", "nll"), jnp.zeros(len(weights), jnp.float32))
     for start in wrap(range(0, total, size), "predict on the plane"):
         index = np.arange(start, start + size)
         known = jnp.asarray(index < total)  # the last batch is filled up with its last image
@@ -385,12 +372,11 @@ def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, 
             sums, stack, weights, pooled.stats, batch, logits_fn=logits_fn, at_once=at_once
         )
     means = {name: np.asarray(values, np.float64) / total for name, values in sums.items()}
-    counts = {
+    return means | {
         "num_images": total,
         "recalibration_images": pooled.num_examples,
         "recalibration_batch_size": pooled.batch_size,
     }
-    return means | counts
 
 
 @functools.cache
@@ -450,10 +436,6 @@ def _num_images(batch) -> int:
 def _picture(x, y, measured) -> dict:
     grid = {m: measured[m].reshape(len(y), len(x)) for m in ("accuracy", "nll")}
     return measured | grid | {"x": x, "y": y}
-
-
-def _mean(values: np.ndarray, region: np.ndarray) -> float | None:
-    return float(values[region].mean()) if region.any() else None
 
 
 def _distance_to_triangle(points: np.ndarray, corners: np.ndarray) -> np.ndarray:

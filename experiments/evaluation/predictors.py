@@ -100,7 +100,7 @@ def predictors(
     if held_out is None:
         return
     if answer.chooses == "point" and len(plan.points) > 1:
-        best = choose.by_grid(held_out.logits, held_out.split.labels, "nll")
+        best = int(ss.calibration.choose_point(held_out.logits, held_out.split.labels))
         yield of("chosen point", [best], coords=short(plan.points[best].coords))
     if answer.chooses == "soup":
         yield _greedy_soup(run, settings, plan, stack, held_out, wrap)
@@ -185,13 +185,12 @@ def measure(
     record |= metrics_of(log_probs[main], labels[main], bins)
     record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
     if "validation" in splits:
-        fitted = [x["validation"] for x in (log_probs, labels)]
-        record |= choose.temperature_record(*fitted, log_probs[main], labels[main], bins)
+        tested = labels["validation"], log_probs[main], labels[main], bins
+        record |= choose.temperature_record(log_probs["validation"], *tested)
         if len(predictor.members) > 1:
-            fitted = logits["validation"], labels["validation"], logits[main], labels[main]
-            record["temperatures"] = choose.ensemble_temperature_record(
-                *fitted, "probability", bins
-            )
+            tested = labels["validation"], logits[main], labels[main], bins
+            found = choose.ensemble_temperature_record(logits["validation"], *tested)
+            record["temperatures"] = found
     record |= _corruptions(predictor, shifted, settings)
     record |= _foreign(predictor, shifted, splits[main].images, settings)
     return record | predictor.says

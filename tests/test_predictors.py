@@ -1,0 +1,409 @@
+"""What a stack predicts with: every record's metrics are those of the networks it stands for."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import sklearn.metrics
+from reference_metrics import assert_metrics, risks
+from stacks import normal
+from untrained import TEST, VALIDATION, evaluated, untrained
+
+import subspace_jax as ss
+from experiments.data.corrupted import Corrupted
+from experiments.data.sets import Split
+from experiments.evaluation import choose, predict, predictors
+from experiments.evaluation.points import DRAWS_STREAM
+from experiments.evaluation.shifted import Shifted
+from experiments.training import model
+
+SPLITS = {"test": TEST, "validation": VALIDATION}
+FIRST, MIDDLE, LAST = range(3)  # the points of the line
+
+# Whole splits are batches, and recalibration sees all images whatever the seed.
+CHANGES = {
+    "model__widths": (4,),
+    "model__dropout": 0.3,
+    "evaluation__num_points": 3,
+    "evaluation__num_samples": 4,
+    "evaluation__batch_size": 20,
+    "evaluation__recalibration_batch_size": 32,
+    "evaluation__recalibration_augment": False,
+    "evaluation__adapt_to_corruption": True,
+}
+# The points that a predictor's networks are; Monte-Carlo dropout's passes are of the midpoint.
+MEMBERS = {"midpoint": [MIDDLE], "ensemble": [FIRST, LAST], "mc ensemble": [MIDDLE]}
+CORRUPTED = {
+    "dark": {1: TEST.images // 2, 4: TEST.images // 8},
+    "pale": {1: 128 + TEST.images // 2, 4: 224 + TEST.images // 8},
+}
+NOISE = np.random.default_rng(5).integers(0, 256, (30, 8, 8, 1), np.uint8)
+SHIFTED = Shifted(
+    {
+        name: {
+            severity: functools.partial(Corrupted, Split(images, TEST.labels), "made up")
+            for severity, images in severities.items()
+        }
+        for name, severities in CORRUPTED.items()
+    },
+    {"same": lambda: TEST.images, "noise": lambda: NOISE},
+)
+close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+
+
+def records_of(made, splits=SPLITS, shifted=SHIFTED, robust=tuple(MEMBERS)):
+    return evaluated(made, splits, shifted=shifted, robust=robust)["places"]
+
+
+@pytest.fixture(scope="module")
+def line():
+    return untrained("line", **CHANGES)
+
+
+@pytest.fixture(scope="module")
+def results(line):
+    return evaluated(line, SPLITS, shifted=SHIFTED, robust=tuple(MEMBERS))
+
+
+@pytest.fixture(scope="module")
+def records(results):
+    return results["places"]
+
+
+@pytest.fixture(scope="module")
+def networks(line):
+    """The ends of the line and the midpoint, recalibrated on clean images."""
+    weights = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    return predict.recalibrated(line.run, predict.mixtures(line.stack, weights), line.settings)[0]
+
+
+@pytest.fixture(scope="module")
+def predicted(line, networks):
+    """`(name, images) -> probabilities` of a predictor, without the code that is tested."""
+
+    def by_networks(name, images):
+        found = predict.predict(
+            line.run.program.model, networks.take(MEMBERS[name]), images, line.settings
+        )
+        return probs_of(found)
+
+    def by_dropout(images):
+        params, stats = jax.tree.map(lambda x: x[MIDDLE], networks)
+        key = jax.random.fold_in(jax.random.key(line.run.seed), DRAWS_STREAM)
+        passes = [
+            line.run.program.model.network.apply(
+                {"params": params, "batch_stats": stats},
+                jnp.asarray(images, jnp.float32) / 255,
+                train=False,
+                dropout=True,
+                rngs={"dropout": each},
+            )
+            for each in jax.random.split(key, line.settings.num_samples)
+        ]
+        return probs_of(jnp.stack(passes))
+
+    def probs(name, images):
+        if name != "mc ensemble":
+            return by_networks(name, images)
+        batches = [images[i : i + 20] for i in range(0, len(images), 20)]
+        whole = [np.r_[x, x[-1:].repeat(20 - len(x), 0)] for x in batches]
+        return np.concatenate([by_dropout(x) for x in whole])[: len(images)]
+
+    return probs
+
+
+def probs_of(logits):
+    """The mean of the members' probabilities."""
+    return scipy.special.softmax(np.asarray(logits, np.float64), axis=-1).mean(axis=0)
+
+
+def assert_short(record, probs, labels):
+    """Of records that keep three metrics."""
+    assert record.keys() == {"accuracy", "nll", "ece"}
+    assert record["accuracy"] == pytest.approx((probs.argmax(1) == labels).mean())
+    nll = sklearn.metrics.log_loss(labels, probs, labels=range(probs.shape[1]))
+    assert record["nll"] == pytest.approx(nll, rel=1e-3)
+    close(record["ece"], ss.metrics.ece(probs.astype(np.float32), labels, num_bins=10))
+
+
+def assert_record(record, probs, passes):
+    """`probs`: by the name of the split."""
+    assert record["inference_passes"] == passes
+    assert record["num_bins"] == 10
+    assert_metrics(record, probs["test"], TEST.labels)
+    assert_short(record["validation"], probs["validation"], VALIDATION.labels)
+    log_probs = {name: np.log(values) for name, values in probs.items()}
+    temperature = ss.calibration.fit_temperature(log_probs["validation"], VALIDATION.labels)
+    close(record["temperature"], temperature)
+    scaled = scipy.special.softmax(log_probs["test"] / record["temperature"], axis=1)
+    assert_short({"accuracy": record["accuracy"]} | record["scaled"], scaled, TEST.labels)
+
+
+# Clean images
+
+
+@pytest.mark.parametrize(("name", "passes"), [("midpoint", 1), ("ensemble", 2), ("mc ensemble", 4)])
+def test_a_record_is_of_the_mean_probabilities_of_its_networks(records, predicted, name, passes):
+    probs = {split: predicted(name, images) for split, (images, _) in SPLITS.items()}
+    assert_record(records[name], probs, passes)
+    others = [records[other]["nll"] for other in MEMBERS if other != name]
+    assert min(abs(records[name]["nll"] - nll) for nll in others) > 1e-3
+
+
+@pytest.mark.parametrize("size", [5, 130])
+def test_a_curve_of_risks_keeps_its_ends_and_at_most_fifty_points(line, size):
+    labels = np.random.default_rng(0).integers(0, 3, size).astype(np.int32)
+    logits = normal(1, size, 3)
+    splits = {"test": Split(np.zeros((size, 8, 8, 1), np.uint8), labels)}
+    predictor = predictors.Predictor(
+        "any", line.run.program.model, None, 3, logits_fn=lambda *_: jnp.asarray(logits)[None]
+    )
+    record = predictors.measure(predictor, splits, line.settings)
+    assert record["inference_passes"] == 3
+    curve = record["risk_coverage"]
+    coverage = np.asarray(curve["coverage"])
+    assert len(coverage) == min(size, 50)
+    assert (np.diff(coverage) > 0).all()
+    close([coverage[0], coverage[-1]], [1 / size, 1])
+    kept = np.round(coverage * size).astype(int)
+    close(curve["risk"], risks(scipy.special.softmax(logits, axis=1), labels)[kept - 1])
+
+
+def test_endpoints_are_the_mean_of_the_metrics_of_single_networks(results):
+    first, _, last = results["points"]
+    record = results["places"]["endpoints"]
+    assert record["inference_passes"] == 1
+    for name in ("accuracy", "nll", "brier", "ece"):
+        assert first[name] != last[name]
+        assert record[name] == pytest.approx((first[name] + last[name]) / 2)
+
+
+def test_an_ensemble_is_calibrated_member_by_member_and_as_one(line, records, networks):
+    logits = {
+        name: np.asarray(
+            predict.predict(
+                line.run.program.model, networks.take([FIRST, LAST]), images, line.settings
+            )
+        )
+        for name, (images, _) in SPLITS.items()
+    }
+    members = records["ensemble"]["temperatures"]["per_member"]
+    fit = ss.calibration.fit_temperature
+    close(members["temperature"], [fit(x, VALIDATION.labels) for x in logits["validation"]])
+    scaled = probs_of(logits["test"] / np.array(members["temperature"])[:, None, None])
+    accuracy = {"accuracy": (scaled.argmax(1) == TEST.labels).mean()}
+    assert_short(accuracy | members["scaled"], scaled, TEST.labels)
+    together = records["ensemble"]["temperatures"]["after_average"]
+    close(together["temperature"], records["ensemble"]["temperature"])
+    for name, value in records["ensemble"]["scaled"].items():
+        close(together["scaled"][name], value)
+    assert abs(together["scaled"]["nll"] - members["scaled"]["nll"]) > 1e-3
+    assert [name for name in records if "temperatures" in records[name]] == ["ensemble"]
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x * np.nan, lambda x: x[..., ::-1]])
+def test_temperatures_do_not_change_with_the_test_predictions(spoil):
+    val, test = 3 * normal(0, 2, 60, 3), 3 * normal(1, 2, 60, 3)
+    labels = np.arange(60) % 3
+
+    def temperatures(test, test_labels):
+        single = choose.temperature_record(val[0], labels, test[0], test_labels, 10)
+        both = choose.ensemble_temperature_record(val, labels, test, test_labels, 10)
+        return [each["temperature"] for each in (single, *both.values())]
+
+    found = temperatures(spoil(test), np.roll(labels, 1))
+    chex.assert_trees_all_equal(found, temperatures(test, labels))
+
+
+def test_the_seed_of_a_run_drops_the_units(line, records):
+    other = records_of(line._replace(run=line.run._replace(seed=1)), shifted=Shifted())
+    again = records_of(line, shifted=Shifted())
+    dropped = [each["mc ensemble"]["nll"] for each in (records, again, other)]
+    assert dropped[0] == dropped[1]
+    assert abs(dropped[2] - dropped[0]) > 1e-3
+    assert other["midpoint"]["nll"] == pytest.approx(records["midpoint"]["nll"], rel=1e-4)
+
+
+# Other images
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_corrupted_images_are_predicted_with_statistics_of_clean_ones(records, predicted, name):
+    found = records[name]["corruptions"]
+    for corruption, severities in CORRUPTED.items():
+        assert list(found[corruption]) == ["1", "4"]
+        for severity, images in severities.items():
+            assert_short(found[corruption][str(severity)], predicted(name, images), TEST.labels)
+
+
+@pytest.mark.parametrize("name", ["midpoint", "ensemble"])
+def test_adapted_networks_predict_with_statistics_of_the_corrupted_images(
+    line, records, networks, name
+):
+    record, moved = records[name], []
+    for corruption, severities in CORRUPTED.items():
+        for severity, images in severities.items():
+            # In training mode a batch of all of them normalises itself.
+            logits = [
+                model.training_logits(
+                    line.run.program.model,
+                    jax.tree.map(lambda x, i=i: x[i], networks.params),
+                    jnp.asarray(images),
+                )[0]
+                for i in MEMBERS[name]
+            ]
+            found, plain = (
+                record[kind][corruption][str(severity)]
+                for kind in ("adapted_corruptions", "corruptions")
+            )
+            assert_short(found, probs_of(jnp.stack(logits)), TEST.labels)
+            moved.append(abs(found["nll"] - plain["nll"]))
+    assert max(moved) > 0.02
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_raw_mce_is_the_mean_error(records, name):
+    for kind in ("corruptions", "adapted_corruptions"):
+        found = records[name][kind]
+        errors = [1 - each["accuracy"] for by in found.values() for each in by.values()]
+        assert records[name][f"{kind}_mce"]["raw"] == pytest.approx(np.mean(errors))
+        assert f"{kind}_mapping" not in records[name]
+
+
+def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, networks):
+    columns = np.array([2, 0])
+    images, labels = TEST.images[:20], np.arange(20, dtype=np.int32) % 2
+    corrupted = Corrupted(Split(images, labels), "two of three classes", columns)
+    shifted = Shifted({"some": {2: lambda: corrupted}})
+    record = records_of(line, shifted=shifted, robust=("midpoint",))["midpoint"]
+    logits = predict.predict(line.run.program.model, networks.take([MIDDLE]), images, line.settings)
+    assert_short(record["corruptions"]["some"]["2"], probs_of(logits[..., columns]), labels)
+    for kind in ("corruptions", "adapted_corruptions"):
+        assert record[f"{kind}_mapping"] == "two of three classes"
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_foreign_images_are_told_by_their_confidence(records, predicted, name):
+    found = records[name]["ood"]
+    assert found["same"]["auroc"] == pytest.approx(0.5, abs=1e-6)
+    assert found["same"]["fpr95"] == pytest.approx(0.95)
+    inside, outside = (predicted(name, images).max(1) for images in (TEST.images, NOISE))
+    labels = np.repeat([1, 0], [len(inside), len(outside)])
+    expected = sklearn.metrics.roc_auc_score(labels, np.concatenate([inside, outside]))
+    assert found["noise"]["auroc"] == pytest.approx(expected, abs=1e-3)
+    accepted = outside >= np.sort(inside)[len(inside) // 20]
+    assert found["noise"]["fpr95"] == pytest.approx(accepted.mean(), abs=1e-3)
+
+
+def test_other_images_are_made_only_for_the_predictors_that_are_asked_to(line, records):
+    def never():
+        raise AssertionError("made")
+
+    found = records_of(line, shifted=Shifted({"dark": {1: never}}, {"noise": never}), robust=())
+    kinds = {f"{prefix}corruptions{end}" for prefix in ("", "adapted_") for end in ("", "_mce")}
+    for name, record in records.items():
+        assert record.keys() - found[name].keys() == (kinds | {"ood"} if name in MEMBERS else set())
+    plain = line._replace(settings=line.settings._replace(adapt_to_corruption=False))
+    record = records_of(plain, robust=("midpoint",))["midpoint"]
+    assert "corruptions" in record
+    assert not [name for name in record if name.startswith("adapted")]
+
+
+# What validation data choose
+
+
+def test_the_chosen_point_is_the_one_of_lowest_validation_nll(results):
+    chosen = results["places"]["chosen point"]
+    best = min(results["points"], key=lambda point: point["validation"]["nll"])
+    assert chosen["coords"] == best["coords"]
+    for name in ("accuracy", "nll", "ece", "brier"):
+        assert chosen[name] == pytest.approx(best[name], rel=1e-5)
+    assert chosen["validation"]["nll"] == pytest.approx(best["validation"]["nll"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def snapshots():
+    changes = CHANGES | {"schedule__num_models": 3, "optimizer__warmup_epochs": 0, "num_epochs": 6}
+    return untrained("snapshot", **(changes | {"model__dropout": 0.0}))
+
+
+def mixed(made, weights):
+    """Probabilities of mixtures `[P, n]`, `[P, N, K]` by the name of the split."""
+    params = predict.mixtures(made.stack, jnp.asarray(weights, jnp.float32))
+    logits, _, _ = predict.predict_networks(made.run, params, SPLITS, made.settings)
+    return {
+        name: scipy.special.softmax(np.asarray(values, np.float64), axis=-1)
+        for name, values in logits.items()
+    }
+
+
+def test_snapshots_predict_as_their_ensemble_and_their_soups(snapshots):
+    records = records_of(snapshots)
+    assert records.keys() == {"midpoint", "endpoints", "ensemble", "greedy soup"}
+    probs = mixed(snapshots, np.r_[np.eye(3), [[1 / 3] * 3, records["greedy soup"]["weights"]]])
+    members = {name: values[:3].mean(axis=0) for name, values in probs.items()}
+    assert_record(records["ensemble"], members, passes=3)
+    for i, name in ((3, "midpoint"), (4, "greedy soup")):
+        assert_record(records[name], {split: x[i] for split, x in probs.items()}, passes=1)
+
+
+@pytest.mark.parametrize("members", [[0], [0, 1]])
+def test_a_greedy_soup_keeps_what_does_not_harm_it_on_validation_data(snapshots, members):
+    # The third network has the weights of the soup of the others, and never predicts as it does.
+    third = jax.tree.map(lambda x: x[:2].mean(axis=0), snapshots.stack)
+    third["Dense_0"] = jax.tree.map(lambda x: -3 * x, third["Dense_0"])
+    stack = jax.tree.map(lambda x, y: x.at[2].set(y), snapshots.stack, third)
+    made = snapshots._replace(stack=stack)
+
+    def labelled(members):
+        weights = np.isin(range(3), members)[None] / len(members)
+        return mixed(made, weights)["validation"][0].argmax(1)
+
+    validation = VALIDATION._replace(labels=labelled(members).astype(np.int32))
+
+    def score(members):
+        return (labelled(members) == validation.labels).mean()
+
+    soup = []
+    for i in sorted(range(3), key=lambda i: -score([i])):
+        if not soup or score([*soup, i]) >= score(soup):
+            soup.append(i)
+    assert sorted(soup) == members
+    found = records_of(made, {"test": TEST, "validation": validation}, Shifted())["greedy soup"]
+    close(found["weights"], np.isin(range(3), soup) / len(soup))
+    assert found["validation"]["accuracy"] == pytest.approx(score(soup))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "names"),
+    [
+        ("standard", {"midpoint"}),
+        ("swag", {"midpoint", "ensemble"}),
+        ("line_sam", {"midpoint", "endpoints", "ensemble", "chosen point"}),
+    ],
+)
+def test_methods_have_the_predictors_that_belong_to_them(recipe, names):
+    changes = {"average__num_samples": 2, "num_epochs": 30, "optimizer__warmup_epochs": 0}
+    found = records_of(untrained(recipe, **(CHANGES | changes)), shifted=Shifted())
+    assert found.keys() == names | {"mc ensemble"}
+
+
+def test_without_validation_images_nothing_is_chosen_and_without_test_images_nothing_else(
+    line, records
+):
+    names = {"midpoint", "ensemble", "mc ensemble"}
+    untested = records_of(line, {"validation": VALIDATION})
+    found = records_of(line, {"test": TEST})
+    assert (untested.keys(), found.keys()) == (names, names | {"endpoints"})
+    chosen = {"temperature", "scaled", "validation", "temperatures"}
+    for name, record in found.items():
+        assert record.keys() == records[name].keys() - chosen
+    for record in untested.values():
+        assert record.keys() == {"inference_passes", "validation"}
+    for name, record in (*found.items(), *untested.items()):
+        both = {key: records[name][key] for key in record}
+        chex.assert_trees_all_close(record, both, rtol=1e-5)
