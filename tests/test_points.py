@@ -44,19 +44,14 @@ def test_points_of_a_path_are_a_grid_from_end_to_end(half, subspace):
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 @pytest.mark.parametrize("wrap", [lambda s: s, ss.layerwise])
 def test_points_of_a_simplex_are_corners_edges_and_the_center(n, wrap):
-    subspace = wrap(ss.simplex(n))
-    points = {point.name: point.coords for point in points_of(subspace, 21)}
-    corners = [f"endpoint {i}" for i in range(n)] if n > 1 else []
-    pairs = list(itertools.combinations(range(n), 2)) if n > 2 else []
-    assert list(points) == [*corners, *(f"edge {i}-{j}" for i, j in pairs), "midpoint"]
-    np.testing.assert_array_equal(points["midpoint"], subspace.center)
-    for i, name in enumerate(corners):
-        np.testing.assert_array_equal(points[name], np.eye(n)[i])
-    for i, j in pairs:
-        np.testing.assert_array_equal(points[f"edge {i}-{j}"], np.eye(n)[[i, j]].mean(0))
-    for coords in points.values():
-        assert coords.shape == (n,)
-        assert coords.sum() == pytest.approx(1)
+    subspace, corners = wrap(ss.simplex(n)), np.eye(n, dtype=np.float32)
+    pairs = itertools.combinations(range(n), 2) if n > 2 else ()
+    expected = {f"endpoint {i}": corners[i] for i in range(n)} if n > 1 else {}
+    expected |= {f"edge {i}-{j}": (corners[i] + corners[j]) / 2 for i, j in pairs}
+    expected |= {"midpoint": np.full(n, 1 / n, np.float32)}
+    found = {point.name: np.asarray(point.coords) for point in points_of(subspace, 21)}
+    assert list(found) == list(expected)
+    chex.assert_trees_all_close(found, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("steps", [6, 12])
@@ -73,12 +68,9 @@ def test_a_triangle_has_a_grid_with_each_point_once_and_the_named_ones_first(ste
     assert sorted(map(tuple, np.rint(multiples).astype(int).tolist())) == sorted(expected)
 
 
-@pytest.mark.parametrize("subspace", [ss.line(), ss.bezier(2), ss.simplex(2), ss.simplex(4)])
-def test_only_triangles_have_a_grid(subspace):
-    assert len(points_of(subspace, 21, 6)) == len(points_of(subspace, 21))
-
-
 def test_only_trained_triangles_have_a_grid():
+    for subspace in (ss.line(), ss.bezier(2), ss.simplex(2), ss.simplex(4)):
+        assert len(points_of(subspace, 21, 6)) == len(points_of(subspace, 21))
     grid = {"evaluation__grid_steps": 6}
     assert len(layout_of("simplex_3", **grid).points) == 28
     assert len(layout_of("layerwise_simplex_3", **grid).points) == 28
@@ -92,67 +84,54 @@ def test_coordinates_are_written_as_the_decimals_they_stand_for(k):
 
 # Layouts
 
+_ONE = (["midpoint"], [])  # of one network
+_PATH = (None, [(0, 6), (1, 5), (2, 4)])
+_OF_THREE = [*(f"endpoint {i}" for i in range(3)), "edge 0-1", "edge 0-2", "edge 1-2", "midpoint"]
+_TRIANGLE = (_OF_THREE, [(0, 1, 2), (0, 1), (0, 2), (1, 2)])
+# recipe -> the names of its points, if all have one, and the members of its ensembles.
+LAYOUTS = {
+    "standard": _ONE,
+    "standard_matched": _ONE,
+    "ema": _ONE,
+    "swa_cyclic_3": _ONE,
+    "line": _PATH,
+    "layerwise_line": _PATH,
+    "line_sam": _PATH,
+    "curve": _PATH,
+    "simplex_3": _TRIANGLE,
+    "snapshot": _TRIANGLE,
+    "fge": _TRIANGLE,
+    "swag": (["midpoint", "sample 0", "sample 1", "sample 2"], [(1, 2, 3)]),
+}
 
-RECIPES = ["standard", "standard_matched", "line", "layerwise_line", "curve", "simplex_4", "swag"]
 
-
-@pytest.mark.parametrize("recipe", [*RECIPES, "ema", "sam", "line_sam"])
-def test_every_point_is_a_mixture_and_one_is_the_midpoint(recipe):
-    plan = layout_of(recipe)
+@pytest.mark.parametrize("recipe", LAYOUTS)
+def test_a_method_has_points_that_are_mixtures_and_ensembles_of_them(recipe):
+    changes = {"swag": {"average__num_samples": 3}}
+    changes |= dict.fromkeys(("snapshot", "fge"), {"schedule__num_models": 3})
+    plan = layout_of(recipe, evaluation__num_points=7, **changes.get(recipe, {}))
+    names, groups = LAYOUTS[recipe]
     assert names_of(plan).count("midpoint") == 1
-    assert len(plan.points) == len(plan.weights)
-    np.testing.assert_allclose(plan.weights.sum(1), 1, atol=1e-6)
+    assert names is None or names_of(plan) == names
+    assert plan.groups == groups
     assert plan.weights.dtype == np.float32
-    for members in plan.groups:
-        assert len(set(members)) == len(members) > 1
-        assert set(members) <= set(range(len(plan.points)))
+    np.testing.assert_allclose(plan.weights.sum(1), 1, atol=1e-6)
+    if names is None:
+        subspace = ss.bezier(2) if recipe == "curve" else ss.line()
+        expected = np.stack([subspace.weights(jnp.float32(i / 6)) for i in range(7)])
+    else:
+        expected = np.stack([point.coords for point in plan.points])
+    chex.assert_trees_all_close(plan.weights, expected, atol=1e-6)
+    ends = [i for i, name in enumerate(names_of(plan)) if name.startswith("endpoint")]
+    assert plan.endpoints == tuple(ends)
+    assert plan.points[plan.index("midpoint")].name == "midpoint"
 
 
-@pytest.mark.parametrize("recipe", ["line", "curve"])
-def test_a_path_is_mixed_as_the_subspace_mixes_and_ensembles_are_of_opposite_points(recipe):
-    plan = layout_of(recipe, evaluation__num_points=7)
-    subspace = {"line": ss.line(), "curve": ss.bezier(2)}[recipe]
-    expected = [subspace.weights(jnp.float32(i / 6)) for i in range(7)]
-    chex.assert_trees_all_close(plan.weights, np.stack(expected), atol=1e-6)
-    assert plan.groups == [(0, 6), (1, 5), (2, 4)]
-
-
-@pytest.mark.parametrize(
-    ("layerwise", "recipe"), [("layerwise_line", "line"), ("layerwise_simplex_3", "simplex_3")]
-)
-def test_layers_are_evaluated_at_one_point_together(layerwise, recipe):
-    chex.assert_trees_all_equal(layout_of(layerwise).weights, layout_of(recipe).weights)
-    assert names_of(layout_of(layerwise)) == names_of(layout_of(recipe))
-
-
-def test_a_simplex_has_ensembles_of_all_corners_and_of_pairs():
-    plan = layout_of("simplex_3")
-    assert plan.groups == [(0, 1, 2), (0, 1), (0, 2), (1, 2)]
-    np.testing.assert_array_equal(plan.weights[:3], np.eye(3))
-
-
-@pytest.mark.parametrize("recipe", ["standard", "standard_matched", "ema", "swa_cyclic_3"])
-def test_one_network_is_one_point_without_an_ensemble(recipe):
-    plan = layout_of(recipe)
-    assert names_of(plan) == ["midpoint"]
-    assert plan.groups == []
-    np.testing.assert_array_equal(plan.weights, [[1]])
-
-
-def test_swag_predicts_with_its_draws_and_not_with_their_mean():
-    plan = layout_of("swag", average__num_samples=3)
-    assert names_of(plan) == ["midpoint", "sample 0", "sample 1", "sample 2"]
-    np.testing.assert_array_equal(plan.weights, np.eye(4))
-    assert plan.groups == [(1, 2, 3)]
-
-
-@pytest.mark.parametrize("recipe", ["snapshot", "fge"])
-def test_snapshots_are_the_corners_of_a_simplex_and_their_soup_is_its_midpoint(recipe):
-    plan = layout_of(recipe, schedule__num_models=4)
-    weights = dict(zip(names_of(plan), plan.weights, strict=True))
-    np.testing.assert_array_equal([weights[f"endpoint {i}"] for i in range(4)], np.eye(4))
-    np.testing.assert_array_equal(weights["midpoint"], np.full(4, 0.25))
-    assert [names_of(plan)[i] for i in plan.groups[0]] == [f"endpoint {i}" for i in range(4)]
+def test_layers_are_evaluated_at_one_point_together():
+    for layerwise, recipe in (("layerwise_line", "line"), ("layerwise_simplex_3", "simplex_3")):
+        one, other = layout_of(layerwise), layout_of(recipe)
+        chex.assert_trees_all_equal(one.weights, other.weights)
+        assert names_of(one) == names_of(other)
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +153,7 @@ def test_networks_of_a_complex_are_drawn_on_its_simplexes(complex_of):
     assert (drawn >= 0).all()
     allowed = {(True, False, True), (False, True, True)}  # its simplexes are 0-2 and 1-2
     assert {tuple(row) for row in (drawn > 0).tolist()} == allowed
-    assert [tuple(names_of(plan)[i] for i in group) for group in plan.groups] == [
-        tuple(f"sample {i}" for i in range(12))
-    ]
+    assert plan.groups == [tuple(range(len(plan.points) - 12, len(plan.points)))]
 
 
 def test_the_seed_of_a_run_draws_the_networks_of_its_complex(complex_of):
