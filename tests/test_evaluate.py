@@ -2,7 +2,6 @@
 
 import json
 
-import chex
 import compilations
 import jax
 import jax.numpy as jnp
@@ -110,19 +109,6 @@ def test_other_splits_are_under_their_names(line, results):
     assert both["ensembles"] == results["ensembles"]
     swapped = evaluated(line, {"test": splits["validation"]})
     assert validation["nll"] == pytest.approx(swapped["points"][-1]["nll"], rel=1e-4)
-
-
-def test_a_simplex_has_ensembles_of_all_corners_and_of_pairs():
-    results = evaluated(small("simplex"), {"test": TEST})
-    assert len(results["points"]) == 7
-    corners = np.eye(3).tolist()
-    expected = [corners, corners[:2], corners[::2], corners[1:]]
-    assert [e["members"] for e in results["ensembles"][::2]] == expected
-    pairs = results["ensembles"][2::2]
-    for name in ("disagreement", "total_variation"):
-        mean = np.mean([pair[name] for pair in pairs])
-        assert results["ensembles"][0][name] == pytest.approx(mean, rel=1e-4, abs=1e-6)
-    chex.assert_shape(np.array(results["geometry"]["distances"]), (3, 3))
 
 
 def test_one_network_has_one_point_and_no_ensemble_and_diverged_it_has_no_metrics():

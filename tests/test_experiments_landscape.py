@@ -94,6 +94,9 @@ def record():
 
 
 def test_every_point_of_a_plane_has_its_own_statistics(record):
+    counts = ("num_images", "recalibration_images", "recalibration_batch_size")
+    assert [record[name] for name in counts] == [11, 24, 8]
+    json.dumps(record, allow_nan=False)
     endpoints = networks(3)
     axes = ss.landscape.plane(endpoints)
     for i, j in ((0, 0), (3, 2), (6, 5)):
@@ -101,13 +104,6 @@ def test_every_point_of_a_plane_has_its_own_statistics(record):
         accuracy, nll = expected_at(ss.mix(weights, endpoints))
         np.testing.assert_allclose(record["accuracy"][i][j], accuracy, atol=1e-6)
         np.testing.assert_allclose(record["nll"][i][j], nll, rtol=1e-4)
-
-
-def test_a_plane_says_what_it_was_measured_on(record):
-    counts = ("num_images", "recalibration_images", "recalibration_batch_size")
-    assert [record[name] for name in counts] == [11, 24, 8]
-    assert np.shape(record["nll"]) == np.shape(record["accuracy"]) == (7, 7)
-    json.dumps(record, allow_nan=False)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 100}, {"at_once": 5}])
@@ -128,6 +124,8 @@ def test_means_inside_and_outside_of_the_triangle(record):
     sides = [steps * corners[i] + (1 - steps) * corners[i - 1] for i in range(3)]
     distances = np.linalg.norm(points[:, None] - np.concatenate(sides), axis=-1).min(axis=1)
     beyond = record["outside"]["beyond"]
+    coarse = plane(networks(3), resolution=2)["inside"]
+    assert coarse == {"accuracy": None, "nll": None, "num_points": 0}
     lengths = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
     np.testing.assert_allclose(beyond, 0.1 * lengths.max())
     regions = {"inside": inside, "outside": ~inside & (distances > beyond)}
@@ -136,22 +134,6 @@ def test_means_inside_and_outside_of_the_triangle(record):
         for metric in ("accuracy", "nll"):
             values = np.ravel(record[metric])[region]
             np.testing.assert_allclose(record[name][metric], values.mean(), rtol=1e-6)
-
-
-def test_a_coarse_grid_may_have_no_point_inside():
-    inside = plane(networks(3), resolution=2)["inside"]
-    assert inside == {"accuracy": None, "nll": None, "num_points": 0}
-
-
-def test_progress_is_over_sized_batches():
-    seen = []
-
-    def wrap(batches, what):
-        seen.append((what, len(batches)))
-        return batches
-
-    plane(networks(3), wrap=wrap)
-    assert seen == [("recalibrate the plane", 3), ("predict on the plane", 3)]
 
 
 def test_a_second_plane_is_not_compiled_again():
@@ -168,16 +150,6 @@ def test_a_second_plane_is_not_compiled_again():
     assert len(traces) == 1
 
 
-def test_networks_without_a_plane_are_refused_in_a_sentence():
-    ends = networks(2)
-    middle = ss.line().midpoint(ends)
-    collinear = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), ends, middle)
-    with pytest.raises(UserError, match=r"collinear.* height of .*; choose a third"):
-        plane(collinear)
-    with pytest.raises(UserError, match="resolution 1 covers no area; use at least 2"):
-        plane(networks(3), resolution=1)
-
-
 def test_directions_go_around_the_network():
     params = jax.tree.map(lambda x: x[0], networks(1))
     record = directions(params, extent=0.5)
@@ -189,8 +161,6 @@ def test_directions_go_around_the_network():
     np.testing.assert_allclose(record["x"], norm * np.linspace(-0.5, 0.5, 5), atol=1e-5)
     assert record["x"] == record["y"]
     json.dumps(record, allow_nan=False)
-    with pytest.raises(UserError, match="resolution 5 and extent 0 covers no area; use"):
-        directions(params, extent=0)
 
 
 def test_what_is_not_finite_is_null_and_predicts_nothing():
@@ -225,11 +195,6 @@ def test_a_slice_of_one_network_has_random_directions():
     assert "corners" not in record
     with pytest.raises(ValueError, match="key is None but random directions"):
         draw(ss.simplex(1), networks(1))
-
-
-def test_a_slice_of_many_endpoints_is_refused():
-    with pytest.raises(UserError, match="4 endpoints lies in no plane; draw one of at most 3"):
-        draw(ss.simplex(4), networks(4))
 
 
 def point(alpha, nll, accuracy):
@@ -289,17 +254,6 @@ def test_only_relative_curvature_ignores_the_size_of_normalised_filters():
     assert norms[1] > 1.5 * norms[0]
 
 
-def test_relative_curvature_can_be_left_out():
-    assert curvature(networks(1), num_iterations=2, relative=False)["relative_eigenvalue"] is None
-
-
-def test_curvature_of_nothing_is_refused():
-    with pytest.raises(UserError, match="0 iterations on 2 batches find no eigenvalue; use"):
-        curvature(networks(1), num_iterations=0)
-    with pytest.raises(UserError, match="3 iterations on 0 batches"):
-        landscape.curvature_record(networks(1), loss_fn, [], KEY, num_iterations=3)
-
-
 def along(stack, subspace, points, **changes):
     options = {"alphas": (0.0, 0.5, 1.0), "num_iterations": 3, "relative": False} | changes
     return landscape.path_record(stack, subspace, points, loss_fn, HESSIAN_BATCHES, KEY, **options)
@@ -331,8 +285,34 @@ def test_one_network_is_a_level():
     assert (record["barrier"], record["alphas"]) == (None, None)
     assert record["test"] == {"alphas": None, "nll": [0.3], "error": [0.25]}
     assert len(record["curvature"]["eigenvalue"]) == 1
+    assert record["curvature"]["relative_eigenvalue"] is None
 
 
-def test_a_simplex_is_no_path():
-    with pytest.raises(UserError, match="simplex of 3 endpoints is no path; measure a line"):
-        along(networks(3), ss.simplex(3), [])
+def collinear():
+    ends = networks(2)
+    return jax.tree.map(lambda x: jnp.concatenate([x, x.mean(0, keepdims=True)]), ends)
+
+
+REFUSED = {
+    r"collinear.* height of .*; choose a third": lambda: plane(collinear()),
+    "resolution 1 covers no area; use at least 2": lambda: plane(networks(3), resolution=1),
+    "resolution 5 and extent 0 covers no area; use": lambda: directions(
+        jax.tree.map(lambda x: x[0], networks(1)), extent=0
+    ),
+    "4 endpoints lies in no plane; draw one of at most 3": lambda: draw(ss.simplex(4), networks(4)),
+    "0 iterations on 2 batches find no eigenvalue": lambda: curvature(
+        networks(1), num_iterations=0
+    ),
+    "3 iterations on 0 batches": lambda: landscape.curvature_record(
+        networks(1), loss_fn, [], KEY, num_iterations=3
+    ),
+    "simplex of 3 endpoints is no path; measure a line": lambda: along(
+        networks(3), ss.simplex(3), []
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_is_no_landscape_is_refused_in_a_sentence(sentence):
+    with pytest.raises(UserError, match=sentence):
+        REFUSED[sentence]()

@@ -3,7 +3,6 @@
 import functools
 
 import chex
-import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,13 +53,10 @@ def logits_of(made, params, splits=SPLITS, **changes):
 # Networks
 
 
-def test_mixtures_are_the_points_of_the_subspace(line, points):
-    expected = ss.stack([ss.line().point(line.stack, alpha) for alpha in ALPHAS])
-    chex.assert_trees_all_close(points, expected, atol=1e-6)
-
-
 def test_points_together_are_each_point_alone(line, points, predicted):
     logits, networks = predicted
+    expected = ss.stack([ss.line().point(line.stack, alpha) for alpha in ALPHAS])
+    chex.assert_trees_all_close(points, expected, atol=1e-6)
     assert logits.shape == (5, tiny.NUM_TEST, tiny.NUM_CLASSES)
     assert np.abs(logits[0] - logits[4]).max() > 0.1
     chex.assert_trees_all_equal(networks.params, points)
@@ -69,27 +65,9 @@ def test_points_together_are_each_point_alone(line, points, predicted):
         close(alone["test"][0], logits[i])
 
 
-def test_some_networks_keep_their_own_statistics(line, predicted):
-    logits, networks = predicted
-    some = networks.take([3, 0])
-    chex.assert_tree_shape_prefix(some, (2,))
-    found = predict.predict(line.run.program.model, some, TEST.images, line.settings)
-    close(found, logits[[3, 0]])
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
-def test_the_size_of_batches_and_their_padding_change_nothing(line, points, predicted, batch_size):
-    close(logits_of(line, points, batch_size=batch_size)["test"], predicted[0])
-
-
-def test_networks_at_once_are_networks_one_after_another(line, points, predicted):
-    close(logits_of(line, points, at_once=2)["test"], predicted[0])
-
-
-def test_the_midpoint_is_predicted_like_any_network_that_has_its_weights(line, predicted):
-    network = untrained("standard")  # of the same seed, so recalibrated on the same images
-    weights = ss.stack([ss.line().midpoint(line.stack)])
-    close(logits_of(network, weights)["test"][0], predicted[0][2])
+@pytest.mark.parametrize("changes", [*({"batch_size": n} for n in (1, 7, 1000)), {"at_once": 2}])
+def test_batches_padding_and_vectorisation_change_nothing(line, points, predicted, changes):
+    close(logits_of(line, points, **changes)["test"], predicted[0])
 
 
 def test_an_image_is_predicted_whatever_the_others_of_its_split(line, points, predicted):
@@ -116,8 +94,7 @@ def test_all_batches_pass_through_wrap_once(line, points):
 # Recalibration
 
 
-@pytest.mark.parametrize("examples", [0, 1, 37, 64, 100])
-@pytest.mark.parametrize("size", [1, 16, 30])
+@pytest.mark.parametrize(("examples", "size"), [(0, 16), (1, 1), (37, 30), (64, 1), (100, 30)])
 def test_recalibration_takes_full_batches_of_different_training_images(line, examples, size):
     used = min(examples or tiny.NUM_TRAIN, tiny.NUM_TRAIN)
     size = min(size, used)
@@ -151,15 +128,6 @@ def test_recalibration_of_plain_images_has_the_moments_of_all_of_them(line, poin
         first = networks.stats["BatchNorm_0"]
         close(first["mean"][i], outputs.mean((0, 1, 2)))
         close(first["var"][i], outputs.var((0, 1, 2)))
-
-
-def test_augmented_images_have_other_moments(line, points):
-    variances = []
-    for augment in (True, False):
-        settings = line.settings._replace(recalibration_augment=augment)
-        networks, _ = predict.recalibrated(line.run, points, settings)
-        variances.append(networks.stats["BatchNorm_0"]["var"])
-    assert float(jnp.abs(variances[0] / variances[1] - 1).min()) > 1e-3
 
 
 def test_dropout_is_off_in_recalibration_and_prediction(dropping):
@@ -218,28 +186,7 @@ def test_every_key_drops_other_units(dropping):
         close(logits, expected)
 
 
-def test_where_nothing_is_dropped_all_passes_are_the_prediction(line, predicted):
-    logits, networks = predicted
-    one = jax.tree.map(lambda x: x[1], networks)
-    keys = jax.random.split(jax.random.key(0), 2)
-    found = predict.dropout_logits_fn(line.run.program.model)((one, keys), TEST.images)
-    close(found, logits[[1, 1]])
-
-
 # Nothing is compiled twice
-
-
-def test_a_second_run_of_a_program_predicts_without_a_new_compilation():
-    changes = {"model__widths": (3,), "evaluation__batch_size": 9}
-    first, second = (untrained("line", seed=seed, **changes) for seed in (0, 1))
-    assert first.run.program is not second.run.program
-    with compilations.noted() as names:
-        before = logits_of(first, first.stack)["test"]
-    assert names
-    with compilations.noted() as names:
-        after = logits_of(second, second.stack)["test"]
-    assert names == []
-    assert np.abs(before - after).max() > 0.01
 
 
 def test_the_functions_of_equal_models_are_one_static_argument(line):
@@ -278,18 +225,6 @@ def test_the_functions_of_one_network_are_those_of_many(line, points, predicted)
         found = single.moments(one.params, batch)
         chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
         close(single.logits(one, TEST.images), logits[3])
-
-
-def test_functions_of_models_are_equal_if_their_class_and_their_model_are():
-    class Function(predict.ModelFunction):
-        pass
-
-    one, same = (untrained("line", seed=seed).run.program.model for seed in (0, 1))
-    other = untrained("line", model__widths=(3,)).run.program.model
-    assert Function(one) == Function(same)
-    assert hash(Function(one)) == hash(Function(same))
-    assert Function(one) != Function(other)
-    assert Function(one) != predict.ModelFunction(one)
 
 
 # Settings
