@@ -192,7 +192,7 @@ def measure(
             found = choose.ensemble_temperature_record(logits["validation"], *tested)
             record["temperatures"] = found
     record |= _corruptions(predictor, shifted, settings)
-    record |= _foreign(predictor, shifted, splits[main].images, settings)
+    record |= _foreign(predictor, shifted, log_probs[main], settings)
     return record | predictor.says
 
 
@@ -256,23 +256,17 @@ def _corruptions(predictor: Predictor, shifted: Shifted, settings: Settings) -> 
     return record
 
 
-def _foreign(predictor: Predictor, shifted: Shifted, own: np.ndarray, settings: Settings) -> dict:
-    """How a predictor tells foreign images from those of its own, by its confidence."""
-    if not shifted.outside:
-        return {}
-
-    def confidence(images):
-        logits = predictor.logits_fn(predictor.model, predictor.networks, images, settings)
-        return _confidence(ss.ensemble(logits))
-
-    inside, found = confidence(own), {}
+def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array, settings: Settings) -> dict:
+    """How its confidence tells foreign images from those of log probabilities `own`."""
+    inside, found = _confidence(own), {}
     for name, load in shifted.outside.items():
-        outside = confidence(load())
+        logits = predictor.logits_fn(predictor.model, predictor.networks, load(), settings)
+        outside = _confidence(ss.ensemble(logits))
         found[name] = {
             "auroc": ss.detection.auroc(inside, outside),
             "fpr95": ss.detection.fpr_at_tpr(inside, outside),
         }
-    return {"ood": found}
+    return {"ood": found} if found else {}
 
 
 @jax.jit
