@@ -145,8 +145,7 @@ class Answer(NamedTuple):
       subspace: whose points are evaluated; `None` if the stack is a mean and draws around it.
       num_networks: of the stack that `Method.trained` returns.
       drawn: whether it predicts with networks that are drawn.
-      chooses: what validation data choose of it, if anything: a "point" of the subspace, all of
-        which was trained, or a "soup" of its networks.
+      chooses: what validation data choose: a "point", of a subspace trained as a whole, or a "soup".
       simplexes: the sets of networks whose mixtures were trained.
     """
 
@@ -251,29 +250,26 @@ class Method:
     @property
     def answer(self) -> Answer:
         """What there is to evaluate after training."""
-        n, networks = self.subspace.num_endpoints, _AVERAGED[self.average]
+        n, subspace, networks = self.subspace.num_endpoints, self.subspace, _AVERAGED[self.average]
         if self.average == "swag":
             return Answer("Gaussian", networks, None, 1 + self.num_draws, True, "nothing", ())
         if self.average == "snapshots":
-            kept = self.num_models
-            said, subspace = f"set of {kept} networks", ss.simplex(kept)
-            return Answer(said, networks, subspace, kept, False, "soup", (tuple(range(kept)),))
+            n, subspace = self.num_models, ss.simplex(self.num_models)
         if self.is_complex:
-            return Answer("complex", networks, self.subspace, n, True, "nothing", self.simplexes)
-        if not self.trains:
+            return Answer("complex", networks, subspace, n, True, "nothing", self.simplexes)
+        if self.average == "snapshots" or not self.trains:
             said = f"set of {n} networks"
-        elif self.subspace.center.ndim == 0:
+        elif subspace.center.ndim == 0:
             said = "line" if n == 2 else "curve"
         else:
             said = "network" if n == 1 else f"simplex of {n} networks"
-        return Answer(said, networks, self.subspace, n, False, "point", (tuple(range(n)),))
+        chooses = "soup" if self.average == "snapshots" else "point"
+        return Answer(said, networks, subspace, n, False, chooses, (tuple(range(n)),))
 
     def trained(self, state: ss.TrainState, key: jax.Array | None = None) -> ss.tree.PyTree:
         """The stack to evaluate: the trained endpoints, their average, or networks along the way.
 
-        Args:
-          state: after training.
-          key: of the run; draws SWAG's networks, which follow its mean.
+        The key is the run's; it draws SWAG's networks, which follow its mean.
         """
         if self.average == "snapshots":
             return jax.tree.map(lambda x: x[:, 0], ss.averaging.snapshots_of(state.opt_state))
@@ -286,10 +282,7 @@ class Method:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)
 
     def middle(self, state: ss.TrainState) -> ss.tree.PyTree:
-        """The one network that early stopping looks at, of a state in training.
-
-        Averages of several networks have no midpoint: of these, the network that is trained.
-        """
+        """The network that early stopping looks at: averages of several have no midpoint."""
         several = self.average in ("swag", "snapshots")
         return self.subspace.midpoint(state.endpoints if several else self.trained(state))
 
