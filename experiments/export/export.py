@@ -1,5 +1,6 @@
 """The export itself: measured, written beside its place, read by a fresh process, moved into place."""
 
+import functools
 import os
 import re
 import secrets
@@ -115,12 +116,11 @@ def _measured(
     if len(finished.dataset.validation.labels):
         splits["validation"] = finished.dataset.validation
     record = card.record(finished, chosen, options.format, options.int8, recalibration)
-    record["metrics"] = {
-        name: to_json(
-            measure(Predictor(name, run.program.model, networks.take([i])), splits, settings)
-        )
-        for i, name in enumerate(["float32", "int8"][: 1 + options.int8])
-    }
+    record["metrics"], logits_fn = {}, functools.partial(predict, wrap=with_bar)
+    for i, name in enumerate(["float32", "int8"][: 1 + options.int8]):
+        network = networks.take([i])
+        predictor = Predictor(name, run.program.model, network, logits_fn=logits_fn)
+        record["metrics"][name] = to_json(measure(predictor, splits, settings))
     record["recorded"] = points.recorded(chosen, finished.metrics)
     return networks, record
 
