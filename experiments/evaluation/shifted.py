@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from experiments.data import corrupted, ood, sets
+from experiments.data.corrupted import Corrupted
 
 
 class Shifted(NamedTuple):
@@ -18,7 +19,7 @@ class Shifted(NamedTuple):
       outside: `name -> () -> uint8 [M, H, W, C]`, out-of-distribution images.
     """
 
-    corrupted: Mapping[str, Mapping[int, Callable[[], corrupted.Corrupted]]] = {}
+    corrupted: Mapping[str, Mapping[int, Callable[[], Corrupted]]] = {}
     outside: Mapping[str, Callable[[], np.ndarray]] = {}
 
 
