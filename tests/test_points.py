@@ -14,6 +14,7 @@ import subspace_jax as ss
 from experiments.evaluation import predict
 from experiments.evaluation.points import layout, points_of, short
 from experiments.training.run import make_run
+from experiments.training.steps import init_state
 
 
 def layout_of(recipe, **changes):
@@ -161,3 +162,20 @@ def test_the_seed_of_a_run_draws_the_networks_of_its_complex(complex_of):
     np.testing.assert_array_equal(first, again)
     assert (first[-10:] != other[-10:]).any(axis=1).all()
     np.testing.assert_array_equal(first[:-10], other[:-10])
+
+
+# What is trained is what is evaluated
+
+
+@pytest.mark.parametrize("recipe", ["standard", "line", "swag", "snapshot", "swa_cyclic_3"])
+def test_a_stack_has_the_networks_that_points_mix_and_a_middle_of_one_network(recipe):
+    config = tiny.config(recipe, num_epochs=60, model__widths=(4,))
+    run = make_run(config, tiny.dataset())
+    method, state = run.program.method, init_state(run)
+    stack = method.trained(state)
+    plan = layout(run, predict.make_settings(config, run))
+    assert ss.tree.num_stacked(stack) == method.answer.num_networks == plan.weights.shape[1]
+    expected = method.subspace.midpoint(state.endpoints)  # of no step, so of no average yet
+    chex.assert_trees_all_equal_shapes(method.middle(state), expected)
+    if recipe in ("swag", "snapshot"):  # whose stack has none: the network that is trained
+        chex.assert_trees_all_equal(method.middle(state), expected)
