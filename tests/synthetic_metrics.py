@@ -8,7 +8,7 @@ from records import committed, place
 
 import subspace_jax as ss
 from experiments.configs import recipes, suites
-from experiments.evaluation import layout
+from experiments.evaluation import points as layout
 from experiments.reproduce import metrics as suite_metrics
 from experiments.reproduce import plan
 from experiments.results import summary

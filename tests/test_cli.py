@@ -9,7 +9,7 @@ import ml_collections
 import pytest
 from absl import flags
 
-from experiments.configs import cifar10, suites
+from experiments.configs import check, cifar10, digits, imagenet, suites, tiny_imagenet
 from experiments.system import cli
 from experiments.system.cli import Stop, config_differences
 from experiments.system.errors import UserError
@@ -30,6 +30,7 @@ def command(capsys):
             description="Trains something.",
             default_config=CIFAR10,
             default_workdir=default_workdir,
+            removed=check.REMOVED,
             **more,
         )
         assert len(options) == (code == 0)
@@ -132,15 +133,43 @@ def test_help_is_on_standard_output(capsys, arguments):
     assert ("--config.seed=1234" in output.out) == (len(arguments) == 2)
 
 
+def test_every_value_has_a_sentence_and_its_bounds_in_the_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    modules = (cifar10, digits, tiny_imagenet, imagenet)
+    configs = [module.get_config("line") for module in modules]
+    configs += [suites.get_config(name) for name in ("digits", "cifar10-full", "imagenet-full")]
+    names = {name for config in configs for name in flat(config)}
+    without = [name for name in names if not cli.comment_of(name).text.endswith(".")]
+    assert without == []
+    for file in ("cifar10.py:line", "suites.py:digits"):
+        argv = [f"--config={CONFIGS / file}", "--help"]
+        options = {"description": "D.", "default_config": CIFAR10, "said": check.said}
+        assert cli.run(pytest.fail, argv=argv, **options) == 0
+        output = capsys.readouterr().out
+        assert max(map(len, output.splitlines())) <= 70
+        words = " ".join(output.split())
+        of_suite = file.startswith("suites")
+        config = suites.get_config("digits") if of_suite else cifar10.get_config("line")
+        for name in flat(config):
+            assert f"--{name}=" in output
+            assert check.said(name) in words
+        headings = [line for line in output.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+        assert headings[0] == "Flags:"
+        assert len(set(headings)) == len(headings) == 7 + of_suite
+        assert output.index("num_epochs") < output.index("model.depth" if not of_suite else "bins")
+
+
 # Mistakes
 
 MISTAKES = {
     # keys
-    "--config.seeed=1": r"The config has no key 'seeed', did you mean 'seed'\?",
-    "--config.optimizr.momentum=1": "has no key 'optimizr', did you mean 'optimizer'",
-    "--config.optimizer.momentun=1": "has no key 'momentun', did you mean 'momentum'",
+    "--config.seeed=1": r"The config has no key 'seeed', did you mean --config\.seed\?",
+    "--config.optimizr.momentum=1": "has no key 'optimizr.momentum', did you mean --config.optimizer",
+    "--config.optimizer.momentun=1": "has no key 'optimizer.momentun', did you mean --config.optim",
     "--config.zzz=1": "The config has no key 'zzz'; --help lists its keys",
-    "--config.optimizer.zzz=1": "The config has no key 'zzz';",
+    "--config.optimizer.zzz=1": "The config has no key 'optimizer.zzz';",
+    "--config.learning_rate=1": "no key 'learning_rate', did you mean --config.optimizer.learning",
+    "--config.split_seed=1": "config.split_seed is no more: the split is the same for all runs",
     "--config.seed.zzz=1": r"The config has no key 'seed\.zzz';",
     # values
     "--config.seed=abc": "flag --config.seed=abc: .*'abc'; --help lists the flags",
@@ -150,7 +179,7 @@ MISTAKES = {
     "--config.optimizer=1": "flag --config.optimizer=1: ",
     "--overwrite=maybe": "flag --overwrite=maybe: .*boolean",
     # files and kinds
-    f"--config={CONFIGS}/cifar10.py:lines": "Unknown method 'lines'; choose one of standard, .*line,",
+    f"--config={CONFIGS}/cifar10.py:lines": "Unknown method 'lines', did you mean 'line'; choose",
     f"--config={CONFIGS}/suites.py:lines": "Unknown suite 'lines'; choose one of digits, cifar10-",
     f"--config={CONFIGS}/missing.py:line": r"can't be loaded: .*missing\.py.*; give --config FILE",
     f"--config={CONFIGS}:line": "The config can't be loaded: .*Is a directory",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.configs.check import check as check_run
 from experiments.reproduce import plan
 from experiments.system import cli
-from experiments.training import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("first_ten_minutes", "runs", "reproducing", "results")
@@ -53,7 +53,7 @@ def up_to_the_work(monkeypatch):
             configs = [options.config]
         assert configs
         for config in configs:
-            methods.make_method(config)
+            check_run(config)
 
     def parse_args(*args, **kwargs):
         parse(*args, **kwargs)

@@ -68,7 +68,7 @@ def test_what_an_entry_needs_is_there(name):
     ids = {entry.id for entry in found}
     for entry in found:
         assert set(entry.needs) <= ids
-        assert len(entry.needs) == len(recipes.NEEDS.get(entry.method, ()))
+        assert len(entry.needs) == len(recipes.RECIPES[entry.method].needs)
 
 
 def test_partners_have_no_network_in_common():

@@ -14,7 +14,6 @@ import subspace_jax as ss
 from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.system.errors import UserError
-from experiments.training.model import training_logits
 
 SPLITS = {"test": TEST}
 ALPHAS = np.float32([0, 0.25, 0.5, 0.75, 1])
@@ -137,32 +136,6 @@ def test_dropout_is_off_in_recalibration_and_prediction(dropping):
     close(found, expected)
 
 
-def test_adapted_networks_have_the_statistics_of_the_very_images(line, predicted):
-    model, (_, networks) = line.run.program.model, predicted
-    images = np.concatenate([TEST.images // 4, 255 - TEST.images // 3])
-    settings = line.settings._replace(recalibration_batch_size=len(images))
-    own = predict.adapted(model, networks, images, settings)
-    chex.assert_trees_all_equal(own.params, networks.params)
-    found = predict.predict(model, own, images, settings)
-    for i in range(len(ALPHAS)):  # a batch of all of them normalises itself
-        params = jax.tree.map(lambda x, i=i: x[i], networks.params)
-        expected, _ = training_logits(model, params, jnp.asarray(images))
-        close(found[i], expected)
-    assert np.abs(found - predict.predict(model, networks, images, settings)).max() > 0.1
-
-
-def test_adaptation_pools_full_batches(line, predicted):
-    model, (_, networks) = line.run.program.model, predicted
-    images, settings = TEST.images[:16] // 2, line.settings
-    found = [
-        predict.adapted(model, networks, images, settings._replace(recalibration_batch_size=size))
-        for size in (8, 16, 100)
-    ]
-    first = [x.stats["BatchNorm_0"] for x in found]
-    chex.assert_trees_all_close(first[0], first[1], rtol=1e-4, atol=1e-5)
-    chex.assert_trees_all_equal(first[1], first[2])
-
-
 # Dropout at prediction
 
 
@@ -241,7 +214,6 @@ def test_settings_are_those_of_the_config(line):
         "recalibration_augment": False,
         "at_once": 2,
         "num_samples": 6,
-        "adapt_to_corruption": True,
     }
     config = tiny.config(**{f"evaluation__{name}": value for name, value in values.items()})
     assert predict.make_settings(config, line.run)._asdict() == values
@@ -250,16 +222,6 @@ def test_settings_are_those_of_the_config(line):
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("num_points", 1, "is 1; use at least 3"),
-        ("num_points", 6, "is 6, which leaves out the midpoint; use an odd number"),
-        ("grid_steps", -6, "is -6; use at least 0"),
-        ("grid_steps", 4, "is 4, which leaves out the centre or middles of edges; use a multiple"),
-        ("num_bins", 0, "is 0; use at least 1"),
-        ("batch_size", 0, "is 0; use at least 1"),
-        ("recalibration_examples", -1, "is -1; use at least 0"),
-        ("at_once", -1, "is -1; use at least 0"),
-        ("num_samples", 0, "is 0; use at least 1"),
-        ("recalibration_batch_size", 0, "is 0 but there are 64 images"),
         ("recalibration_batch_size", 65, "is 65 but there are 64 images to recalibrate on; use"),
     ],
 )

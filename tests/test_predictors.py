@@ -19,7 +19,6 @@ from experiments.data.sets import Split
 from experiments.evaluation import choose, predict, predictors
 from experiments.evaluation.points import DRAWS_STREAM
 from experiments.evaluation.shifted import Shifted
-from experiments.training import model
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
 FIRST, MIDDLE, LAST = range(3)  # the points of the line
@@ -33,7 +32,6 @@ CHANGES = {
     "evaluation__batch_size": 20,
     "evaluation__recalibration_batch_size": 32,
     "evaluation__recalibration_augment": False,
-    "evaluation__adapt_to_corruption": True,
 }
 # The points that a predictor's networks are; Monte-Carlo dropout's passes are of the midpoint.
 MEMBERS = {"midpoint": [MIDDLE], "ensemble": [FIRST, LAST], "mc ensemble": [MIDDLE]}
@@ -240,38 +238,12 @@ def test_corrupted_images_are_predicted_with_statistics_of_clean_ones(records, p
             assert_short(found[corruption][str(severity)], predicted(name, images), TEST.labels)
 
 
-@pytest.mark.parametrize("name", ["midpoint", "ensemble"])
-def test_adapted_networks_predict_with_statistics_of_the_corrupted_images(
-    line, records, networks, name
-):
-    record, moved = records[name], []
-    for corruption, severities in CORRUPTED.items():
-        for severity, images in severities.items():
-            # In training mode a batch of all of them normalises itself.
-            logits = [
-                model.training_logits(
-                    line.run.program.model,
-                    jax.tree.map(lambda x, i=i: x[i], networks.params),
-                    jnp.asarray(images),
-                )[0]
-                for i in MEMBERS[name]
-            ]
-            found, plain = (
-                record[kind][corruption][str(severity)]
-                for kind in ("adapted_corruptions", "corruptions")
-            )
-            assert_short(found, probs_of(jnp.stack(logits)), TEST.labels)
-            moved.append(abs(found["nll"] - plain["nll"]))
-    assert max(moved) > 0.02
-
-
 @pytest.mark.parametrize("name", MEMBERS)
 def test_the_raw_mce_is_the_mean_error(records, name):
-    for kind in ("corruptions", "adapted_corruptions"):
-        found = records[name][kind]
-        errors = [1 - each["accuracy"] for by in found.values() for each in by.values()]
-        assert records[name][f"{kind}_mce"]["raw"] == pytest.approx(np.mean(errors))
-        assert f"{kind}_mapping" not in records[name]
+    found = records[name]["corruptions"]
+    errors = [1 - each["accuracy"] for by in found.values() for each in by.values()]
+    assert records[name]["corruptions_mce"]["raw"] == pytest.approx(np.mean(errors))
+    assert "corruptions_mapping" not in records[name]
 
 
 def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, networks):
@@ -282,8 +254,7 @@ def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, n
     record = records_of(line, shifted=shifted, robust=("midpoint",))["midpoint"]
     logits = predict.predict(line.run.program.model, networks.take([MIDDLE]), images, line.settings)
     assert_short(record["corruptions"]["some"]["2"], probs_of(logits[..., columns]), labels)
-    for kind in ("corruptions", "adapted_corruptions"):
-        assert record[f"{kind}_mapping"] == "two of three classes"
+    assert record["corruptions_mapping"] == "two of three classes"
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -304,13 +275,9 @@ def test_other_images_are_made_only_for_the_predictors_that_are_asked_to(line, r
         raise AssertionError("made")
 
     found = records_of(line, shifted=Shifted({"dark": {1: never}}, {"noise": never}), robust=())
-    kinds = {f"{prefix}corruptions{end}" for prefix in ("", "adapted_") for end in ("", "_mce")}
+    kinds = {"corruptions", "corruptions_mce"}
     for name, record in records.items():
         assert record.keys() - found[name].keys() == (kinds | {"ood"} if name in MEMBERS else set())
-    plain = line._replace(settings=line.settings._replace(adapt_to_corruption=False))
-    record = records_of(plain, robust=("midpoint",))["midpoint"]
-    assert "corruptions" in record
-    assert not [name for name in record if name.startswith("adapted")]
 
 
 # What validation data choose

@@ -1,180 +1,33 @@
-"""Recipes and products: that each can be made, starts from what exists, and predicts somewhere."""
+"""The table of methods: each can be made, starts from what exists, predicts somewhere, looks its own."""
 
-import re
+import collections
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import tiny
 
 from experiments.configs import recipes
 from experiments.configs.base import base_config
-from experiments.configs.recipes import (
-    NEEDS,
-    PRODUCTS,
-    RECIPES,
-    check_recipe,
-    places_of,
-    product_of,
-)
+from experiments.configs.recipes import COLOURS, METHODS, PRODUCTS, RECIPES, check_recipe, places_of
 from experiments.system.errors import UserError
 from experiments.training.methods import KINDS, Length, make_method
 
-every_recipe = pytest.mark.parametrize("recipe", RECIPES)
-every_product = pytest.mark.parametrize("product", PRODUCTS)
-
-
-def method_of(recipe):
-    return make_method(base_config(recipe))[0]
+ROOT = Path(__file__).resolve().parent.parent
+MADE = {recipe: make_method(base_config(recipe)) for recipe in RECIPES}
 
 
 def num_trained(recipe):
     """Networks that a run of a recipe leaves behind."""
-    method = method_of(recipe)
+    method = MADE[recipe][0]
     if method.average == "snapshots":
         return method.num_models
     return method.subspace.num_endpoints + method.num_draws
 
 
-# Recipes
-
-
-@every_recipe
-def test_a_recipe_makes_a_method_that_fits_into_160_epochs(recipe):
-    for config in (base_config(recipe), tiny.config(recipe)):
-        method, hyper = make_method(config)
-        assert config.recipe == recipe
-        assert config.kind == RECIPES[recipe].get("kind", "standard")
-    length = Length(160, 5, 10)
-    plan = method.plan(length, hyper)
-    assert 0 < plan.start_step <= length.num_steps
-    if method.average in ("swa", "swag", "snapshots"):
-        last = plan.start_step + (method.num_models - 1) * plan.every
-        assert last <= length.num_steps < last + plan.every
-
-
-@every_recipe
-def test_a_recipe_sets_values_of_the_config_of_their_type(recipe):
-    config = base_config("standard")
-    for name, value in RECIPES[recipe].items():
-        *outer, last = name.split(".")
-        section = config
-        for part in outer:
-            section = section[part]
-        assert type(section[last]) is type(value)
-
-
-def test_no_two_recipes_are_the_same():
-    configs = [base_config(recipe) for recipe in RECIPES]
-    made = [(*make_method(config), config.model.dropout) for config in configs]
-    different = {(method, *map(float, hyper), dropout) for method, hyper, dropout in made}
-    assert len(different) == len(RECIPES)
-
-
-def test_every_kind_is_of_some_recipe():
-    assert {base_config(recipe).kind for recipe in RECIPES} == set(KINDS)
-
-
-@every_recipe
-def test_a_number_at_the_end_is_that_of_endpoints_or_models(recipe):
-    number = re.search(r"_(\d)$", recipe)
-    if not number or recipe == "spro_1":
-        return
-    config, m = base_config(recipe), int(number[1])
-    assert 2 <= m <= recipes.LARGEST
-    assert m == (
-        config.schedule.num_models if recipe.startswith("swa") else config.subspace.num_endpoints
-    )
-
-
-@pytest.mark.parametrize("family", ["simplex", "layerwise_simplex", "standard_matched"])
-def test_families_reach_the_largest_number(family):
-    assert {f"{family}_{m}" for m in range(3, recipes.LARGEST + 1)} <= RECIPES.keys()
-    assert f"{family}_{recipes.LARGEST + 1}" not in RECIPES
-
-
-@pytest.mark.parametrize("kind", ["simplex", "layerwise_simplex"])
-def test_a_simplex_without_a_number_is_the_one_of_three_networks(kind):
-    assert check_recipe(kind) == f"{kind}_3"
-    config = base_config(kind)
-    assert config.recipe == f"{kind}_3"
-    assert config.subspace.num_endpoints == 3
-    assert config.to_dict() == base_config(f"{kind}_3").to_dict()
-
-
-@every_recipe
-def test_a_recipe_has_its_own_name(recipe):
-    assert check_recipe(recipe) == recipe
-
-
-@pytest.mark.parametrize("name", ["", "Line", "lines", "simplex_2", "mc_dropout", "complex"])
-@pytest.mark.parametrize("refuse", [check_recipe, base_config])
-def test_unknown_recipes_are_refused_with_those_there_are(name, refuse):
-    with pytest.raises(UserError) as caught:
-        refuse(name)
-    names = ", ".join(RECIPES)
-    assert str(caught.value) == f"Unknown method {name!r}; choose one of {names}."
-
-
-# What runs start from
-
-
-def test_needs_are_recipes_of_recipes():
-    assert NEEDS.keys() <= RECIPES.keys()
-    assert {need.recipe for needs in NEEDS.values() for need in needs} <= RECIPES.keys()
-
-
-def test_a_recipe_has_needs_where_networks_are_given_and_as_many_as_are_given():
-    for recipe in RECIPES:
-        sub = base_config(recipe).subspace
-        given = len(sub.given) if method_of(recipe).trains else sub.num_endpoints
-        assert sum(num_trained(need.recipe) for need in NEEDS.get(recipe, ())) == given
-        assert (recipe in NEEDS) == (given > 0)
-
-
-def test_what_a_recipe_starts_from_differs():
-    for needs in NEEDS.values():
-        assert len(set(needs)) == len(needs)
-        assert all(need.seed in (0, recipes.PARTNER_SEED) for need in needs)
-
-
-def test_no_recipe_needs_itself():
-    def chain(recipe, above=()):
-        assert recipe not in above
-        for need in NEEDS.get(recipe, ()):
-            chain(need.recipe, (*above, recipe))
-
-    for recipe in NEEDS:
-        chain(recipe)
-
-
-# Products
-
-
-@every_product
-def test_a_product_predicts_with_a_place_of_its_recipe(product):
-    recipe, place = product_of(product)
-    assert (recipe, place) == PRODUCTS[product]
-    assert recipe in RECIPES
-    assert place in places_of(recipe)
-
-
-@every_recipe
-def test_places_are_those_of_the_products_each_once(recipe):
-    places = places_of(recipe)
-    assert set(places) == {place for owner, place in PRODUCTS.values() if owner == recipe}
-    assert len(set(places)) == len(places)
-    # What is only there for others to start from is in no table.
-    others = {need.recipe for needs in NEEDS.values() for need in needs}
-    assert places or recipe in others
-
-
-def test_a_product_of_a_recipes_name_is_of_that_recipe():
-    for product in PRODUCTS.keys() & RECIPES.keys():
-        assert product_of(product)[0] == product
-
-
-@every_product
-def test_a_place_is_one_that_its_recipe_has(product):
-    recipe, place = product_of(product)
+def places_possible(recipe):
+    """What a run of a recipe can predict with."""
     config = base_config(recipe)
     has = {
         "midpoint": True,
@@ -183,9 +36,142 @@ def test_a_place_is_one_that_its_recipe_has(product):
         "mc ensemble": config.model.dropout > 0,
         "early stopping": recipe == "standard",
     }
-    assert has[place]
+    return {place for place, possible in has.items() if possible}
 
 
-@pytest.mark.parametrize("name", ["swa_constant", "swa_cyclic"])
-def test_swa_without_a_number_is_that_of_the_default_number(name):
-    assert product_of(name) == product_of(f"{name}_{recipes.DEFAULT_MODELS}")
+def wrong_with(recipe):
+    """What is wrong with a row of the table, by name."""
+    row, config, method = RECIPES[recipe], base_config(recipe), MADE[recipe][0]
+    length = Length(160, 5, 10)
+    plan = method.plan(length)
+    last = plan.start_step + (method.num_models - 1) * plan.every
+    flat = dict(recipes_flat(config))
+    given = len(config.subspace.given) if method.trains else config.subspace.num_endpoints
+    matched = RECIPES.get(row.matched)
+    checks = {
+        "name": check_recipe(recipe) == config.recipe == recipe,
+        "kind": row.kind in KINDS and config.kind == row.kind,
+        "values": all(type(flat[name]) is type(value) for name, value in row.values.items()),
+        "plan": 0 < plan.start_step <= length.num_steps,
+        "visits": method.average not in ("swa", "swag", "snapshots")
+        or last <= length.num_steps < last + plan.every,
+        "needs": {need.recipe for need in row.needs} <= RECIPES.keys() - {recipe}
+        and len(set(row.needs)) == len(row.needs)
+        and all(need.seed in (0, recipes.PARTNER_SEED) for need in row.needs),
+        "networks": sum(num_trained(need.recipe) for need in row.needs) == given,
+        "places": set(places_of(recipe)) <= places_possible(recipe),
+        "control": not row.matched
+        or (matched.kind == "standard_matched" and not set(row.values) - {"kind", row.counts}),
+        "points": not matched
+        or matched.values["subspace.num_endpoints"] == method.subspace.num_endpoints,
+    }
+    return [name for name, holds in checks.items() if not holds]
+
+
+def recipes_flat(config, prefix=""):
+    for name, value in config.to_dict().items():
+        if isinstance(value, dict):
+            yield from recipes_flat(config[name], f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def test_every_recipe_has_a_method_needs_a_control_and_places_that_exist():
+    assert {recipe: wrong for recipe in RECIPES if (wrong := wrong_with(recipe))} == {}
+
+
+def test_no_two_recipes_are_the_same_and_every_kind_is_of_some():
+    made = {
+        (method, *map(float, hyper), base_config(recipe).model.dropout)
+        for recipe, (method, hyper) in MADE.items()
+    }
+    assert len(made) == len(RECIPES)
+    assert {row.kind for row in RECIPES.values()} == set(KINDS)
+
+
+def test_every_method_has_a_label_and_a_look_of_its_own():
+    rows = METHODS | RECIPES
+    labels = collections.Counter(rows[name].label for name in rows)
+    twice = [label for label, count in labels.items() if count > 1]
+    assert twice == []
+    looks = {(row.family, row.marker, row.linestyle) for row in METHODS.values()}
+    assert len(looks) == len(METHODS)
+    assert {row.family for row in METHODS.values()} == set(COLOURS)
+    assert all(row.label[0].isupper() for row in METHODS.values())
+
+
+def test_numbers_in_names_are_those_of_endpoints_or_models():
+    for name, row in METHODS.items():
+        for m in row.sizes:
+            assert RECIPES[f"{name}_{m}"].values[row.counts] == m
+        assert bool(row.sizes) == bool(row.sized)
+        assert not row.of or row.of in RECIPES
+
+
+def test_products_are_rows_with_a_place_and_their_recipes():
+    assert set(PRODUCTS) == {name for name, row in (RECIPES | METHODS).items() if row.place}
+    for product, (recipe, place) in PRODUCTS.items():
+        assert place in places_of(recipe)
+        assert product not in RECIPES or recipe == product
+    for recipe in RECIPES:  # what is in no table is there for others to start from
+        needed = {need.recipe for row in RECIPES.values() for need in row.needs}
+        assert places_of(recipe) or recipe in needed
+
+
+def test_a_method_without_a_number_is_the_one_that_it_stands_for():
+    short = [name for name, row in METHODS.items() if row.sizes and row.of]
+    assert {check_recipe(name) for name in short} == {METHODS[name].of for name in short}
+    assert base_config("simplex").to_dict() == base_config("simplex_3").to_dict()
+
+
+@pytest.mark.parametrize("refuse", [check_recipe, base_config])
+def test_unknown_recipes_are_refused_with_those_there_are(refuse):
+    meant = {"lin": "line", "lines": "line", "simplx": "simplex", "Line": "line", "qqq": ""}
+    for name, other in meant.items():
+        hint = f", did you mean {other!r}" if other else ""
+        with pytest.raises(UserError) as caught:
+            refuse(name)
+        names = ", ".join([*RECIPES, "swa_constant", "swa_cyclic", "simplex", "layerwise_simplex"])
+        assert str(caught.value) == f"Unknown method {name!r}{hint}; choose one of {names}."
+    for name in ("", "mc_dropout", "complex", "simplex_2"):
+        with pytest.raises(UserError, match=f"^Unknown method '{name}'"):
+            refuse(name)
+
+
+WITH_ANOTHER_ROW = """
+import sys, types
+import experiments.configs
+
+name, row = "experiments.configs.recipes", sys.argv[1]
+path = experiments.configs.__path__[0] + "/recipes.py"
+before, anchor, after = open(path).read().partition('    "line_sam": Recipe(')
+module = sys.modules[name] = experiments.configs.recipes = types.ModuleType(name)
+exec(compile(before + row + anchor + after, path, "exec"), module.__dict__)
+
+from experiments.reproduce.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_one_line_adds_a_recipe_that_is_trained_tabulated_and_drawn(tmp_path):
+    row = (
+        '    "mine": Recipe("My line", "line", "x", "-", {"kind": "line", "model.dropout": 0.2}),\n'
+    )
+    arguments = [
+        *("digits", "--workdir", str(tmp_path / "suite"), "--only=rivals"),
+        *("--config.products=('standard', 'mine')", "--config.seeds=(0,)"),
+        *("--config.noise_rates=(0.0,)", "--config.run.num_epochs=1"),
+        *("--config.run.optimizer.warmup_epochs=0", "--config.run.model.widths=(4,)"),
+        *("--config.run.evaluation.corruptions=()", "--config.run.evaluation.outside=()"),
+        *("--config.run.evaluation.num_points=3", "--config.landscape.seeds=()"),
+        *("--config.tuning.recipes=()", "--config.recipes.standard.evaluation__oracle_epochs=0"),
+    ]
+    command = [sys.executable, "-c", WITH_ANOTHER_ROW, row, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "suite" / "metrics.json").read_text())
+    assert {"standard", "mine"} <= {row["method"] for row in metrics["table"]}
+    (run,) = [run for run in metrics["runs"] if run["method"] == "mine"]
+    assert run["places"]["midpoint"]["accuracy"] > 0
+    assert "My line" in (tmp_path / "suite" / "table.md").read_text()
+    assert "mine" in (tmp_path / "suite" / "figures" / "rivals.json").read_text()

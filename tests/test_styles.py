@@ -2,10 +2,9 @@ import itertools
 
 import pytest
 
-from experiments.configs.recipes import PRODUCTS, RECIPES
+from experiments.configs.recipes import COLOURS, METHODS, PRODUCTS, RECIPES
 from experiments.results import styles
 from experiments.results.styles import (
-    METHODS,
     SUBSPACES,
     deployed,
     order_of,
@@ -14,38 +13,24 @@ from experiments.results.styles import (
 )
 from subspace_jax.plotting import OKABE_ITO
 
-every_product = pytest.mark.parametrize("product", PRODUCTS)
 
-
-def test_methods_differ_in_color_or_marker():
-    assert len({(style.color, style.marker) for style in METHODS.values()}) == len(METHODS)
-    assert len({style.label for style in METHODS.values()}) == len(METHODS)
-
-
-@every_product
-def test_every_product_has_a_style(product):
-    style = style_of(product)
-    assert style.label[0].isupper()
-    assert style.color in {*OKABE_ITO.values(), "#7F7F7F"}
-    assert order_of(product) < order_of("new")
-
-
-def test_no_two_products_have_one_label_or_one_place_in_the_order():
-    assert len({style_of(product).label for product in PRODUCTS}) == len(PRODUCTS)
+def test_products_stand_in_an_order_of_their_own():
     assert len({order_of(product) for product in PRODUCTS}) == len(PRODUCTS)
+    assert max(map(order_of, PRODUCTS)) < order_of("new")
+    for before, after in itertools.pairwise(METHODS):
+        assert order_of(before) < order_of(after)
 
 
-def test_subspaces_are_recipes_or_short_for_one():
-    assert SUBSPACES - {"simplex", "layerwise_simplex"} <= RECIPES.keys()
-    trained = {name for name, values in RECIPES.items() if values.get("kind") in SUBSPACES}
-    assert trained <= SUBSPACES
+def test_subspaces_are_solid_and_have_colours_of_their_own():
+    assert (RECIPES | METHODS).keys() >= SUBSPACES
+    solid = [style_of(name) for name in SUBSPACES if style_of(name).family != "several"]
+    assert {style.linestyle for style in solid} == {"-"}
+    others = {style_of(name).color for name in set(RECIPES) - SUBSPACES}
+    assert not {style.color for style in solid} & others
 
 
-@pytest.mark.parametrize("product", sorted(SUBSPACES - {"curve_finding"}))
-def test_subspaces_are_solid(product):
-    assert style_of(product).linestyle == "-"
-    others = {METHODS[name].color for name in ("standard", "ema", "dropout", "ensemble")}
-    assert style_of(product).color not in others
+def test_colours_are_those_of_the_librarys_plots_and_a_grey():
+    assert set(COLOURS.values()) == {*OKABE_ITO.values(), "#7F7F7F"}
 
 
 @pytest.mark.parametrize(
@@ -73,16 +58,12 @@ def test_labels(product, label):
 @pytest.mark.parametrize("base", ["simplex", "swa_constant", "standard_matched"])
 def test_numbers_keep_the_look_and_stand_in_order(base):
     names = [base, *(f"{base}_{m}" for m in (2, 3, 10))]
-    assert len({style_of(name)[1:] for name in names}) == 1
+    looks = {(row.color, row.marker, row.linestyle) for row in map(style_of, names)}
+    assert len(looks) == 1
     places = [order_of(name) for name in names]
     assert places == sorted(set(places))
     after = list(METHODS)[list(METHODS).index(base) + 1]
     assert places[-1] < order_of(after)
-
-
-def test_the_order_is_that_of_the_methods():
-    for before, after in itertools.pairwise(METHODS):
-        assert order_of(before) < order_of(after)
 
 
 @pytest.mark.parametrize(

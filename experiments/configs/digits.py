@@ -20,6 +20,7 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     # Of the 1,297 images that are not test images: 1,000 are left to train on.
     config.validation_size = 297
     config.model.name = "conv_net"
+    # Channels of the layers of a convolutional network.
     config.model.widths = (16, 32, 64)
     config.optimizer.warmup_epochs = 1
     # Of 400 steps: 0.999 would leave 67 % of the average to the initialisation.

@@ -12,24 +12,12 @@ from types import ModuleType
 import ml_collections
 
 from experiments.configs import cifar10, digits, imagenet, tiny_imagenet
-from experiments.configs.recipes import LARGEST, PRODUCTS
+from experiments.configs.recipes import METHODS, PRODUCTS, SIZED, shown
 from experiments.system.errors import UserError
 from subspace_jax import corruptions
 
 # What the article's figures compare.
-_FIRST = (
-    "standard",
-    "standard_matched",
-    "early_stopping",
-    "ema",
-    "swa_constant",
-    "swa_cyclic",
-    "dropout",
-    "label_smoothing",
-    "line",
-    "layerwise_line",
-    "curve",
-)
+_FIRST = shown("article", METHODS)
 _MODULES = {
     "digits": digits,
     "cifar10": cifar10,
@@ -68,16 +56,23 @@ def run_config(suite: str, recipe: str) -> ml_collections.ConfigDict:
 
 
 def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict({"suite": "", "scale": ""})
+    config = ml_collections.ConfigDict()
+    ## The suite
+    # What is trained: the first argument of the command.
+    config.suite = ""
+    # How large it is: --scale.
+    config.scale = ""
+    # Of the runs; every method is trained with each.
     config.seeds = (0, 1, 2)
     # Shares of training labels that are replaced by wrong ones; the mode is in `run`.
     config.noise_rates = (0.0, 0.2)
-    # 0: one per CPU core.
+    # Runs that train at a time; 0: one per CPU core.
     config.num_threads = 0
     # Runs of one method that train as one program, vectorised: for accelerators that one run leaves
     # idle. On a CPU it is slower than threads. With config.run.mesh="run=8" they are split over eight
     # devices.
     config.runs_at_once = 1
+    # What is compared, by names of the table of methods.
     config.products = _FIRST
     # Products whose runs are not trained with wrong labels, nor tuned with them.
     config.clean_only = ()
@@ -89,26 +84,30 @@ def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             del config.run[name]
         del config.run.label_noise["rate"], config.run.label_noise["seed"]
         del config.run["label_smoothing"], config.run.model["dropout"]
-    # Values of single recipes, by their names in the config with `__` for the dot.
+    # Values of single recipes, by their names in the config with two underscores for the dot.
     config.recipes = ml_collections.ConfigDict()
     # Values of which the best on validation data is shown: recipe -> name and values.
     config.sweeps = ml_collections.ConfigDict()
-    # Learning rate and weight decay of these recipes are chosen on validation data, with seeds of
-    # their own.
-    config.tuning = ml_collections.ConfigDict(
-        {"recipes": (), "seeds": (100,), "learning_rate": (0.1,), "weight_decay": (1e-4,)}
-    )
-    # Seeds whose landscapes are drawn, of the first one all slices; points along each axis; what the
-    # Hessian of the training loss is measured on, and how often it is multiplied.
-    config.landscape = ml_collections.ConfigDict(
-        {
-            "seeds": (0,),
-            "resolution": 21,
-            "hessian_images": 500,
-            "hessian_batch_size": 50,
-            "hessian_iterations": 20,
-        }
-    )
+    config.tuning = ml_collections.ConfigDict()
+    # Recipes whose learning rate and weight decay are chosen on validation data.
+    config.tuning.recipes = ()
+    # Of the runs of that choice, other ones than those that are reported.
+    config.tuning.seeds = (100,)
+    # The learning rates to choose among.
+    config.tuning.learning_rate = (0.1,)
+    # The weight decays to choose among.
+    config.tuning.weight_decay = (1e-4,)
+    config.landscape = ml_collections.ConfigDict()
+    # Seeds whose landscapes are drawn, of the first one all slices.
+    config.landscape.seeds = (0,)
+    # Points along each axis of a slice.
+    config.landscape.resolution = 21
+    # Training images that the Hessian of the loss is measured on.
+    config.landscape.hessian_images = 500
+    # How many of them at a time.
+    config.landscape.hessian_batch_size = 50
+    # How often the Hessian is multiplied.
+    config.landscape.hessian_iterations = 20
     return config
 
 
@@ -154,9 +153,6 @@ def _cifar10_small() -> ml_collections.ConfigDict:
     )
     config.clean_only = ("standard_matched", "curve")
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 3})
-    # For whoever adds them to the products.
-    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.998})
-    config.recipes.dropout = ml_collections.ConfigDict({"model__dropout": 0.05})
     config.landscape.seeds = ()
     return config
 
@@ -194,25 +190,17 @@ def _sweep(name: str, values: tuple) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"name": name, "values": values})
 
 
+_COMPARED = tuple(name for name in _FIRST if name in (*shown("path"), *shown("level")))
 # figure -> (its products, whether it shows clean labels, whether it shows wrong ones).
-_SIMPLEXES = tuple(
-    f"{kind}_{m}" for kind in ("simplex", "layerwise_simplex") for m in range(3, LARGEST + 1)
-)
-_BY_SIZE = (
-    *_SIMPLEXES,
-    *(f"standard_matched_{m}" for m in range(3, LARGEST + 1)),
-    *(f"swa_{kind}_{m}" for kind in ("constant", "cyclic") for m in range(2, LARGEST + 1)),
-)
-_PATHS = ("standard", "standard_matched", "ema", "line", "layerwise_line", "curve")
 FIGURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
-    "fig1": (("standard", "line", "curve", "simplex_3"), True, False),
+    "fig1": (shown("slice"), True, False),
     "fig2": (("simplex_3",), True, False),
-    "fig3": ((*_PATHS, "ensemble"), True, False),
-    "fig4": (("standard", "line", "layerwise_line", "standard_matched", *_BY_SIZE), True, False),
+    "fig3": ((*_COMPARED, "ensemble"), True, False),
+    "fig4": (("standard", "line", "layerwise_line", "standard_matched", *SIZED), True, False),
     "fig5": ((*_FIRST, "line_label_smoothing"), True, True),
     "fig6": (_FIRST, True, False),
     "fig7": (_FIRST, False, True),
-    "rivals": (tuple(name for name in PRODUCTS if name not in _BY_SIZE), True, True),
+    "rivals": (tuple(name for name in PRODUCTS if name not in SIZED), True, True),
     "tuned": (("standard", "standard_matched", "ema", "line", "layerwise_line"), True, True),
-    "curvature": (_PATHS, True, False),
+    "curvature": (_COMPARED, True, False),
 }

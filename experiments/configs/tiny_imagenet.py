@@ -20,6 +20,7 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     config.normalization = "tiny_imagenet"
     config.augmentation = "crop_and_flip"
     config.model.name = "resnet18"
+    # The first layer of a ResNet: 7x7 with stride 2 and pooling (imagenet), or 3x3 with stride 1.
     config.model.stem = "small"
     config.model.width = 64
     # Whether the classifier has a bias, as torchvision's has and the article's has not.

@@ -67,7 +67,6 @@ def of(config: Any, kept: dict | None = None) -> Dataset:
         config.dataset,
         config.data_dir,
         validation_size=config.validation_size,
-        split_seed=config.split_seed,
         train_size=config.train_size,
         image_size=config.image_size,
         num_classes=config.num_classes,

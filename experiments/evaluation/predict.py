@@ -44,7 +44,6 @@ class Settings(NamedTuple):
       recalibration_augment: whether they are augmented as in training.
       at_once: networks vectorised together; 0 for one after another.
       num_samples: networks drawn from a complex, and passes of Monte-Carlo dropout.
-      adapt_to_corruption: whether statistics are measured on corrupted images too.
     """
 
     num_points: int
@@ -56,42 +55,17 @@ class Settings(NamedTuple):
     recalibration_augment: bool
     at_once: int
     num_samples: int
-    adapt_to_corruption: bool
 
 
 def make_settings(config: ml_collections.ConfigDict, run: Run) -> Settings:
     """The settings of a config.
 
     Raises:
-      UserError: a value that evaluation can't work with.
+      UserError: more images per batch of recalibration than there are.
     """
     settings = Settings(*(config.evaluation[name] for name in Settings._fields))
     examples = settings.recalibration_examples or len(run.labels)
-    least = {
-        "num_points": 3,
-        "grid_steps": 0,
-        "num_bins": 1,
-        "batch_size": 1,
-        "recalibration_examples": 0,
-        "at_once": 0,
-        "num_samples": 1,
-    }
-    for name, minimum in least.items():
-        if getattr(settings, name) < minimum:
-            raise UserError(
-                f"config.evaluation.{name} is {getattr(settings, name)}; use at least {minimum}."
-            )
-    if settings.num_points % 2 == 0:
-        raise UserError(
-            f"config.evaluation.num_points is {settings.num_points}, which leaves out the midpoint; "
-            "use an odd number."
-        )
-    if settings.grid_steps % 6:
-        raise UserError(
-            f"config.evaluation.grid_steps is {settings.grid_steps}, which leaves out the centre or "
-            "middles of edges; use a multiple of 6, or 0 for no grid."
-        )
-    if not 1 <= settings.recalibration_batch_size <= min(examples, len(run.labels)):
+    if settings.recalibration_batch_size > min(examples, len(run.labels)):
         raise UserError(
             f"config.evaluation.recalibration_batch_size is {settings.recalibration_batch_size} but "
             f"there are {min(examples, len(run.labels))} images to recalibrate on; use 1 to that."
@@ -300,17 +274,3 @@ class _Streamed:
             mesh=run.program.model.mesh,
         )
         return zip(self._keys, images, strict=True)
-
-
-def adapted(model: Model, networks: Networks, images, settings: Settings) -> Networks:
-    """The networks with the statistics of these very images, in batches of mixed classes."""
-    size = min(settings.recalibration_batch_size, len(images))
-    key = jax.random.key(0)
-    order = np.asarray(jax.random.permutation(key, len(images)))  # some sets are sorted by class
-    starts = range(0, len(images) - size + 1, size)
-    batches = _Lazy(
-        len(starts), lambda i: (key, jnp.asarray(images[order[i * size : (i + 1) * size]]))
-    )
-    moments = moments_fn(model, False, settings.at_once or None)
-    found = ss.recalibrate(moments, networks.params, batches, num_examples=lambda b: len(b[1]))
-    return networks._replace(stats=hosts.local(found.stats))

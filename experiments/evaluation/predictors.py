@@ -20,7 +20,6 @@ from experiments.evaluation.predict import (
     Networks,
     Settings,
     Wrap,
-    adapted,
     dropout_logits_fn,
     mixtures,
     padded_batches,
@@ -227,33 +226,25 @@ def _short_metrics(log_probs: jax.Array, labels: jax.Array, num_bins: int) -> di
 
 
 def _corruptions(predictor: Predictor, shifted: Shifted, settings: Settings) -> dict:
-    """Metrics by corruption and severity, and their raw mCE (see `mean_corruption_error`).
-
-    As "adapted_corruptions", with statistics that are measured on the corrupted images.
-    """
-    record = {}
+    """Metrics by corruption and severity, and their raw mCE (see `mean_corruption_error`)."""
+    record, found = {}, {}
     if not shifted.corrupted:
         return record
-    for kind in ("corruptions", "adapted_corruptions")[: 1 + settings.adapt_to_corruption]:
-        found = {}
-        for name, severities in shifted.corrupted.items():
-            found[name] = {}
-            for severity, load in severities.items():
-                corrupted, networks = load(), predictor.networks
-                images, labels = corrupted.split
-                if kind == "adapted_corruptions":
-                    networks = adapted(predictor.model, networks, images, settings)
-                logits = predictor.logits_fn(predictor.model, networks, images, settings)
-                if corrupted.columns is not None:
-                    logits = logits[..., corrupted.columns]
-                    record[f"{kind}_mapping"] = corrupted.description
-                found[name][str(severity)] = _short_metrics(
-                    ss.ensemble(logits), jnp.asarray(labels), settings.num_bins
-                )
-        errors = [[1 - each["accuracy"] for each in by.values()] for by in found.values()]
-        mce = ss.metrics.mean_corruption_error(jnp.asarray(errors))
-        record |= {kind: found, f"{kind}_mce": {"raw": mce}}
-    return record
+    for name, severities in shifted.corrupted.items():
+        found[name] = {}
+        for severity, load in severities.items():
+            corrupted = load()
+            images, labels = corrupted.split
+            logits = predictor.logits_fn(predictor.model, predictor.networks, images, settings)
+            if corrupted.columns is not None:
+                logits = logits[..., corrupted.columns]
+                record["corruptions_mapping"] = corrupted.description
+            found[name][str(severity)] = _short_metrics(
+                ss.ensemble(logits), jnp.asarray(labels), settings.num_bins
+            )
+    errors = [[1 - each["accuracy"] for each in by.values()] for by in found.values()]
+    mce = ss.metrics.mean_corruption_error(jnp.asarray(errors))
+    return record | {"corruptions": found, "corruptions_mce": {"raw": mce}}
 
 
 def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array, settings: Settings) -> dict:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.configs.check import check_network
 from experiments.import_weights import torch_files, torch_names
 from experiments.system import cli, files
 from experiments.system.errors import UserError
@@ -175,7 +176,9 @@ def _model(
         own["classifier_bias"] = "fc.bias" in tensors
     usual = 16 if of_cifar else 64
     width = usual if options.width is None else options.width
-    return ConfigDict({"name": options.model, "width": width, **own}), found or 1
+    config = ConfigDict({"name": options.model, "width": width, **own})
+    check_network(config)
+    return config, found or 1
 
 
 def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:

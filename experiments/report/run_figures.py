@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from experiments.configs.recipes import Recipe
 from experiments.report import landscape_figures, triangle
-from experiments.results.styles import METRICS, QUANTITIES, Style, deployed, style_of_run
+from experiments.results.styles import METRICS, QUANTITIES, deployed, style_of_run
 from subspace_jax import plotting
 from subspace_jax.metrics import Reliability
 
@@ -107,7 +108,7 @@ def pooled_reliability(reliabilities: Sequence[Metrics]) -> Reliability:
 
 
 def _run_path(
-    points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Style
+    points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Recipe
 ) -> Figure | None:
     path = path_of(points)
     if not path:
@@ -159,7 +160,7 @@ def mirror_pairs(ensembles: Sequence[Metrics]) -> dict[float, Metrics]:
 
 
 def _run_simplex(
-    points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Style
+    points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Recipe
 ) -> Figure | None:
     """One dot per point, one row per kind of point."""
     rows = {
@@ -256,7 +257,7 @@ def _run_plane(config: Metrics, plane: Metrics | None) -> Figure | None:
     return (landscape_figures.fig2 if simplex else landscape_figures.fig1)([run])
 
 
-def _run_reliability(points: Sequence[Metrics], style: Style) -> Figure | None:
+def _run_reliability(points: Sequence[Metrics], style: Recipe) -> Figure | None:
     point = deployed(points)
     if point is None or "reliability" not in point:
         return None
@@ -268,7 +269,7 @@ def _run_reliability(points: Sequence[Metrics], style: Style) -> Figure | None:
     return figure
 
 
-def _history(history: Sequence[Metrics], style: Style) -> Figure | None:
+def _history(history: Sequence[Metrics], style: Recipe) -> Figure | None:
     if not history:
         return None
     epochs = [entry["epoch"] for entry in history]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.configs.recipes import LARGEST, product_of
+from experiments.configs.recipes import LARGEST, METHODS, product_of, shown
 from experiments.configs.suites import FIGURES
 from experiments.report.run_figures import legend_below, path_of, pooled_reliability
 from experiments.results.significance import standard_error
@@ -20,10 +20,15 @@ from subspace_jax import plotting
 Metrics = Mapping[str, Any]
 Drawn = tuple[Figure, dict]
 
-_PATHS = ("line", "layerwise_line", "curve")
-_LEVELS = ("standard", "standard_matched", "ema", "ensemble")
+_PATHS = shown("path")
+# What a family is with two networks, where that has a name of its own.
+_OF_TWO = {
+    "standard_matched": "standard_matched",
+    "simplex": "line",
+    "layerwise_simplex": "layerwise_line",
+}
 # Methods whose confidences are shown; the records of others lack the curves.
-_SHOWN = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
+_SHOWN = shown("curves")
 
 
 def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
@@ -145,7 +150,7 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
             "stderr": stderr,
             "num_seeds": len(values),
         }
-    for method in _LEVELS:
+    for method in shown("level"):
         if row := _row(rows, method):
             style, (mean, stderr) = style_of(method), _value(row, "accuracy")
             plotting.level(
@@ -230,17 +235,11 @@ def _numbers(row: Metrics, metrics: Sequence[str]) -> dict:
 
 def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
     """Accuracy against the number of endpoints, or of averaged models."""
-    families = {
-        "simplex": ("standard", "line", "simplex_{m}"),
-        "layerwise_simplex": ("standard", "layerwise_line", "layerwise_simplex_{m}"),
-        "swa_constant": ("standard", "swa_constant_2", "swa_constant_{m}"),
-        "swa_cyclic": ("standard", "swa_cyclic_2", "swa_cyclic_{m}"),
-        "standard_matched": ("standard", "standard_matched", "standard_matched_{m}"),
-    }
     figure = Figure(figsize=(7.4, 4.8), layout="constrained")
     ax, data = figure.subplots(), {}
-    for family, (one, two, more) in families.items():
-        names = [one, two, *(more.format(m=m) for m in range(3, LARGEST + 1))]
+    for family in (name for name, row in METHODS.items() if row.sizes):
+        two = _OF_TWO.get(family, f"{family}_2")
+        names = ["standard", two, *(f"{family}_{m}" for m in range(3, LARGEST + 1))]
         found = [(m, _row(rows, name)) for m, name in enumerate(names, 1)]
         found = [(m, *_value(row, "accuracy")) for m, row in found if row]
         if len(found) < 2:
@@ -267,7 +266,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
             markersize=11 if style.marker == "*" else 7,
             linestyle=style.linestyle,
             capsize=2,
-            label=_FAMILIES[family],
+            label=METHODS[family].label,
         )
     if not data:
         return None
@@ -278,18 +277,9 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
     return figure, plain(data)
 
 
-_FAMILIES = {
-    "simplex": "Simplex",
-    "layerwise_simplex": "Layerwise simplex",
-    "swa_constant": "SWA, constant learning rate",
-    "swa_cyclic": "SWA, cyclic learning rate",
-    "standard_matched": "Standard (matched to $m$)",
-}
-
-
 def _severities(runs: Sequence[Metrics]) -> Drawn | None:
     """Accuracy under snow against its severity, 0 being clean."""
-    wanted = (*_PATHS, "standard", "standard_matched", "ema", "swa_constant_5", "dropout")
+    wanted = shown("severity")
     methods: dict[str, list] = {}
     for run in runs:
         place = run["places"]["midpoint"]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.configs import suites
+from experiments.configs import check, suites
 from experiments.configs.suites import FIGURES
 from experiments.report import pages
 from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         default_config=f"{suites.__file__}:{scale}",
         default_workdir=f"runs/{scale}",
         define=_define,
+        said=check.said,
+        removed=check.REMOVED,
     )
     return code or bool(failed)
 

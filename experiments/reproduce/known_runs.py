@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.configs import suites
+from experiments.configs.check import without_removed
 from experiments.data import sets
 from experiments.reproduce import plan, records
 from experiments.reproduce.records import Entry
@@ -90,7 +91,7 @@ def _config(stored: dict[str, Any]) -> ConfigDict:
     """The config of a file; what suites have got since then, it does without."""
     config = suites.plain(stored["suite"])
     with config.unlocked():
-        config.update(_tuples(stored))
+        config.update(_tuples(without_removed(stored)))
     return config
 
 

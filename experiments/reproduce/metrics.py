@@ -5,14 +5,12 @@ import statistics
 
 from ml_collections import ConfigDict
 
+from experiments.configs.recipes import shown
 from experiments.reproduce import records
 from experiments.results import claims, summary
 
-# Curves that are kept of these methods alone in the suite's metrics; all are in the runs' records.
+# Kept of those recipes alone that they are drawn of; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")
-_WITH_CURVES = ("standard", "ema", "label_smoothing", "dropout", "line", "layerwise_line")
-# All points and ensembles are kept of these.
-_WITH_PATHS = ("line", "layerwise_line", "curve")
 
 
 def seconds(runs: list[dict], wall: float) -> dict:
@@ -97,9 +95,9 @@ def _kept(run: dict) -> dict:
         names = ("id", "method", "setting", "label_noise", "seed", "values", "cost")
         names += ("made", "wall_seconds")
         return {name: run[name] for name in names if name in run} | {"places": places}
-    if run["method"] not in _WITH_PATHS or run["setting"] != "article":
+    if run["method"] not in shown("path") or run["setting"] != "article":
         run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}
-    left_out = ("looks",) if run["method"] in _WITH_CURVES else ("looks", *_CURVES)
+    left_out = ("looks",) if run["method"] in shown("curves") else ("looks", *_CURVES)
     places = {
         place: {name: value for name, value in metrics.items() if name not in left_out}
         for place, metrics in run["places"].items()

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from experiments.configs.check import SUITE_BOUNDS, check_bounds, check_choices
+from experiments.configs.check import check as check_run
 from experiments.configs.recipes import (
-    NEEDS,
     PARTNER_SEED,
     PRODUCTS,
+    RECIPES,
     Need,
     check_recipe,
     product_of,
@@ -18,7 +20,6 @@ from experiments.reproduce.records import Entry, digest
 from experiments.reproduce.scenes import PATHS, SLICED
 from experiments.system.errors import UserError
 from experiments.training import placement
-from experiments.training.methods import make_method
 
 
 def check(config: ConfigDict) -> None:
@@ -28,22 +29,21 @@ def check(config: ConfigDict) -> None:
       UserError: values that are missing, unknown, or given twice.
     """
     for name in ("seeds", "noise_rates", "products"):
-        values = config[name]
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"config.{name} is {values}; give at least one value, each once.")
+        check_choices({name: config[name]}, numbers=name != "products")
     for rate in config.noise_rates:
         if abs(100 * rate - round(100 * rate)) > 1e-6:
             raise UserError(
                 f"config.noise_rates has {rate} but runs are named by whole percents; use "
                 f"{round(100 * rate) / 100:g}, or train that rate by itself."
             )
-    if config.num_threads < 0:
-        raise UserError(f"config.num_threads is {config.num_threads}; use 0 for one per CPU core.")
-    if config.runs_at_once < 1:
-        raise UserError(f"config.runs_at_once is {config.runs_at_once}; use 1 for one by one.")
+    check_bounds(config.to_dict(), SUITE_BOUNDS)
     placement.check_runs(config.run.mesh, config.runs_at_once)
-    _check_choices(config)
-    _check_landscape(config.landscape)
+    lists = {f"sweeps.{recipe}.values": sweep["values"] for recipe, sweep in config.sweeps.items()}
+    if config.tuning.recipes:
+        check_choices({"tuning.recipes": config.tuning.recipes}, numbers=False)
+        for name in ("seeds", "learning_rate", "weight_decay"):
+            lists[f"tuning.{name}"] = config.tuning[name]
+    check_choices(lists)
     for names in ("products", "clean_only"):
         unknown = [name for name in config[names] if name not in PRODUCTS]
         if unknown:
@@ -71,27 +71,6 @@ def check(config: ConfigDict) -> None:
             f"config.tuning.seeds and config.seeds share {sorted(shared)}; tune with other seeds than "
             "those that are reported."
         )
-
-
-def _check_choices(config: ConfigDict) -> None:
-    """Sweeps and the tuning: numbers, at least one each, none twice."""
-    lists = {f"sweeps.{recipe}.values": sweep["values"] for recipe, sweep in config.sweeps.items()}
-    if config.tuning.recipes:
-        names = ("seeds", "learning_rate", "weight_decay")
-        lists |= {f"tuning.{name}": config.tuning[name] for name in names}
-    for name, values in lists.items():
-        if not values or not all(isinstance(value, int | float) for value in values):
-            raise UserError(f"config.{name} is {values}; give at least one number.")
-    for name, values in {"tuning.recipes": config.tuning.recipes, **lists}.items():
-        if len(set(values)) < len(values):
-            raise UserError(f"config.{name} is {values}; give each once.")
-
-
-def _check_landscape(landscape: ConfigDict) -> None:
-    least = {"resolution": 2, "hessian_images": 1, "hessian_batch_size": 1, "hessian_iterations": 1}
-    for name, value in least.items():
-        if landscape[name] < value:
-            raise UserError(f"config.landscape.{name} is {landscape[name]}; use at least {value}.")
 
 
 def figures_of(only: str) -> tuple[str, ...]:
@@ -235,7 +214,7 @@ def _add(wanted, config, recipe, setting, noise, seed, values, noise_seed) -> st
     that starts from it in its initialisation and its batches alone.
     """
     needs = []
-    for need in NEEDS.get(recipe, ()):
+    for need in RECIPES[recipe].needs:
         own = need.seed == 0 and need.recipe in PRODUCTS
         kind = "article" if own else "partner"
         needed = (need.recipe, kind, noise, seed + need.seed, {}, noise_seed)
@@ -286,5 +265,5 @@ def entry(
     run.seed = seed
     run.label_noise.rate = noise
     run.label_noise.seed = seed if noise_seed is None else noise_seed
-    make_method(run)
+    check_run(run)
     return Entry(recipe, setting, noise, seed, run, values, needs, given)

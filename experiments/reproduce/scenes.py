@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 import subspace_jax as ss
+from experiments.configs.recipes import shown
 from experiments.evaluation import landscape, predict
 from experiments.reproduce import records
 from experiments.reproduce.records import Entry
@@ -23,8 +24,7 @@ from experiments.training import model, weights
 from experiments.training.run import make_run, one_network
 
 # What is drawn of which recipe, at the midpoint of clean labels.
-SLICED = ("standard", "line", "curve", "simplex_3")
-PATHS = ("standard", "line", "layerwise_line", "curve")
+SLICED, PATHS = shown("slice"), shown("curvature")
 
 
 def record(

@@ -23,7 +23,6 @@ from experiments.runs import job
 from experiments.runs.inputs import Inputs
 from experiments.runs.job import Advance, Interrupted
 from experiments.system.errors import UserError
-from experiments.training.methods import make_method
 from experiments.training.run import make_run
 
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
@@ -166,7 +165,6 @@ def check(entries: Sequence[Entry], inputs: Inputs) -> None:
     first = {(*entry[:3], tuple(entry.values)): entry for entry in reversed(entries)}
     looked_at = set()  # for all methods alike, as a rule
     for entry in first.values():
-        make_method(entry.config)
         data = inputs.dataset(entry.config)
         shifted, images = inputs.shifted(entry.config), str(entry.config.evaluation)
         if images not in looked_at:

@@ -4,17 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.configs.recipes import LARGEST
-from subspace_jax.plotting import OKABE_ITO
-
-
-class Style(NamedTuple):
-    """The name, colour, marker and line style of a product."""
-
-    label: str
-    color: str
-    marker: str
-    linestyle: str
+from experiments.configs.recipes import METHODS, RECIPES, Recipe, of_size
 
 
 class Quantity(NamedTuple):
@@ -25,56 +15,12 @@ class Quantity(NamedTuple):
     decimals: int
 
 
-# A family has one colour, and every subspace a solid line.
-_ORDINARY, _SEVERAL = OKABE_ITO["black"], "#7F7F7F"
-_AVERAGE, _REGULARISER = OKABE_ITO["orange"], OKABE_ITO["purple"]
-_LINE, _LAYERWISE = OKABE_ITO["sky blue"], OKABE_ITO["blue"]
-_CURVE, _SIMPLEX = OKABE_ITO["green"], OKABE_ITO["vermillion"]
-
-# In the order in which they are always shown. A product with a number at its end, `simplex_4`, has
-# the style of the one without.
-METHODS = {
-    "standard": Style("Standard", _ORDINARY, "o", "--"),
-    "standard_matched": Style("Standard (matched)", _ORDINARY, "s", ":"),
-    "early_stopping": Style("Optimal early stopping (oracle)", _ORDINARY, "<", "-."),
-    "ema": Style("EMA", _AVERAGE, "v", "-."),
-    "swa_constant": Style("SWA (constant lr)", _AVERAGE, "<", "--"),
-    "swa_cyclic": Style("SWA (cyclic lr)", _AVERAGE, ">", ":"),
-    "swag": Style("SWAG", _AVERAGE, "d", "-."),
-    "soup_uniform": Style("Uniform soup", _AVERAGE, "s", "--"),
-    "soup_greedy": Style("Greedy soup", _AVERAGE, "D", ":"),
-    "dropout": Style("Dropout", _REGULARISER, "o", "--"),
-    "mc_dropout": Style("MC dropout", _REGULARISER, "s", "-."),
-    "label_smoothing": Style("Label smoothing", _REGULARISER, "P", ":"),
-    "sam": Style("SAM", _REGULARISER, "^", "--"),
-    "asam": Style("ASAM", _REGULARISER, "v", "-."),
-    "ensemble": Style("Two independent networks", _SEVERAL, "o", "--"),
-    "snapshot": Style("Snapshot ensemble", _SEVERAL, "<", ":"),
-    "fge": Style("Fast geometric ensemble", _SEVERAL, ">", "-."),
-    "curve_finding": Style("Curve between trained networks", _SEVERAL, "p", "--"),
-    "spro": Style("Simplicial complex (SPRO)", _SEVERAL, "*", ":"),
-    "line": Style("Line", _LINE, "^", "-"),
-    "layerwise_line": Style("Layerwise line", _LAYERWISE, "D", "-"),
-    "curve": Style("Curve", _CURVE, "p", "-"),
-    "simplex": Style("Simplex", _SIMPLEX, "*", "-"),
-    "layerwise_simplex": Style("Layerwise simplex", _SIMPLEX, "X", "-"),
-    "line_ensemble": Style("Ensemble of the line's ends", _LINE, "d", "-"),
-    "layerwise_line_ensemble": Style("Ensemble of the layerwise line's ends", _LAYERWISE, "d", "-"),
-    "line_label_smoothing": Style("Line + label smoothing", _LINE, "P", "-"),
-    "layerwise_line_ema": Style("Layerwise line + EMA", _LAYERWISE, "v", "-"),
-    "line_sam": Style("Line + SAM", _LINE, "h", "-"),
-}
-_NUMBERED_LABELS = {
-    "standard_matched": "Standard (matched to {})",
-    "swa_constant": "SWA (constant lr, {})",
-    "swa_cyclic": "SWA (cyclic lr, {})",
-}
-
 # Recipes that train a subspace, whose midpoint is one place among others.
+_KINDS = ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex")
 SUBSPACES = frozenset(
-    {"line", "layerwise_line", "curve", "simplex", "layerwise_simplex"}
-    | {f"{kind}_{m}" for kind in ("simplex", "layerwise_simplex") for m in range(3, LARGEST + 1)}
-    | {"line_label_smoothing", "layerwise_line_ema", "line_sam", "curve_finding"}
+    name
+    for name, row in (METHODS | RECIPES).items()
+    if row.kind in _KINDS and (name in RECIPES or row.sizes)
 )
 
 # What is shown of everything, and what more is known of some.
@@ -93,21 +39,19 @@ QUANTITIES = {
 }
 
 
-def style_of(product: str) -> Style:
-    """The fixed style of a product; grey, under its own name, for one that has none.
+def style_of(product: str) -> Recipe:
+    """The row of a product, with its label and its looks; grey, under its own name, for a new one.
 
     Example:
       >>> style_of("simplex_4").label, style_of("swa_cyclic_3").label
       ('Simplex (4)', 'SWA (cyclic lr, 3)')
     """
-    if product in METHODS:
-        return METHODS[product]
+    if row := METHODS.get(product) or RECIPES.get(product):
+        return row
     base, number = _parts(product)
-    if base not in METHODS:
-        return Style(product, _SEVERAL, "o", "-")
-    style = METHODS[base]
-    label = _NUMBERED_LABELS.get(base, f"{style.label} ({{}})").format(number)
-    return style._replace(label=label)
+    if base in METHODS and METHODS[base].sizes:
+        return of_size(base, number)
+    return Recipe(product, "several", "o")
 
 
 def order_of(product: str) -> int:
@@ -122,7 +66,7 @@ def _parts(product: str) -> tuple[str, int]:
     return (found[1], int(found[2])) if found else (product, 0)
 
 
-def style_of_run(config: Mapping[str, Any]) -> Style:
+def style_of_run(config: Mapping[str, Any]) -> Recipe:
     """The style of the recipe of one run; a simplex is called after its number of endpoints."""
     kind = config.get("kind", "standard")
     if kind in ("simplex", "layerwise_simplex"):

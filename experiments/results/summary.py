@@ -10,25 +10,15 @@ from typing import Any
 import numpy as np
 
 import subspace_jax as ss
-from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
+from experiments.configs.recipes import PRODUCTS, RECIPES, product_of
 from experiments.results import styles
 from experiments.results.significance import Effect, holm, paired
 
 # What is reported. Runs of "tuning" chose the values of "tuned"; others start from those of "partner".
 SETTINGS = ("article", "tuned")
 
-# A subspace, and ordinary training whose steps are those of its midpoint. Each of a curve's three points
-# has mean weight 1/3, so that its midpoint moves at a third of the learning rate.
-MATCHED = {
-    "line": "standard_matched",
-    "layerwise_line": "standard_matched",
-    "curve": "standard_matched_3",
-    **{
-        f"{kind}_{m}": f"standard_matched_{m}"
-        for kind in ("simplex", "layerwise_simplex")
-        for m in range(3, LARGEST + 1)
-    },
-}
+# A subspace, and ordinary training whose steps are those of its midpoint.
+MATCHED = {name: row.matched for name, row in RECIPES.items() if row.matched}
 
 # Of a subspace these places have rows too.
 _FURTHER_PLACES = ("endpoints", "ensemble")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 import subspace_jax as ss
+from experiments.configs import check
 from experiments.configs.base import base_config
 from experiments.data import sets
 from experiments.evaluation import predict
@@ -126,7 +127,7 @@ def config_of(folder: Path) -> ConfigDict:
     """The config of a single run's folder, with today's values for what came after it."""
     stored = workdir.stored_config(folder)
     config = base_config(stored["recipe"])
-    config.update(stored)
+    config.update(check.without_removed(stored))
     return config
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments.configs import recipes
+from experiments.configs import check, recipes
 from experiments.data import sets
 from experiments.evaluation import evaluate, predict
 from experiments.evaluation.shifted import Shifted, check_shifted
@@ -33,7 +33,6 @@ from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, placement, steps, weights
 from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.memory import MemoryReport, memory_report
-from experiments.training.methods import make_method
 from experiments.training.run import Run, make_run
 
 Advance = Callable[[float], None]
@@ -338,6 +337,8 @@ def command(
         description=f"{description}\n\n{hosts.DESCRIPTION}",
         default_config=default_config,
         define=hosts.define,
+        said=check.said,
+        removed=check.REMOVED,
     )
     return hosts.finish(run)
 
@@ -366,7 +367,7 @@ def main(options: SimpleNamespace, module: str) -> None:
 
 def _main(options, module, begin) -> None:
     config = options.config
-    make_method(config)  # refuses a bad config before any data is read
+    check.check(config)
     folder = workdir.check(options.workdir, config, options.overwrite)
     if _is_done(folder, options.overwrite):
         return

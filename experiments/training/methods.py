@@ -5,7 +5,6 @@ them, over seeds or over label noise is one compilation.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -15,8 +14,6 @@ import ml_collections
 import optax
 
 import subspace_jax as ss
-from experiments.configs.recipes import FIXED, default_num_endpoints
-from experiments.system.errors import UserError
 from experiments.training import schedules
 from subspace_jax.contrib import complexes, sharpness, swag
 
@@ -43,14 +40,16 @@ _AVERAGED = {
     "swag": "the mean of the networks visited in training and draws from the Gaussian around it (SWAG)",
     "snapshots": "the networks visited in training, whose mean is the midpoint (a uniform soup)",
 }
-AVERAGES = tuple(_AVERAGED)
+# Of SWAG: deviations that are kept, and networks that are drawn.
+SWAG_RANK, SWAG_DRAWS = 10, 5
+# The learning rate of averaging, as a share of the largest one: 0.05 of 0.1 in the article.
+LOW_FACTOR = 0.5
 
 
 class Hyperparameters(NamedTuple):
     """Scalars that a compiled step takes as arguments, float32."""
 
     learning_rate: jax.Array
-    low_factor: jax.Array
     weight_decay: jax.Array
     momentum: jax.Array
     penalty: jax.Array
@@ -164,12 +163,11 @@ class Method:
 
     Attributes:
       subspace: where networks are sampled; `simplex(1)` for ordinary training.
-      penalty_pairs: "none", "random" (one pair of endpoints a step) or "all".
+      has_penalty: whether a random pair of endpoints a step is kept from being one network.
       num_samples: points per batch.
       schedule: a name in `SCHEDULES`.
       num_models: networks that an average visits.
-      average: one of `AVERAGES`, evaluated in place of the trained endpoints.
-      rank: of SWAG's covariance.
+      average: of `config.average`, evaluated in place of the trained endpoints.
       num_draws: networks drawn from SWAG's Gaussian.
       gradient: "plain", "sam" or "asam".
       frozen: endpoints that are given and never move.
@@ -180,12 +178,11 @@ class Method:
     """
 
     subspace: ss.Subspace
-    penalty_pairs: str
+    has_penalty: bool
     num_samples: int
     schedule: str
     num_models: int
     average: str
-    rank: int
     num_draws: int
     gradient: str
     frozen: tuple[int, ...]
@@ -199,13 +196,13 @@ class Method:
         """Passes forward and backward over a batch that one step takes."""
         return 1 if self.gradient == "plain" else 2
 
-    def plan(self, length: Length, hyper: Hyperparameters) -> Plan:
+    def plan(self, length: Length) -> Plan:
         """When the learning rate falls, and what averages take."""
-        return SCHEDULES[self.schedule](length, self.num_models, hyper.low_factor)
+        return SCHEDULES[self.schedule](length, self.num_models, jnp.float32(LOW_FACTOR))
 
     def optimizer(self, hyper: Hyperparameters, length: Length) -> optax.GradientTransformation:
         """SGD with momentum; decay is added to the gradient, of every parameter of every endpoint."""
-        plan = self.plan(length, hyper)
+        plan = self.plan(length)
         optimizer = optax.chain(
             optax.add_decayed_weights(hyper.weight_decay),
             optax.sgd(
@@ -221,7 +218,7 @@ class Method:
         averages = {
             "ema": lambda: ss.averaging.ema(hyper.ema_decay),
             "swa": lambda: ss.averaging.swa(*visits),
-            "swag": lambda: swag.swag(*visits, self.rank),
+            "swag": lambda: swag.swag(*visits, SWAG_RANK),
             "snapshots": lambda: ss.averaging.snapshots(*visits, self.num_models),
         }
         if self.average != "none":
@@ -230,14 +227,13 @@ class Method:
 
     def penalty(self, hyper: Hyperparameters):
         """`(endpoints, key) -> scalar`, or None."""
-        if self.penalty_pairs == "none" and not self.rewards_volume:
+        if not self.has_penalty and not self.rewards_volume:
             return None
 
         def penalty(endpoints, key):
             cost = jnp.zeros(())
-            if self.penalty_pairs != "none":
-                pair_key = key if self.penalty_pairs == "random" else None
-                cost += hyper.penalty * ss.cosine_penalty(endpoints, pair_key)
+            if self.has_penalty:
+                cost += hyper.penalty * ss.cosine_penalty(endpoints, key)
             if self.rewards_volume:  # of the whole complex
                 logs = [
                     complexes.log_volume(endpoints, vertices=simplex) for simplex in self.simplexes
@@ -299,38 +295,19 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
     midpoint of m endpoints under SGD moves with 1/m of the gradient and the whole decay, so that one
     network with learning rate `lr / m`, weight decay `m * wd` and the mean of m initialisations as
     its start follows it but for the point at which the gradient is taken (and the penalty).
-
-    Raises:
-      UserError: an unknown kind, or a number of endpoints, samples or a penalty that it can't have.
     """
     kind, sub, opt = config.kind, config.subspace, config.optimizer
-    default_num_endpoints(kind)
-    _check_endpoints(kind, sub)
-    _check_samples(config)
-    _check_names(config)
-    _check_ranges(config)
     subspace = KINDS[kind](sub, sub.num_endpoints)
-    if sub.penalty > 0 and subspace.num_endpoints == 1:
-        raise UserError(
-            f"config.subspace.penalty is {sub.penalty} but {kind} has 1 endpoint and so no pair; "
-            "set the penalty to 0 or use at least 2 endpoints."
-        )
     average, nearby = config.average, config.sharpness
-    if average.name in ("swag", "snapshots") and subspace.num_endpoints > 1:
-        raise UserError(
-            f"config.average.name is {average.name!r} but {kind} has {subspace.num_endpoints} "
-            "endpoints; these keep single networks: use 'ema' or 'swa' with a subspace."
-        )
     matched = num_averaged_inits(config)
     method = Method(
         subspace=subspace,
-        penalty_pairs=sub.penalty_pairs if sub.penalty > 0 else "none",
+        has_penalty=sub.penalty > 0,
         num_samples=sub.num_samples,
         schedule=config.schedule.name,
         num_models=config.schedule.num_models,
         average=average.name,
-        rank=average.rank if average.name == "swag" else 0,
-        num_draws=average.num_samples if average.name == "swag" else 0,
+        num_draws=SWAG_DRAWS if average.name == "swag" else 0,
         gradient=("asam" if nearby.adaptive else "sam") if nearby.rho > 0 else "plain",
         frozen=tuple(sub.given),
         simplexes=_simplexes(sub),
@@ -340,7 +317,6 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
     )
     hyper = Hyperparameters(
         learning_rate=jnp.float32(opt.learning_rate / matched),
-        low_factor=jnp.float32(config.schedule.low_factor),
         weight_decay=jnp.float32(opt.weight_decay * matched),
         momentum=jnp.float32(opt.momentum),
         penalty=jnp.float32(sub.penalty),
@@ -354,96 +330,3 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
 
 def _simplexes(sub) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(simplex) for simplex in sub.simplexes)
-
-
-def _check_endpoints(kind, sub) -> None:
-    n = sub.num_endpoints
-    if n < 1:
-        raise UserError(f"config.subspace.num_endpoints is {n}; use at least 1.")
-    if kind in FIXED and n != default_num_endpoints(kind):
-        raise UserError(
-            f"config.subspace.num_endpoints is {n} but {kind} has {default_num_endpoints(kind)}; "
-            "leave it out, or use the kind simplex or curve."
-        )
-    if kind == "curve" and n < 3:
-        raise UserError(
-            f"config.subspace.num_endpoints is {n} but a curve has at least 3; use the kind line."
-        )
-    if kind == "standard_matched" and n < 2:
-        raise UserError(
-            f"config.subspace.num_endpoints is {n} but standard_matched is matched to the midpoint of "
-            "at least 2 endpoints."
-        )
-    if kind == "complex":
-        vertices = {vertex for simplex in sub.simplexes for vertex in simplex}
-        if vertices != set(range(n)):
-            raise UserError(
-                f"config.subspace.num_endpoints is {n} but config.subspace.simplexes are of the "
-                f"vertices {sorted(vertices)}; name each of 0 to {n - 1} in at least one simplex."
-            )
-    if any(not 0 <= place < n for place in sub.given):
-        raise UserError(
-            f"config.subspace.given is {tuple(sub.given)} but there are {n} endpoints; "
-            f"use numbers from 0 to {n - 1}."
-        )
-    if len(set(sub.given)) < len(sub.given):
-        raise UserError(
-            f"config.subspace.given is {tuple(sub.given)}, which names an endpoint twice; "
-            "name each once."
-        )
-
-
-def _check_samples(config) -> None:
-    sub = config.subspace
-    if sub.num_samples < 1 or config.batch_size % sub.num_samples:
-        raise UserError(
-            f"config.subspace.num_samples is {sub.num_samples}, which does not divide "
-            f"config.batch_size of {config.batch_size}; choose a divisor."
-        )
-
-
-def _check_names(config) -> None:
-    for name, value, names in (
-        ("subspace.penalty_pairs", config.subspace.penalty_pairs, ("random", "all")),
-        ("schedule.name", config.schedule.name, tuple(SCHEDULES)),
-        ("average.name", config.average.name, AVERAGES),
-    ):
-        if value not in names:
-            raise UserError(
-                f"config.{name} is {value!r}; use {', '.join(map(repr, names[:-1]))} or "
-                f"{names[-1]!r}."
-            )
-
-
-def _check_ranges(config) -> None:
-    opt, sub, average = config.optimizer, config.subspace, config.average
-    rate, rho = opt.learning_rate, config.sharpness.rho
-    ranges = {
-        "optimizer.learning_rate": (rate, 0 < rate < math.inf, "above 0"),
-        "optimizer.weight_decay": _not_negative(opt.weight_decay),
-        "optimizer.momentum": (opt.momentum, 0 <= opt.momentum < 1, "in [0, 1)"),
-        "schedule.low_factor": (
-            config.schedule.low_factor,
-            0 < config.schedule.low_factor <= 1,
-            "in (0, 1]",
-        ),
-        "schedule.num_models": _at_least(config.schedule.num_models, 1),
-        "subspace.penalty": _not_negative(sub.penalty),
-        "subspace.volume": _not_negative(sub.volume),
-        "average.decay": (average.decay, 0 <= average.decay < 1, "in [0, 1)"),
-        "average.rank": _at_least(average.rank, 2),
-        "average.num_samples": _at_least(average.num_samples, 1),
-        "sharpness.rho": _not_negative(rho),
-        "label_smoothing": (config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
-    }
-    for name, (value, fits, wanted) in ranges.items():
-        if not fits:
-            raise UserError(f"config.{name} is {value}; use a value {wanted}.")
-
-
-def _not_negative(value: float) -> tuple[float, bool, str]:
-    return value, 0 <= value < math.inf, "of 0 or more"
-
-
-def _at_least(value: int, least: int) -> tuple[int, bool, str]:
-    return value, value >= least, f"of {least} or more"

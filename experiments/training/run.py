@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 import subspace_jax as ss
-from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS, RANDOM_RESIZED_CROP
+from experiments.data.augment import NORMALIZATIONS, RANDOM_RESIZED_CROP
 from experiments.data.decode import Pictures, is_lazy
 from experiments.data.loader import Loader, Options
 from experiments.data.sets import Dataset
@@ -201,7 +201,7 @@ def _check_plan(run: Run) -> None:
     if not program.method.trains:
         return
     try:
-        plan = program.method.plan(program.length, run.hyper)
+        plan = program.method.plan(program.length)
     except ValueError as error:  # the library's sentence has both values
         sentence = str(error).removesuffix(".")
         raise UserError(f"{sentence} (config.num_epochs, config.schedule).") from error
@@ -213,25 +213,13 @@ def _check_plan(run: Run) -> None:
 
 
 def _check(config, data) -> None:
-    size, opt = len(data.train.labels), config.optimizer
+    size = len(data.train.labels)
     channels, expected = data.train.images.shape[-1], len(NORMALIZATIONS["cifar"][0])
-    if not 1 <= config.batch_size <= size:
+    if config.batch_size > size:
         raise UserError(
             f"config.batch_size is {config.batch_size} but the training split has {size} examples; "
             f"choose a batch size from 1 to {size}."
         )
-    if (
-        config.kind != "independent"
-        and config.num_epochs < 1
-        or not 0 <= opt.warmup_epochs < config.num_epochs
-    ):
-        raise UserError(
-            f"config.num_epochs is {config.num_epochs} and config.optimizer.warmup_epochs is "
-            f"{opt.warmup_epochs}; train at least 1 epoch more than the warm-up."
-        )
-    for name, table in (("normalization", NORMALIZATIONS), ("augmentation", AUGMENTATIONS)):
-        if config[name] not in table:
-            raise UserError(f"config.{name} is {config[name]!r}; choose one of {', '.join(table)}.")
     if config.augmentation == RANDOM_RESIZED_CROP and not is_lazy(data.train.images):
         raise UserError(
             f"config.augmentation is {RANDOM_RESIZED_CROP!r} but the images of {data.name} are decoded "
@@ -242,11 +230,9 @@ def _check(config, data) -> None:
             f"config.normalization={config.normalization} is for {expected} channels but the images "
             f"have {channels}; use --config.normalization=none."
         )
-    if config.steps_per_call < 0:
-        raise UserError(f"config.steps_per_call is {config.steps_per_call}; use 0 for automatic.")
 
 
 def learning_rate(run: Run, step: int) -> float:
     """The learning rate of a step."""
-    plan = run.program.method.plan(run.program.length, run.hyper)
+    plan = run.program.method.plan(run.program.length)
     return float(run.hyper.learning_rate * plan.factor(jnp.int32(step)))

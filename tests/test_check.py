@@ -1,0 +1,231 @@
+"""Bounds of values: what each may be, what several may be together, and that a record of old is read."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import tiny
+
+from experiments.configs import check, cifar10, digits, imagenet, suites, tiny_imagenet
+from experiments.configs.check import BOUNDS, REMOVED, RULES, SUITE_BOUNDS, said, without_removed
+from experiments.configs.recipes import RECIPES
+from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS
+from experiments.data.labels import FILE_MODE, NOISE_MODES
+from experiments.evaluation.predict import Settings
+from experiments.reproduce import known_runs
+from experiments.system.errors import UserError
+from experiments.system.values import flatten
+from experiments.training import models
+from experiments.training.methods import KINDS, SCHEDULES
+from experiments.training.starting import HEADS
+
+ROOT = Path(__file__).resolve().parent.parent
+NAN = math.nan
+# One value outside of every bound; more where there is more than one way out.
+OUTSIDE = {
+    "kind": ["lines", "", "Line"],
+    "steps_per_call": [-1],
+    "normalization": ["cifar100"],
+    "augmentation": ["flip"],
+    "label_noise.rate": [-0.1, 1.0, NAN],
+    "label_noise.mode": ["pairs"],
+    "model.name": ["vgg"],
+    "model.depth": [7, -4],
+    "model.widths": [(), (4, 0)],
+    "model.stem": ["large"],
+    "model.dropout": [-0.1, 1.0, NAN],
+    "model.dtype": ["int8"],
+    "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
+    "optimizer.momentum": [1.0, -0.1],
+    "optimizer.weight_decay": [-1e-4, math.inf],
+    "schedule.name": ["cosines"],
+    "average.name": ["cosines"],
+    "average.decay": [1.0, -0.1, NAN],
+    "sharpness.rho": [-0.1, NAN],
+    "subspace.penalty": [-1.0, NAN],
+    "subspace.volume": [-1.0],
+    "label_smoothing": [1.0, -0.5],
+    "init_head": ["both"],
+    "evaluation.num_points": [1, 6],
+    "evaluation.grid_steps": [-6, 4],
+    "evaluation.severities": [(0,), (1, 6)],
+    "checkpoint_seconds": [-1.0, NAN],
+    **dict.fromkeys(["optimizer.warmup_epochs", "seed", "label_noise.seed"], [-1]),
+    **dict.fromkeys(["max_corrupt", "image_size", "num_classes", "train_size"], [-1]),
+    **dict.fromkeys(["validation_size", "loader.num_workers", "loader.num_threads"], [-1]),
+    **dict.fromkeys(["evaluation.recalibration_examples", "evaluation.at_once"], [-1]),
+    **dict.fromkeys(["evaluation.oracle_epochs"], [-1]),
+    **dict.fromkeys(["batch_size", "loader.prefetch", "model.width", "schedule.num_models"], [0]),
+    **dict.fromkeys(["num_epochs", "subspace.num_endpoints", "subspace.num_samples"], [0]),
+    **dict.fromkeys(["evaluation.num_bins", "evaluation.batch_size"], [0]),
+    **dict.fromkeys(["evaluation.num_samples", "evaluation.recalibration_batch_size"], [0]),
+}
+
+
+def changed(config, changes):
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+def sentence_of(config):
+    """Why a config is refused, as one sentence; "" if it is not."""
+    try:
+        check.check(config)
+    except UserError as error:
+        message = str(error)
+        assert message.endswith(".")
+        assert ". " not in message.replace("e.g. ", "")
+        assert "\n" not in message
+        return message
+    return ""
+
+
+def test_every_bound_refuses_what_is_outside_and_says_what_may_be():
+    makers = (digits, cifar10, tiny_imagenet)
+    assert OUTSIDE.keys() == BOUNDS.keys()
+    failures = []
+    for name, values in OUTSIDE.items():
+        config = next(
+            config
+            for config in (module.get_config("line") for module in makers)
+            if f"config.{name}" in dict(flatten(config.to_dict()))
+        )
+        for value in values:
+            found = sentence_of(changed(config, {name: value}))
+            shown = list(value) if isinstance(value, tuple) else value
+            if not (found.startswith(f"config.{name} is {shown!r}") and BOUNDS[name].said in found):
+                failures.append((name, value, found))
+    assert failures == []
+
+
+def test_every_bound_is_of_a_value_that_some_config_has():
+    configs = [module.get_config("line") for module in (digits, cifar10, tiny_imagenet, imagenet)]
+    names = {name for config in configs for name, _ in flatten(config.to_dict())}
+    assert {f"config.{name}" for name in BOUNDS} <= names
+    suite = {name for name, _ in flatten(suites.get_config("digits").to_dict())}
+    assert {f"config.{name}" for name in SUITE_BOUNDS} <= suite
+    assert not {f"config.{name}" for name in REMOVED} & names
+    assert said("config.run.batch_size") == said("config.batch_size") == "at least 1"
+
+
+def test_names_are_those_that_there_are():
+    same = {
+        "schedule.name": SCHEDULES,
+        "normalization": NORMALIZATIONS,
+        "augmentation": AUGMENTATIONS,
+        "label_noise.mode": (*NOISE_MODES, FILE_MODE),
+        "model.dtype": models.DTYPES,
+        "model.stem": models.STEMS,
+        "model.name": ("conv_net", "cifar_resnet", *models.IMAGENET_RESNETS),
+        "init_head": HEADS,
+        "kind": KINDS,
+    }
+    wrong = [k for k, names in same.items() if not all(map(BOUNDS[k].holds, names))]
+    assert wrong == []
+    counts = {name: BOUNDS[name].said.count("'") // 2 for name in same}
+    assert counts == {name: len(names) for name, names in same.items()}
+    assert {f"evaluation.{name}" for name in Settings._fields} - BOUNDS.keys() == {
+        "evaluation.recalibration_augment"
+    }
+
+
+def test_every_recipe_is_allowed_on_every_data_set():
+    modules = (digits, cifar10, tiny_imagenet, imagenet)
+    pairs = itertools.product(RECIPES, modules)
+    assert [(r, m.__name__) for r, m in pairs if sentence_of(m.get_config(r))] == []
+
+
+TIED = [
+    ("line", {"subspace.num_endpoints": 3}, "num_endpoints is 3 but line has 2; .* simplex"),
+    ("layerwise_line", {"subspace.num_endpoints": 1}, "is 1 but layerwise_line has 2"),
+    ("standard", {"subspace.num_endpoints": 2}, "is 2 but standard has 1"),
+    ("curve", {"subspace.num_endpoints": 2}, "is 2 but a curve has at least 3; use the kind line"),
+    ("standard_matched", {"subspace.num_endpoints": 1}, "is 1 but standard_matched .*; use 2"),
+    (
+        "spro_1",
+        {"subspace.num_endpoints": 4},
+        r"is 4 but .*simplexes are of the vertices \[0, 1, 2\]; name each of 0 to 3",
+    ),
+    ("spro_1", {"subspace.given": (0, 3)}, r"given is \(0, 3\) but there are 3 endpoints"),
+    ("line", {"subspace.given": (-1,)}, r"given is \(-1,\) but there are 2 endpoints; .*0 to 1"),
+    ("line", {"subspace.given": (0, 0)}, r"given is \(0, 0\), which names an endpoint twice"),
+    ("line", {"subspace.num_samples": 4}, "num_samples is 4, which does not divide .* of 6; cho"),
+    ("standard", {"subspace.penalty": 1.0}, r"penalty is 1\.0 but standard has 1 endpoint and so"),
+    ("standard_matched", {"subspace.penalty": 1.0}, "standard_matched has 1 endpoint and so no"),
+    ("simplex", {"subspace.num_endpoints": 1}, "but simplex has 1 endpoint and so no pair"),
+    ("line", {"average.name": "swag"}, "is 'swag' but line has 2 endpoints; .* 'ema' or 'swa'"),
+    ("curve", {"average.name": "snapshots"}, "is 'snapshots' but curve has 3 endpoints"),
+    (
+        "line",
+        {"num_epochs": 2, "optimizer.warmup_epochs": 5},
+        r"num_epochs is 2 and config\.optimizer\.warmup_epochs is 5, .*; pass "
+        r"--config\.optimizer\.warmup_epochs=1, or --config\.num_epochs=6\.$",
+    ),
+    ("line", {"num_epochs": 1, "optimizer.warmup_epochs": 1}, r"pass .*\.warmup_epochs=0, or"),
+    (
+        "line",
+        {"label_noise.mode": "file", "label_noise.file": "a", "label_noise.rate": 0.2},
+        "rate is 0.2 but config.label_noise.mode is 'file', .*rate to 0",
+    ),
+    ("line", {"label_noise.mode": "file"}, "mode is 'file' but config.label_noise.file is ''; use"),
+    ("line", {"label_noise.file": "labels.npy"}, "mode is 'uniform_wrong' but .* 'labels.npy'"),
+    (
+        "line",
+        {"evaluation.corruptions": ("snow",), "evaluation.severities": ()},
+        "severities is empty but config.evaluation.corruptions has 'snow'; use some of 1 to 5",
+    ),
+]
+
+
+@pytest.mark.parametrize(("recipe", "changes", "sentence"), TIED)
+def test_values_that_do_not_go_together_are_refused(recipe, changes, sentence):
+    with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
+        check.check(changed(tiny.config(recipe), changes))
+    assert sentence_of(changed(tiny.config(recipe), changes))
+
+
+def test_a_resnet_has_layers_that_exist():
+    for depth in (9, 18, 21):
+        found = sentence_of(changed(cifar10.get_config(), {"model.depth": depth}))
+        assert found.startswith(f"config.model.depth is {depth} but a CIFAR ResNet has 6 n + 2")
+
+
+def test_every_rule_is_broken_by_some_of_these():
+    configs = [changed(tiny.config(recipe), changes) for recipe, changes, _ in TIED]
+    configs.append(changed(cifar10.get_config(), {"model.depth": 9}))
+    assert [rule for rule in RULES if not any(rule(config) for config in configs)] == []
+
+
+# Records of old
+
+
+def test_values_that_left_are_dropped_where_they_are_the_usual_ones_and_refused_otherwise():
+    for full, (usual, instead) in REMOVED.items():
+        *groups, name = full.split(".")
+        for value, prefix in itertools.product((usual, "other"), ([], ["run"])):
+            stored = {name: value, "kept": 1}
+            for group in reversed([*prefix, *groups]):
+                stored = {group: stored}
+            if value == usual:
+                assert name not in str(without_removed(stored))
+                assert "kept" in str(without_removed(stored))
+                continue
+            with pytest.raises(UserError, match=rf"^config\.{full} is 'other' .*{instead}; leave"):
+                without_removed(stored)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/metrics.json")), ids=str)
+def test_committed_records_are_read_as_known_runs_of_todays_configs(path):
+    config = json.loads(path.read_text()).get("config", {})
+    if "suite" not in config:
+        return  # of a single run, or of corruptions
+    known = known_runs.read(str(path))
+    assert known.runs
+    names = {name for name, _ in flatten(digits.get_config("line").to_dict())}
+    names |= {name for name, _ in flatten(cifar10.get_config("line").to_dict())}
+    for entry in known.entries.values():
+        assert {name for name, _ in flatten(entry.config.to_dict())} <= names
