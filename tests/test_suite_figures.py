@@ -69,10 +69,155 @@ def lines_of(ax):
 # All figures
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_committed_figures_are_drawn_from_their_metrics(name):
-    stored = {
-        p.stem: json.loads(p.read_text()) for p in (RESULTS / name / "figures").glob("*.json")
+def test_numbers_drawn_are_json_without_nan(drawn, everything):
+    for _, data in (*drawn.values(), *everything.values()):
+        assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+# Along the paths
+
+
+@pytest.mark.parametrize(("name", "noise"), [("fig3", 0.0), ("fig7", 0.2)])
+def test_paths_are_means_over_seeds_with_bands_of_a_standard_error(metrics, drawn, name, noise):
+    figure, data = drawn[name]
+    ax = figure.axes[0]
+    lines, bands = lines_of(ax), ax.collections
+    for method, band in zip(PATHS, bands, strict=True):
+        runs = runs_of(metrics, method, noise)
+        mean, stderr = numbers([[p["accuracy"] for p in run["points"]] for run in runs])
+        line = lines[style_of(method).label]
+        np.testing.assert_allclose(line.get_xdata(), [p["coords"] for p in runs[0]["points"]])
+        np.testing.assert_allclose(line.get_ydata(), mean)
+        assert line.get_color() == style_of(method).color
+        vertices = band.get_paths()[0].vertices
+        for alpha, low, high in zip(line.get_xdata(), mean - stderr, mean + stderr, strict=True):
+            heights = vertices[np.isclose(vertices[:, 0], alpha), 1]
+            np.testing.assert_allclose([heights.min(), heights.max()], [low, high])
+        kept = data["paths"][method]
+        np.testing.assert_allclose(kept["accuracy"], mean)
+        np.testing.assert_allclose(kept["stderr"], stderr)
+        assert kept["num_seeds"] == len(runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "noise", "levels"),
+    [
+        ("fig3", 0.0, ("standard", "standard_matched", "ema", "ensemble")),
+        ("fig7", 0.2, ("standard", "standard_matched", "ema")),
+    ],
+)
+def test_methods_without_a_path_are_levels(metrics, drawn, name, noise, levels):
+    figure, data = drawn[name]
+    lines = lines_of(figure.axes[0])
+    assert list(lines) == [style_of(method).label for method in (*PATHS, *levels)]
+    assert list(data["levels"]) == list(levels)
+    for method in levels:
+        mean, stderr = expected_of(metrics, method, noise, "accuracy")
+        np.testing.assert_allclose(lines[style_of(method).label].get_ydata(), mean, rtol=1e-5)
+        level = data["levels"][method]
+        np.testing.assert_allclose([level["accuracy"], level["stderr"]], [mean, stderr], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("fig3", "Clean labels"), ("fig7", "20 % wrong labels")]
+)
+def test_beside_the_paths_every_product_of_the_figure_has_a_dot(everything, name, title):
+    ax, right = everything[name][0].axes
+    assert ax.get_title() == title
+    labels = [text.get_text() for text in right.get_yticklabels()]
+    assert len(labels) == len(everything[name][1]["dots"]) == len(FIGURES[name][0])
+    for method in PATHS:
+        assert style_of(method).label in labels
+
+
+def test_a_size_that_is_missing_breaks_the_line():
+    products = ("standard", "line", "swa_constant_5")
+    (ax,) = suite_figures.draw(suite_metrics(products=products), ("fig4",))["fig4"][0].axes
+    swa = ax.containers[-1].lines[0].get_ydata()
+    assert np.isfinite(swa).tolist() == [True, False, False, False, True]
+
+
+# Dots
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "shown"),
+    [
+        ("fig5", "article", ("ece", "scaled.ece", "nll")),
+        ("rivals", "article", METRICS),
+        ("tuned", "tuned", METRICS),
+    ],
+)
+def test_dots_are_means_with_whiskers_of_a_standard_error(metrics, drawn, name, setting, shown):
+    figure, data = drawn[name]
+    panels = iter(figure.axes)
+    assert list(data) == ["Clean labels", "20 % wrong labels"]
+    for (title, entries), noise in zip(data.items(), (0.0, 0.2), strict=True):
+        for column, metric in enumerate(shown):
+            ax = next(panels)
+            assert ax.get_xlabel() == QUANTITIES[metric].label
+            assert ax.get_title(loc="left") == (title if column == 0 else "")
+            rows = shown_rows(ax)
+            assert len(rows) == len(entries)
+            for entry, values in zip(entries, rows.values(), strict=True):
+                where = entry["method"], noise, metric, setting, entry["place"]
+                expected = expected_of(metrics, *where)
+                np.testing.assert_allclose(values, expected, rtol=1e-4)
+                stored = QUANTITIES[metric].scale * np.array(
+                    [entry[metric]["mean"], entry[metric]["stderr"]]
+                )
+                np.testing.assert_allclose(stored, expected, rtol=1e-4)
+                assert entry["num_seeds"] == 4
+    assert next(panels, None) is None
+
+
+def test_rows_of_one_method_can_be_told_apart(drawn, everything):
+    for name in ("fig3", "fig5", "fig7", "rivals", "tuned"):
+        for figure in (drawn[name][0], everything[name][0]):
+            for ax in figure.axes:
+                labels = [text.get_text() for text in ax.get_yticklabels()]
+                assert len(set(labels)) == len(labels)
+    labels = [text.get_text() for text in drawn["tuned"][0].axes[0].get_yticklabels()]
+    assert labels[-2:] == ["Layerwise line", "Layerwise line, ensemble (2 passes)"]
+
+
+def test_rows_say_what_they_cost(everything):
+    labels = [text.get_text() for text in everything["rivals"][0].axes[0].get_yticklabels()]
+    assert "MC dropout (10 passes)" in labels
+    assert "Two independent networks (2 x training, 2 passes)" in labels
+    assert "Line" in labels
+
+
+@pytest.mark.parametrize("name", ["fig5", "rivals"])
+def test_a_figure_has_no_other_products_than_its_own(everything, name):
+    wanted = {product_of(product) for product in FIGURES[name][0]}
+    for entries in everything[name][1].values():
+        found = [(product_of(entry["method"])[0], entry["place"]) for entry in entries]
+        assert set(found) <= wanted
+        assert len(set(found)) == len(found)
+        assert len(found) >= len(wanted) - 1  # early stopping has an accuracy alone
+
+
+# By size
+
+
+def test_sizes_are_those_of_the_products():
+    metrics = suite_metrics(products=SIZES, num_seeds=3)
+    figure, data = suite_figures.draw(metrics, ("fig4",))["fig4"]
+    families = {
+        "standard_matched": [
+            "standard",
+            "standard_matched",
+            *(f"standard_matched_{m}" for m in range(3, 7)),
+        ],
+        "swa_constant": ["standard", *(f"swa_constant_{m}" for m in range(2, 7))],
+        "swa_cyclic": ["standard", *(f"swa_cyclic_{m}" for m in range(2, 7))],
+        "simplex": ["standard", "line", *(f"simplex_{m}" for m in range(3, 7))],
+        "layerwise_simplex": [
+            "standard",
+            "layerwise_line",
+            *(f"layerwise_simplex_{m}" for m in range(3, 7)),
+        ],
     }
     found = suite_figures.draw(committed(name), [figure for figure in NAMES if figure in stored])
     assert list(found) == [figure for figure in ALL if figure in stored]

@@ -20,7 +20,7 @@ from subspace_jax import plotting
 Metrics = Mapping[str, Any]
 Drawn = tuple[Figure, dict]
 
-_PATHS = shown("path")
+_PATHS, _LEVELS, _SNOWED = shown("path"), shown("level"), shown("severity")
 # What a family is with two networks, where that has a name of its own.
 _OF_TWO = {
     "standard_matched": "standard_matched",
@@ -150,7 +150,7 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
             "stderr": stderr,
             "num_seeds": len(values),
         }
-    for method in shown("level"):
+    for method in _LEVELS:
         if row := _row(rows, method):
             style, (mean, stderr) = style_of(method), _value(row, "accuracy")
             plotting.level(
@@ -279,11 +279,10 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
 
 def _severities(runs: Sequence[Metrics]) -> Drawn | None:
     """Accuracy under snow against its severity, 0 being clean."""
-    wanted = shown("severity")
     methods: dict[str, list] = {}
     for run in runs:
         place = run["places"]["midpoint"]
-        if run["method"] in wanted and (snow := place.get("corruptions", {}).get("snow")):
+        if run["method"] in _SNOWED and (snow := place.get("corruptions", {}).get("snow")):
             severities = sorted(map(int, snow))
             line = [place["accuracy"], *(snow[str(s)]["accuracy"] for s in severities)]
             methods.setdefault(run["method"], []).append(line)
