@@ -302,8 +302,6 @@ def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path)
     ("changes", "sentence"),
     [
         ({"batch_size": 100}, "batch_size is 100 but the training split has 60"),
-        ({"evaluation__num_points": 4}, "num_points is 4"),
-        ({"subspace__num_samples": 4}, "num_samples is 4"),
         ({"validation_size": 64}, "validation_size is 64"),
         ({"evaluation__corruptions": ("rain",)}, "rain"),
         ({"evaluation__corruptions": ("snow",), "evaluation__severities": (6,)}, "6"),
