@@ -205,18 +205,18 @@ def test_sizes_are_those_of_the_products():
     metrics = suite_metrics(products=SIZES, num_seeds=3)
     figure, data = suite_figures.draw(metrics, ("fig4",))["fig4"]
     families = {
-        "standard_matched": [
-            "standard",
-            "standard_matched",
-            *(f"standard_matched_{m}" for m in range(3, 7)),
-        ],
-        "swa_constant": ["standard", *(f"swa_constant_{m}" for m in range(2, 7))],
-        "swa_cyclic": ["standard", *(f"swa_cyclic_{m}" for m in range(2, 7))],
         "simplex": ["standard", "line", *(f"simplex_{m}" for m in range(3, 7))],
         "layerwise_simplex": [
             "standard",
             "layerwise_line",
             *(f"layerwise_simplex_{m}" for m in range(3, 7)),
+        ],
+        "swa_constant": ["standard", *(f"swa_constant_{m}" for m in range(2, 7))],
+        "swa_cyclic": ["standard", *(f"swa_cyclic_{m}" for m in range(2, 7))],
+        "standard_matched": [
+            "standard",
+            "standard_matched",
+            *(f"standard_matched_{m}" for m in range(3, 7)),
         ],
     }
     found = suite_figures.draw(committed(name), [figure for figure in NAMES if figure in stored])

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.configs.recipes import LARGEST, METHODS, product_of, shown
+from experiments.configs.recipes import COLOURS, LARGEST, METHODS, product_of, shown
 from experiments.configs.suites import FIGURES
 from experiments.report.run_figures import legend_below, path_of, pooled_reliability
 from experiments.results.significance import standard_error
@@ -237,7 +237,9 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
     """Accuracy against the number of endpoints, or of averaged models."""
     figure = Figure(figsize=(7.4, 4.8), layout="constrained")
     ax, data = figure.subplots(), {}
-    for family in (name for name, row in METHODS.items() if row.sizes):
+    sized = [name for name, row in METHODS.items() if row.sizes]
+    # Subspaces first, and the matched control last.
+    for family in sorted(sized, key=lambda name: -list(COLOURS).index(METHODS[name].family)):
         two = _OF_TWO.get(family, f"{family}_2")
         names = ["standard", two, *(f"{family}_{m}" for m in range(3, LARGEST + 1))]
         found = [(m, _row(rows, name)) for m, name in enumerate(names, 1)]
