@@ -151,30 +151,6 @@ def test_noise_is_the_one_it_always_was():
         assert " ".join(map(str, found)) == expected
 
 
-def test_noise_is_checked_before_anything_is_loaded():
-    for options, sentence in (
-        *(
-            ({"noise_rate": rate}, f"rate is {rate}; choose at least 0 and less than 1")
-            for rate in (-0.1, 1.0, 1.5, float("nan"))
-        ),
-        (
-            {"noise_mode": "pairs"},
-            "mode is 'pairs'; choose one of uniform_wrong, uniform_any, file",
-        ),
-        (
-            {"noise_mode": "file", "noise_file": "a", "noise_rate": 0.2},
-            "rate is 0.2 but config.label_noise.mode is 'file'.*rate to 0",
-        ),
-        ({"noise_mode": "file"}, "mode is 'file' but config.label_noise.file is ''; use"),
-        (
-            {"noise_mode": "uniform_any", "noise_file": "labels.npy"},
-            "mode is 'uniform_any' but .*file is 'labels.npy'; use",
-        ),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            sets.load("cifar10", "/nonexistent", validation_size=0, **options)
-
-
 def test_one_class_has_no_wrong_label():
     labels = np.zeros(4, np.int32)
     with pytest.raises(

@@ -230,21 +230,6 @@ def test_a_batch_without_a_readable_image_stops_the_run(damaged, num_workers):
         list(one.stream(batches_of(split, one, order=order)))
 
 
-# Bad options
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "least"),
-    [("num_workers", -1, 0), ("num_threads", -2, 0), ("prefetch", 0, 1)],
-)
-def test_options_that_cannot_be_are_refused(name, value, least):
-    match = rf"^config\.loader\.{name} is {value}; use at least {least}\.$"
-    with pytest.raises(UserError, match=match):
-        Loader(options(**{name: value}))
-    with pytest.raises(UserError, match=r"^config\.max_corrupt is -1; use 0 or more\.$"):
-        Loader(options(max_corrupt=-1))
-
-
 def test_processes_must_divide_the_batch():
     with pytest.raises(
         UserError, match="^A batch has 8 examples but .* over 3 processes; use 6 or 9"

@@ -31,9 +31,8 @@ def corrupt_labels(
       The labels, [N], of the dtype of `labels`.
 
     Raises:
-      UserError: If rate, mode or seed is out of its range, or no other class exists.
+      UserError: If no other class exists.
     """
-    _check_noise(rate, mode, NOISE_MODES)
     bits = random_bits(seed, NOISE_STREAM)
     chosen = permutation(bits, len(labels))[: round(rate * len(labels))]
     draws = bits.random_raw(len(chosen))
@@ -120,27 +119,6 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
             f"{setting} but the file has the keys {', '.join(found)}; choose one: FILE.npz:KEY."
         )
     return arrays[key], arrays.get("clean_label")
-
-
-def check_noise_options(rate: float, mode: str, file: str) -> None:
-    _check_noise(rate, mode, (*NOISE_MODES, FILE_MODE))
-    if mode == FILE_MODE and rate:
-        raise UserError(
-            f"config.label_noise.rate is {rate} but config.label_noise.mode is 'file', which takes "
-            "the labels as they are; set config.label_noise.rate to 0."
-        )
-    if (mode == FILE_MODE) != bool(file):
-        raise UserError(
-            f"config.label_noise.mode is {mode!r} but config.label_noise.file is {file!r}; use the "
-            "mode 'file' with a file, and another one without."
-        )
-
-
-def _check_noise(rate: float, mode: str, modes: tuple[str, ...]) -> None:
-    if not 0 <= rate < 1:
-        raise UserError(f"config.label_noise.rate is {rate}; choose at least 0 and less than 1.")
-    if mode not in modes:
-        raise UserError(f"config.label_noise.mode is {mode!r}; choose one of {', '.join(modes)}.")
 
 
 def random_bits(seed: int, stream: int) -> np.random.Philox:

@@ -144,18 +144,9 @@ class Loader:
     Args:
       options: see `Options`.
       process_index, process_count: which process of how many.
-
-    Raises:
-      UserError: options that can't be.
     """
 
     def __init__(self, options: Options, process_index: int = 0, process_count: int = 1):
-        for name, minimum in {"num_workers": 0, "num_threads": 0, "prefetch": 1}.items():
-            if getattr(options, name) < minimum:
-                raise UserError(
-                    f"config.loader.{name} is {getattr(options, name)}; use at least {minimum}."
-                )
-        check_left_out((), options.max_corrupt)
         self.options, self.process_index, self.process_count = options, process_index, process_count
         self.corrupt: list[str] = []  # names of the images that were passed over
 

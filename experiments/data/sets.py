@@ -18,7 +18,6 @@ from experiments.data.labels import (
     FILE_MODE,
     SIZE_STREAM,
     SPLIT_STREAM,
-    check_noise_options,
     corrupt_labels,
     permutation,
     random_bits,
@@ -122,7 +121,6 @@ def load(
     Raises:
       UserError: If an argument or the data are unfit.
     """
-    check_noise_options(noise_rate, noise_mode, noise_file)  # before anything is decoded
     data_dir = os.path.expanduser(data_dir)
     kept = {} if kept is None else kept
     source = (name, data_dir, image_size)
