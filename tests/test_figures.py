@@ -14,7 +14,7 @@ from records import committed
 from synthetic_metrics import LINE, landscape_of, run_metrics
 
 import subspace_jax as ss
-from experiments.evaluation import layout
+from experiments.evaluation import points as layout
 from experiments.report import landscape_figures, run_figures, suite_figures, triangle
 from experiments.results.styles import METRICS, QUANTITIES, style_of
 

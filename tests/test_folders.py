@@ -277,6 +277,8 @@ def test_the_limit_is_applied_to_the_cache_too_which_remembers(root, decoded, ca
         sets.load("tiny_imagenet", str(root), validation_size=0, max_corrupt=limit)
         assert capsys.readouterr().err == ""  # once
     assert len(decoded) == 9 + 4 * 2  # the two are looked at again: they might be mended
+    with pytest.raises(UserError, match="but config.max_corrupt is 0;"):
+        load(root)
     with pytest.raises(UserError, match="config.max_corrupt is -1; use 0 or more"):
         load(root, -1)
 

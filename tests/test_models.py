@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.training.models import IMAGENET_RESNETS, make_network
+from experiments.training.models import make_network
 from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
 
 NETWORKS = {
@@ -89,48 +89,33 @@ def resnet_size(depth, width, num_classes):
     return count + 4 * width * num_classes
 
 
-@pytest.mark.parametrize(
-    ("depth", "width", "num_classes"), [(20, 16, 10), (20, 16, 100), (8, 4, 3), (32, 8, 10)]
-)
-def test_number_of_parameters_is_that_of_the_formula(depth, width, num_classes):
-    leaves = shapes(CifarResNet(num_classes, depth, width))
-    assert sum(leaf.size for leaf in leaves.values()) == resnet_size(depth, width, num_classes)
-
-
-def test_cresnet20_has_0_27_million_parameters():
-    assert resnet_size(20, 16, 10) == 272_464
-
-
-@pytest.mark.parametrize("depth", [8, 14, 20, 32])
-def test_depth_counts_the_layers_with_weights(depth):
-    leaves = shapes(CifarResNet(10, depth, 4))
-    kernels = [path for path in leaves if path[-1] == "kernel" and "shortcut" not in path]
-    assert len(kernels) == depth
-    assert sum("shortcut" in path for path in leaves) == 2
+def test_numbers_of_parameters_and_layers_are_those_of_the_formula():
+    assert resnet_size(20, 16, 10) == 272_464  # CResNet20's 0.27 million
+    for depth, width, num_classes in ((20, 16, 10), (20, 16, 100), (8, 4, 3), (32, 8, 10)):
+        leaves = shapes(CifarResNet(num_classes, depth, width))
+        size = sum(leaf.size for leaf in leaves.values())
+        assert size == resnet_size(depth, width, num_classes)
+        kernels = [path for path in leaves if path[-1] == "kernel" and "shortcut" not in path]
+        assert len(kernels) == depth
+        assert sum("shortcut" in path for path in leaves) == 2
 
 
 # Published, for the ImageNet stem and a dense classifier with bias for 1,000 classes (torchvision).
 PUBLISHED = {"resnet18": 11_689_512, "resnet50": 25_557_032, "wide_resnet50_2": 68_883_240}
 
 
-@pytest.mark.parametrize("num_classes", [1000, 200])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_imagenet_resnets_have_the_published_numbers_of_parameters(name, num_classes):
+def test_imagenet_resnets_have_the_published_numbers_of_parameters_and_layers(name):
     features = 512 if name == "resnet18" else 2048
-    for stem, kernel in {"imagenet": 7, "small": 3}.items():
+    for stem, kernel, num_classes in (("imagenet", 7, 1000), ("small", 3, 200)):
         leaves = shapes(make_network(ConfigDict({"name": name, "stem": stem}), num_classes))
         without_bias = PUBLISHED[name] - 1000
         classifier = (1000 - num_classes) * features
         convolution = (7 * 7 - kernel * kernel) * 3 * 64
         count = sum(leaf.size for leaf in leaves.values())
         assert count == without_bias - classifier - convolution
-
-
-@pytest.mark.parametrize("name", IMAGENET_RESNETS)
-def test_imagenet_resnets_have_as_many_layers_as_their_name_says(name):
-    leaves = shapes(make_network(ConfigDict({"name": name, "stem": "imagenet"}), 10))
-    kernels = [path for path in leaves if path[-1] == "kernel" and "shortcut" not in path]
-    assert len(kernels) == (18 if name == "resnet18" else 50)
+        kernels = [path for path in leaves if path[-1] == "kernel" and "shortcut" not in path]
+        assert len(kernels) == (18 if name == "resnet18" else 50)
 
 
 @pytest.mark.parametrize(
@@ -168,15 +153,12 @@ def test_the_imagenet_stem_pools_the_maximum_of_3x3():
     )
 
 
-@pytest.mark.parametrize("widths", [(4,), (4, 8), (2, 4, 6)])
-def test_conv_net_has_a_stage_for_every_width(widths):
-    leaves = shapes(ConvNet(5, widths), channels=1)
-    kernels = [leaf.shape for path, leaf in leaves.items() if path[-1] == "kernel"]
-    inputs = (1, *widths[:-1])
-    assert kernels == [
-        *((3, 3, i, o) for i, o in zip(inputs, widths, strict=True)),
-        (widths[-1], 5),
-    ]
+def test_conv_net_has_a_stage_for_every_width():
+    for widths in ((4,), (4, 8), (2, 4, 6)):
+        leaves = shapes(ConvNet(5, widths), channels=1)
+        kernels = [leaf.shape for path, leaf in leaves.items() if path[-1] == "kernel"]
+        stages = [(3, 3, i, o) for i, o in zip((1, *widths[:-1]), widths, strict=True)]
+        assert kernels == [*stages, (widths[-1], 5)]
 
 
 def test_convolutions_have_no_bias_and_batch_norm_has(small):
@@ -257,7 +239,10 @@ def test_evaluation_mode_uses_the_given_moments(small):
     ("config", "network"),
     [
         ({"name": "conv_net", "widths": [4, 8]}, NETWORKS["conv_net"]),
-        ({"name": "cifar_resnet", "depth": 8, "width": 4}, NETWORKS["cifar_resnet"]),
+        (
+            {"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25},
+            CifarResNet(3, 8, 4, dropout=0.25),
+        ),
         ({"name": "resnet18", "stem": "small"}, ImageNetResNet(3, stem="small")),
         ({"name": "resnet50", "stem": "imagenet"}, ImageNetResNet(3, (3, 4, 6, 3), widening=1)),
     ],
@@ -354,11 +339,6 @@ def test_dropout_comes_before_the_addition_of_a_block(name, block, norm):
     chex.assert_trees_all_close(dropped, jnp.where(dropped == 0, 0, 2 * normed))
     expected = nn.relu(outputs[block, "shortcut_norm"] + dropped)
     chex.assert_trees_all_close(outputs[block,], expected, rtol=1e-6)
-
-
-def test_the_rate_of_dropout_comes_from_the_config():
-    config = ConfigDict({"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25})
-    assert make_network(config, 3) == CifarResNet(3, 8, 4, dropout=0.25)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

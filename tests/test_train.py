@@ -13,10 +13,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import subspace_jax as ss
 from experiments.system.errors import UserError
-from experiments.training import steps, weights
-from experiments.training import steps as steps_module
 from experiments.training import steps as training_steps
+from experiments.training import weights
 from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.model import initial_stats, training_logits
 from experiments.training.run import learning_rate, make_run
@@ -57,7 +57,7 @@ def recorded(monkeypatch):
         calls.append((np.asarray(indices), jax.random.key_data(key), int(state.step)))
         return state._replace(step=state.step + count), metrics_of(*[1.0] * count)
 
-    monkeypatch.setattr(steps_module, "train_call", train_call)
+    monkeypatch.setattr(training_steps, "train_call", train_call)
     return calls
 
 
@@ -139,25 +139,24 @@ def test_calls_are_as_long_as_asked_for_but_end_with_the_epoch(batch_size, most)
     assert run.steps_per_call == min(most or 1, steps)
 
 
-@pytest.mark.parametrize("first", [0, 1, 9, 10, 13, 20])
 @pytest.mark.parametrize("per_call", [1, 2, 5, 10])
-def test_the_batches_are_the_same_whatever_the_calls_and_the_start(recorded, per_call, first):
+def test_the_batches_are_the_same_whatever_the_calls_and_the_start(recorded, per_call):
     state = init_state(tiny.run("standard"))
     fitted(tiny.run("standard"), state)
     batches = [indices[0] for indices, _, _ in recorded]
     assert len(batches) == 2 * STEPS_PER_EPOCH
-    recorded.clear()
-
     run = tiny.run("standard", steps_per_call=per_call)
-    history = History(run)
-    history.restore({"epochs": [], "step": first, "sums": {}, "seconds": 0.0})
-    calls = len(fitted(run, state._replace(step=jnp.int32(first)), history))
-    assert calls == len(recorded)
-    rest = [batch for indices, _, _ in recorded for batch in indices]
-    np.testing.assert_array_equal(rest, batches[first:] or rest)
-    steps = [step for _, _, step in recorded]
-    assert steps == sorted(steps)
-    assert history.num_steps == 2 * STEPS_PER_EPOCH
+    for first in (0, 1, 9, 10, 13, 20):
+        recorded.clear()
+        history = History(run)
+        history.restore({"epochs": [], "step": first, "sums": {}, "seconds": 0.0})
+        calls = len(fitted(run, state._replace(step=jnp.int32(first)), history))
+        assert calls == len(recorded)
+        rest = [batch for indices, _, _ in recorded for batch in indices]
+        np.testing.assert_array_equal(rest, batches[first:] or rest)
+        steps = [step for _, _, step in recorded]
+        assert steps == sorted(steps)
+        assert history.num_steps == 2 * STEPS_PER_EPOCH
 
 
 def test_all_methods_of_a_seed_see_the_same_batches_and_other_seeds_others(recorded):
@@ -203,7 +202,7 @@ def test_loss_is_that_of_augmented_images():
     augmented = training_steps.make_loss_fn(run.program, run.hyper)
     params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
     key, labels = jax.random.key(3), run.labels[:6]
-    images = steps.AUGMENTATIONS["crop_and_flip"](key, run.images[:6])
+    images = training_steps.AUGMENTATIONS["crop_and_flip"](key, run.images[:6])
     loss = augmented(params, key, (run.images[:6], labels))
     chex.assert_trees_all_close(loss, plain(params, key, (images, labels)), rtol=1e-6)
 
@@ -220,6 +219,20 @@ def test_units_are_dropped_with_a_key_alone():
     chex.assert_trees_all_equal(one, same)
     assert (one != plain).any()
     assert (one != other).any()
+
+
+def test_a_step_adds_the_penalty_of_its_method():
+    for weight in (0.0, 0.5):
+        run = tiny.run("line", subspace__penalty=weight)
+        start = init_state(run).endpoints
+        expected = weight * ss.squared_cosines(start)[0, 1]
+        order, key = jnp.arange(6)[None], jax.random.key(1)
+        static = {"program": run.program, "unroll": True}
+        _, found = training_steps.train_call(
+            init_state(run), run.hyper, key, run.images, run.labels, order, **static
+        )
+        np.testing.assert_allclose(found["penalty"], [expected], rtol=1e-5)
+        assert (expected > 0) == (weight > 0)
 
 
 # Training
@@ -417,7 +430,7 @@ def test_seeds_and_numbers_share_one_compilation(monkeypatch):
     traces = []
     make_loss_fn = training_steps.make_loss_fn
     monkeypatch.setattr(
-        steps_module, "make_loss_fn", lambda *a: traces.append(a) or make_loss_fn(*a)
+        training_steps, "make_loss_fn", lambda *a: traces.append(a) or make_loss_fn(*a)
     )
     config = tiny.config("line", model__widths=(2, 3), num_epochs=2)
     fitted(make_run(config, tiny.dataset()))
@@ -501,18 +514,18 @@ def test_what_was_saved_does_not_change_when_training_goes_on():
 
 
 @pytest.mark.parametrize("name", ["loss", "penalty"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_loss_that_is_not_finite_is_named_with_its_step_and_rate(name, value):
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_rate(name):
     run = tiny.run(num_epochs=4)
-    history = History(run)
-    history.append(metrics_of(*[1.0] * 10))
-    values = metrics_of(*[1.0] * 10)
-    values[name][[7, 8]] = value
-    history.append(values)
     rate = learning_rate(run, 17)
-    sentence = rf"^The {name} is {value} at step 17 with learning rate {rate:.3g}; lower"
-    with pytest.raises(NonFiniteLoss, match=sentence):
+    for value in (np.nan, np.inf, -np.inf):
+        history = History(run)
         history.append(metrics_of(*[1.0] * 10))
+        values = metrics_of(*[1.0] * 10)
+        values[name][[7, 8]] = value
+        history.append(values)
+        sentence = rf"^The {name} is {value} at step 17 with learning rate {rate:.3g}; lower"
+        with pytest.raises(NonFiniteLoss, match=sentence):
+            history.append(metrics_of(*[1.0] * 10))
 
 
 def test_divergence_is_noticed_one_call_late_at_the_step_where_it_happened():
@@ -534,29 +547,27 @@ def test_divergence_is_noticed_one_call_late_at_the_step_where_it_happened():
     assert issubclass(NonFiniteLoss, UserError)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["endpoints", "opt_state"])
-def test_weights_that_are_not_finite_are_refused(line, value, place):
+def test_weights_that_are_not_finite_are_refused(line, place):
     run, states, _ = line
-    state = copied(states[12])
-    check_finite(run, state)
-    jax.tree.leaves(getattr(state, place))[0].ravel()[:1] = value
-    rate = learning_rate(run, 12)
-    with pytest.raises(NonFiniteLoss, match=f"after step 13 with learning rate {rate:.3g}; lower"):
+    for value in (np.nan, np.inf):
+        state = copied(states[12])
         check_finite(run, state)
+        jax.tree.leaves(getattr(state, place))[0].ravel()[:1] = value
+        rate = learning_rate(run, 12)
+        sentence = f"after step 13 with learning rate {rate:.3g}; lower"
+        with pytest.raises(NonFiniteLoss, match=sentence):
+            check_finite(run, state)
 
 
 # What is refused
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
+def test_what_training_cannot_work_with_is_refused():
+    for changes, sentence in (
         ({"batch_size": 65}, r"batch_size is 65 but the training split has 64 .* from 1 to 64"),
         ({"normalization": "cifar"}, r"=cifar is for 3 channels .* have 1; use .*=none"),
         ({"augmentation": "random_resized_crop"}, "images of tiny are decoded already; use crop"),
-    ],
-)
-def test_what_the_data_cannot_be_trained_with_is_refused(changes, sentence):
-    with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
-        tiny.run(**changes)
+    ):
+        with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
+            tiny.run(**changes)
