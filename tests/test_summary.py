@@ -322,7 +322,7 @@ def test_what_was_not_run_or_is_not_finite_has_no_gain():
 def test_controls_are_matched_recipes():
     for subspace, matched in summary.MATCHED.items():
         assert subspace in styles.SUBSPACES
-        assert recipes.RECIPES[matched]["kind"] == "standard_matched"
+        assert recipes.RECIPES[matched].kind == "standard_matched"
 
 
 # Mean corruption errors
