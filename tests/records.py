@@ -1,6 +1,27 @@
-"""Made-up records of runs, as a suite has them in its metrics.json."""
+"""Records of runs: the committed ones, and made-up ones whose differences are known."""
+
+import functools
+import json
+from pathlib import Path
 
 import numpy as np
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+SUITES = ("digits", "digits-bfloat16", "cifar10-small", "cifar10-small-30", "cifar10-small-pilot")
+
+
+@functools.cache
+def committed(name):
+    """The metrics.json of a folder of results/; to be read, not changed."""
+    return json.loads((RESULTS / name / "metrics.json").read_text())
+
+
+def flat(value, prefix=""):
+    """What nested dictionaries and lists hold, by dotted paths."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for name, entry in items for k, v in flat(entry, f"{prefix}.{name}").items()}
+    return {prefix.removeprefix("."): value}
 
 
 def values(mean, count=8, spread=0.002, seed=0):

@@ -1,305 +1,181 @@
-"""Scores against scikit-learn and plain float64 loops, and the properties that every metric has."""
+"""Metrics against scikit-learn and plain float64 loops, and the properties that all of them have."""
+
+import inspect
+import itertools
 
 import chex
 import hypothesis
+import hypothesis.extra.numpy as npst
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.calibration
 import sklearn.metrics
-from batches import (
-    METRICS,
-    SCALARS,
-    UNLABELLED,
-    K,
-    N,
-    confidence_and_correct,
-    random_batch,
-    small_batches,
-    tied_batch,
-)
 
 from subspace_jax import metrics
 
-every_metric = pytest.mark.parametrize("name", METRICS)
 arbitrary = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+N, K, BINS = 24, 4, 5
+BINNED = ("reliability", "ece", "max_calibration_error", "adaptive_ece", "classwise_ece")
+PAIRED = ("disagreement", "total_variation")
+NAMES = (*BINNED, *PAIRED, "accuracy", "nll", "brier", "brier_decomposition", "entropy", "aurc")
+UNLABELLED = ("entropy", *PAIRED)
 
 
-# Scores and comparisons
+def call(name, probs, labels, weights=None):
+    """A metric of probabilities; of two predictions, the second has the classes reversed."""
+    options = {"num_bins": BINS} if name in BINNED else {}
+    first = jnp.log(probs) if name == "nll" else probs
+    second = probs[:, ::-1] if name in PAIRED else labels
+    return getattr(metrics, name)(first, second, weights=weights, **options)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_scikit_learn_agrees(weighted):
-    probs, labels, weights = random_batch(0)
-    weights = weights if weighted else None
-    exact = probs.astype(np.float64) / probs.sum(axis=1, keepdims=True, dtype=np.float64)
-    pairs = {
-        "accuracy": sklearn.metrics.accuracy_score(
-            labels, probs.argmax(axis=1), sample_weight=weights
+@jax.jit
+def every(probs, labels, weights=None):
+    return {name: call(name, probs, labels, weights) for name in NAMES}
+
+
+def random_batch(seed, n=N, k=K):
+    """float32 probabilities without ties, labels that they often get right, weights 0 to 3."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probs.astype(np.float32), labels, rng.permutation(np.arange(n) % 4).astype(np.float32)
+
+
+def tied_batch(seed):
+    """The same from a coarse grid, with equal confidences and confidences of 1 and on edges."""
+    _, labels, weights = random_batch(seed)
+    counts = np.random.default_rng(seed).multinomial(BINS, np.full(K, 1 / K), size=N)
+    return (counts / BINS).astype(np.float32), labels, weights
+
+
+@st.composite
+def small_batches(draw):
+    counts = draw(npst.arrays(np.int32, (8, 3), elements=st.integers(0, 4)))
+    counts[counts.sum(axis=1) == 0] = 1
+    labels = draw(npst.arrays(np.int32, 8, elements=st.integers(0, 2)))
+    weights = draw(npst.arrays(np.float32, 8, elements=st.sampled_from([0, 0.25, 1, 3])))
+    hypothesis.assume(weights.any())
+    return (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32), labels, weights
+
+
+# Oracles: float64, one bin or level at a time.
+
+
+def in_bins(confidence):
+    """For every bin, which examples are in it; closed above, 0 in the first."""
+    edges = np.float32([b / BINS for b in range(BINS + 1)])
+    edges[0] = -1
+    return [(low < confidence) & (confidence <= high) for low, high in itertools.pairwise(edges)]
+
+
+def loop_ece(confidence, correct, w):
+    return sum(abs((w * (correct - confidence))[b].sum()) for b in in_bins(confidence)) / w.sum()
+
+
+def loop_reliability(confidence, correct, w):
+    mean = lambda x, b: np.average(x[b], weights=w[b]) if w[b].any() else np.nan
+    columns = [
+        (mean(confidence, b), mean(correct, b), w[b].sum() / w.sum()) for b in in_bins(confidence)
+    ]
+    return np.array(columns).T
+
+
+def loop_adaptive_ece(confidence, correct, w):
+    start, sums, cuts = 0.0, np.zeros(BINS), w.sum() * np.arange(BINS + 1) / BINS
+    for level in np.unique(confidence[w > 0]):
+        tied = confidence == level
+        gap, mass = np.average((correct - confidence)[tied], weights=w[tied]), w[tied].sum()
+        shared = np.minimum(cuts[1:], start + mass) - np.maximum(cuts[:-1], start)
+        sums, start = sums + gap * np.maximum(0, shared), start + mass
+    return np.abs(sums).sum() / w.sum()
+
+
+def loop_brier_decomposition(probs, targets, w):
+    overall, predicted = np.average(targets, axis=0, weights=w), probs.argmax(axis=1)
+    reliability = resolution = within = 0.0
+    for b in (predicted == k for k in set(predicted[w > 0])):
+        share, p, y = w[b].sum() / w.sum(), probs[b], targets[b]
+        mean_p, mean_y = np.average(p, axis=0, weights=w[b]), np.average(y, axis=0, weights=w[b])
+        reliability += share * ((mean_p - mean_y) ** 2).sum()
+        resolution += share * ((mean_y - overall) ** 2).sum()
+        rest = ((p - mean_p) * (p - mean_p - 2 * (y - mean_y))).sum(axis=1)
+        within += share * np.average(rest, weights=w[b])
+    return metrics.BrierDecomposition(reliability, resolution, 1 - (overall**2).sum(), within)
+
+
+def loop_aurc(confidence, correct, w):
+    accepted = (w * (confidence[None] >= confidence[:, None]))[w > 0]
+    return np.average(
+        np.average(np.tile(1 - correct, (len(accepted), 1)), 1, accepted), 0, w[w > 0]
+    )
+
+
+# Values
+
+
+@hypothesis.given(small_batches())
+@arbitrary
+def test_loops_agree(batch):
+    probs, labels, w = (x.astype(np.float64) for x in batch)
+    targets = np.eye(3)[batch[1]]
+    curve = probs.max(axis=1), (probs.argmax(axis=1) == labels).astype(np.float64), w
+    values = every(*batch)
+    diagram = loop_reliability(*curve)
+    classes = [loop_ece(probs[:, k], targets[:, k], w) for k in range(3)]
+    expected = {
+        "accuracy": np.average(curve[1], weights=w),
+        "brier": np.average(((probs - targets) ** 2).sum(axis=1), weights=w),
+        "brier_decomposition": loop_brier_decomposition(probs, targets, w),
+        "ece": loop_ece(*curve),
+        "max_calibration_error": np.nanmax(np.abs(diagram[1] - diagram[0])),
+        "adaptive_ece": loop_adaptive_ece(*curve),
+        "classwise_ece": np.mean(classes),
+        "aurc": loop_aurc(*curve),
+        "disagreement": np.average(
+            probs.argmax(axis=1) != probs[:, ::-1].argmax(axis=1), weights=w
         ),
-        "nll": sklearn.metrics.log_loss(labels, exact, sample_weight=weights, labels=np.arange(K)),
-        "brier": sum(
-            sklearn.metrics.brier_score_loss(labels == k, exact[:, k], sample_weight=weights)
-            for k in range(K)
-        ),
-        "entropy": np.average(-(exact * np.log(exact)).sum(axis=1), weights=weights),
+        "total_variation": np.average(np.abs(probs - probs[:, ::-1]).sum(axis=1) / 2, weights=w),
     }
-    for name, expected in pairs.items():
-        actual = METRICS[name](probs, labels, weights=weights)
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, err_msg=name)
-
-
-def test_perfect_and_worst_predictions():
-    labels, weights = np.arange(N) % K, np.ones(N)
-    perfect, worst = np.eye(K)[labels], np.eye(K)[(labels + 1) % K]
-    best = {"accuracy": 1, "disagreement": 1, "total_variation": 1}
-    bound = {"accuracy": 0, "nll": np.inf, "brier": 2, "classwise_ece": 2 / K, "entropy": 0}
-    for name in SCALARS:
-        for probs, expected in ((perfect, best.get(name, 0)), (worst, bound.get(name, 1))):
-            value = METRICS[name](probs, labels, weights=weights)
-            np.testing.assert_allclose(value, expected, atol=1e-6, err_msg=name)
-    for probs, reliability in ((perfect, 0), (worst, 2)):
-        terms = metrics.brier_decomposition(probs, labels, weights=weights)
-        expected = (reliability, 1 - 1 / K, 1 - 1 / K, 0)
-        np.testing.assert_allclose(terms, expected, atol=1e-6)
-
-
-def test_uniform_predictions_have_the_largest_entropy():
-    np.testing.assert_allclose(metrics.entropy(np.full((3, 7), 1 / 7)), np.log(7), rtol=1e-6)
-
-
-@pytest.mark.parametrize("labels", [None, np.array([-1]), np.array([[0.5, 0.5]])])
-def test_entropy_ignores_labels(labels):
-    probs = np.array([[0.25, 0.75]])
-    assert metrics.entropy(probs, labels) == metrics.entropy(probs)
-
-
-def test_nll_ignores_impossible_wrong_classes():
-    log_probs = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
-    assert metrics.nll(log_probs, np.array([0, 1])) == 0
-    assert metrics.nll(log_probs, np.array([0, 0])) == np.inf
-    gradient = jax.grad(metrics.nll)(jnp.asarray(log_probs, jnp.float32), np.array([0, 1]))
-    np.testing.assert_array_equal(gradient, [[-0.5, 0], [0, -0.5]])
-
-
-def test_gradients_of_the_proper_scores():
-    probs, labels, weights = random_batch(15)
-    targets, share = np.eye(K, dtype=np.float32)[labels], (weights / weights.sum())[:, None]
-    probs[weights == 0], labels[weights == 0] = np.nan, -1
-    gradient = jax.grad(metrics.brier)(probs, labels, weights=weights)
-    expected = np.where(share > 0, 2 * share * (probs - targets), 0)
-    np.testing.assert_allclose(gradient, expected, atol=1e-6)
-    gradient = jax.grad(metrics.nll)(np.log(probs), labels, weights=weights)
-    np.testing.assert_allclose(gradient, -share * targets, atol=1e-6)
-
-
-def test_total_variation_and_disagreement_are_symmetric_and_zero_for_equal_predictions():
-    (a, _, weights), (b, _, _) = random_batch(4), random_batch(5)
-    for metric in (metrics.total_variation, metrics.disagreement):
-        assert metric(a, a) == 0
-        assert metric(a, b, weights=weights) == metric(b, a, weights=weights) > 0
-    distance = np.average(np.abs(a - b).sum(axis=1) / 2, weights=weights)
-    np.testing.assert_allclose(metrics.total_variation(a, b, weights=weights), distance, rtol=1e-5)
-    differ = np.average(a.argmax(axis=1) != b.argmax(axis=1), weights=weights)
-    np.testing.assert_allclose(metrics.disagreement(a, b, weights=weights), differ, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["disagreement", "total_variation"])
-def test_two_predictions_must_have_one_shape(name):
-    with pytest.raises(ValueError, match=r"\(24, 4\) and \(24, 3\): pass predictions of the same"):
-        getattr(metrics, name)(np.ones((24, 4)), np.ones((24, 3)))
-
-
-# Selective prediction and corruptions
-
-
-def loop_aurc(confidence, correct, weights):
-    area = 0.0
-    for n, level in enumerate(confidence):
-        if weights[n]:
-            accepted = [m for m, c in enumerate(confidence) if c >= level]
-            errors = sum(weights[m] * (1 - correct[m]) for m in accepted)
-            area += weights[n] * errors / sum(weights[m] for m in accepted)
-    return area / sum(weights)
-
-
-@hypothesis.given(small_batches())
-@arbitrary
-def test_aurc_is_that_of_a_loop(batch):
-    probs, labels, weights = batch
-    expected = loop_aurc(*confidence_and_correct(probs, labels), weights.tolist())
-    np.testing.assert_allclose(metrics.aurc(probs, labels, weights=weights), expected, atol=2e-6)
-
-
-def test_aurc_of_distinct_confidences_is_the_mean_selective_risk():
-    probs, labels, _ = random_batch(3)
-    confidence, correct = map(np.asarray, confidence_and_correct(probs, labels))
-    errors = (1 - correct)[(-confidence).argsort()]
-    np.testing.assert_allclose(
-        metrics.aurc(probs, labels), np.mean(errors.cumsum() / np.arange(1, N + 1)), rtol=1e-5
-    )
-
-
-def test_aurc_of_equal_confidences_is_the_error_rate():
-    probs = np.tile(np.float32([0.75, 0.25]), (4, 1))
-    assert metrics.aurc(probs, np.array([0, 1, 1, 0])) == 0.5
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5)])
-def test_mean_corruption_error_by_hand(shape):
-    errors, baseline = np.random.default_rng(0).uniform(0.1, 0.9, (2, *shape))
-    raw = sum(sum(row) for row in errors) / errors.size
-    relative = [sum(row) / sum(base) for row, base in zip(errors, baseline, strict=True)]
-    error = metrics.mean_corruption_error(errors)
-    assert error.dtype == np.float32
-    np.testing.assert_allclose(error, raw, rtol=1e-5)
-    error = metrics.mean_corruption_error(errors, baseline)
-    np.testing.assert_allclose(error, sum(relative) / shape[0], rtol=1e-5)
-
-
-def test_mean_corruption_error_relative_to_itself_is_one():
-    errors = np.random.default_rng(0).uniform(0.1, 0.9, (4, 5))
-    np.testing.assert_allclose(metrics.mean_corruption_error(errors, errors), 1, rtol=1e-6)
-    half = metrics.mean_corruption_error(errors / 2, errors)
-    np.testing.assert_allclose(half, 0.5, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("errors", "baseline", "message"),
-    [
-        (np.ones(5), None, r"errors has shape \[5\] and the baseline None; give both one row per"),
-        (np.ones((0, 5)), None, r"errors has shape \[0, 5\]"),
-        (np.ones((2, 5)), np.ones((2, 3)), r"shape \[2, 5\] and the baseline \[2, 3\]; give both"),
-    ],
-)
-def test_corruption_errors_are_one_row_per_corruption(errors, baseline, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.mean_corruption_error(errors, baseline)
-
-
-# Every metric
-
-
-@hypothesis.given(small_batches())
-@arbitrary
-def test_ranges(batch):
-    probs, labels, weights = batch
+    chex.assert_trees_all_close({name: values[name] for name in expected}, expected, atol=3e-6)
+    np.testing.assert_allclose(values["reliability"][:3], diagram, atol=2e-6)
+    # Ranges, and the parts of the Brier score.
     upper = {"nll": np.inf, "brier": 2, "entropy": np.log(3), "classwise_ece": 2 / 3}
-    values = {name: METRICS[name](probs, labels, weights=weights) for name in SCALARS}
-    for name, value in values.items():
-        assert 0 <= value <= upper.get(name, 1) + 1e-6, name
-    assert values["ece"] <= values["max_calibration_error"] + 1e-6
+    for name in set(NAMES) - {"reliability", "brier_decomposition"}:
+        assert 0 <= values[name] <= upper.get(name, 1) + 1e-6, name
+    reliability, resolution, uncertainty, within = values["brier_decomposition"]
+    total = reliability - resolution + uncertainty + within
+    np.testing.assert_allclose(total, values["brier"], atol=2e-6)
 
 
-@every_metric
-@pytest.mark.parametrize("batch", [random_batch, tied_batch])
-def test_order_of_examples_does_not_matter(name, batch):
-    arrays = batch(6)
-    order = np.random.default_rng(7).permutation(N)
-    probs, labels, weights = (array[order] for array in arrays)
-    chex.assert_trees_all_close(
-        METRICS[name](probs, labels, weights=weights),
-        METRICS[name](*arrays[:2], weights=arrays[2]),
-        atol=1e-6,
+def test_scikit_learn_agrees():
+    probs, labels, weights = random_batch(0)
+    exact = probs.astype(np.float64) / probs.sum(axis=1, keepdims=True, dtype=np.float64)
+    for w in (None, weights):
+        score, values = {"sample_weight": w}, every(probs, labels, w)
+        one_class = [
+            sklearn.metrics.brier_score_loss(labels == k, exact[:, k], **score) for k in range(K)
+        ]
+        expected = {
+            "accuracy": sklearn.metrics.accuracy_score(labels, probs.argmax(axis=1), **score),
+            "nll": sklearn.metrics.log_loss(labels, exact, labels=np.arange(K), **score),
+            "brier": sum(one_class),
+            "entropy": np.average(-(exact * np.log(exact)).sum(axis=1), weights=w),
+        }
+        chex.assert_trees_all_close({name: values[name] for name in expected}, expected, rtol=1e-5)
+    accuracy, confidence = sklearn.calibration.calibration_curve(
+        probs.argmax(axis=1) == labels, probs.max(axis=1), n_bins=15, strategy="uniform"
     )
-
-
-@every_metric
-def test_order_of_classes_does_not_matter(name):
-    probs, labels, weights = random_batch(8)
-    # Commutes with the reversal in on_reversed.
-    order = np.array([1, 3, 0, 2])
-    chex.assert_trees_all_close(
-        METRICS[name](probs[:, order], order.argsort()[labels], weights=weights),
-        METRICS[name](probs, labels, weights=weights),
-        atol=1e-6,
-    )
-
-
-@every_metric
-@pytest.mark.parametrize("batch", [random_batch, tied_batch])
-def test_weights_repeat_and_remove_examples(name, batch):
-    probs, labels, weights = batch(9)
-    times = weights.astype(int)  # 0 to 3
-    repeated = METRICS[name](probs.repeat(times, axis=0), labels.repeat(times))
-    for factor in (1, 0.125):
-        weighted = METRICS[name](probs, labels, weights=factor * weights)
-        chex.assert_trees_all_close(weighted, repeated, atol=1e-6)
-
-
-@every_metric
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -1.0, 7.0])
-def test_padding_has_no_effect(name, garbage):
-    probs, labels, weights = random_batch(10)
-    clean = METRICS[name](probs, labels, weights=weights)
-    padding = weights == 0
-    probs[padding], labels[padding] = garbage, (-1, K, 1000, -1000, -K, 0)
-    chex.assert_trees_all_equal(METRICS[name](probs, labels, weights=weights), clean)
-
-
-@every_metric
-def test_weights_that_are_all_zero_give_nan(name):
-    probs, labels, _ = random_batch(11)
-    value = METRICS[name](probs, labels, weights=np.zeros(N))
-    value = value[:3] if name == "reliability" else value
-    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(value))
-
-
-@every_metric
-@pytest.mark.parametrize("fault", ["nan", "label -1", "label K"])
-def test_invalid_examples_give_nan(name, fault):
-    probs, labels, _ = random_batch(12)
-    if fault == "nan":
-        probs[3, 1] = np.nan
-    else:
-        labels[3] = {"label -1": -1, "label K": K}[fault]
-    value = METRICS[name](probs, labels, weights=np.ones(N))
-    value = value.weight if name == "reliability" else value
-    expected = fault == "nan" or name not in UNLABELLED
-    assert all(np.isnan(leaf).all() == expected for leaf in jax.tree.leaves(value))
-
-
-@every_metric
-def test_one_example_and_one_class(name):
-    value = METRICS[name](np.ones((1, 1)), np.array([0]))
-    if name == "reliability":
-        chex.assert_trees_all_close(value.weight, np.float32([0, 0, 0, 0, 1]))
-    else:
-        expected = 1.0 if name == "accuracy" else 0.0
-        assert all(leaf == expected for leaf in jax.tree.leaves(value))
-
-
-@every_metric
-def test_bfloat16_is_converted_first(name):
-    probs, labels, weights = random_batch(13)
-    probs, weights = probs.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)
-    value = METRICS[name](probs, labels.astype(np.uint8), weights=weights)
-    expected = METRICS[name](probs.astype(np.float32), labels, weights=weights.astype(np.float32))
-    chex.assert_trees_all_equal_dtypes(value, expected)
-    # The logarithm that the test takes for nll is a bfloat16.
-    chex.assert_trees_all_close(value, expected, rtol=1e-2 if name == "nll" else 1e-6)
-
-
-@every_metric
-def test_float64_is_converted_first(name):
-    probs, labels, weights = random_batch(13)
-    value = METRICS[name](probs, labels, weights=weights)
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(value))
-    probs, weights = probs.astype(np.float64), weights.astype(np.float64)
-    chex.assert_trees_all_equal(METRICS[name](probs, labels, weights=weights), value)
-    with jax.enable_x64(True):
-        double = METRICS[name](probs, labels, weights=weights)
-    chex.assert_trees_all_equal_dtypes(double, value)
-    chex.assert_trees_all_close(double, value, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_sums_of_half_precision_are_in_float32(dtype):
-    # In float16 the sum would stop growing at 2048, in bfloat16 at 256.
-    probs, labels = jnp.full((8192, 2), 0.5, dtype), jnp.zeros(8192, jnp.int8)
-    assert metrics.brier(probs, labels, weights=jnp.ones(8192, bool)) == 0.5
-    assert metrics.ece(probs, labels, weights=jnp.ones(8192, dtype)) == 0.5
-    assert metrics.nll(-probs, labels) == 0.5
+    diagram = metrics.reliability(probs, labels)
+    filled = diagram.weight > 0
+    found = [diagram.accuracy[filled], diagram.confidence[filled]]
+    chex.assert_trees_all_close(found, [accuracy, confidence], rtol=1e-5)
+    for name in BINNED:
+        assert inspect.signature(getattr(metrics, name)).parameters["num_bins"].default == 15
 
 
 def test_many_examples_lose_no_precision():
@@ -314,54 +190,178 @@ def test_many_examples_lose_no_precision():
     np.testing.assert_allclose(metrics.aurc(probs, labels), risk.mean(), 1e-4)
 
 
-@every_metric
-def test_gradients_are_finite(name):
-    probs, labels, weights = random_batch(16)
+@pytest.mark.parametrize("num_bins", [1, 3, 10, 15, 49])
+def test_edges_belong_to_the_lower_bin(num_bins):
+    # One class, so that the confidence can be any number.
+    edges = np.array([b / num_bins for b in range(num_bins + 1)])
+    labels = np.zeros(num_bins + 1, np.int32)
+    diagram = metrics.reliability(edges[:, None], labels, num_bins=num_bins)
+    counts = np.ones(num_bins)
+    counts[0] = 2  # a confidence of 0, and the upper edge
+    np.testing.assert_array_equal(diagram.edges, edges.astype(np.float32))
+    np.testing.assert_array_equal(np.rint(diagram.weight * (num_bins + 1)), counts)
+    above = np.nextafter(diagram.edges, np.float32(2))
+    diagram = metrics.reliability(above[:, None], labels, num_bins=num_bins)
+    counts = np.ones(num_bins)
+    counts[-1] = 2  # just above the last inner edge, and just above 1
+    np.testing.assert_array_equal(np.rint(diagram.weight * (num_bins + 1)), counts)
 
-    def total(probs):
-        leaves = jax.tree.leaves(METRICS[name](probs, labels, weights=weights))
-        return sum(jnp.nansum(leaf) for leaf in leaves)
 
-    chex.assert_tree_all_finite(jax.grad(total)(probs))
+def test_nll_ignores_impossible_wrong_classes():
+    log_probs = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
+    assert metrics.nll(log_probs, np.array([0, 1])) == 0
+    assert metrics.nll(log_probs, np.array([0, 0])) == np.inf
+    gradient = jax.grad(metrics.nll)(jnp.asarray(log_probs, jnp.float32), np.array([0, 1]))
+    np.testing.assert_array_equal(gradient, [[-0.5, 0], [0, -0.5]])
 
 
-@every_metric
-def test_vmap(name):
+def test_mean_corruption_errors_are_means_of_ratios():
+    for shape in [(1, 1), (3, 5)]:
+        errors, baseline = np.random.default_rng(0).uniform(0.1, 0.9, (2, *shape))
+        relative = metrics.mean_corruption_error(errors, baseline)
+        expected = np.mean(errors.sum(1) / baseline.sum(1))
+        np.testing.assert_allclose(relative, expected, rtol=1e-5)
+        raw = metrics.mean_corruption_error(errors)
+        assert raw.dtype == np.float32
+        np.testing.assert_allclose(raw, errors.mean(), rtol=1e-5)
+
+
+# Every metric
+
+
+@pytest.mark.parametrize("batch", [random_batch, tied_batch])
+def test_orders_do_not_matter_and_weights_repeat_examples(batch):
+    probs, labels, weights = batch(9)
+    value = every(probs, labels, weights)
+    order = np.random.default_rng(7).permutation(N)
+    chex.assert_trees_all_close(
+        every(probs[order], labels[order], weights[order]), value, atol=1e-6
+    )
+    times = weights.astype(int)  # 0 to 3
+    repeated = every(probs.repeat(times, axis=0), labels.repeat(times))
+    chex.assert_trees_all_close(every(probs, labels, 0.125 * weights), repeated, atol=1e-6)
+    chex.assert_trees_all_close(value, repeated, atol=1e-6)
+    if batch is random_batch:  # of equal classes the first counts
+        order = np.array([1, 3, 0, 2])  # commutes with the reversal in `call`
+        turned = every(probs[:, order], order.argsort()[labels], weights)
+        chex.assert_trees_all_close(turned, value, atol=1e-6)
+
+
+def test_padding_has_no_effect():
+    probs, labels, weights = random_batch(10)
+    clean, padding = every(probs, labels, weights), weights == 0
+    for garbage in (np.nan, np.inf, -1.0, 7.0):
+        probs[padding], labels[padding] = garbage, (-1, K, 1000, -1000, -K, 0)
+        chex.assert_trees_all_equal(every(probs, labels, weights), clean)
+
+
+def test_invalid_examples_and_weights_that_are_all_zero_give_nan():
+    probs, labels, _ = random_batch(12)
+    broken, below, above = probs.copy(), labels.copy(), labels.copy()
+    broken[3, 1], below[3], above[3] = np.nan, -1, K
+    for arguments, spared in [
+        ((probs, labels, np.zeros(N)), ()),
+        ((broken, labels, np.ones(N)), ()),
+        ((probs, below, np.ones(N)), UNLABELLED),
+        ((probs, above, np.ones(N)), UNLABELLED),
+    ]:
+        for name, value in every(*arguments).items():
+            value = value.weight if name == "reliability" else value
+            nan = {bool(np.isnan(leaf).all()) for leaf in jax.tree.leaves(value)}
+            assert nan == {name not in spared}, name
+
+
+def test_one_example_and_one_class():
+    values = every(np.ones((1, 1)), np.array([0]))
+    diagram = values.pop("reliability")
+    np.testing.assert_array_equal(diagram.weight, [0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(diagram.accuracy, 4 * [np.nan] + [1])  # nan in an empty bin
+    np.testing.assert_array_equal(diagram.confidence, 4 * [np.nan] + [1])
+    assert values.pop("accuracy") == 1
+    assert all(leaf == 0 for leaf in jax.tree.leaves(values))
+
+
+def test_sums_are_float32_whatever_goes_in():
+    probs, labels, weights = random_batch(13)
+    value = every(probs, labels, weights)
+    assert {leaf.dtype for leaf in jax.tree.leaves(value)} == {np.dtype(np.float32)}
+    with jax.enable_x64(True):
+        double = every(probs.astype(np.float64), labels, weights.astype(np.float64))
+    chex.assert_trees_all_equal_dtypes(double, value)
+    chex.assert_trees_all_close(double, value, rtol=1e-6)
+    probs, weights = probs.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)
+    low = every(probs, labels.astype(np.uint8), weights)
+    wide = every(probs.astype(np.float32), labels, weights.astype(np.float32))
+    low.pop("nll"), wide.pop("nll")  # the logarithm that `call` takes is a bfloat16
+    chex.assert_trees_all_equal_dtypes(low, wide)
+    chex.assert_trees_all_close(low, wide, rtol=1e-6)
+    # In float16 a sum would stop growing at 2048, in bfloat16 at 256.
+    for dtype in (jnp.float16, jnp.bfloat16):
+        probs, labels = jnp.full((8192, 2), 0.5, dtype), jnp.zeros(8192, jnp.int8)
+        assert metrics.brier(probs, labels, weights=jnp.ones(8192, bool)) == 0.5
+        assert metrics.ece(probs, labels, weights=jnp.ones(8192, dtype)) == 0.5
+        assert metrics.nll(-probs, labels) == 0.5
+
+
+def test_gradients_are_finite_and_those_of_the_proper_scores_exact():
+    probs, labels, weights = random_batch(15)
+    targets, share = np.eye(K, dtype=np.float32)[labels], (weights / weights.sum())[:, None]
+
+    @jax.jit
+    def gradients(probs, labels):
+        leaves = lambda name, probs: jax.tree.leaves(call(name, probs, labels, weights))
+        total = lambda name: lambda probs: sum(jnp.nansum(leaf) for leaf in leaves(name, probs))
+        return {name: jax.grad(total(name))(probs) for name in NAMES}
+
+    chex.assert_tree_all_finite(gradients(probs, labels))
+    probs[weights == 0], labels[weights == 0] = np.nan, -1
+    expected = np.where(share > 0, 2 * share * (probs - targets), 0)
+    np.testing.assert_allclose(gradients(probs, labels)["brier"], expected, atol=1e-6)
+    gradient = jax.grad(metrics.nll)(np.log(probs), labels, weights=weights)
+    np.testing.assert_allclose(gradient, -share * targets, atol=1e-6)
+
+
+def test_metrics_are_mapped_and_compile_once_per_shape():
     batches = [random_batch(seed) for seed in (1, 2)]
-    stacked = [np.stack(arrays) for arrays in zip(*batches, strict=True)]
-    mapped = jax.vmap(lambda p, y, w: METRICS[name](p, y, weights=w))(*stacked)
-    for i, (probs, labels, weights) in enumerate(batches):
-        alone = METRICS[name](probs, labels, weights=weights)
-        ith = jax.tree.map(lambda leaf, i=i: leaf[i], mapped)
-        chex.assert_trees_all_close(ith, alone, rtol=1e-5, atol=1e-6)
+    mapped = jax.jit(jax.vmap(every))(*map(np.stack, zip(*batches, strict=True)))
+    for name in NAMES:
+        getattr(metrics, name).clear_cache()
+        for i, batch in enumerate(batches):
+            ith = jax.tree.map(lambda leaf, i=i: leaf[i], mapped[name])
+            chex.assert_trees_all_close(ith, call(name, *batch), rtol=1e-5, atol=1e-6)
+        assert getattr(metrics, name)._cache_size() == 1
 
 
-@every_metric
-def test_compiles_once_per_shape(name):
-    metric = getattr(metrics, name)
-    metric.clear_cache()
-    for seed, n in ((0, 5), (1, 5), (2, 6), (3, 6)):
-        probs, labels, weights = random_batch(seed, n=n)
-        second = probs if name in ("disagreement", "total_variation") else labels
-        metric(probs, second, weights=weights)
-    assert metric._cache_size() == 2
+# Mistakes
 
 
-@every_metric
-def test_shapes_that_do_not_fit(name):
+def test_bad_input():
     probs, labels, weights = random_batch(17)
-    metric = METRICS[name]
-    with pytest.raises(ValueError, match=r"weights have shape \(23,\) .* shape \(24, 4\): pass"):
-        metric(probs, labels, weights=weights[1:])
-    with pytest.raises(ValueError, match=r"weights have shape \(24, 1\) .* shape \(24, 4\): pass"):
-        metric(probs, labels, weights=weights[:, None])
-    with pytest.raises(ValueError, match=r"shape \(2, 24, 4\) instead of \[N, K\]"):
-        metric(np.stack([probs, probs]), labels)
-    if name in UNLABELLED:
-        return
-    with pytest.raises(ValueError, match=r"labels have shape \(23,\) .* shape \(24, 4\): pass"):
-        metric(probs, labels[1:])
-    with pytest.raises(ValueError, match=r"labels have shape \(24, 4\) .* shape \(24, 4\): pass"):
-        metric(probs, np.eye(K, dtype=int)[labels])
-    with pytest.raises(ValueError, match="labels have dtype float32 instead of an integer"):
-        metric(probs, labels.astype(np.float32))
+    wrong = [
+        ((probs, labels, weights[1:]), r"weights have shape \(23,\) .* shape \(24, 4\): pass"),
+        ((probs, labels, weights[:, None]), r"weights have shape \(24, 1\) .* \(24, 4\): pass"),
+        ((np.stack([probs, probs]), labels), r"shape \(2, 24, 4\) instead of \[N, K\]"),
+        ((probs, labels[1:]), r"labels have shape \(23,\) .* shape \(24, 4\): pass"),
+        ((probs, np.eye(K, dtype=int)), r"labels have shape \(4, 4\) .* shape \(24, 4\): pass"),
+        ((probs, labels.astype("f")), "labels have dtype float32 instead of an integer"),
+    ]
+    for name in NAMES:
+        for arguments, message in wrong[: 3 if name in UNLABELLED else None]:
+            with pytest.raises(ValueError, match=message):
+                call(name, *arguments)
+    for name in BINNED:
+        with pytest.raises(ValueError, match="num_bins is 0 but must be at least 1"):
+            getattr(metrics, name)(np.ones((2, 1)), np.zeros(2, int), num_bins=0)
+    for name in PAIRED:
+        with pytest.raises(ValueError, match=r"\(24, 4\) and \(24, 3\): pass predictions of the"):
+            getattr(metrics, name)(probs, probs[:, 1:])
+    rows = r"errors has shape \[{}\] and the baseline {}; give both one row per"
+    for errors, baseline, shapes in [
+        (np.ones(5), None, ("5", "None")),
+        (np.ones((0, 5)), None, ("0, 5", "None")),
+        (np.ones((2, 5)), np.ones((2, 3)), ("2, 5", r"\[2, 3\]")),
+    ]:
+        with pytest.raises(ValueError, match=rows.format(*shapes)):
+            metrics.mean_corruption_error(errors, baseline)
+    # Labels are there so that all metrics share one call: entropy ignores them.
+    assert metrics.entropy(probs, np.array([[0.5]])) == metrics.entropy(probs)

@@ -3,8 +3,6 @@
 import functools
 import re
 
-import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,33 +13,17 @@ from jax.sharding import PartitionSpec as P
 import subspace_jax as ss
 from subspace_jax import sharding
 
-N, BATCH = 8, 16  # endpoints, as many as devices
-LAYOUTS = [
-    *("data=8", "data=4,endpoint=2", "data=2,endpoint=4", "endpoint=8"),
-    *("run=2,data=2,endpoint=2", "run=8"),
-]
-every_layout = pytest.mark.parametrize("layout", LAYOUTS)
-either_subspace = pytest.mark.parametrize("layers", [False, True], ids=["global", "layerwise"])
-
-
-class Network(nn.Module):
-    """Convolutions with batch norm, in the dtype of the images."""
-
-    @nn.compact
-    def __call__(self, x):
-        for width in (8, 16):
-            x = nn.Conv(width, (3, 3), use_bias=False, dtype=x.dtype, param_dtype=x.dtype)(x)
-            norm = nn.BatchNorm(
-                False,
-                momentum=0.0,
-                force_float32_reductions=False,
-                dtype=x.dtype,
-                param_dtype=x.dtype,
-            )
-            x = nn.relu(norm(x))
-        return nn.Dense(5, dtype=x.dtype, param_dtype=x.dtype)(x.mean((1, 2)))
-
-
+N, BATCH, STEPS = 8, 16, 10  # endpoints, as many as devices
+KEY = jax.random.key(2)
+every_layout = pytest.mark.parametrize(
+    ("layout", "layers"),
+    [
+        ("data=8", False),
+        ("endpoint=8", False),
+        ("run=2,data=2,endpoint=2", False),
+        ("data=2,endpoint=4", True),
+    ],
+)
 OPTIMIZER = optax.chain(
     optax.add_decayed_weights(1e-4),
     optax.sgd(0.05, momentum=0.9, nesterov=True),
@@ -49,198 +31,137 @@ OPTIMIZER = optax.chain(
 )
 
 
-@functools.cache
-def data(dtype, steps):
-    """Batches, one a step."""
-    rng = np.random.default_rng(1)
-    images = rng.normal(size=(steps, BATCH, 8, 8, 3)).astype(dtype)
-    return list(zip(images, rng.integers(0, 5, (steps, BATCH), np.int32), strict=True))
-
-
-@functools.cache
-def make_init(dtype):
-    images = jnp.zeros((1, 8, 8, 3), dtype)
-    init = functools.partial(
-        ss.simplex(N).init, init_fn=lambda key: Network().init(key, images)["params"]
-    )
-    return jax.jit(lambda key: ss.TrainState.create(init(key), OPTIMIZER))
-
-
-def start(dtype):
-    return make_init(dtype)(jax.random.key(0))
+def init_fn(key):
+    """A convolution, the scale of a batch norm, and a head."""
+    keys, draw = jax.random.split(key), jax.random.normal
+    kernel = draw(keys[0], (3, 3, 3, 16)) / 5
+    head = draw(keys[1], (16, 5)) / 4
+    return {"conv": {"kernel": kernel}, "norm": {"scale": jnp.ones(16)}, "head": {"kernel": head}}
 
 
 def loss_fn(params, key, batch):
     images, labels = batch
-    stats = {
-        f"BatchNorm_{i}": {name: jnp.zeros(width, images.dtype) for name in ("mean", "var")}
-        for i, width in enumerate((8, 16))
-    }
-    variables = {"params": params, "batch_stats": stats}
-    logits, _ = Network().apply(variables, images, mutable="batch_stats")
+    x = jax.lax.conv_general_dilated(
+        *(images, params["conv"]["kernel"], (1, 1), "SAME"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = jax.nn.standardize(x, (0, 1, 2)) * params["norm"]["scale"][None, None, None]
+    logits = jax.nn.relu(x).mean((1, 2)) @ params["head"]["kernel"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     noise = jax.random.uniform(key, losses.shape, losses.dtype)  # differs from device to device
     return (losses * (1 + noise)).mean(), {"noise": noise.mean()}
 
 
+def start(dtype):
+    endpoints = jax.tree.map(lambda x: x.astype(dtype), ss.simplex(N).init(KEY, init_fn))
+    return ss.TrainState.create(endpoints, OPTIMIZER)
+
+
+def data(dtype):
+    """Batches, one a step."""
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(STEPS, BATCH, 4, 4, 3)).astype(dtype)
+    return list(zip(images, rng.integers(0, 5, (STEPS, BATCH), np.int32), strict=True))
+
+
 @functools.cache
-def make_step(layers=False):
+def make_step(layers):
     subspace = ss.layerwise(ss.simplex(N)) if layers else ss.simplex(N)
     step = ss.make_train_step(subspace, loss_fn, OPTIMIZER, penalty=ss.cosine_penalty)
     return jax.jit(step, donate_argnums=0)
 
 
-def placed(layout, state, batches, **options):
-    mesh = sharding.make_mesh(layout)
-    state = jax.device_put(state, sharding.state_shardings(mesh, state, **options))
+def placed(mesh, state, batches):
+    state = jax.device_put(state, sharding.state_shardings(mesh, state))
     return state, jax.device_put(batches, sharding.batch_sharding(mesh, BATCH))
 
 
-@functools.cache
-def compiled(layout, layers, **options):
-    state, (batch,) = placed(layout, start(jnp.float32), data(jnp.float32, 1), **options)
-    return make_step(layers).lower(state, jax.random.key(2), batch).compile()
-
-
-def compiled_step(layout, layers=False, **options):
-    """A state and a batch as `layout` says, and the program of a step, compiled once."""
-    state, (batch,) = placed(layout, start(jnp.float32), data(jnp.float32, 1), **options)
-    return state, batch, compiled(layout, layers, **options)
-
-
 def train(state, batches, layers):
-    step, key = make_step(layers), jax.random.key(2)
     for batch in batches:
-        state, metrics = step(state, key, batch)
-    return state, metrics
+        state, metrics = make_step(layers)(state, KEY, batch)
+    return jax.device_get((state, metrics))
 
 
 @functools.cache
 def alone(dtype, steps, layers):
-    return train(start(dtype), data(dtype, steps), layers)
+    return train(start(dtype), data(dtype)[:steps], layers)
 
 
 def largest_difference(found, expected):
     """Relative to the largest value of a leaf, of all leaves."""
-
-    def of(x, y):
-        return float(abs(jax.device_get(x) - jax.device_get(y)).max() / abs(y).max())
-
+    of = lambda x, y: float(abs(jax.device_get(x) - y).max() / abs(y).max())
     return max(jax.tree.leaves(jax.tree.map(of, found, expected)))
 
 
 def memory(tree, device):
-    return sum(
-        shard.data.nbytes
-        for leaf in jax.tree.leaves(tree)
-        for shard in leaf.addressable_shards
-        if shard.device == device
-    )
-
-
-@pytest.mark.parametrize(
-    ("layout", "layers"),
-    [*((layout, False) for layout in LAYOUTS), ("data=2,endpoint=4", True)],
-)
-def test_twenty_steps_in_float64_are_those_of_one_device(layout, layers):
-    with jax.enable_x64(True):
-        expected = alone(jnp.float64, 20, layers)
-        found = train(*placed(layout, start(jnp.float64), data(jnp.float64, 20)), layers)
-        assert largest_difference(found, expected) < 1e-9
+    shards = [shard for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards]
+    return sum(shard.data.nbytes for shard in shards if shard.device == device)
 
 
 @every_layout
-def test_a_step_in_float32_is_that_of_one_device(layout):
-    state, batch, program = compiled_step(layout)
-    found = program(state, jax.random.key(2), batch)
-    assert largest_difference(found, alone(jnp.float32, 1, False)) < 1e-5
-
-
-def test_split_leaves_change_nothing():
+def test_steps_in_float64_are_those_of_one_device(layout, layers):
     with jax.enable_x64(True):
-        state = start(jnp.float64)
-        split = placed("data=4,endpoint=2", state, data(jnp.float64, 20), split_leaves=True)
-        found = train(*split, False)
-        assert largest_difference(found, alone(jnp.float64, 20, False)) < 1e-9
+        expected = alone(jnp.float64, STEPS, layers)
+        split = placed(sharding.make_mesh(layout), start(jnp.float64), data(jnp.float64))
+        assert largest_difference(train(*split, layers), expected) < 1e-9
 
 
-@either_subspace
-@pytest.mark.parametrize("layout", LAYOUTS[:4])
-def test_no_endpoints_are_gathered(layout, layers):
-    """A sum over devices is all that a step sends: nothing of the stack."""
-    *_, program = compiled_step(layout, layers)
-    text = program.as_text()
-    assert "all-reduce" in text
-    assert not re.search(r"all-gather|all-to-all|collective-permute", text)
+@every_layout
+def test_a_step_in_float32_sums_over_devices_and_gathers_no_endpoints(layout, layers):
+    """And the state stays where it was put, so that a device keeps what its endpoints need."""
+    mesh = sharding.make_mesh(layout)
+    state, (batch, *_) = placed(mesh, start(jnp.float32), data(jnp.float32))
+    program = make_step(layers).lower(state, KEY, batch).compile()
+    assert "all-reduce" in program.as_text()
+    assert not re.search(r"all-gather|all-to-all|collective-permute", program.as_text())
 
+    wanted = sharding.state_shardings(mesh, state)
+    stays = lambda a, b, x: a.is_equivalent_to(b, x.ndim)
+    stay = jax.tree.map(stays, program.output_shardings[0], wanted, state)
+    assert all(jax.tree.leaves(stay))
 
-def test_split_leaves_are_gathered_after_the_endpoints_are_mixed():
-    """The largest thing that is gathered is a leaf of one network."""
-    *_, program = compiled_step("data=4,endpoint=2", split_leaves=True)
-    shapes = re.findall(r"f32\[([\d,]*)\]\S* all-gather", program.as_text())
-    sizes = [size_of(shape) for shape in shapes]
-    largest = max(leaf[0].size for leaf in jax.tree.leaves(start(jnp.float32).endpoints))
-    assert sizes
-    assert max(sizes) <= largest
-
-
-def size_of(shape):
-    return functools.reduce(lambda a, b: a * int(b), filter(None, shape.split(",")), 1)
-
-
-@either_subspace
-def test_a_device_keeps_what_one_network_needs(layers):
-    """Endpoints and optimizer state of eight endpoints on eight devices; after a step, too."""
-    state, batch, program = compiled_step("endpoint=8", layers)
-    one = jax.tree.map(lambda x: x[:1] if x.ndim else x, start(jnp.float32))
-    network = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
-    after, _ = program(state, jax.random.key(2), batch)
-    for device in jax.devices()[:N]:
-        assert memory(after, device) <= 1.1 * network
+    one = jax.tree.map(lambda x: x[:1] if x.ndim else x, state)
+    share = N // mesh.shape["endpoint"] * sum(leaf.nbytes for leaf in jax.tree.leaves(one))
     arguments = program.memory_analysis().argument_size_in_bytes
-    inputs = sum(leaf.nbytes for leaf in jax.tree.leaves(batch)) // N
-    assert arguments - inputs <= 1.1 * network
-
-
-@every_layout
-def test_a_state_stays_where_it_is_put(layout):
-    state, _, program = compiled_step(layout)
-    wanted = sharding.state_shardings(sharding.make_mesh(layout), state)
-    found = program.output_shardings[0]
-    same = jax.tree.map(lambda a, b, x: a.is_equivalent_to(b, x.ndim), found, wanted, state)
-    chex.assert_trees_all_equal(same, jax.tree.map(lambda _: True, state))
+    inputs = memory(batch, jax.devices()[0])
+    after, metrics = program(state, KEY, batch)
+    assert arguments - inputs <= 1.1 * share
+    assert all(memory(after, device) <= 1.1 * share for device in jax.devices()[:N])
+    assert largest_difference((after, metrics), alone(jnp.float32, 1, layers)) < 1e-5
 
 
 def test_the_optimizer_s_state_lies_as_the_endpoints():
-    state = start(jnp.float32)
-    mesh = sharding.make_mesh("data=2,endpoint=4")
-    found = sharding.state_shardings(mesh, state, split_leaves=True)
-    specs = jax.tree.map(lambda x: x.spec, found.endpoints)
-    kernel = specs["Conv_1"]["kernel"]
-    assert kernel == P("endpoint", None, None, None, "data")  # of [8, 3, 3, 8, 16]
-    assert specs["BatchNorm_1"]["bias"] == P("endpoint", "data")
-    assert found.step.spec == P()
-    kept = [
-        jax.tree.map(lambda x: x.spec, part)
-        for part in jax.tree.leaves(found.opt_state, is_leaf=lambda x: isinstance(x, dict))
-        if isinstance(part, dict)
-    ]
-    assert kept == [specs, specs]  # momentum, and the average
+    """And stays there: the compiled step takes what it returns."""
+    params = {"w": jnp.zeros((8, 4)), "b": jnp.zeros((8, 2))}
+    sgd, mesh = optax.sgd(0.1, momentum=0.9), sharding.make_mesh("data=2,endpoint=4")
+    loss = lambda p, key, x: ((p["w"].sum() - p["b"].sum() - x) ** 2, {})
+    for optimizer in (
+        optax.chain(sgd, ss.averaging.ema(0.9)),
+        optax.masked(sgd, {"w": True, "b": False}),
+        optax.multi_transform({"slow": sgd, "fast": sgd}, {"w": "slow", "b": "fast"}),
+        ss.averaging.snapshots(0, 1, 3),  # keeps networks, on an axis before
+    ):
+        state = ss.TrainState.create(params, optimizer)
+        state = jax.device_put(state, sharding.state_shardings(mesh, state))
+        assert state.step.sharding.spec == P()
+        step = jax.jit(ss.make_train_step(ss.simplex(8), loss, optimizer))
+        step = step.lower(state, KEY, jnp.float32(1)).compile()
+        for _ in range(2):
+            state, _ = step(state, KEY, jnp.float32(1))
+        leaves = [x for x in jax.tree.leaves(state.opt_state) if x.ndim > 1]
+        assert leaves
+        assert all(x.sharding.spec[x.ndim - 2] == "endpoint" for x in leaves)
 
 
-def test_networks_that_an_average_keeps_are_split_over_their_endpoints():
-    optimizer = ss.averaging.snapshots(0, 1, 3)
-    state = ss.TrainState.create({"w": jnp.zeros((4, 6))}, optimizer)
-    found = sharding.state_shardings(sharding.make_mesh("data=4,endpoint=2"), state)
-    shapes = {x.shape for x in jax.tree.leaves(state.opt_state)}
-    assert (3, 4, 6) in shapes
-    specs = {
-        x.shape: s.spec
-        for x, s in zip(
-            jax.tree.leaves(state.opt_state), jax.tree.leaves(found.opt_state), strict=True
-        )
-    }
-    assert specs[(3, 4, 6)] == P(None, "endpoint")
+def test_data_takes_what_is_left():
+    assert dict(sharding.make_mesh("endpoint=2").shape) == {"run": 1, "data": 4, "endpoint": 2}
+    assert dict(sharding.make_mesh().shape) == {"run": 1, "data": 8, "endpoint": 1}
+    assert dict(sharding.make_mesh("run=4").shape) == {"run": 4, "data": 2, "endpoint": 1}
+
+
+def test_examples_may_be_on_another_axis():
+    where = sharding.batch_sharding(sharding.make_mesh("endpoint=2"), BATCH, axis=1)
+    assert where.spec == P(None, ("data", "endpoint"))
 
 
 @pytest.mark.parametrize(
@@ -262,84 +183,13 @@ def test_layouts_that_do_not_fit(layout, sentence):
         sharding.make_mesh(layout)
 
 
-def test_data_takes_what_is_left():
-    assert dict(sharding.make_mesh("endpoint=2").shape) == {"run": 1, "data": 4, "endpoint": 2}
-    assert dict(sharding.make_mesh().shape) == {"run": 1, "data": 8, "endpoint": 1}
-
-
-def test_more_shards_than_endpoints():
+def test_endpoints_and_batches_that_do_not_divide():
     mesh = sharding.make_mesh("endpoint=8")
-    with pytest.raises(ValueError, match="8 ways but there are 6 of them; use endpoint=1 or 2."):
-        sharding.stack_shardings(mesh, jnp.zeros((6, 2)))
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(20, "16 or 24"), (4, "8")])
-def test_a_batch_that_does_not_divide(size, sizes):
-    mesh = sharding.make_mesh("data=4,endpoint=2")
-    sentence = (
-        f"{size} examples can't be split over 8 devices (data x endpoint); "
-        f"use a batch size of {sizes}."
-    )
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        sharding.batch_sharding(mesh, size)
-
-
-def test_masked_and_labelled_optimizers_lie_as_the_endpoints():
-    """And stay there: the compiled step takes what it returns."""
-    params = {"w": jnp.zeros((8, 4)), "b": jnp.zeros((8, 2))}
-    sgd = optax.sgd(0.1, momentum=0.9)
-    for optimizer in (
-        optax.masked(sgd, {"w": True, "b": False}),
-        optax.multi_transform({"slow": sgd, "fast": sgd}, {"w": "slow", "b": "fast"}),
-    ):
-        state = ss.TrainState.create(params, optimizer)
-        mesh = sharding.make_mesh("endpoint=8")
-        state = jax.device_put(state, sharding.state_shardings(mesh, state))
-        step = ss.make_train_step(
-            ss.simplex(8), lambda p, key, x: ((p["w"].sum() - p["b"].sum() - x) ** 2, {}), optimizer
-        )
-        compiled = jax.jit(step).lower(state, jax.random.key(0), jnp.float32(1)).compile()
-        for _ in range(2):
-            state, _ = compiled(state, jax.random.key(0), jnp.float32(1))
-        momenta = [x for x in jax.tree.leaves(state.opt_state) if x.ndim == 2]
-        assert momenta
-        assert all(x.sharding.spec[0] == "endpoint" for x in momenta)
-
-
-def test_the_report_is_of_one_device():
-    state, _, program = compiled_step("data=2,endpoint=4")
-    report = sharding.memory_report(program, state)
-    stack = sum(x.nbytes for x in jax.tree.leaves(state.endpoints))
-    assert report.endpoints == stack // 4
-    assert 2 * stack // 4 <= report.optimizer <= 2 * stack // 4 + 100  # momentum, average, counts
-    assert report.gradients == stack // N
-    found = program.memory_analysis()
-    used = found.argument_size_in_bytes + found.output_size_in_bytes
-    expected = used - found.alias_size_in_bytes + found.temp_size_in_bytes
-    assert report.total == pytest.approx(expected, rel=0.01)
-    assert report.limit is None  # host devices say nothing
-    assert "GiB on a device" in report.sentence()
-    assert "enlarge" not in report.sentence()
-
-
-@pytest.mark.parametrize(
-    ("sizes", "advice"),
-    [
-        ((1, 1, 1, 9, 0), "enlarge the axis data, which splits the activations"),
-        ((6, 4, 1, 1, 0), "enlarge the axis endpoint, which splits endpoints"),
-        ((4, 6, 1, 1, 0), "enlarge the axis endpoint, which splits endpoints"),
-        ((1, 1, 1, 1, 8), "keep fewer examples on the device."),
-        ((1, 1, 8, 1, 1), "train a smaller network."),
-    ],
-)
-def test_what_does_not_fit_is_said_with_what_helps(sizes, advice):
-    report = sharding.MemoryReport(*(2**30 * size for size in sizes), limit=2**33)
-    assert report.sentence().startswith("A step needs 12.0 GiB on a device (endpoints ")
-    assert f"and it has 8.0 GiB; {advice}" in report.sentence()
-
-
-def test_memory_that_fits():
-    report = sharding.MemoryReport(1, 1, 1, 1, 1, limit=5)
-    assert report.fits
-    assert report._replace(limit=None).fits
-    assert not report._replace(limit=4).fits
+    for n, shards in [(6, "1 or 2"), (12, "1 or 2 or 4")]:
+        message = f"8 ways but there are {n} of them; use endpoint={shards}."
+        with pytest.raises(ValueError, match=message):
+            sharding.stack_shardings(mesh, jnp.zeros((n, 2)))
+    for size, sizes in [(20, "16 or 24"), (4, "8")]:
+        message = rf"{size} examples can't be split over 8 devices \(data x endpoint\); use a batch"
+        with pytest.raises(ValueError, match=f"{message} size of {sizes}."):
+            sharding.batch_sharding(mesh, size)

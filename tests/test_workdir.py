@@ -33,7 +33,7 @@ def held(tmp_path, config):
     """A folder with a finished run of `config` and a file that is none of its business."""
     folder = tmp_path / "run"
     workdir.prepare(folder, config, overwrite=False)
-    workdir.publish(folder, {"path": b"png"}, "<html>")
+    workdir.publish(folder, {"path.png": b"png"}, "<html>")
     for name in FOLDERS:
         (folder / name / "1").mkdir(parents=True)
     for name in set(FILES) - {workdir.REPORT}:
@@ -194,7 +194,7 @@ def test_a_run_is_finished_when_its_metrics_are_there(held, tmp_path):
 def test_what_is_published_is_there_the_report_last(held, monkeypatch):
     assert (held / workdir.FIGURES / "path.png").read_bytes() == b"png"
     assert (held / workdir.REPORT).read_text() == "<html>"
-    workdir.publish(held, {"path": b"new"}, "<html lang>")
+    workdir.publish(held, {"path.png": b"new"}, "<html lang>")
     assert (held / workdir.FIGURES / "path.png").read_bytes() == b"new"
 
     def fail(path, content):
@@ -203,5 +203,5 @@ def test_what_is_published_is_there_the_report_last(held, monkeypatch):
     (held / workdir.REPORT).unlink()
     monkeypatch.setattr(workdir.files, "write_atomically", fail)
     with pytest.raises(OSError, match="full"):
-        workdir.publish(held, {"path": b"newer"}, "<html>")
+        workdir.publish(held, {"path.png": b"newer"}, "<html>")
     assert not (held / workdir.REPORT).exists()

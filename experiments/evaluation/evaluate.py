@@ -1,7 +1,6 @@
 """Evaluation of a trained stack: points, ensembles and places, with every metric, as JSON values."""
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from experiments.data.sets import Split
 from experiments.evaluation.layout import layout, short
 from experiments.evaluation.predict import Settings, Wrap, mixtures, no_wrap, predict_networks
 from experiments.evaluation.predictors import Evaluation, Shifted, places_of
+from experiments.system.files import plain
 from experiments.training.run import Run
 
 NOTHING_SHIFTED = Shifted()
@@ -102,12 +102,4 @@ def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Arra
 
 def to_json(tree):
     """Arrays as lists and numbers, fetched in one transfer; `None` for what is not a number."""
-    return jax.tree.map(_plain, jax.device_get(tree))
-
-
-def _plain(x):
-    if isinstance(x, np.ndarray | np.generic):
-        return _plain(x.tolist())
-    if isinstance(x, list):
-        return [_plain(entry) for entry in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
+    return plain(jax.device_get(tree))

@@ -24,6 +24,7 @@ from experiments.data.sets import Split
 from experiments.evaluation.evaluate import to_json
 from experiments.evaluation.predict import Wrap, mixtures, no_wrap
 from experiments.system.errors import UserError
+from experiments.system.files import plain
 from subspace_jax.landscape import filter_normalized_direction, filter_norms
 
 PyTree = ss.tree.PyTree
@@ -226,7 +227,7 @@ def barriers(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     nll, accuracy = (np.array([p[m] for p in path], np.float32) for m in ("nll", "accuracy"))
     found = {"nll": nll, "error": 1 - accuracy}
     heights = {name: ss.landscape.barrier(values, alphas) for name, values in found.items()}
-    return {name: _finite(round(float(height), 6)) for name, height in heights.items()}
+    return {name: plain(round(float(height), 6)) for name, height in heights.items()}
 
 
 def _path_of(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -465,7 +466,3 @@ def _distance_to_triangle(points: np.ndarray, corners: np.ndarray) -> np.ndarray
     turns = sides[:, 0] * offsets[..., 1] - sides[:, 1] * offsets[..., 0]
     within = (turns >= 0).all(1) | (turns <= 0).all(1)
     return np.where(within, 0.0, distances)
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None

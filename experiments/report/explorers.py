@@ -3,7 +3,6 @@
 Lists run over points or epochs. A value that is not finite or not known is `None`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from experiments.report import landscape_figures, run_figures, triangle
 from experiments.results.styles import METRICS, QUANTITIES, deployed
+from experiments.system.files import plain
 
 Metrics = Mapping[str, Any]
 
@@ -53,12 +53,11 @@ def data_of(metrics: Metrics) -> dict[str, Any]:
 
 def _values(entries: Sequence[Metrics | None], name: str) -> list[float | None]:
     """One metric in its unit."""
-    scale = QUANTITIES[name].scale
-    return [_finite(entry and entry.get(name), scale) for entry in entries]
+    return [_scaled(entry and entry.get(name), QUANTITIES[name].scale) for entry in entries]
 
 
-def _finite(x: float | None, scale: float = 1.0) -> float | None:
-    return scale * x if x is not None and math.isfinite(x) else None
+def _scaled(value: float | None, scale: float) -> float | None:
+    return plain(None if value is None else scale * value)
 
 
 def _path(points: Sequence[Metrics], ensembles: Sequence[Metrics]) -> dict | None:
@@ -101,7 +100,7 @@ def _triangle(points: Sequence[Metrics]) -> dict | None:
 def _bins(entry: Metrics) -> dict | None:
     """Of the reliability diagram; bins of weight 0 are empty."""
     found = entry.get("reliability")
-    return found and {name: _short(found[name]) for name in found}
+    return found and plain(found, _DIGITS)
 
 
 def _history(history: Sequence[Metrics]) -> dict | None:
@@ -112,7 +111,7 @@ def _history(history: Sequence[Metrics]) -> dict | None:
         ("Training accuracy [%]", 2, "accuracy", 100.0),
         ("Learning rate", 4, "learning_rate", 1.0),
     ]
-    of = lambda name, scale: [_finite(entry.get(name), scale) for entry in history]
+    of = lambda name, scale: [_scaled(entry.get(name), scale) for entry in history]
     drawn = [
         {
             "label": label,
@@ -133,18 +132,7 @@ def _plane(found: Metrics | None) -> dict | None:
         return None
     nll = np.asarray(found["nll"], float)
     names = ("kind", "corners", "path", "midpoint", "other", "num_images", "recalibration_images")
-    return {name: _short(found[name]) for name in names if name in found} | {
-        "x": _short(found["x"]),
-        "y": _short(found["y"]),
-        "nll": _short(found["nll"]),
-        "levels": landscape_figures.levels_of(nll).tolist(),
+    names += ("x", "y", "nll")
+    return plain({name: found[name] for name in names if name in found}, _DIGITS) | {
+        "levels": landscape_figures.levels_of(nll).tolist()
     }
-
-
-def _short(value: Any) -> Any:
-    """Fewer digits: enough to draw."""
-    if isinstance(value, list | tuple):
-        return [_short(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value

@@ -5,6 +5,7 @@ Every function takes runs, of which those with a `landscape` count: its `slice` 
 that a figure needs there is none. Nothing here uses `matplotlib.pyplot`.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from experiments.results.significance import standard_error
 from experiments.results.styles import order_of, style_of
 from subspace_jax import plotting
 
@@ -287,22 +289,15 @@ def _series(alphas, values: np.ndarray, method, ax: Axes) -> None:
     """The mean of seeds `[S, A]` along a path, or of one network `[S, 1]` as a level."""
     style = style_of(method)
     look = {"color": style.color, "linestyle": style.linestyle, "label": style.label}
-    mean, stderr = values.mean(axis=0), _stderr(values)
+    mean, stderr = values.mean(axis=0), standard_error(values)
     if alphas is None:
         plotting.level(mean[0], ax, stderr=None if stderr is None else stderr[0], **look)
     else:
         plotting.path(alphas, mean, ax, stderr=stderr, marker=style.marker, **look)
 
 
-def _stderr(values: np.ndarray) -> np.ndarray | None:
-    """Standard error of the mean over seeds, `[S, ...] -> [...]`; none from one seed."""
-    if len(values) < 2:
-        return None
-    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
-
-
 def _mean_text(values: np.ndarray, decimals: int) -> str:
-    mean, stderr = f"{values.mean():.{decimals}f}", _stderr(values)
+    mean, stderr = f"{values.mean():.{decimals}f}", standard_error(values)
     return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"
 
 
@@ -318,7 +313,9 @@ def _note(figure: Figure, record: Mapping[str, Any], more: Sequence[str]) -> Non
         f"on {record['recalibration_images']:,} images",
         *more,
     ]
-    figure.supxlabel(_sentence(notes), fontsize=9, color="0.3")
+    width = int(14 * figure.get_figwidth())  # characters of this size
+    text = textwrap.fill(_sentence(notes), width)
+    figure.supxlabel(text, fontsize=9, color="0.3")
 
 
 def _sentence(notes: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from experiments.report import document, explorers
-from experiments.report.tables import cells_of, mean_of, number, run_rows
 from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
+from experiments.results.tables import cells_of, mean_of, run_rows
 
 Metrics = Mapping[str, Any]
 Cells = list[list[str]]
@@ -141,7 +141,7 @@ def _rivals(metrics: Metrics) -> str:
         cells.append(
             [_place_said(place, record, metrics), str(record.get("inference_passes", ""))]
             + [mean_of({"mean": flat[name]}, name) if name in flat else "" for name in names]
-            + [f"{number(record['temperature']):.3g}" if "temperature" in record else ""]
+            + [_number(record["temperature"], ".3g") if "temperature" in record else ""]
         )
     caption = "What to predict with; scaled: by a temperature that validation images chose"
     return document.table(caption, header, cells) if cells else ""
@@ -200,7 +200,7 @@ def _geometry(metrics: Metrics) -> str:
     distances, cosines = geometry.get("distances", ()), geometry.get("squared_cosines", ())
     pairs = [(i, j) for j in range(len(distances)) for i in range(j)]
     cells = [
-        [f"{i}, {j}", f"{number(distances[i][j]):.3g}", f"{number(cosines[i][j]):.3g}"]
+        [f"{i}, {j}", _number(distances[i][j], ".3g"), _number(cosines[i][j], ".3g")]
         for i, j in pairs
     ]
     header = ["Endpoints", "Distance", "Squared cosine"]
@@ -221,12 +221,16 @@ def _every(kind: str, key: str, entries: Sequence[Metrics]) -> str:
     names = [name for name in names if name not in ("coords", "num_bins")]
     cells = [
         [f"{_coords(entry[key])} {entry.get('name', entry.get('average', ''))}"]
-        + [f"{number(entry.get(name)):.4g}" for name in names]
+        + [_number(entry.get(name), ".4g") for name in names]
         for entry in entries
     ]
     header = [kind.capitalize(), *(name.replace("_", " ") for name in names)]
     table = document.table(f"Every {kind}, fractions", header, cells) if cells else ""
     return document.folded(f"All metrics of every {kind}", table)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _coords(coords: Any, form: str = ".3g") -> str:

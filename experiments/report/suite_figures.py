@@ -11,8 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from experiments.configs.recipes import LARGEST, product_of
 from experiments.configs.suites import FIGURES
 from experiments.report.run_figures import legend_below, path_of, pooled_reliability
+from experiments.results.significance import standard_error
 from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, order_of, style_of
 from experiments.results.wording import labels_said
+from experiments.system.files import plain
 from subspace_jax import plotting
 
 Metrics = Mapping[str, Any]
@@ -126,7 +128,7 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
     data = {"paths": {}, "levels": {}}
     for method, (alphas, values) in curves.items():
         style = style_of(method)
-        mean, stderr = values.mean(0), _stderr(values)
+        mean, stderr = values.mean(0), standard_error(values)
         plotting.path(
             alphas,
             mean,
@@ -139,8 +141,8 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
         )
         data["paths"][method] = {
             "alphas": alphas,
-            "accuracy": mean.tolist(),
-            "stderr": None if stderr is None else stderr.tolist(),
+            "accuracy": mean,
+            "stderr": stderr,
             "num_seeds": len(values),
         }
     for method in _LEVELS:
@@ -162,16 +164,12 @@ def _paths(runs: Sequence[Metrics], rows: Sequence[Metrics], noise: float) -> Dr
     right.set_title("Deployed networks")
     data["dots"] = [_numbers(row, ("accuracy",)) for row in shown]
     _legend_below(figure, ax)
-    return figure, _finite(data)
+    return figure, plain(data)
 
 
 def _legend_below(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     legend_below(figure, dict(zip(labels, handles, strict=True)))
-
-
-def _stderr(values: np.ndarray) -> np.ndarray | None:
-    return None if len(values) < 2 else values.std(0, ddof=1) / np.sqrt(len(values))
 
 
 def _draw_dots(rows: Sequence[Metrics], metric: str, ax: Axes) -> None:
@@ -222,7 +220,7 @@ def _dots(groups: Mapping[float, Sequence[Metrics]], metrics: Sequence[str]) -> 
                 ax.tick_params(labelleft=False)
         line[0].set_title(title, loc="left")
     data = {title: [_numbers(row, metrics) for row in rows] for title, rows in kept}
-    return figure, _finite(data)
+    return figure, plain(data)
 
 
 def _numbers(row: Metrics, metrics: Sequence[str]) -> dict:
@@ -248,7 +246,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
         if len(found) < 2:
             continue
         m, mean, stderr = map(np.array, zip(*found, strict=True))
-        data[family] = {"m": m.tolist(), "accuracy": mean.tolist(), "stderr": stderr.tolist()}
+        data[family] = {"m": m, "accuracy": mean, "stderr": stderr}
     most = max((max(drawn["m"]) for drawn in data.values()), default=1)
     for number, (family, drawn) in enumerate(data.items()):
         style = style_of(f"{family}_3")
@@ -277,7 +275,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     _legend_below(figure, ax)
-    return figure, _finite(data)
+    return figure, plain(data)
 
 
 _FAMILIES = {
@@ -305,7 +303,7 @@ def _severities(runs: Sequence[Metrics]) -> Drawn | None:
     ax, data = figure.subplots(), {"severities": [0, *severities], "methods": {}}
     for method in sorted(methods, key=order_of):
         values, style = 100 * np.array(methods[method]), style_of(method)
-        mean, stderr = values.mean(0), _stderr(values)
+        mean, stderr = values.mean(0), standard_error(values)
         ax.errorbar(
             data["severities"],
             mean,
@@ -317,14 +315,14 @@ def _severities(runs: Sequence[Metrics]) -> Drawn | None:
             label=style.label,
         )
         data["methods"][method] = {
-            "accuracy": mean.tolist(),
-            "stderr": None if stderr is None else stderr.tolist(),
+            "accuracy": mean,
+            "stderr": stderr,
             "num_seeds": len(values),
         }
     ax.set(xlabel="Severity of snow (0: clean images)", ylabel="Test accuracy [%]")
     ax.spines[["top", "right"]].set_visible(False)
     _legend_below(figure, ax)
-    return figure, _finite(data)
+    return figure, plain(data)
 
 
 def _reliability(runs: Sequence[Metrics], noise: float) -> Drawn | None:
@@ -345,8 +343,8 @@ def _reliability(runs: Sequence[Metrics], noise: float) -> Drawn | None:
         plotting.reliability_diagram(pooled, ax, color=style_of(method).color)
         ax.set_title(style_of(method).label, fontsize=10)
         ax.label_outer()
-        data[method] = {name: np.asarray(v).tolist() for name, v in pooled._asdict().items()}
-    return figure, _finite(data)
+        data[method] = pooled._asdict()
+    return figure, plain(data)
 
 
 def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
@@ -368,15 +366,15 @@ def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
         style = style_of(method)
         coverage = 100 * np.array(places[0]["risk_coverage"]["coverage"])
         risks = 100 * np.array([place["risk_coverage"]["risk"] for place in places])
-        mean, stderr = risks.mean(0), _stderr(risks)
+        mean, stderr = risks.mean(0), standard_error(risks)
         first.plot(coverage, mean, color=style.color, linestyle=style.linestyle, label=style.label)
         if stderr is not None:
             band = {"color": style.color, "alpha": 0.15, "linewidth": 0}
             first.fill_between(coverage, mean - stderr, mean + stderr, **band)
         data["risk_coverage"][method] = {
-            "coverage": coverage.tolist(),
-            "risk": mean.tolist(),
-            "stderr": None if stderr is None else stderr.tolist(),
+            "coverage": coverage,
+            "risk": mean,
+            "stderr": stderr,
             "num_seeds": len(places),
         }
     first.set(xlabel="Coverage: predictions kept [%]", ylabel="Risk: errors among them [%]")
@@ -386,7 +384,7 @@ def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
         values = [
             100 * np.array([p["ood"][name]["auroc"] for p in places]) for places in found.values()
         ]
-        errors = [_stderr(seeds) for seeds in values]
+        errors = [standard_error(seeds) for seeds in values]
         styles = [style_of(method) for method in found]
         plotting.dots(
             [seeds.mean() for seeds in values],
@@ -403,22 +401,11 @@ def _selection(runs: Sequence[Metrics], noise: float) -> Drawn | None:
         if left < 50 < right:
             ax.axvline(50, color="0.6", linewidth=1, linestyle=":", zorder=1)
         data["auroc"][name] = {
-            method: {"mean": float(seeds.mean()), "stderr": None if error is None else float(error)}
+            method: {"mean": seeds.mean(), "stderr": error}
             for method, seeds, error in zip(found, values, errors, strict=True)
         }
     _legend_below(figure, first)
-    return figure, _finite(data)
+    return figure, plain(data)
 
 
 _NAMES_OF_FOREIGN = {"noise": "uniform noise", "shuffled": "shuffled pixels"}
-
-
-def _finite(value: Any) -> Any:
-    """JSON values: `None` for what is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value

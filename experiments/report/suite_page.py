@@ -5,7 +5,6 @@ from html import escape
 from typing import Any
 
 from experiments.report import document, headlines
-from experiments.report.tables import cells_of
 from experiments.results import claims, tables
 from experiments.results.wording import labels_said
 
@@ -164,7 +163,7 @@ def _lead(metrics: Metrics) -> str:
     record = metrics.get("provenance", {})
     runs, seeds = record.get("num_runs"), len(record.get("seeds", ()))
     counts = (
-        f"It has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
+        f"The suite has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
         if runs
         else ""
     )
@@ -189,21 +188,22 @@ def _captions(config: Metrics) -> dict[str, tuple[str, ...]]:
 
 
 def _claims(metrics: Metrics) -> str:
-    """The counts, and folded below them every sentence, every test, what survives, what was chosen."""
+    """The counts, and folded below them every test, what each subspace gains, what was chosen."""
     verdicts = claims.from_json(metrics.get("claims", ()))
     rows = [list(claims.cells(v)) for v in verdicts if v.outcome != claims.NOT_RUN]
     if not rows:
         return ""
     parts = {
-        "Every result in words": _list(metrics.get("verdict", ())),
-        "Every claim with its test": document.table(
-            "Every claim with its test", claims.HEADER, rows, 2
-        ),
-        "How much of each gain survives": _list(metrics.get("survival", ())),
-        "What was chosen": _list(tables.chosen_said(metrics)),
+        "Every claim with its test": (claims.HEADER, rows, 2),
+        "What each subspace gains (more is better)": tables.gains_of(metrics),
     }
-    folded = "".join(document.folded(summary, content) for summary, content in parts.items())
-    return f"<p>{escape(metrics.get('counts', ''))}</p>{folded}"
+    folded = [
+        document.folded(name, document.table(name, *part))
+        for name, part in parts.items()
+        if part[1]
+    ]
+    folded.append(document.folded("What was chosen", _list(tables.chosen_said(metrics))))
+    return f"<p>{escape(metrics.get('counts', ''))}</p>{''.join(folded)}"
 
 
 def _list(sentences: Iterable[str]) -> str:
@@ -225,5 +225,5 @@ def _tables(metrics: Metrics) -> str:
     parts = [note] if groups else []
     for (setting, noise), rows in groups.items():
         title = f"{setting.capitalize()} setting, {labels_said(noise)}"
-        parts.append(document.folded(title, document.table(title, *cells_of(rows))))
+        parts.append(document.folded(title, document.table(title, *tables.cells_of(rows))))
     return "".join(parts)

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.configs import suites
 from experiments.configs.suites import FIGURES
-from experiments.report import landscape_figures, pages, run_figures, suite_figures
-from experiments.report.tables import text_table
+from experiments.report import pages
 from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
 from experiments.reproduce.records import Entry
@@ -272,25 +271,18 @@ def _run_all(
 
 
 def _publish(folder: Path, found: dict, names: tuple[str, ...]) -> None:
-    drawn = suite_figures.draw(found, names) | landscape_figures.draw(found, names)
-    target = folder / workdir.FIGURES
-    target.mkdir(exist_ok=True)
-    pictures = {}
-    for name, (figure, data) in drawn.items():
-        pictures[name] = run_figures.png(figure)
-        files.write_atomically(target / f"{name}.pdf", run_figures.pdf(figure))
-        files.write_json(target / f"{name}.json", data)
     files.write_atomically(folder / workdir.TABLE, tables.results(found) + "\n")
-    workdir.publish(folder, pictures, pages.page(found, pictures))
+    workdir.publish(folder, *pages.of_suite(found, names))
     files.write_json(folder / workdir.METRICS, found)
 
 
 def _show(found: dict, folder: Path, check: bool) -> None:
     rows = [row for row in found["table"] if row["place"] != "endpoints"]
-    print(text_table(rows), end="\n\n")
+    print(tables.text_table(rows), end="\n\n")
     if check:
-        print(claims.table_text(claims.from_json(found["claims"])), end="\n\n")
-    print("\n".join([*found["verdict"], *found["survival"], found["counts"]]))
+        print(tables.claims_text(claims.from_json(found["claims"])), end="\n\n")
+    else:
+        print(found["counts"])
     for failure in found["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

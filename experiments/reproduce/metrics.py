@@ -25,7 +25,7 @@ def seconds(runs: list[dict], wall: float) -> dict:
 
 
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
-    """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    """A suite's metrics: tables, tests, and what is kept of the runs."""
     made, runs = _made(runs)
     landscapes = [run for run in runs if run["setting"] == "landscape"]
     seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}
@@ -44,26 +44,18 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED)
         for verdict in claims.check(group, runs, chosen)
     ]
-    # What is said is said of the numbers that are stored.
-    stored = records.rounded(claims.to_json(verdicts))
-    verdicts = claims.from_json(stored)
-    survival = summary.survival(runs, chosen)
     return {
         "config": json.loads(config.to_json_best_effort()),
         "provenance": record | ({"made": made} if made else {}),
         "counts": claims.counts_said(verdicts),
-        "verdict": claims.sentences(verdicts),
-        "survival": [entry["sentence"] for entry in survival],
         "table": records.rounded(summary.table(runs, config.products, chosen)),
-        "claims": stored,
+        "claims": records.rounded(claims.to_json(verdicts)),
         "chosen": [
             {"setting": setting, "label_noise": noise, "method": method, "values": values}
             for (setting, noise, method), values in chosen.items()
             if values
         ],
-        "gains": records.rounded(
-            [{k: v for k, v in entry.items() if k != "sentence"} for entry in survival]
-        ),
+        "gains": records.rounded(summary.gains(runs, chosen)),
         "failed": [{"id": name, "error": error} for name, error in failures.items()],
         "runs": [_kept(run) for run in runs],
         "landscapes": landscapes,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
-import numpy as np
 
 from experiments.runs import workdir
 from experiments.runs.workdir import InSuite
@@ -191,10 +190,4 @@ def _kept(entry: dict) -> dict:
 
 def rounded(value):
     """Floats with six significant digits, which is more than float32 metrics hold."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {name: rounded(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(entry) for entry in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return files.plain(value, digits=6)

@@ -4,7 +4,6 @@ A claim that does not hold is reported as one that does not hold.
 """
 
 import collections
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -215,79 +214,6 @@ def _outcome(claim: Claim, effect: significance.Effect) -> str:
     return AGREE if (effect.difference > 0) == (claim.better == "higher") else DISAGREE
 
 
-def sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    """What holds and what does not: a sentence for every figure, label noise and subspace.
-
-    What is significant comes with its amount, also where it is against the claim; the rest is named.
-    """
-    run = [verdict for verdict in verdicts if verdict.outcome != NOT_RUN]
-    groups: dict[tuple, list[Verdict]] = {}
-    for verdict in run:
-        claim = verdict.claim
-        groups.setdefault((claim.figure, claim.label_noise, claim.ours), []).append(verdict)
-    return [_sentence(*key, group) for key, group in groups.items()]
-
-
-def _sentence(figure, noise, ours, group: Sequence[Verdict]) -> str:
-    by_metric: dict[str, list[Verdict]] = {}
-    for verdict in group:
-        by_metric.setdefault(_without_severity(verdict.claim.metric), []).append(verdict)
-    said = "; ".join(_phrases(metric, ours, same) for metric, same in by_metric.items())
-    counts = sorted({verdict.num_seeds for verdict in group})
-    seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
-    seeds += " seed" if counts == [1] else " seeds"
-    name = f"{figure_said(figure)}, {wording.labels_said(noise)}"
-    return f"{name}, {side_said(ours)}: {said} ({seeds})."
-
-
-def _phrases(metric: str, ours: tuple[str, str], group: Sequence[Verdict]) -> str:
-    """`accuracy higher than standard training (+6.35 ± 0.34 points), as claimed`, and so on."""
-    said = []
-    for outcome, verdicts in itertools.groupby(
-        sorted(group, key=lambda verdict: OUTCOMES.index(verdict.outcome)), key=lambda v: v.outcome
-    ):
-        verdicts = list(verdicts)
-        better = verdicts[0].claim.better
-        worse = {"higher": "lower", "lower": "higher"}[better]
-        by_rival: dict[tuple[str, str], list[Verdict]] = {}
-        for verdict in verdicts:
-            by_rival.setdefault(verdict.claim.theirs, []).append(verdict)
-        names = [
-            side_said(rival, ours) + _where(same, sum(v.claim.theirs == rival for v in group))
-            for rival, same in by_rival.items()
-        ]
-        differences = [
-            wording.listed(wording.amount(metric, v.difference, v.stderr) for v in same)
-            for same in by_rival.values()
-        ]
-        amounts = wording.listed(f"{n} ({d})" for n, d in zip(names, differences, strict=True))
-        same_as = wording.listed(names).replace("at every", "at any")
-        said.append(
-            {
-                AGREE: f"{better} than {amounts}",
-                DISAGREE: f"{worse}, against the claim, than {amounts}",
-                NOT_SIGNIFICANT: f"not significantly different from {same_as}",
-                NOT_FINITE: f"not finite, so not tested, against {wording.listed(names)}",
-                TOO_FEW: f"not tested, with so few seeds, against {amounts}",
-            }[outcome]
-        )
-    return f"{wording.metric_said(metric)} {', '.join(said)}"
-
-
-def _without_severity(metric: str) -> str:
-    parts = metric.split(".")
-    return ".".join(parts[:2] + parts[3:]) if parts[0] == "corruptions" else metric
-
-
-def _where(verdicts: Sequence[Verdict], num_severities: int) -> str:
-    """` at severities 1 and 2` of those that there are; nothing for metrics without severities."""
-    metrics = [verdict.claim.metric for verdict in verdicts]
-    if _without_severity(metrics[0]) == metrics[0]:
-        return ""
-    found = [metric.split(".")[2] for metric in metrics]
-    return f" {wording.severities_said(found, num_severities)}"
-
-
 def plain(verdict: Verdict) -> str:
     """What one comparison found, with one number.
 
@@ -301,16 +227,16 @@ def plain(verdict: Verdict) -> str:
     metric = wording.metric_said(claim.metric)
     start = f"With {wording.kind_of_labels(claim.label_noise)}"
     start += f" and both {claim.setting}" if claim.setting != "article" else ""
-    if verdict.outcome in (AGREE, DISAGREE):
+    if verdict.outcome in (AGREE, DISAGREE, NOT_SIGNIFICANT):
         claim = claim._replace(better="higher" if verdict.difference > 0 else "lower")
         size = wording.amount(claim.metric, abs(verdict.difference), verdict.stderr, sign="")
-        return f"{start}, {ours} {claim.comparison}, by {size}."
-    sides = f"{ours} and {theirs}"
-    if verdict.outcome == NOT_SIGNIFICANT:
-        seeds = verdict.num_seeds
-        return f"{start}, {sides} do not differ significantly in {metric}, over {seeds} seeds."
+        doubt = f" (not significant, {verdict.num_seeds} seeds)"
+        return (
+            f"{start}, {ours} {claim.comparison}, by {size}"
+            f"{doubt if verdict.outcome == NOT_SIGNIFICANT else ''}."
+        )
     reason = "there are too few seeds" if verdict.outcome == TOO_FEW else "a value is not finite"
-    return f"{start}, {sides} are not tested for {metric}: {reason}."
+    return f"{start}, {ours} and {theirs} are not tested for {metric}: {reason}."
 
 
 def figure_said(figure: str) -> str:
@@ -353,28 +279,6 @@ _PRODUCTS = {side: product for product, side in reversed(PRODUCTS.items())}
 
 def _lower(label: str) -> str:
     return label if label[:2].isupper() else label[0].lower() + label[1:]
-
-
-def table_text(verdicts: Sequence[Verdict]) -> str:
-    """The claims that have runs as a table for the terminal, and below it how they came out."""
-    run = [verdict for verdict in verdicts if verdict.outcome != NOT_RUN]
-    lines = [counts_said(verdicts)]
-    if run:
-        rows = [HEADER, *map(cells, run)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, ["-" * width for width in widths])
-        right = {2, 3, 4}
-        rows = [
-            "  ".join(
-                cell.rjust(width) if i in right else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        sources = {verdict.claim.source: verdict.claim.text for verdict in run}
-        notes = [f"Expected of {text!r}: {source}." for source, text in sources.items() if source]
-        lines = [*rows, "", *notes, *lines]
-    return "\n".join(lines)
 
 
 def cells(verdict: Verdict) -> tuple[str, ...]:

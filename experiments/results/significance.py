@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy import special
 
 SIGNIFICANCE = 0.05
@@ -53,6 +54,11 @@ def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None])
     if stderr <= rounding:
         return Effect(mean, stderr, n, 1.0 if abs(mean) <= rounding else None)
     return Effect(mean, stderr, n, float(2 * special.stdtr(n - 1, -abs(mean / stderr))))
+
+
+def standard_error(values: np.ndarray) -> np.ndarray | None:
+    """Standard error of the mean over seeds, `[S, ...] -> [...]`; none from one seed."""
+    return None if len(values) < 2 else values.std(axis=0, ddof=1) / len(values) ** 0.5
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

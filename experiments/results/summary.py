@@ -1,4 +1,4 @@
-"""From the records of a suite's runs to its table, and what is left of each gain under control."""
+"""From the records of a suite's runs to its table, and to the gains of its subspaces."""
 
 import itertools
 import json
@@ -12,8 +12,7 @@ import numpy as np
 import subspace_jax as ss
 from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
 from experiments.results import styles
-from experiments.results.significance import MIN_SEEDS, Effect, holm, paired
-from experiments.results.wording import amount, labels_said, metric_said, percent
+from experiments.results.significance import Effect, holm, paired
 
 # What is reported. Runs of "tuning" chose the values of "tuned"; others start from those of "partner".
 SETTINGS = ("article", "tuned")
@@ -247,10 +246,10 @@ def _mean(values: Sequence[float | None]) -> dict:
     return {"mean": statistics.fmean(values), "stderr": stderr}
 
 
-# What is left of a gain
+# Gains
 
 
-def survival(
+def gains(
     runs: Sequence[Record], chosen: Mapping[Key, Record] | None = None
 ) -> list[dict[str, Any]]:
     """How much every subspace's midpoint gains: untuned, over its control, and tuned against tuned.
@@ -266,7 +265,7 @@ def survival(
       An entry for every subspace, label noise and metric of `styles.METRICS` with `method`,
       `label_noise`, `metric`; `untuned`, `matched` and `tuned`, each `{"gain", "stderr", "num_seeds",
       "p_value"}`, or `None` without runs; `share`, the tuned gain over the untuned one as `{"mean",
-      "stderr"}`, or `None` if the untuned one is not a significant gain; and `sentence`.
+      "stderr"}`, or `None` if the untuned one is not a significant gain.
     """
     found = chosen_runs(runs, chosen)
     noises = sorted({noise for _, noise, _ in found})
@@ -279,7 +278,7 @@ def survival(
         }
         compared = {
             name: [
-                _gains(found.get((setting, noise, recipe), {}), metric)
+                _signed(found.get((setting, noise, recipe), {}), metric)
                 for recipe in (method, rival)
             ]
             for name, (setting, rival) in rivals.items()
@@ -293,11 +292,10 @@ def survival(
         group = {name: e._replace(p_value=next(p_values)) for name, e in group.items()}
         entry |= {name: _gain(e) for name, e in group.items()}
         entry["share"] = _share(compared, group)
-        entry["sentence"] = _survival_sentence(entry, group)
     return entries
 
 
-def _gains(seeds: BySeed, metric: str) -> dict[int, float | None]:
+def _signed(seeds: BySeed, metric: str) -> dict[int, float | None]:
     """The midpoint's metric, with the sign that makes more better."""
     sign = 1 if metric == "accuracy" else -1
     values = column(seeds, "midpoint", metric)
@@ -326,46 +324,3 @@ def _share(compared: Record, effects: Mapping[str, Effect]) -> dict | None:
     if len(rest) > 1:
         stderr = statistics.stdev(rest) / len(rest) ** 0.5 / untuned.difference
     return {"mean": ratio, "stderr": stderr}
-
-
-_RIVALS = {
-    "untuned": "standard training by the article's recipe",
-    "matched": "its matched control",
-    "tuned": "standard training with both tuned",
-}
-
-
-def _survival_sentence(entry: Record, effects: Mapping[str, Effect]) -> str:
-    """`Line, clean labels, accuracy: better by 2.78 ± 0.55 points than ...`"""
-    metric = entry["metric"]
-    said = "; ".join(
-        f"{_better(metric, e)} than {_RIVALS[name]}" for name, e in effects.items() if e.num_seeds
-    )
-    label = styles.style_of(entry["method"]).label
-    start = f"{label}, {labels_said(entry['label_noise'])}, {metric_said(metric)}: {said}"
-    untuned, tuned = effects["untuned"], effects["tuned"]
-    if not tuned.num_seeds:
-        return f"{start}."
-    if share := entry["share"]:
-        start += f"; {percent(share['mean'], share['stderr'])} of the gain survives tuning"
-    elif untuned.num_seeds:
-        start += "; no significant untuned gain that could survive tuning"
-    if tuned.is_significant and tuned.difference > 0:
-        return f"{start}."
-    few = "; there are too few seeds to test it" if tuned.num_seeds < MIN_SEEDS else ""
-    shown = (
-        "not better" if tuned.difference is None or tuned.difference <= 0 else "not shown better"
-    )
-    return f"{start}. The tuned midpoint is {shown} than tuned standard training{few}."
-
-
-def _better(metric: str, found: Effect) -> str:
-    if found.difference is None:
-        return "not comparable (a value is not finite)"
-    stderr = found.stderr
-    word = "better" if found.difference >= 0 else "worse"
-    if found.num_seeds < MIN_SEEDS:
-        note = " (too few seeds to test)"
-    else:
-        note = "" if found.is_significant else " (not significant)"
-    return f"{word} by {amount(metric, abs(found.difference), stderr, sign='')}{note}"

@@ -19,7 +19,7 @@ import subspace_jax as ss
 from experiments.configs import recipes
 from experiments.data import sets
 from experiments.evaluation import evaluate, predict, predictors
-from experiments.report import pages, run_figures
+from experiments.report import pages
 from experiments.results import styles
 from experiments.runs import workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
@@ -421,13 +421,7 @@ def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> No
 
 def publish(folder: Path, metrics: dict) -> None:
     """Writes the figures of a finished run as PNG and PDF, and its report."""
-    shown = metrics | {"landscape": workdir.landscape(folder)}
-    drawn = run_figures.run_figures(shown)
-    pictures = {name: run_figures.png(figure) for name, figure in drawn.items()}
-    (folder / workdir.FIGURES).mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        files.write_atomically(folder / workdir.FIGURES / f"{name}.pdf", run_figures.pdf(figure))
-    workdir.publish(folder, pictures, pages.page(shown, pictures))
+    workdir.publish(folder, *pages.of_run(metrics | {"landscape": workdir.landscape(folder)}))
 
 
 def _headline(metrics: dict) -> str:

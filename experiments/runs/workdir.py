@@ -156,11 +156,11 @@ def landscape(path: Path) -> dict:
     return _read(path / LANDSCAPE) if (path / LANDSCAPE).exists() else {}
 
 
-def publish(path: Path, pictures: dict[str, bytes], report: str) -> None:
+def publish(path: Path, figures: dict[str, bytes | str], report: str) -> None:
     """Writes figures, and the report last: what has none is published by the next command."""
     (path / FIGURES).mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        files.write_atomically(path / FIGURES / f"{name}.png", picture)
+    for name, content in figures.items():
+        files.write_atomically(path / FIGURES / name, content)
     files.write_atomically(path / REPORT, report)
 
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,30 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def plain(value: Any, digits: int | None = None) -> Any:
+    """JSON values: arrays and tuples as lists, `None` for what is not finite.
+
+    Args:
+      value: nested dictionaries, lists and tuples of numbers, texts and NumPy arrays.
+      digits: significant digits that floats keep; all if there is no number.
+
+    Example:
+      >>> plain({"a": (0.123456, float("nan")), "b": np.arange(2)}, digits=3)
+      {'a': [0.123, None], 'b': [0, 1]}
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(entry, digits) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry, digits) for entry in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else float(f"{value:.{digits}g}")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
