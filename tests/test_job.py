@@ -248,7 +248,7 @@ def test_the_oracle_is_the_best_look_at_the_test_split(npz, tmp_path):
     assert "early stopping" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("where", ["pages.page", "workdir.publish"])
+@pytest.mark.parametrize("where", ["pages.of_run", "workdir.publish"])
 def test_a_signal_while_the_report_is_made_waits_for_it(
     npz, finished, tmp_path, monkeypatch, where
 ):

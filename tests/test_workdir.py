@@ -203,5 +203,5 @@ def test_what_is_published_is_there_the_report_last(held, monkeypatch):
     (held / workdir.REPORT).unlink()
     monkeypatch.setattr(workdir.files, "write_atomically", fail)
     with pytest.raises(OSError, match="full"):
-        workdir.publish(held, {"path": b"newer"}, "<html>")
+        workdir.publish(held, {"path.png": b"newer"}, "<html>")
     assert not (held / workdir.REPORT).exists()

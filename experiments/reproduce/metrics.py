@@ -23,7 +23,7 @@ def seconds(runs: list[dict], wall: float) -> dict:
 
 
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
-    """A suite's metrics: tables, tests, sentences, and what is kept of the runs."""
+    """A suite's metrics: tables, tests, and what is kept of the runs."""
     made, runs = _made(runs)
     landscapes = [run for run in runs if run["setting"] == "landscape"]
     seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}

@@ -420,8 +420,7 @@ def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> No
 
 def publish(folder: Path, metrics: dict) -> None:
     """Writes the figures of a finished run as PNG and PDF, and its report."""
-    made, page = pages.of_run(metrics | {"landscape": workdir.landscape(folder)})
-    workdir.publish(folder, made, page)
+    workdir.publish(folder, *pages.of_run(metrics | {"landscape": workdir.landscape(folder)}))
 
 
 def _headline(metrics: dict) -> str:
