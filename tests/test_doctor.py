@@ -235,7 +235,7 @@ def test_exit_codes_and_configs(capsys):
     assert "There is no config missing.py -> give --config" in capsys.readouterr().out
     config = f"{ROOT}/experiments/configs/digits.py:lines"
     assert doctor.main(["--quick", "--config", config]) == 1
-    assert "Unknown method 'lines' -> choose one of standard" in capsys.readouterr().out
+    assert "Unknown method 'lines', did you mean 'line' -> choose one of" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         doctor.main(["--worktree"])
 

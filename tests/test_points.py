@@ -102,14 +102,13 @@ LAYOUTS = {
     "simplex_3": _TRIANGLE,
     "snapshot": _TRIANGLE,
     "fge": _TRIANGLE,
-    "swag": (["midpoint", "sample 0", "sample 1", "sample 2"], [(1, 2, 3)]),
+    "swag": (["midpoint", *(f"sample {i}" for i in range(5))], [(1, 2, 3, 4, 5)]),
 }
 
 
 @pytest.mark.parametrize("recipe", LAYOUTS)
 def test_a_method_has_points_that_are_mixtures_and_ensembles_of_them(recipe):
-    changes = {"swag": {"average__num_samples": 3}}
-    changes |= dict.fromkeys(("snapshot", "fge"), {"schedule__num_models": 3})
+    changes = dict.fromkeys(("snapshot", "fge"), {"schedule__num_models": 3})
     plan = layout_of(recipe, evaluation__num_points=7, **changes.get(recipe, {}))
     names, groups = LAYOUTS[recipe]
     assert names_of(plan).count("midpoint") == 1
