@@ -66,19 +66,19 @@ MUTATIONS = (
         "subspace_jax/averaging.py",
         "    due = (step >= start_step) & ((step - start_step) % every == 0)\n    count",
         "    due = (step > start_step) & ((step - start_step) % every == 0)\n    count",
-        "test_averaging.py::test_swa_is_the_plain_mean_of_the_visited_networks",
+        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
     ),
     (
         "subspace_jax/averaging.py",
         "1 / jnp.maximum(count, 1)",
         "1 / (count + 1)",
-        "test_averaging.py::test_swa_is_the_plain_mean_of_the_visited_networks",
+        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
     ),
     (
         "subspace_jax/averaging.py",
-        "due &= state.count < num_models",
-        "due &= state.count <= num_models",
-        "test_averaging.py::test_snapshots_are_the_first_visited_networks",
+        "if score >= best:",
+        "if score > best:",
+        "test_averaging.py::test_a_soup_takes_what_does_no_harm_and_leaves_what_does",
     ),
     # Metrics
     (
@@ -143,6 +143,12 @@ MUTATIONS = (
         "(images.astype(jnp.float32) / 255 - mean) * std",
         "test_images.py::test_normalize_is_that_of_numpy",
     ),
+    (
+        "experiments/data/loader.py",
+        "itertools.chain(examples[row:], examples[:row])",
+        "examples[row:]",
+        "test_loader.py::test_after_the_last_row_comes_the_first",
+    ),
     # Labels
     (
         "experiments/data/labels.py",
@@ -174,6 +180,12 @@ MUTATIONS = (
         "targets = optax.smooth_labels(one_hot, hyper.label_smoothing)",
         "targets = one_hot",
         "test_train.py::test_loss_is_the_cross_entropy_with_smoothed_labels",
+    ),
+    (
+        "experiments/training/steps.py",
+        "penalty=program.method.penalty(hyper),",
+        "penalty=None,",
+        "test_train.py::test_a_step_adds_the_penalty_of_its_method",
     ),
     (
         "subspace_jax/training.py",
@@ -225,18 +237,42 @@ MUTATIONS = (
         "for start in range(0, steps, per_call):",
         "test_train.py::test_the_batches_are_the_same_whatever_the_calls_and_the_start",
     ),
+    (
+        "experiments/runs/checkpoint.py",
+        "digest.update(np.ascontiguousarray(array).tobytes())",
+        "pass",
+        "test_checkpoint.py::test_whole_arrays_that_the_record_is_not_of_are_damage",
+    ),
+    (
+        "experiments/training/history.py",
+        'saved["epochs"], saved["step"], saved["sums"]',
+        'saved["epochs"], saved["step"], {}',
+        "test_train.py::test_a_run_that_goes_on_from_a_state_is_the_one_that_never_stopped",
+    ),
     # Predictors, and what validation data choose
     (
         "experiments/evaluation/choose.py",
         "jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature))",
         "jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature**2))",
-        "test_choose.py::test_a_temperature_is_that_of_validation_and_scores_the_test_predictions",
+        "test_predictors.py::test_a_record_is_of_the_mean_probabilities_of_its_networks",
     ),
     (
         "experiments/evaluation/choose.py",
         "temperature = ss.calibration.fit_temperature(log_probs_val, labels_val)",
         "temperature = ss.calibration.fit_temperature(log_probs_test, labels_test)",
-        "test_choose.py::test_temperatures_do_not_change_with_the_test_predictions",
+        "test_predictors.py::test_temperatures_do_not_change_with_the_test_predictions",
+    ),
+    (
+        "experiments/evaluation/evaluate.py",
+        'HeldOut(splits["validation"], logits["validation"])',
+        "HeldOut(splits[main], logits[main])",
+        "test_evaluate.py::test_a_poisoned_test_split_changes_no_choice",
+    ),
+    (
+        "experiments/evaluation/predictors.py",
+        "ss.calibration.choose_point(held_out.logits,",
+        "ss.calibration.choose_point(-held_out.logits,",
+        "test_predictors.py::test_the_chosen_point_is_the_one_of_lowest_validation_nll",
     ),
     (
         "subspace_jax/calibration.py",
@@ -250,6 +286,12 @@ MUTATIONS = (
         "v = (side - x * u) / height",
         "v = side / height",
         "test_landscape.py::test_the_plane_is_isometric",
+    ),
+    (
+        "subspace_jax/landscape.py",
+        "shift = jnp.matmul(xy, self.axes,",
+        "shift = jnp.matmul(xy[..., ::-1], self.axes,",
+        "test_landscape.py::test_coordinates_are_those_of_the_three_networks",
     ),
     (
         "subspace_jax/landscape.py",
@@ -288,6 +330,12 @@ MUTATIONS = (
         "midpoint",
         "test_summary.py::test_the_test_split_is_never_read",
     ),
+    (
+        "experiments/results/summary.py",
+        "best = min(losses, key=losses.__getitem__)",
+        "best = max(losses, key=losses.__getitem__)",
+        "test_summary.py::test_the_best_mean_validation_accuracy_wins_and_nll_decides_between_equals",
+    ),
     # Export
     (
         "experiments/evaluation/points.py",
@@ -307,6 +355,12 @@ MUTATIONS = (
         "axis=tuple(range(leaf.ndim))",
         "test_export.py::test_channels_have_scales_of_their_own_and_the_smallest_numbers_do_not_"
         "divide_by_zero",
+    ),
+    (
+        "experiments/export/formats.py",
+        "(images.astype(jnp.float32) / 255 - MEAN) / STD",
+        "images.astype(jnp.float32) / 255 - MEAN",
+        "test_export.py::test_the_source_of_a_network_gives_its_logits",
     ),
     # Import
     (
