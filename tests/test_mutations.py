@@ -1,0 +1,438 @@
+"""Important lines that are changed on purpose: the tests that guard them fail.
+
+Each mutation is made in a copy of the repository. A test that is named here must pass there before.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("subspace_jax", "experiments", "tests", "conftest.py", "setup.cfg")
+LINKED = ("benchmarks", "docs", "examples", "notebooks", "results")
+
+# A file, what is written there once, what takes its place, and the test that finds it.
+MUTATIONS = (
+    # Subspaces
+    (
+        "subspace_jax/subspaces.py",
+        "alpha**i * beta ** (degree - i) for",
+        "beta**i * alpha ** (degree - i) for",
+        "test_subspaces.py::test_points_are_sums_of_endpoints_inside_and_outside",
+    ),
+    (
+        "subspace_jax/subspaces.py",
+        "normalised(jax.random.exponential(key, (num_endpoints,)))",
+        "normalised(jax.random.uniform(key, (num_endpoints,)))",
+        "test_subspaces.py::test_random_points_are_uniform",
+    ),
+    (
+        "subspace_jax/subspaces.py",
+        "jax.vmap(one)(jax.random.split(key, self.num_endpoints))",
+        "jax.vmap(one)(jnp.stack([key] * self.num_endpoints))",
+        "test_subspaces.py::test_init_draws_the_endpoints_independently",
+    ),
+    # Recalibration
+    (
+        "subspace_jax/recalibration.py",
+        "share * (1 - share) * (new_leaves",
+        "share * (new_leaves",
+        "test_recalibration.py::test_statistics_are_those_of_the_concatenated_data",
+    ),
+    (
+        "subspace_jax/recalibration.py",
+        "share = count / total",
+        "share = 0.5 * count / count",
+        "test_recalibration.py::test_num_examples_weighs_the_batches",
+    ),
+    (
+        "subspace_jax/recalibration.py",
+        "tuple(name for i, name in enumerate(names) if i != last)",
+        "tuple(names[:last])",
+        "test_recalibration.py::test_every_variance_finds_its_own_mean",
+    ),
+    # Averaging
+    (
+        "subspace_jax/averaging.py",
+        "optax.incremental_update(new, state.ema, 1 - decay)",
+        "optax.incremental_update(new, state.ema, decay)",
+        "test_averaging.py::test_ema_is_the_average_of_the_parameters_and_changes_no_update",
+    ),
+    (
+        "subspace_jax/averaging.py",
+        "    due = (step >= start_step) & ((step - start_step) % every == 0)\n    count",
+        "    due = (step > start_step) & ((step - start_step) % every == 0)\n    count",
+        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
+    ),
+    (
+        "subspace_jax/averaging.py",
+        "1 / jnp.maximum(count, 1)",
+        "1 / (count + 1)",
+        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
+    ),
+    (
+        "subspace_jax/averaging.py",
+        "if score >= best:",
+        "if score > best:",
+        "test_averaging.py::test_a_soup_takes_what_does_no_harm_and_leaves_what_does",
+    ),
+    # Metrics
+    (
+        "subspace_jax/metrics.py",
+        "padding = weights == 0",
+        "padding = weights < 0",
+        "test_metrics.py::test_padding_has_no_effect",
+    ),
+    (
+        "subspace_jax/metrics.py",
+        'jnp.searchsorted(_edges(num_bins)[1:-1], confidence, side="left")',
+        'jnp.searchsorted(_edges(num_bins)[1:-1], confidence, side="right")',
+        "test_metrics.py::test_edges_belong_to_the_lower_bin",
+    ),
+    (
+        "subspace_jax/metrics.py",
+        "(errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()",
+        "errors.sum() / jnp.asarray(baseline, jnp.float32).sum()",
+        "test_metrics.py::test_mean_corruption_errors_are_means_of_ratios",
+    ),
+    (
+        "subspace_jax/prediction.py",
+        "jax.nn.logsumexp(log_probs, axis=0) - math.log(logits.shape[0])",
+        "jax.nn.logsumexp(log_probs, axis=0)",
+        "test_prediction.py::test_ensembles_average_probabilities_or_logits",
+    ),
+    # Corruptions
+    (
+        "subspace_jax/corruptions/severities.py",
+        '"frost": ((1, 0.2, 0.65)',
+        '"frost": ((1, 0.25, 0.65)',
+        "test_corruptions.py::test_the_tables_are_the_published_ones",
+    ),
+    (
+        "subspace_jax/corruptions/noise.py",
+        "jnp.where(u < amount / 2, 0.0",
+        "jnp.where(u < amount / 3, 0.0",
+        "test_corruptions.py::test_noise_has_its_strength",
+    ),
+    (
+        "subspace_jax/corruptions/weather.py",
+        "jnp.sqrt(jnp.minimum(jnp.swapaxes(across, 1, 2), 400))",
+        "jnp.sqrt(jnp.minimum(across, 400))",
+        "test_corruptions.py::test_distance_is_that_of_the_nearest_edge_up_to_twenty",
+    ),
+    # Data
+    (
+        "experiments/data/sets.py",
+        "return _subset(split, ~held_out), _subset(split, held_out)",
+        "return _subset(split, held_out), _subset(split, ~held_out)",
+        "test_data.py::test_hold_out_is_the_one_it_always_was",
+    ),
+    (
+        "experiments/data/augment.py",
+        "jnp.where(flips, cropped[:, :, ::-1], cropped)",
+        "cropped",
+        "test_images.py::test_all_candidates_are_equally_likely",
+    ),
+    (
+        "experiments/data/augment.py",
+        "(images.astype(jnp.float32) / 255 - mean) / std",
+        "(images.astype(jnp.float32) / 255 - mean) * std",
+        "test_images.py::test_normalize_is_that_of_numpy",
+    ),
+    (
+        "experiments/data/loader.py",
+        "itertools.chain(examples[row:], examples[:row])",
+        "examples[row:]",
+        "test_loader.py::test_after_the_last_row_comes_the_first",
+    ),
+    # Labels
+    (
+        "experiments/data/labels.py",
+        "(labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes",
+        "(labels[chosen].astype(np.uint64) + draws % num_classes) % num_classes",
+        "test_data.py::test_new_labels_are_uniform",
+    ),
+    (
+        "experiments/data/labels.py",
+        "np.random.Philox([seed, stream])",
+        "np.random.Philox([0, stream])",
+        "test_data.py::test_noise_depends_on_the_seed",
+    ),
+    (
+        "experiments/data/sets.py",
+        "parts._replace(train=parts.train._replace(labels=labels))",
+        "parts",
+        "test_readers.py::test_noise_reaches_the_labels_of_the_training_part_alone",
+    ),
+    # Steps
+    (
+        "experiments/training/steps.py",
+        "jax.random.permutation(jax.random.fold_in(key, epoch), size)",
+        "jax.random.permutation(key, size)",
+        "test_train.py::test_an_epoch_is_a_permutation_and_differs_from_others",
+    ),
+    (
+        "experiments/training/steps.py",
+        "targets = optax.smooth_labels(one_hot, hyper.label_smoothing)",
+        "targets = one_hot",
+        "test_train.py::test_loss_is_the_cross_entropy_with_smoothed_labels",
+    ),
+    (
+        "experiments/training/steps.py",
+        "penalty=program.method.penalty(hyper),",
+        "penalty=None,",
+        "test_train.py::test_a_step_adds_the_penalty_of_its_method",
+    ),
+    (
+        "subspace_jax/training.py",
+        "loss = sum(losses) / num_samples",
+        "loss = sum(losses)",
+        "test_training.py::test_training_is_sample_gradient_update",
+    ),
+    (
+        "subspace_jax/training.py",
+        "jax.random.fold_in(key, state.step)",
+        "jax.random.fold_in(key, 0)",
+        "test_training.py::test_randomness_is_a_function_of_key_and_step",
+    ),
+    # Schedules
+    (
+        "experiments/training/schedules.py",
+        "lambda epoch: (epoch + 1) / max(warmup_epochs, 1) * base_lr",
+        "lambda epoch: epoch / max(warmup_epochs, 1) * base_lr",
+        "test_schedules.py::test_constant_schedule_by_hand",
+    ),
+    (
+        "experiments/training/schedules.py",
+        "return num_epochs - num_cycles * cycle, cycle",
+        "return num_epochs - num_models * cycle, cycle",
+        "test_schedules.py::test_cycles_are_equal_and_end_with_training",
+    ),
+    (
+        "experiments/training/schedules.py",
+        "low = 1 - jnp.abs(2 * (step % cycle) / cycle - 1)",
+        "low = jnp.abs(2 * (step % cycle) / cycle - 1)",
+        "test_schedules.py::test_fge_schedule_by_hand",
+    ),
+    # Checkpoints and resumed runs
+    (
+        "experiments/runs/checkpoint.py",
+        'if restored.record["sha256"] != digest:',
+        "if False:",
+        "test_checkpoint.py::test_whole_arrays_that_the_record_is_not_of_are_damage",
+    ),
+    (
+        "experiments/runs/checkpoint.py",
+        "self._manager.all_steps(), reverse=True):\n            reason",
+        "self._manager.all_steps()):\n            reason",
+        "test_checkpoint.py::test_restores_the_newest_state_and_its_record_exactly",
+    ),
+    (
+        "experiments/training/steps.py",
+        "for start in range(max(first - epoch * steps, 0), steps, per_call):",
+        "for start in range(0, steps, per_call):",
+        "test_train.py::test_the_batches_are_the_same_whatever_the_calls_and_the_start",
+    ),
+    (
+        "experiments/runs/checkpoint.py",
+        "digest.update(np.ascontiguousarray(array).tobytes())",
+        "pass",
+        "test_checkpoint.py::test_whole_arrays_that_the_record_is_not_of_are_damage",
+    ),
+    (
+        "experiments/training/history.py",
+        'saved["epochs"], saved["step"], saved["sums"]',
+        'saved["epochs"], saved["step"], {}',
+        "test_train.py::test_a_run_that_goes_on_from_a_state_is_the_one_that_never_stopped",
+    ),
+    # Predictors, and what validation data choose
+    (
+        "experiments/evaluation/choose.py",
+        "jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature))",
+        "jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature**2))",
+        "test_predictors.py::test_a_record_is_of_the_mean_probabilities_of_its_networks",
+    ),
+    (
+        "experiments/evaluation/choose.py",
+        "temperature = ss.calibration.fit_temperature(log_probs_val, labels_val)",
+        "temperature = ss.calibration.fit_temperature(log_probs_test, labels_test)",
+        "test_predictors.py::test_temperatures_do_not_change_with_the_test_predictions",
+    ),
+    (
+        "experiments/evaluation/evaluate.py",
+        'HeldOut(splits["validation"], logits["validation"])',
+        "HeldOut(splits[main], logits[main])",
+        "test_evaluate.py::test_a_poisoned_test_split_changes_no_choice",
+    ),
+    (
+        "experiments/evaluation/predictors.py",
+        "ss.calibration.choose_point(held_out.logits,",
+        "ss.calibration.choose_point(-held_out.logits,",
+        "test_predictors.py::test_the_chosen_point_is_the_one_of_lowest_validation_nll",
+    ),
+    (
+        "subspace_jax/calibration.py",
+        "jnp.where(jnp.isnan(losses), jnp.inf, losses)",
+        "jnp.where(jnp.isnan(losses), -jnp.inf, losses)",
+        "test_calibration.py::test_the_first_of_equal_points_is_chosen_and_never_a_diverged_one",
+    ),
+    # Landscape
+    (
+        "subspace_jax/landscape.py",
+        "v = (side - x * u) / height",
+        "v = side / height",
+        "test_landscape.py::test_the_plane_is_isometric",
+    ),
+    (
+        "subspace_jax/landscape.py",
+        "shift = jnp.matmul(xy, self.axes,",
+        "shift = jnp.matmul(xy[..., ::-1], self.axes,",
+        "test_landscape.py::test_coordinates_are_those_of_the_three_networks",
+    ),
+    (
+        "subspace_jax/landscape.py",
+        "(losses - ((1 - t) * losses[0] + t * losses[-1])).max()",
+        "(losses - losses[0]).max()",
+        "test_landscape.py::test_a_tilt_of_the_loss_does_not_change_its_barrier",
+    ),
+    (
+        "experiments/evaluation/landscape.py",
+        'found = {"nll": nll, "error": 1 - accuracy}',
+        'found = {"nll": nll, "error": accuracy}',
+        "test_experiments_landscape.py::test_barriers_are_of_the_points_on_a_path",
+    ),
+    # Summary and significance
+    (
+        "experiments/results/significance.py",
+        "p_value * (len(tested) - rank)",
+        "p_value * len(tested)",
+        "test_significance.py::test_holm_is_that_of_its_definition",
+    ),
+    (
+        "experiments/results/significance.py",
+        "[ours - theirs for ours, theirs in pairs]",
+        "[theirs - ours for ours, theirs in pairs]",
+        "test_significance.py::test_effects_are_those_of_scipy",
+    ),
+    (
+        "experiments/results/summary.py",
+        'sign = 1 if metric == "accuracy" else -1',
+        "sign = 1",
+        "test_summary.py::test_gains_are_positive_where_the_midpoint_is_better",
+    ),
+    (
+        "experiments/results/summary.py",
+        'midpoint.get("validation")',
+        "midpoint",
+        "test_summary.py::test_the_test_split_is_never_read",
+    ),
+    (
+        "experiments/results/summary.py",
+        "best = min(losses, key=losses.__getitem__)",
+        "best = max(losses, key=losses.__getitem__)",
+        "test_summary.py::test_the_best_mean_validation_accuracy_wins_and_nll_decides_between_equals",
+    ),
+    # Export
+    (
+        "experiments/evaluation/points.py",
+        "Chosen(point.name, point.coords, plan.weights[i], inside)",
+        "Chosen(point.name, point.coords, plan.weights[0], inside)",
+        "test_export.py::test_points_are_mixtures_of_what_a_method_trained",
+    ),
+    (
+        "experiments/export/export.py",
+        "_one(networks.stats, i)}",
+        "_one(networks.stats, 0)}",
+        "test_export.py::test_int8_weights_are_measured_beside_those_of_float32",
+    ),
+    (
+        "experiments/export/formats.py",
+        "axis=tuple(range(leaf.ndim - 1))",
+        "axis=tuple(range(leaf.ndim))",
+        "test_export.py::test_channels_have_scales_of_their_own_and_the_smallest_numbers_do_not_"
+        "divide_by_zero",
+    ),
+    (
+        "experiments/export/formats.py",
+        "(images.astype(jnp.float32) / 255 - MEAN) / STD",
+        "images.astype(jnp.float32) / 255 - MEAN",
+        "test_export.py::test_the_source_of_a_network_gives_its_logits",
+    ),
+    # Import
+    (
+        "experiments/import_weights/torch_names.py",
+        "leaf.transpose(3, 2, 0, 1)",
+        "leaf.transpose(3, 2, 1, 0)",
+        "test_import_weights.py::test_kernels_are_transposed_and_a_dense_classifier_is_a_1x1_"
+        "convolution",
+    ),
+    (
+        "experiments/import_weights/torch_names.py",
+        "tensor.transpose(2, 3, 1, 0)",
+        "tensor.transpose(3, 2, 1, 0)",
+        "test_import_weights.py::test_what_is_exported_is_imported_bit_for_bit",
+    ),
+    (
+        "experiments/import_weights/torch_files.py",
+        "name.removeprefix(_PARALLEL): array",
+        "name: array",
+        "test_import_weights.py::test_a_file_of_either_kind_becomes_a_folder",
+    ),
+)
+TESTS = sorted({test for *_, test in MUTATIONS})
+
+
+def test_every_mutation_is_of_one_place_and_has_its_test():
+    for file, old, new, test in MUTATIONS:
+        assert (ROOT / file).read_text().count(old) == 1, (file, old)
+        assert old != new
+        where, name = test.split("::")
+        assert f"\ndef {name}(" in (ROOT / "tests" / where).read_text(), test
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the repository, whose modules are imported there and whose tests pass."""
+    folder = tmp_path_factory.mktemp("copy")
+    for name in COPIED:
+        put = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        put(ROOT / name, folder / name)
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    code = "import subspace_jax; print(subspace_jax.__file__)"
+    assert Path(python(folder, "-c", code).stdout.strip()).is_relative_to(folder)
+    done = passes(folder, *TESTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def python(folder, *arguments):
+    """A process with the modules of a folder."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def passes(folder, *tests):
+    """Pytest on some tests: 0 if all pass, 1 if one fails, more if they can't be collected."""
+    named = [f"tests/{test}" for test in tests]
+    return python(folder, "-m", "pytest", "-n", "0", "-q", "-x", *named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "old", "new", "test"), MUTATIONS, ids=[f"{m[0]}: {m[1]}" for m in MUTATIONS]
+)
+def test_a_mutation_is_found(copy, file, old, new, test):
+    original = (copy / file).read_text()
+    (copy / file).write_text(original.replace(old, new))
+    try:
+        done = passes(copy, test)
+    finally:
+        (copy / file).write_text(original)
+    assert done.returncode == 1, done.stdout + done.stderr
