@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from synthetic_metrics import config_of, metrics_from, records_of
@@ -13,6 +14,7 @@ from experiments.runs import workdir
 from experiments.system import files
 from experiments.system.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = ("standard", "dropout", "line", "spro")
 
 
@@ -204,3 +206,47 @@ def test_what_is_no_results_file_is_refused(tmp_path, text):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.json'.*No such file"):
         known_runs.read(str(tmp_path / "nowhere.json"))
+
+
+_THIRTY = {
+    "run.evaluation.num_points": 11,
+    "run.evaluation.outside": ("noise", "shuffled"),
+    "clean_only": (),
+}
+_MORE = ("standard", "standard_matched", "early_stopping", "ema", "swa_constant", "dropout")
+_MORE += ("label_smoothing", "line", "layerwise_line", "curve", "line_ensemble")
+# Committed results -> their suite, and the values with which its command takes their runs.
+COMMITTED = {
+    "digits": ("digits", {}),
+    "digits-bfloat16": (
+        "digits",
+        {
+            "run.model.dtype": "bfloat16",
+            "products": ("standard", "ema", "line", "layerwise_line", "curve"),
+            "landscape.seeds": (),
+        },
+    ),
+    "cifar10-small": ("cifar10-small", {}),
+    "cifar10-small-30": (
+        "cifar10-small",
+        _THIRTY | {"run.num_epochs": 30, "products": (*_MORE, "layerwise_line_ensemble")},
+    ),
+    "cifar10-small-pilot": (
+        "cifar10-small",
+        _THIRTY
+        | {"run.num_epochs": 15, "seeds": (0, 1)}
+        | {"products": ("standard", "ema", "line", "layerwise_line")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_suite_goes_on_from_what_is_committed(name):
+    suite, values = COMMITTED[name]
+    config = suites.get_config(suite)
+    config.update_from_flattened_dict(values)
+    known = known_runs.read(f"{ROOT}/results/{name}/metrics.json")
+    figures = ("fig3", "fig7")
+    entries = plan.article_entries(config, figures)
+    found = known_runs.sort(None, [known], entries)
+    assert {entry.id for entry in entries} == set(found.known)
