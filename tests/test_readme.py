@@ -81,6 +81,20 @@ def test_its_numbers_are_those_of_the_record():
     assert len(record["provenance"]["seeds"]) == 8
 
 
+def test_what_setting_up_costs_is_on_record():
+    """Sizes as they were measured; times are promised with room."""
+    record = json.loads((ROOT / "results" / "setup" / "setup.json").read_text())
+    first, second = record["first_command"], record["second_command"]
+    gigabytes = (first["environment_megabytes"] + first["runs_megabytes"]) / 1000
+    for said in (f"{first['download_megabytes']} MB", f"fill {gigabytes:.1f} GB"):
+        assert said in README
+    assert f"{second['more_download_megabytes']} MB more" in README
+    for command, least in ((first, "It takes"), (second, "the tests, in")):
+        (minutes,) = re.findall(rf"{least} (\d+) minutes", README)
+        assert command["seconds"] <= 60 * int(minutes)
+        assert all(part in COMMANDS for part in command["command"].split(" && "))
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m experiments")])
 def test_its_commands_work_as_printed(command, tmp_path):
     module, *arguments = shlex.split(command)[2:]
