@@ -1,7 +1,5 @@
 """Temperatures against SciPy, and choices of a point against exhaustive search."""
 
-import functools
-
 import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
 import jax
@@ -66,12 +64,6 @@ def test_temperature_is_the_minimum_that_scipy_finds(seed, sharpness, weighted):
     )
 
 
-def test_temperature_of_a_known_distribution():
-    logits = 4 * normal(0, 20_000, K)
-    labels = jax.random.categorical(jax.random.key(0), jnp.asarray(logits) / 2.5)
-    np.testing.assert_allclose(fit_temperature(logits, labels), 2.5, rtol=0.03)
-
-
 @arbitrary
 @given(
     npst.arrays(np.float32, (8, 3), elements=st.floats(-50, 50, width=32)),
@@ -84,16 +76,6 @@ def test_temperature_is_finite_and_never_worse_than_none(logits, labels, weights
     if weights.any():
         scaled = nll(logits, labels, weights, temperature)
         assert scaled <= nll(logits, labels, weights) * (1 + 1e-4) + 1e-5
-
-
-def test_temperature_scales_with_the_logits():
-    logits, labels, _ = make_batch(0)
-    doubled = fit_temperature(2 * logits, labels)
-    np.testing.assert_allclose(doubled, 2 * fit_temperature(logits, labels), rtol=1e-4)
-    shifted = fit_temperature(logits + normal(1, N, 1), labels)
-    np.testing.assert_allclose(shifted, fit_temperature(logits, labels), rtol=1e-4)
-    of_log_probs = fit_temperature(jax.nn.log_softmax(logits), labels)
-    np.testing.assert_allclose(of_log_probs, fit_temperature(logits, labels), rtol=1e-4)
 
 
 def test_weights_count_examples_and_padding_has_no_effect():
@@ -143,27 +125,12 @@ def test_invalid_examples_give_nan(spoil):
     assert np.isnan(fit_temperature(logits, labels))
 
 
-def test_an_empty_validation_split_is_refused():
-    with pytest.raises(ValueError, match="0 validation examples; hold out at least 1 of the train"):
-        fit_temperature(np.ones((0, K)), np.zeros(0, int))
-    for mode in MODES:
-        with pytest.raises(ValueError, match="0 validation examples; hold out at least 1"):
-            fit_ensemble_temperature(np.ones((M, 0, K)), np.zeros(0, int), mode=mode)
-
-
 def test_applying_a_temperature_divides_and_keeps_the_predictions():
     logits, labels, _ = make_batch(0)
     scaled = apply_temperature(logits, fit_temperature(logits, labels))
     np.testing.assert_array_equal(scaled.argmax(axis=1), logits.argmax(axis=1))
     np.testing.assert_allclose(apply_temperature(logits, 4.0), logits / 4)
     assert apply_temperature(jnp.asarray(logits, jnp.bfloat16), 4.0).dtype == jnp.float32
-
-
-def test_temperatures_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"shape \[2\] do not fit logits of shape \[3, 40, 4\]"):
-        apply_temperature(np.ones((M, N, K)), np.ones(2))
-    with pytest.raises(ValueError, match="give a scalar, or one per member"):
-        apply_temperature(np.ones((N, K)), np.ones(N))
 
 
 # Ensembles
@@ -207,16 +174,6 @@ def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
     np.testing.assert_allclose(log_probs, ensemble(logits, average), rtol=1e-4, atol=1e-5)
 
 
-def test_unknown_modes_and_averages_are_refused():
-    logits, labels, _ = make_batch(0, M)
-    for fit in (fit_ensemble_temperature, apply_ensemble_temperature):
-        with pytest.raises(ValueError, match="mode='members' is unknown; use 'per_member' or"):
-            fit(logits, labels, mode="members")
-    for mode in MODES:
-        with pytest.raises(ValueError, match="average='mean' is unknown"):
-            fit_ensemble_temperature(logits, labels, average="mean", mode=mode)
-
-
 # The point
 
 
@@ -240,15 +197,6 @@ def test_the_first_of_equal_points_is_chosen_and_never_a_diverged_one(criterion)
     assert int(choose_point(points[:1], labels, criterion=criterion)) == 0
 
 
-def test_points_that_cannot_be_compared_are_refused():
-    logits, labels, _ = make_batch(0, 5)
-    with pytest.raises(ValueError, match="criterion='ece' is unknown; use 'nll' or 'accuracy'"):
-        choose_point(logits, labels, criterion="ece")
-    for shape in [(N, K), (0, N, K), (2, 0, K)]:
-        with pytest.raises(ValueError, match="give .* at least 1 point at at least 1 validation"):
-            choose_point(np.ones(shape), labels)
-
-
 def test_the_gradient_of_the_calibrated_nll_is_exact_without_that_of_the_temperature():
     x, endpoints = normal(0, N, 5), jnp.asarray(4 * normal(1, 2, 5, K))
     truth = x @ np.asarray(line().point(endpoints, 0.3)) / 4
@@ -264,12 +212,3 @@ def test_the_gradient_of_the_calibrated_nll_is_exact_without_that_of_the_tempera
         step = 1e-2
         slope = (calibrated_nll(alpha + step) - calibrated_nll(alpha - step)) / (2 * step)
         np.testing.assert_allclose(jax.grad(calibrated_nll)(alpha), slope, rtol=0.05, atol=2e-3)
-
-
-def test_everything_about_temperatures_can_be_jitted():
-    logits, labels, _ = make_batch(0, M)
-    fit = jax.jit(functools.partial(fit_ensemble_temperature, mode="per_member"))
-    np.testing.assert_allclose(
-        fit(logits, labels), fit_ensemble_temperature(logits, labels, mode="per_member"), rtol=1e-6
-    )
-    assert int(jax.jit(choose_point)(logits, labels)) == int(choose_point(logits, labels))

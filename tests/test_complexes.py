@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import layerwise, simplex
+from subspace_jax import simplex
 from subspace_jax.contrib.complexes import log_volume, simplicial_complex
 
 NUM_DRAWS = 2000
@@ -55,20 +55,6 @@ def test_a_complex_of_one_simplex_is_the_simplex():
     coords = simplex(3).draw(jax.random.key(0))
     chex.assert_trees_all_equal(whole.point(endpoints, coords), simplex(3).point(endpoints, coords))
     chex.assert_trees_all_equal(whole.midpoint(endpoints), simplex(3).midpoint(endpoints))
-
-
-def test_layers_draw_their_simplexes_independently():
-    subspace = layerwise(simplicial_complex(((0, 2), (1, 2))))
-    endpoints = {name: {"bias": jnp.zeros((3, 2))} for name in "abc"}
-    keys = jax.random.split(jax.random.key(0), 200)
-    coords = jax.jit(jax.vmap(lambda key: subspace.sample_coords(key, endpoints)))(keys)
-    first = np.stack([layer["bias"][:, 0] > 0 for layer in coords.values()])
-    assert len(np.unique(first, axis=1).T) == 2**3
-
-
-def test_a_single_vertex_has_weight_one_even_where_its_draw_is_zero(monkeypatch):
-    monkeypatch.setattr(jax.random, "exponential", lambda key, shape: jnp.zeros(shape))
-    assert simplicial_complex(((0,),)).draw(jax.random.key(0)) == 1
 
 
 # Volumes
@@ -127,25 +113,3 @@ def test_flat_simplexes_have_finite_volumes_and_gradients(flat):
     volume, gradient = of(jnp.asarray(np.stack(corners[flat])))
     chex.assert_tree_all_finite((volume, gradient))
     assert bool(jnp.all(gradient == 0)) == (flat == "a point")
-
-
-@pytest.mark.parametrize(
-    ("simplexes", "message"),
-    [
-        ((), r"simplexes \(\) have the vertices \[\]; give at least one"),
-        (((0, 1), ()), "give at least one simplex of at least one"),
-        (((0, 1), (1, 3)), r"vertices \[0, 1, 3\]; .* name each of 0, 1"),
-        (((-1, 0),), r"vertices \[-1, 0\]; .* name each of 0, 1"),
-        (((0, 1), (1, 1)), "name a vertex twice in one; name it once"),
-    ],
-)
-def test_complexes_without_points_are_refused(simplexes, message):
-    with pytest.raises(ValueError, match=message):
-        simplicial_complex(simplexes)
-
-
-def test_volumes_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="A simplex of 1 vertices has no volume; use at least 2"):
-        log_volume(jnp.zeros((3, 2)), vertices=[1])
-    with pytest.raises(ValueError, match="No leaf of the endpoints is selected"):
-        log_volume(jnp.zeros((3, 2)), lambda path, leaf: False)

@@ -150,13 +150,3 @@ def test_functions_are_mapped_and_sum_low_precision_in_float32():
     widened = jax.tree.map(lambda x: x.astype(jnp.float32), low)
     chex.assert_trees_all_equal_dtypes(every(low), every(widened))
     chex.assert_trees_all_close(every(low), every(widened), rtol=1e-5, atol=1e-6)
-
-
-def test_bad_input():
-    biases, message = {"scale": jnp.ones((2, 3))}, "None of the 1 leaves .* pass `select`"
-    for function in FUNCTIONS:
-        with pytest.raises(ValueError, match=message):
-            function(biases)
-    for key in (None, KEY):
-        with pytest.raises(ValueError, match="between pairs but there is 1 endpoint; .* at least"):
-            cosine_penalty(jnp.ones((1, 2, 3)), key)

@@ -4,7 +4,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from stacks import Block, network, normal
 
@@ -61,53 +60,4 @@ def test_noise_is_in_units_of_each_leaf():
     chex.assert_trees_all_equal(again, endpoints)
 
 
-def test_frozen_vertices_stay_and_the_others_train():
-    networks = [{"w": jnp.asarray(normal(i, 4, 3))} for i in range(2)]
-    curve, positions = ss.bezier(2), (0, 2)
-    endpoints = curve.grow(networks, positions=positions)
-    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), ss.freeze(positions))
-    loss_fn = lambda params, key, batch: (jnp.mean((batch @ params["w"] - 1) ** 2), {})
-    step = jax.jit(ss.make_train_step(curve, loss_fn, optimizer))
-    state = ss.TrainState.create(endpoints, optimizer)
-    for _ in range(2):
-        state, _ = step(state, jax.random.key(0), jnp.asarray(normal(7, 5, 4)))
-    for position, one in zip(positions, networks, strict=True):
-        assert bits(network(state.endpoints, position)) == bits(one)
-    assert not np.array_equal(state.endpoints["w"][1], endpoints["w"][1])
-
-
 ONE, OTHER = {"w": np.zeros((2, 3), np.float32)}, {"w": np.zeros((2, 4), np.float32)}
-
-
-@pytest.mark.parametrize(
-    ("networks", "options", "message"),
-    [
-        ([], {}, "grow got 0 networks but the subspace has 3 endpoints; give it 1 to 3"),
-        ([ONE] * 4, {}, "grow got 4 networks but the subspace has 3 endpoints; give it 1 to 3"),
-        ([ONE, OTHER], {}, r"shape of leaf \['w'\]: \[2, 3\] and \[2, 4\]; stack networks of one"),
-        ([ONE, {"v": ONE["w"]}], {}, r"differ in structure: leaf \['v'\] is in one only"),
-        ([ONE], {"noise": 0.1}, "noise is 0.1 but there is no key to draw it with; pass `key`"),
-        ([ONE], {"noise": -0.1}, "noise is -0.1; use 0"),
-        ([ONE], {"noise": float("nan")}, "noise is nan; use 0"),
-        ([ONE, ONE], {"positions": (0, 3)}, r"positions \(0, 3\) do not place 2 .* from 0 to 2"),
-        ([ONE, ONE], {"positions": (1, 1)}, r"positions \(1, 1\) do not .* a number of its own"),
-        ([ONE, ONE], {"positions": (1,)}, r"positions \(1,\) do not place 2 networks among 3"),
-        ([ONE], {"positions": (-1,)}, r"positions \(-1,\) do not place 1 networks among 3"),
-    ],
-)
-def test_networks_that_can_not_be_endpoints_are_refused(networks, options, message):
-    with pytest.raises(ValueError, match=message):
-        ss.simplex(3).grow(networks, **options)
-
-
-@pytest.mark.parametrize(
-    ("leaf", "kind"),
-    [
-        (np.int32(1), "has dtype int32"),
-        (7, "is an object of type int"),
-        (np.tanh, "is an object of type ufunc"),
-    ],
-)
-def test_leaves_that_can_not_be_mixed_are_refused(leaf, kind):
-    with pytest.raises(TypeError, match=rf"Leaf \['n'\] {kind} .* subspace_jax.split"):
-        ss.line().grow([{"w": jnp.zeros(2), "n": leaf}])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import landscape, line, mix, recalibrate, stack
+from subspace_jax import landscape, mix, stack
 
 RIGHT_ANGLE = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
 
@@ -75,41 +75,6 @@ def test_the_plane_is_at_least_float32(dtype):
     np.testing.assert_allclose(pairwise(np.asarray(plane.coordinates)), expected, rtol=5e-3)
 
 
-def test_the_plane_works_under_jit():
-    endpoints = device(make_endpoints(0))
-    compiled = jax.jit(lambda e: landscape.grid(landscape.plane(e), 3))(endpoints)
-    chex.assert_trees_all_close(
-        compiled, landscape.grid(landscape.plane(endpoints), 3), rtol=1e-5, atol=1e-5
-    )
-
-
-def test_another_number_of_networks_has_no_plane():
-    with pytest.raises(ValueError, match="3 networks but the stack holds 2; stack the three"):
-        landscape.plane(jnp.ones((2, 4)))
-
-
-def test_collinear_networks_have_no_plane():
-    endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (100,)))
-    with_midpoint = stack([*endpoints, line().midpoint(endpoints)])
-    with pytest.raises(ValueError, match=r"collinear.* longest side of 1\d.* height of .*; choose"):
-        landscape.plane(with_midpoint)
-
-
-@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
-def test_coincident_networks_have_no_plane(pair):
-    networks = [jnp.zeros(2)] * 3
-    (apart,) = {0, 1, 2} - set(pair)
-    networks[apart] = jnp.array([3.0, 4.0])
-    message = f"Networks {pair[0]} and {pair[1]} are 0 apart and the farthest two 5: .*; choose"
-    with pytest.raises(ValueError, match=message):
-        landscape.plane(stack(networks))
-
-
-def test_diverged_networks_have_no_plane():
-    with pytest.raises(ValueError, match="are nan and .*finite"):
-        landscape.plane(RIGHT_ANGLE.at[1, 0].set(jnp.nan))
-
-
 @arbitrary
 @given(seed=SEEDS, resolution=st.integers(2, 6), margin=st.floats(0, 1))
 def test_a_grid_is_square_and_covers_the_triangle(seed, resolution, margin):
@@ -132,36 +97,19 @@ def test_grid_weights_are_in_the_order_of_the_rows():
     chex.assert_trees_all_close(points.reshape(4, 4, 2), xy, atol=1e-5)
 
 
-def test_grids_that_cover_nothing_are_refused():
-    plane = landscape.plane(RIGHT_ANGLE)
-    with pytest.raises(ValueError, match="resolution 1 covers no area; use at least 2"):
-        landscape.grid(plane, 1)
-    with pytest.raises(ValueError, match=r"margin of -0.1 cuts the triangle"):
-        landscape.grid(plane, 5, -0.1)
-
-
 @pytest.mark.parametrize("at_once", [None, 1, 2, 7])
 def test_along_maps_over_mixtures(at_once):
     endpoints, weights, x = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3)), jnp.ones(4)
-
-    def fn(params, x):
-        return {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
-
+    fn = lambda params, x: {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
     expected = [fn(mix(w, endpoints), x) for w in weights]
     actual = landscape.along(fn, endpoints, weights, x, at_once=at_once)
     chex.assert_trees_all_close(actual, stack(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_along_is_compiled_once_for_a_function():
-    traces = []
-
-    def fn(params, x):
-        traces.append(1)
-        return jnp.sum(params * x)
-
+    fn = chex.assert_max_traces(lambda params, x: jnp.sum(params * x), n=1)
     for x in (1.0, 2.0):
         landscape.along(fn, RIGHT_ANGLE, jnp.eye(3), jnp.float32(x))
-    assert len(traces) == 1
 
 
 @pytest.mark.parametrize(("at_once", "networks"), [(None, 1), (4, 4)])
@@ -177,29 +125,6 @@ def test_along_holds_few_networks_at_a_time(at_once, networks):
     assert memory.temp_size_in_bytes < 2.5 * networks * one
 
 
-def test_along_refuses_other_weights():
-    with pytest.raises(ValueError, match=r"shape \[5, 2\] but the stack holds 3 networks; give"):
-        landscape.along(jnp.sum, RIGHT_ANGLE, jnp.ones((5, 2)))
-    with pytest.raises(ValueError, match=r"shape \[3\] but the stack holds 3"):
-        landscape.along(jnp.sum, RIGHT_ANGLE, jnp.ones(3))
-
-
-def test_statistics_of_a_grid_are_recalibrated_in_one_pass():
-    endpoints = jnp.asarray(normal(0, 3, 4, 2))
-    weights = jnp.asarray(normal(1, 5, 3))
-    batches = [jnp.asarray(normal(2 + b, 6 + b, 4)) for b in range(3)]
-
-    def stats_fn(kernel, x):
-        out = x @ kernel
-        return {"mean": out.mean(0), "var": out.var(0)}
-
-    stats_at = lambda where, batch: landscape.along(stats_fn, *where, batch)
-    pooled = recalibrate(stats_at, (endpoints, weights), batches).stats
-    everything = jnp.concatenate(batches)
-    expected = [stats_fn(mix(w, endpoints), everything) for w in weights]
-    chex.assert_trees_all_close(pooled, stack(expected), rtol=1e-4, atol=1e-5)
-
-
 @arbitrary
 @given(seed=SEEDS, slope=st.floats(-5, 5, width=32), height=st.floats(0, 9, width=32))
 def test_a_tilt_of_the_loss_does_not_change_its_barrier(seed, slope, height):
@@ -212,22 +137,9 @@ def test_a_tilt_of_the_loss_does_not_change_its_barrier(seed, slope, height):
 
 
 def test_a_barrier_that_diverges_is_seen():
-    assert np.isposinf(landscape.barrier([3.0, np.inf, 2.0], [0.0, 0.5, 1.0]))
-    assert np.isnan(landscape.barrier([3.0, np.nan, 2.0], [0.0, 0.5, 1.0]))
-
-
-def test_barrier_works_under_jit_and_strict_promotion():
-    losses = jnp.array([1, 5, 2], jnp.bfloat16)
-    assert jax.jit(landscape.barrier)(losses, jnp.array([0.0, 0.5, 1.0])) == 3.5
-
-
-def test_barrier_refuses_what_is_no_path():
-    with pytest.raises(ValueError, match=r"losses has shape \[3\] and alphas \[2\]; give vectors"):
-        landscape.barrier(jnp.ones(3), jnp.ones(2))
-    with pytest.raises(ValueError, match="length of at least 2"):
-        landscape.barrier(jnp.ones(1), jnp.ones(1))
-    with pytest.raises(ValueError, match="from 0.5 to 0.25 at entry 2; sort the points"):
-        landscape.barrier(jnp.ones(3), jnp.array([0.0, 0.5, 0.25]))
+    for middle, expected in [(np.inf, np.inf), (np.nan, np.nan), (1.0, 0.0)]:
+        losses, alphas = jnp.array([3, middle, 2], jnp.bfloat16), jnp.array([0.0, 0.5, 1.0])
+        np.testing.assert_equal(np.asarray(jax.jit(landscape.barrier)(losses, alphas)), expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -293,10 +205,8 @@ def test_the_top_eigenvalue_where_the_krylov_space_ends_early(num_iterations):
         for matrix in (np.diag(np.float32(eigenvalues)), symmetric(eigenvalues)):
             found = top_of_matrix(matrix, num_iterations, dtype=jnp.bfloat16)
             np.testing.assert_allclose(found, max(eigenvalues), atol=1e-4)
-
-
-def test_a_product_that_is_not_finite_has_no_eigenvalue():
-    assert np.isnan(top_of_matrix(np.full((4, 4), np.nan, np.float32), 3))
+    broken = np.full((4, 4), np.nan, np.float32)
+    assert np.isnan(top_of_matrix(broken, num_iterations))
 
 
 def test_the_top_eigenvalue_of_a_network_s_hessian_is_bounded_from_below():
@@ -318,8 +228,6 @@ def test_the_top_eigenvalue_of_a_network_s_hessian_is_bounded_from_below():
     assert (np.diff(found) > -1e-4).all()
     assert found[0] < largest * (1 - 1e-4)
     np.testing.assert_allclose(found[-1], largest, rtol=1e-4)
-    with pytest.raises(ValueError, match="num_iterations=0 finds no eigenvalue; use at least 1"):
-        landscape.top_eigenvalue(product, params, jax.random.key(0), num_iterations=0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])

@@ -98,14 +98,6 @@ def test_a_point_is_the_mixture_of_the_merged_networks(subspace):
         assert_networks_close(point, expected)
 
 
-@pytest.mark.parametrize("subspace", [ss.bezier(2), ss.layerwise(ss.line())])
-def test_weights_of_a_point_may_be_passed_on(subspace):
-    factors, tuned = drawn(subspace), lora.around(subspace, BASE)
-    coords = tuned.sample_coords(jax.random.key(1), factors)
-    point = lora.merge(BASE, factors, subspace.mixing_weights(coords))
-    chex.assert_trees_all_equal(point, tuned.point(factors, coords))
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_a_mixture_is_of_networks_and_not_of_factors(seed):
     """The same deltas by other factors, A M and the inverse of M times B, are the same point."""
@@ -134,13 +126,6 @@ def test_layers_of_a_layerwise_point_are_those_of_the_network():
         by_name.setdefault(jax.tree_util.keystr(path)[:6], set()).add(float(value))
     assert all(len(values) == 1 for values in by_name.values())
     assert len(set.union(*by_name.values())) == len(by_name) > 1
-
-
-def test_an_array_is_a_base_too():
-    base = jnp.asarray(normal(0, 4, 3))
-    factors = ss.line().init(jax.random.key(0), lambda key: lora.init(key, base, 2, b_std=1.0))
-    by_hand = base + 0.5 * sum(factors["a"][i] @ factors["b"][i] for i in range(2))
-    np.testing.assert_allclose(lora.around(ss.line(), base).midpoint(factors), by_hand, rtol=1e-5)
 
 
 def test_a_point_is_one_product_and_no_other_network():
@@ -235,79 +220,7 @@ def test_a_base_may_be_a_state_of_nnx():
 # Mistakes
 
 
-@pytest.mark.parametrize(
-    ("rank", "options", "error", "message"),
-    [
-        (0, {}, ValueError, "deltas' rank is 0; use a whole number of at least 1"),
-        (2, {"select": lambda path, leaf: False}, ValueError, "None of the 5 leaves of the base"),
-        (
-            2,
-            {"select": lambda path, leaf: "steps" in str(path)},
-            TypeError,
-            r"Leaf \['steps'\] has dtype int32 and can't have a delta; let `select` return False",
-        ),
-        (
-            2,
-            {"select": lambda path, leaf: "dense" in str(path)},
-            ValueError,
-            r"Leaf \['dense'\]\['bias'\] of shape \[5\] has no rows and columns .* axis -1; let",
-        ),
-        (2, {"axis": 0}, ValueError, r"\['conv'\]\['kernel'\] of shape \[3, 3, 2, 4\] .* axis 0; "),
-    ],
-)
-def test_factors_that_can_not_be_are_refused(rank, options, error, message):
-    with pytest.raises(error, match=message):
-        lora.init(jax.random.key(0), BASE, rank, **options)
-
-
-@pytest.mark.parametrize(
-    ("base", "weights", "message"),
-    [
-        ({"w": BASE}, np.ones(N), "factors have another structure than the base; make them with"),
-        (BASE, np.ones(2), r"weights of shape \[2\] do not fit the factors of leaf \['conv'\]"),
-        (BASE, None, r"weights of shape \[1\] do not fit .* shape \[1, 3, 18, 2\]; give a stack"),
-        (
-            BASE | {"dense": {"kernel": np.ones((6, 6)), "bias": None}},
-            np.ones(N),
-            r"of leaf \['dense'\]\['kernel'\] make a delta of shape \[6, 5\] but .* \[6, 6\] there;",
-        ),
-    ],
-)
-def test_factors_that_do_not_fit_are_refused(base, weights, message):
-    with pytest.raises(ValueError, match=message):
-        lora.merge(base, drawn(), weights if weights is None else np.float32(weights))
-
-
-def test_layers_are_made_before_the_base():
-    with pytest.raises(ValueError, match=r"write `lora.around\(layerwise\(subspace\), base\)`"):
-        ss.layerwise(lora.around(ss.line(), BASE))
-
-
 # From the base to the tuned network (WiSE-FT)
 
 
-def test_the_line_from_the_base_to_the_tuned_network_has_these_ends_bit_for_bit():
-    base = ss.split(BASE)[0]
-    tuned = jax.tree.map(lambda x: x + normal(9, *x.shape), base)
-    line, ends = ss.line(), ss.stack([base, tuned])
-    chex.assert_trees_all_equal(line.point(ends, 0.0), base)
-    chex.assert_trees_all_equal(line.point(ends, 1.0), tuned)
-
-
 # A part of the network, on a frozen rest
-
-
-def test_only_the_part_that_spans_is_trained_and_kept_in_copies():
-    head = lambda path, leaf: "dense" in str(path)
-    spanned, shared = ss.split(jax.tree.map(jnp.asarray, BASE), head)
-    line = ss.line()
-    endpoints = line.grow([spanned], jax.random.key(0), noise=0.1)
-    loss_fn = lambda part, key, batch: _loss(ss.combine(part, shared), key, batch)
-    optimizer = optax.sgd(0.1)
-    step = jax.jit(ss.make_train_step(line, loss_fn, optimizer))
-    batch = jnp.asarray(normal(5, 8, 6))
-    state, _ = step(ss.TrainState.create(endpoints, optimizer), jax.random.key(0), batch)
-    tuned = ss.combine(line.midpoint(state.endpoints), shared)
-    chex.assert_trees_all_equal(tuned["conv"], BASE["conv"])
-    assert not np.array_equal(tuned["dense"]["kernel"], BASE["dense"]["kernel"])
-    assert sum(x.size for x in jax.tree.leaves(state.endpoints)) == 2 * (6 * 5 + 5)

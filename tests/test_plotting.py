@@ -40,15 +40,6 @@ def test_path_marks_the_midpoint_alone(ax):
     assert ax.get_lines()[0].get_markevery() == [10]
 
 
-def test_path_refuses_other_lengths(ax):
-    with pytest.raises(ValueError, match="mean has 3 entries but alphas has 21"):
-        plotting.path(ALPHAS, [1.0, 2.0, 3.0], ax)
-    with pytest.raises(ValueError, match="stderr has 1 entries but mean has 21"):
-        plotting.path(ALPHAS, ALPHAS, ax, stderr=[0.1])
-    with pytest.raises(ValueError, match=r"alphas has shape \(21, 1\) but must be a vector"):
-        plotting.path(ALPHAS[:, None], ALPHAS, ax)
-
-
 def test_reliability_diagram_draws_bins_that_are_not_empty(ax):
     plotting.reliability_diagram(BINS, ax)
     bars, gaps = ax.containers
@@ -80,15 +71,6 @@ def test_reliability_diagram_takes_what_metrics_returns(ax):
     assert ax.texts[0].get_text() == f"ECE {100 * ece:.1f} %"
 
 
-def test_reliability_diagram_refuses_bins_it_cannot_draw(ax):
-    with pytest.raises(ValueError, match="there are 4 bins; give the 5 edges"):
-        plotting.reliability_diagram(BINS._replace(edges=[0.0, 1.0]), ax)
-    with pytest.raises(ValueError, match="all 4 bins have weight 0"):
-        plotting.reliability_diagram(BINS._replace(weight=[0.0] * 4), ax)
-    with pytest.raises(ValueError, match="accuracy has 1 entries but confidence has 4"):
-        plotting.reliability_diagram(BINS._replace(accuracy=[1.0]), ax)
-
-
 def test_dots_has_one_row_per_method_from_the_top(ax):
     assert plotting.dots([1.0, 2.0, 3.0], ax, labels="abc", stderr=[0.1, np.nan, 0.0]) is ax
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
@@ -102,13 +84,6 @@ def test_dots_writes_what_it_cannot_place(ax):
     plotting.dots([1.0, np.nan, np.inf], ax, labels="abc")
     assert len(ax.containers) == 1
     assert [text.get_text() for text in ax.texts] == ["nan", "inf"]
-
-
-@pytest.mark.parametrize("name", ["labels", "colors", "markers"])
-def test_dots_refuses_other_lengths(ax, name):
-    arguments = {"labels": ["a", "b"], name: ["o"]}
-    with pytest.raises(ValueError, match=f"{name} has 1 entries but mean has 2"):
-        plotting.dots([1.0, 2.0], ax, **arguments)
 
 
 X, Y = np.meshgrid(np.linspace(-1, 5, 13), np.linspace(-2, 4, 11))
@@ -186,16 +161,3 @@ def test_contour_needs_no_triangle(ax):
     assert not ax.get_lines()
     assert not ax.texts
     assert ax.collections[0].get_cmap().name == "Greys"
-
-
-def test_contour_refuses_what_it_cannot_draw(ax):
-    with pytest.raises(ValueError, match=r"\(11, 13\), \(11, 13\) and \(143,\); give three arrays"):
-        contour(ax, X.ravel())
-    with pytest.raises(ValueError, match=r"endpoints_xy has shape \(2, 2\) and names has 3"):
-        contour(ax, X, endpoints_xy=CORNERS[:2])
-    with pytest.raises(ValueError, match="names has 2 entries; give"):
-        contour(ax, X, names="ab")
-    with pytest.raises(ValueError, match="0 of the 143 values are finite; draw"):
-        contour(ax, np.nan * X)
-    with pytest.raises(ValueError, match=r"levels is \[1.0, 1.0\]; give at least 2 that increase"):
-        contour(ax, X, levels=[1, 1])

@@ -162,34 +162,3 @@ def test_data_takes_what_is_left():
 def test_examples_may_be_on_another_axis():
     where = sharding.batch_sharding(sharding.make_mesh("endpoint=2"), BATCH, axis=1)
     assert where.spec == P(None, ("data", "endpoint"))
-
-
-@pytest.mark.parametrize(
-    ("layout", "sentence"),
-    [
-        (
-            "data=3",
-            "The mesh 'data=3' is for 3 devices but there are 8; choose sizes of 1, 2, 4, 8",
-        ),
-        ("endpoint=3", "The mesh 'endpoint=3' is for 3 devices but there are 8;"),
-        ("model=2", "'model=2' in the mesh 'model=2' is no axis and size;"),
-        ("data=2,data=4", "'data=4' in the mesh 'data=2,data=4' is no axis and size;"),
-        ("data=0", "'data=0' in the mesh"),
-        ("data", "'data' in the mesh"),
-    ],
-)
-def test_layouts_that_do_not_fit(layout, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        sharding.make_mesh(layout)
-
-
-def test_endpoints_and_batches_that_do_not_divide():
-    mesh = sharding.make_mesh("endpoint=8")
-    for n, shards in [(6, "1 or 2"), (12, "1 or 2 or 4")]:
-        message = f"8 ways but there are {n} of them; use endpoint={shards}."
-        with pytest.raises(ValueError, match=message):
-            sharding.stack_shardings(mesh, jnp.zeros((n, 2)))
-    for size, sizes in [(20, "16 or 24"), (4, "8")]:
-        message = rf"{size} examples can't be split over 8 devices \(data x endpoint\); use a batch"
-        with pytest.raises(ValueError, match=f"{message} size of {sizes}."):
-            sharding.batch_sharding(mesh, size)

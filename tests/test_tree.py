@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, Block, arbitrary, device, network, normal, stacks
@@ -75,40 +74,3 @@ def test_mix_is_transformable():
 
 A, B = np.zeros(2), np.zeros(3)
 ONE, HALF = jnp.ones(2), np.float32(0.5)
-NO_STACKS = (
-    ({}, "has 0 leaves; a stack of networks needs at least 1"),
-    ({"a": HALF}, r"Leaf \['a'\] is a scalar and has no endpoint axis"),
-    (HALF, r"Leaf \(the array itself\) is a scalar"),
-    (
-        {"a": A, "b": B},
-        r"endpoint axis: \['a'\] has 2 endpoints and \['b'\] has 3; stack",
-    ),
-)
-REFUSED = [
-    (tree.stack, [], "stack got 0 networks; give it at least 1"),
-    (tree.stack, [{"a": A}, {"a": A}, {"b": A}], r"Networks 0 and 2 .*: leaf \['a'\] is in one"),
-    (tree.stack, [[A], (A,)], "structure: their containers are others"),
-    (tree.stack, [{"a": A}, {"a": B}], r"shape of leaf \['a'\]: \[2\] and \[3\]; stack"),
-    *((tree.num_stacked, *bad) for bad in NO_STACKS),
-    *((tree.gram, *bad) for bad in NO_STACKS),
-    *((functools.partial(tree.mix, 1.0), *bad) for bad in NO_STACKS),
-    *(
-        (functools.partial(tree.mix, weights), {"a": np.zeros((2, 3), "f")}, message)
-        for weights, message in [
-            (np.ones(3, "f"), r"shape \[3\] do not fit leaf \['a'\] of a stack of 2 networks;"),
-            (HALF, r"shape \[\] do not fit leaf \['a'\] .* per network, shape \[2\]"),
-        ]
-    ),
-    (functools.partial(tree.mix, ONE), {"b": jnp.arange(2)}, r"Leaf \['b'\] has dtype int32 and"),
-    (
-        functools.partial(tree.mix, ONE),
-        {"b": jax.random.split(jax.random.key(0))},
-        r"Leaf \['b'\] has dtype key<fry> and can't be mixed; share",
-    ),
-]
-
-
-def test_bad_input():
-    for function, given_, message in REFUSED:
-        with pytest.raises((ValueError, TypeError), match=message):
-            function(given_)
