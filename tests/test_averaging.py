@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import arbitrary, device, normal, stacks
 
-from subspace_jax import mix
 from subspace_jax.averaging import (
     SnapshotsState,
     average_of,
@@ -220,8 +219,8 @@ def test_without_spread_a_sample_is_the_average():
     one_visit = visit(swag(2, 1, rank=2), networks)
     chex.assert_trees_all_equal(swag_sample(one_visit, key), average_of(one_visit))
     several = visit(swag(0, 1, rank=2), networks)
-    chex.assert_trees_all_equal(swag_sample(several, key, scale=0.0), average_of(several))
-    chex.assert_trees_all_equal_shapes_and_dtypes(swag_sample(several, key), average_of(several))
+    sample = swag_sample(several, key, scale=0.0)
+    chex.assert_trees_all_equal(sample, average_of(several), strict=True)
 
 
 # Snapshots
@@ -242,14 +241,6 @@ def test_snapshots_are_the_first_visited_networks(networks, start, every, num_mo
     slots = visited + [0] * (num_models - len(visited))  # what is empty holds the first network
     expected = jax.tree.map(lambda x: x[np.array(slots)], networks)
     chex.assert_trees_all_close(snapshots_of(state), expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(("start", "every", "num_models"), [(0, 1, 6), (1, 2, 3), (5, 1, 1)])
-def test_the_mean_of_all_snapshots_is_swa(start, every, num_models):
-    links = swa(start, every), snapshots(start, every, num_models)
-    _, (*_, state) = trajectory(optax.chain(optax.sgd(0.1), *links), make_endpoints(0))
-    mean = mix(jnp.full(num_models, 1 / num_models), snapshots_of(state))
-    chex.assert_trees_all_close(mean, average_of(state), rtol=1e-6, atol=1e-6)
 
 
 # Soups

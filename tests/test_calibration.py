@@ -1,5 +1,7 @@
 """Temperatures against SciPy, and choices of a point against exhaustive search."""
 
+import functools
+
 import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
 import jax
@@ -23,6 +25,8 @@ from subspace_jax.calibration import (
 N, K, M = 40, 4, 3
 MODES = ("per_member", "after_average")
 AVERAGES = ("probability", "logit")
+every_average = pytest.mark.parametrize("average", AVERAGES)
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 
 
 def make_batch(seed, *leading, sharpness=3.0):
@@ -59,9 +63,7 @@ def test_temperature_is_the_minimum_that_scipy_finds(seed, sharpness, weighted):
     logits, labels, weights = make_batch(seed, sharpness=sharpness)
     weights = weights if weighted else None
     expected = best_temperature(logits, labels, weights)
-    np.testing.assert_allclose(
-        fit_temperature(logits, labels, weights=weights), expected, rtol=1e-4
-    )
+    assert_close(fit_temperature(logits, labels, weights=weights), expected)
 
 
 @arbitrary
@@ -78,14 +80,12 @@ def test_temperature_is_finite_and_never_worse_than_none(logits, labels, weights
         assert scaled <= nll(logits, labels, weights) * (1 + 1e-4) + 1e-5
 
 
-def test_weights_count_examples_and_padding_has_no_effect():
+def test_weights_count_examples_and_neither_padding_nor_impossible_classes_have_an_effect():
     logits, labels, weights = make_batch(0)
-    repeated = [np.repeat(x, weights.astype(int), axis=0) for x in (logits, labels)]
-    expected = fit_temperature(*repeated)
+    expected = fit_temperature(*(x.repeat(weights.astype(int), axis=0) for x in (logits, labels)))
     logits[weights == 0], labels[weights == 0] = np.nan, -1
-    np.testing.assert_allclose(
-        fit_temperature(logits, labels, weights=weights), expected, rtol=1e-4
-    )
+    masked = np.concatenate([logits, np.full((N, 2), -np.inf, np.float32)], axis=1)
+    assert_close(fit_temperature(masked, labels, weights=weights), expected)
 
 
 ZEROS = np.zeros(5, int)
@@ -107,28 +107,16 @@ def test_degenerate_data_give_a_finite_temperature(logits, labels, weights, expe
     np.testing.assert_allclose(temperature, expected, rtol=1e-5)
 
 
-def test_impossible_classes_have_no_effect():
+def test_invalid_examples_give_nan():
     logits, labels, _ = make_batch(0)
-    masked = np.concatenate([logits, np.full((N, 2), -np.inf, np.float32)], axis=1)
-    np.testing.assert_allclose(
-        fit_temperature(masked, labels), fit_temperature(logits, labels), rtol=1e-5
-    )
+    for logit, label in [(np.nan, labels[0]), (-np.inf, labels[0]), (1, K)]:
+        broken, wrong = logits.copy(), labels.copy()
+        broken[0, labels[0]], wrong[0] = logit, label
+        assert np.isnan(fit_temperature(broken, wrong))
 
 
-@pytest.mark.parametrize("spoil", ["nan logit", "label outside", "impossible label"])
-def test_invalid_examples_give_nan(spoil):
-    logits, labels, _ = make_batch(0)
-    if spoil == "label outside":
-        labels[0] = K
-    else:
-        logits[0, labels[0]] = np.nan if spoil == "nan logit" else -np.inf
-    assert np.isnan(fit_temperature(logits, labels))
-
-
-def test_applying_a_temperature_divides_and_keeps_the_predictions():
-    logits, labels, _ = make_batch(0)
-    scaled = apply_temperature(logits, fit_temperature(logits, labels))
-    np.testing.assert_array_equal(scaled.argmax(axis=1), logits.argmax(axis=1))
+def test_applying_a_temperature_divides_in_float32():
+    logits, _, _ = make_batch(0)
     np.testing.assert_allclose(apply_temperature(logits, 4.0), logits / 4)
     assert apply_temperature(jnp.asarray(logits, jnp.bfloat16), 4.0).dtype == jnp.float32
 
@@ -136,42 +124,37 @@ def test_applying_a_temperature_divides_and_keeps_the_predictions():
 # Ensembles
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@every_average
 def test_temperatures_of_members_are_those_of_each_alone(average):
     logits, labels, weights = make_batch(0, M)
-    kwargs = {"average": average, "mode": "per_member"}
-    temperatures = fit_ensemble_temperature(logits, labels, weights=weights, **kwargs)
+    options = {"average": average, "mode": "per_member"}
+    fit = jax.jit(functools.partial(fit_ensemble_temperature, **options))
+    temperatures = fit(logits, labels, weights=weights)
     alone = [fit_temperature(member, labels, weights=weights) for member in logits]
-    np.testing.assert_allclose(temperatures, alone, rtol=1e-6)
+    assert_close(temperatures, alone)
     members = logits / np.asarray(alone)[:, None, None]
-    np.testing.assert_allclose(
-        apply_ensemble_temperature(logits, temperatures, **kwargs),
-        ensemble(members, average),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    log_probs = apply_ensemble_temperature(logits, temperatures, **options)
+    assert_close(log_probs, ensemble(members, average))
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@every_average
 def test_temperature_after_the_average_is_the_best_for_it(average):
     logits, labels, weights = make_batch(0, M)
-    kwargs = {"average": average, "mode": "after_average"}
-    temperature = fit_ensemble_temperature(logits, labels, weights=weights, **kwargs)
-    expected = best_temperature(ensemble(logits, average), labels, weights)
-    np.testing.assert_allclose(temperature, expected, rtol=1e-4)
-    log_probs = apply_ensemble_temperature(logits, temperature, **kwargs)
-    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
-    calibrated = metrics.nll(log_probs, labels, weights=weights)
-    assert calibrated < metrics.nll(ensemble(logits, average), labels, weights=weights)
+    options = {"average": average, "mode": "after_average"}
+    temperature = fit_ensemble_temperature(logits, labels, weights=weights, **options)
+    assert_close(temperature, best_temperature(ensemble(logits, average), labels, weights))
+    log_probs = apply_ensemble_temperature(logits, temperature, **options)
+    scaled = apply_temperature(ensemble(logits, average), temperature)
+    assert_close(log_probs, jax.nn.log_softmax(scaled))
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@every_average
 @pytest.mark.parametrize("mode", MODES)
 def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
     logits, _, _ = make_batch(0, M)
     ones = np.ones(M if mode == "per_member" else ())
     log_probs = apply_ensemble_temperature(logits, ones, average=average, mode=mode)
-    np.testing.assert_allclose(log_probs, ensemble(logits, average), rtol=1e-4, atol=1e-5)
+    assert_close(log_probs, ensemble(logits, average))
 
 
 # The point
@@ -182,11 +165,10 @@ def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
 def test_the_chosen_point_is_the_best_of_a_loop(seed, weighted):
     logits, labels, weights = make_batch(seed, 5)
     weights = weights if weighted else None
-    losses = [nll(point, labels, weights) for point in logits]
-    assert int(choose_point(logits, labels, weights=weights)) == np.argmin(losses)
-    accuracies = [np.average(p.argmax(axis=1) == labels, weights=weights) for p in logits]
-    by_accuracy = choose_point(logits, labels, criterion="accuracy", weights=weights)
-    assert int(by_accuracy) == np.argmax(accuracies)
+    errors = lambda point: np.average(point.argmax(axis=1) != labels, weights=weights)
+    for criterion, loss in [("nll", lambda p: nll(p, labels, weights)), ("accuracy", errors)]:
+        found = choose_point(logits, labels, criterion=criterion, weights=weights)
+        assert int(found) == np.argmin([loss(point) for point in logits])
 
 
 @pytest.mark.parametrize("criterion", ["nll", "accuracy"])

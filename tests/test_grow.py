@@ -58,6 +58,3 @@ def test_noise_is_in_units_of_each_leaf():
     assert not endpoints["zero"].any()
     again = ss.simplex(3).grow([base], jax.random.key(0), noise=0.1)
     chex.assert_trees_all_equal(again, endpoints)
-
-
-ONE, OTHER = {"w": np.zeros((2, 3), np.float32)}, {"w": np.zeros((2, 4), np.float32)}

@@ -66,13 +66,13 @@ MUTATIONS = (
         "subspace_jax/averaging.py",
         "    due = (step >= start_step) & ((step - start_step) % every == 0)\n    count",
         "    due = (step > start_step) & ((step - start_step) % every == 0)\n    count",
-        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
+        "test_averaging.py::test_swa_is_the_plain_mean_of_the_visited_networks",
     ),
     (
         "subspace_jax/averaging.py",
         "1 / jnp.maximum(count, 1)",
         "1 / (count + 1)",
-        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
+        "test_averaging.py::test_swa_is_the_plain_mean_of_the_visited_networks",
     ),
     (
         "subspace_jax/averaging.py",
