@@ -21,20 +21,13 @@ def bits(tree):
 )
 def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, dtype):
     one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}
-    networks = [
-        jax.tree.map(lambda x: jnp.asarray(x, dtype), one(i)) for i in range(len(positions))
-    ]
+    networks = [one(i) | {"c": np.array([-0.0, np.inf])} for i in range(len(positions))]
+    networks = jax.tree.map(lambda x: jnp.asarray(x, dtype), networks)
     endpoints = ss.simplex(n).grow(networks, jax.random.key(0), noise=noise, positions=positions)
     for position, given in zip(positions, networks, strict=True):
         assert bits(network(endpoints, position)) == bits(given)
     assert ss.tree.num_stacked(endpoints) == n
     chex.assert_trees_all_equal_dtypes(network(endpoints, 0), networks[0])
-
-
-def test_a_negative_zero_and_what_is_not_finite_stay_where_they_are():
-    odd = [jnp.array([-0.0, 1.0]), jnp.array([1.0, jnp.inf])]
-    endpoints = ss.simplex(3).grow(odd)
-    assert bits([endpoints[0], endpoints[1]]) == bits(odd)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
