@@ -101,15 +101,9 @@ def test_a_face_has_the_volume_of_its_vertices_and_moves_them_alone():
         assert np.log(cayley_menger(moved[list(vertices)])) > volume
 
 
-@pytest.mark.parametrize("flat", ["in a line", "at the centroid", "a point"])
-def test_flat_simplexes_have_finite_volumes_and_gradients(flat):
+def test_flat_simplexes_have_finite_volumes_and_gradients():
     a, b = normal(0, 3, 4), normal(1, 3, 4)
-    corners = {
-        "in a line": [a, b, 2 * b - a],
-        "at the centroid": [a, b, (a + b) / 2],
-        "a point": [a, a, a],
-    }
-    of = jax.jit(jax.value_and_grad(log_volume))
-    volume, gradient = of(jnp.asarray(np.stack(corners[flat])))
-    chex.assert_tree_all_finite((volume, gradient))
-    assert bool(jnp.all(gradient == 0)) == (flat == "a point")
+    for corners in ([a, b, 2 * b - a], [a, b, (a + b) / 2], [a, a, a]):
+        volume, gradient = jax.value_and_grad(log_volume)(jnp.asarray(np.stack(corners)))
+        chex.assert_tree_all_finite((volume, gradient))
+        assert bool(jnp.all(gradient == 0)) == (corners[1] is a)

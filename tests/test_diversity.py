@@ -99,8 +99,6 @@ def test_the_gradient_of_the_penalty_turns_kernels_apart_and_leaves_all_else():
 
 def test_select_decides_what_counts():
     endpoints = device(make_endpoints(0, 3))
-    dense = every(endpoints, lambda path, leaf: path[0].key == "dense" and leaf.ndim > 2)
-    chex.assert_trees_all_equal(dense, every({"dense": endpoints["dense"]}))
     norms = every(endpoints, lambda path, leaf: path[-1].key == "scale")
     chex.assert_trees_all_close(norms, every(endpoints["norm"]["scale"][..., None]), rtol=1e-6)
 
@@ -134,9 +132,8 @@ def test_zero_and_equal_endpoints_have_finite_gradients():
 
 def test_distances_between_almost_equal_endpoints_are_rounding():
     endpoint, noise = normal(0, 1, 20, 30), 1e-6 * normal(1, 8, 20, 30)
-    norm = np.linalg.norm(endpoint)
     found = distances(jnp.asarray(endpoint + noise))
-    np.testing.assert_allclose(found, np.zeros((8, 8)), atol=1e-3 * norm)
+    np.testing.assert_allclose(found, np.zeros((8, 8)), atol=1e-3 * np.linalg.norm(endpoint))
 
 
 def test_functions_are_mapped_and_sum_low_precision_in_float32():

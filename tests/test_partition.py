@@ -87,12 +87,12 @@ def test_floating_arrays_span_a_line_that_trains_and_joins_to_the_network(init_f
 @arbitrary
 @given(network=stacks(2), data=st.data())
 def test_a_leaf_is_in_the_part_that_the_predicate_says(network, data):
-    paths = [text(path) for path, _ in jax.tree.leaves_with_path(network)]
-    chosen = data.draw(st.sets(st.sampled_from(paths), min_size=1))
-    spanned, shared = ss.split(network, lambda path, leaf: text(path) in chosen)
-    assert {text(path) for path, _ in jax.tree.leaves_with_path(spanned)} == chosen
-    assert {text(path) for path, _ in jax.tree.leaves_with_path(shared)} == set(paths) - chosen
-    chex.assert_trees_all_equal(ss.combine(shared, spanned), network)
+    paths = {text(path) for path, _ in jax.tree.leaves_with_path(network)}
+    chosen = data.draw(st.sets(st.sampled_from(sorted(paths)), min_size=1))
+    parts = ss.split(network, lambda path, leaf: text(path) in chosen)
+    for part, expected in zip(parts, (chosen, paths - chosen), strict=True):
+        assert {text(path) for path, _ in jax.tree.leaves_with_path(part)} == expected
+    chex.assert_trees_all_equal(ss.combine(*reversed(parts)), network)
 
 
 def test_the_table_names_every_leaf_its_role_and_its_bytes():
@@ -120,4 +120,33 @@ def test_the_table_names_every_leaf_its_role_and_its_bytes():
     assert "integer" not in ss.summary(jnp.ones((2, 3)), shared={"a": 0.5, "b": jnp.ones(2)})
 
 
-# Mistakes
+LAYERS = {
+    "nnx": [("linear/kernel/value", "linear/bias/value"), ("norm/scale/value", "norm/bias/value")],
+    "equinox": [("layers/0/weight", "layers/0/bias"), ("layers/1/weight", "layers/1/bias")],
+    "haiku": [("mlp/~/linear_0/w", "mlp/~/linear_0/b"), ("mlp/~/linear_1/w", "mlp/~/linear_1/b")],
+}
+
+
+@pytest.mark.parametrize(("name", "layers"), LAYERS.items(), ids=LAYERS)
+def test_layers_of_every_library_have_points_of_their_own(name, layers):
+    """A kernel shares its point with its bias, and with no other layer."""
+    init_fn = lambda key: ss.split(NETWORKS[name][0](key))[0]
+    coords = ss.layerwise(ss.line()).sample_coords(KEY, ss.line().init(KEY, init_fn))
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): float(alpha)
+        for path, alpha in jax.tree.leaves_with_path(coords)
+    }
+    assert [found[kernel] for kernel, _ in layers] == [found[bias] for _, bias in layers]
+    assert len({found[kernel] for kernel, _ in layers}) == 2
+
+
+def test_a_midpoint_merges_to_a_model_of_its_library():
+    graph, state = nnx.split(Small(nnx.Rngs(params=KEY, dropout=1)))
+    spanned, shared = ss.split(state)
+    merged = nnx.merge(graph, ss.combine(ss.line().midpoint(ss.stack(2 * [spanned])), shared))
+    assert nnx.graphdef(merged) == graph
+    assert isinstance(merged.norm.scale, nnx.Param)
+    module = eqx.nn.MLP(2, 2, 3, 1, key=KEY)
+    spanned, shared = ss.split(module)
+    deployed = ss.combine(ss.line().midpoint(ss.stack(2 * [spanned])), shared)
+    np.testing.assert_allclose(deployed(jnp.ones(2)), module(jnp.ones(2)), rtol=1e-5)
