@@ -2,16 +2,13 @@
 
 import functools
 
-import hypothesis.extra.numpy as npst
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
-from hypothesis import given
-from stacks import arbitrary, normal
+from stacks import normal
 
 from subspace_jax import ensemble, line, metrics
 from subspace_jax.calibration import (
@@ -64,20 +61,6 @@ def test_temperature_is_the_minimum_that_scipy_finds(seed, sharpness, weighted):
     weights = weights if weighted else None
     expected = best_temperature(logits, labels, weights)
     assert_close(fit_temperature(logits, labels, weights=weights), expected)
-
-
-@arbitrary
-@given(
-    npst.arrays(np.float32, (8, 3), elements=st.floats(-50, 50, width=32)),
-    npst.arrays(np.int32, 8, elements=st.integers(0, 2)),
-    npst.arrays(np.float32, 8, elements=st.sampled_from([0.0, 1.0, 2.5])),
-)
-def test_temperature_is_finite_and_never_worse_than_none(logits, labels, weights):
-    temperature = float(fit_temperature(logits, labels, weights=weights))
-    assert 0.0099 < temperature < 100.1
-    if weights.any():
-        scaled = nll(logits, labels, weights, temperature)
-        assert scaled <= nll(logits, labels, weights) * (1 + 1e-4) + 1e-5
 
 
 def test_weights_count_examples_and_neither_padding_nor_impossible_classes_have_an_effect():
@@ -146,15 +129,6 @@ def test_temperature_after_the_average_is_the_best_for_it(average):
     log_probs = apply_ensemble_temperature(logits, temperature, **options)
     scaled = apply_temperature(ensemble(logits, average), temperature)
     assert_close(log_probs, jax.nn.log_softmax(scaled))
-
-
-@every_average
-@pytest.mark.parametrize("mode", MODES)
-def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
-    logits, _, _ = make_batch(0, M)
-    ones = np.ones(M if mode == "per_member" else ())
-    log_probs = apply_ensemble_temperature(logits, ones, average=average, mode=mode)
-    assert_close(log_probs, ensemble(logits, average))
 
 
 # The point

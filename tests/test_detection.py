@@ -68,16 +68,6 @@ def test_the_curve_is_that_of_a_loop_and_its_area_aurc(digits):
         np.testing.assert_allclose(area, metrics.aurc(probs, labels, weights=w), atol=1e-6)
 
 
-def test_padding_only_repeats_the_end_of_the_curve():
-    probs, labels, _ = random_batch(2)
-    padded = np.concatenate([np.full((3, 4), np.nan, np.float32), probs])
-    weights = np.r_[[0.0] * 3, np.ones(len(labels))]
-    found = risk_coverage(padded, np.r_[[-1] * 3, labels], weights=weights)
-    for with_padding, without in zip(found, risk_coverage(probs, labels), strict=True):
-        np.testing.assert_allclose(with_padding[:-3], without, atol=1e-6)
-        np.testing.assert_allclose(with_padding[-3:], without[-1:].repeat(3), atol=1e-6)
-
-
 # Mistakes
 
 

@@ -89,18 +89,12 @@ def test_many_networks_in_one_pass_are_each_alone():
 
 def test_batches_are_trees():
     batches = [normal(0, 2, FEATURES), normal(1, 5, FEATURES)]
-    labelled = lambda x: {"image": x, "label": np.zeros(len(x), np.int32)}
-    for pack, unpack, options in [
-        (labelled, lambda batch: batch["image"], {}),
-        (lambda x: (x, np.zeros(1)), lambda batch: batch[0], {}),
-        (
-            lambda x: (jax.random.key(0), labelled(x)),
-            lambda batch: batch[1]["image"],
-            {"num_examples": lambda batch: len(batch[1]["label"])},
-        ),
+    for pack, unpack, count in [
+        (lambda x: {"image": x, "label": np.zeros(len(x))}, lambda batch: batch["image"], None),
+        (lambda x: (jax.random.key(0), x), lambda batch: batch[1], lambda batch: len(batch[1])),
     ]:
         stats_fn = lambda scale, batch, unpack=unpack: moments(scale, unpack(batch))
-        result = recalibrate(stats_fn, ONE, map(pack, batches), **options)
+        result = recalibrate(stats_fn, ONE, map(pack, batches), num_examples=count)
         assert result[1:] == (7, 5)
         assert_close(result.stats, expected_moments(1, batches))
 
@@ -158,6 +152,3 @@ def test_flax_nnx():
     pooled = recalibrate(lambda _, x: updated(initial, x, 0.0), None, np.split(x, [2, 5])).stats
     assert isinstance(pooled["var"], nnx.BatchStat)
     chex.assert_trees_all_close(pooled, running, rtol=1e-4, atol=1e-5)
-    output = np.asarray(nnx.merge(graph, params, pooled)(x, use_running_average=True))
-    np.testing.assert_allclose(output.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(output.std(0), 1, rtol=1e-3)

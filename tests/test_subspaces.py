@@ -1,4 +1,4 @@
-"""Lines, curves and simplexes: their points, their random points, and the points of each layer."""
+"""Lines, curves and simplexes: their points, random points, points of each layer, and starts."""
 
 import functools
 import math
@@ -7,10 +7,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from stacks import Block, device, network, normal
 
 from subspace_jax import bezier, layerwise, line, simplex
 from subspace_jax.subspaces import parent
+from subspace_jax.tree import num_stacked
 
 CURVES = {1: line(), 2: bezier(2), 3: bezier(3), 5: bezier(5)}
 SIMPLEXES = {1: simplex(1), 2: simplex(2), 4: simplex(4)}
@@ -73,16 +75,12 @@ def test_points_are_sums_of_endpoints_inside_and_outside():
 
 
 def test_corners_are_the_endpoints_exactly_in_every_dtype():
-    corners = [
-        (line(), 1.0, 1),
-        (bezier(2), 0, 0),
-        (bezier(2), 1, 2),
-        (simplex(3), np.eye(3)[1], 1),
-    ]
+    e = np.eye(3)
+    corners = [(bezier(2), 0, 0), (bezier(2), 1, 2), (simplex(3), e[1], 1)]
     for dtype in ("bfloat16", "float32", "float64"):
         endpoints = {"a": Block(normal(0, 3, 2), normal(1, 3)), "b": [1e30 * normal(2, 3, 2, 2)]}
         endpoints = jax.tree.map(lambda x, d=dtype: x.astype(jnp.dtype(d)), endpoints)
-        for subspace, coords, i in [*corners, (layerwise(simplex(3)), np.eye(3)[2], 2)]:
+        for subspace, coords, i in [*corners, (layerwise(simplex(3)), e[2], 2)]:
             stack = jax.tree.map(lambda x, s=subspace: x[: s.num_endpoints], endpoints)
             with jax.enable_x64(dtype == "float64"):
                 corner = subspace.point(device(stack), np.float32(coords))
@@ -188,7 +186,6 @@ def test_layers_can_be_named():
     for layer_of, partition in [
         (lambda path: path[1].name, [[0, 2], [1, 3]]),
         (lambda path: path[:-2], [[0, 1], [2, 3]]),
-        (lambda path: "the only layer", [[0, 1, 2, 3]]),
     ]:
         coords = layerwise(line(), layer_of).sample_coords(KEY, endpoints)
         leaves = np.array(jax.tree.leaves(coords))
@@ -203,6 +200,52 @@ def test_equal_calls_return_one_object_however_they_are_written():
     assert layerwise(line()) is layerwise(subspace=line(), layer_of=parent)
     assert layerwise(line(), CURVES.get) is layerwise(line(), CURVES.get)
     assert simplex(3) is simplex(3) is not simplex(4)
+
+
+# Endpoints that start from trained networks
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("n", "positions", "noise"),
+    [(1, (0,), 0.0), (2, (1,), 0.5), (3, (2, 0), 0.5), (3, (0, 2), 0.0), (3, (1, 2, 0), 0.5)],
+)
+def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, dtype):
+    one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}
+    networks = [one(i) | {"c": np.array([-0.0, np.inf])} for i in range(len(positions))]
+    networks = jax.tree.map(lambda x: jnp.asarray(x, dtype), networks)
+    endpoints = simplex(n).grow(networks, jax.random.key(0), noise=noise, positions=positions)
+    for position, given in zip(positions, networks, strict=True):
+        assert bits(network(endpoints, position)) == bits(given)
+    assert num_stacked(endpoints) == n
+    chex.assert_trees_all_equal_dtypes(network(endpoints, 0), networks[0])
+
+
+def test_missing_endpoints_are_at_the_mean():
+    for count in (1, 2, 3):
+        networks = [{"w": normal(i, 4, 3), "b": normal(i + 9)} for i in range(count)]
+        endpoints = simplex(count + 2).grow(networks)
+        mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *networks)
+        for i in (count, count + 1):
+            assert_close(network(endpoints, i), mean)
+
+
+def test_noise_is_in_units_of_each_leaf():
+    base = {"small": 1e-3 * normal(0, 100, 100), "large": 10 * normal(1, 5000), "zero": np.zeros(3)}
+    base = jax.tree.map(np.float32, base)
+    endpoints = simplex(3).grow([base], jax.random.key(0), noise=0.1)
+    for name in ("small", "large"):
+        rms = np.sqrt(np.mean(base[name] ** 2))
+        first, second = (np.ravel(endpoints[name][i] - base[name]) for i in (1, 2))
+        np.testing.assert_allclose([first.std(), second.std()], 0.1 * rms, rtol=0.05)
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.06
+    assert not endpoints["zero"].any()
+    again = simplex(3).grow([base], jax.random.key(0), noise=0.1)
+    chex.assert_trees_all_equal(again, endpoints)
 
 
 def test_barycentric_coordinates_may_be_normalised_in_float32_and_captured_by_jit():
