@@ -110,14 +110,8 @@ REFUSED = [
     (r"leaf \['w'\]: \[2, 3\] and \[2, 4\]; stack networks", ss.simplex(3).grow, [ONE, OTHER]),
     ("noise is 0.1 but there is no key to .* `key`", with_(ss.line().grow, noise=0.1), [ONE]),
     ("noise is nan; use 0", with_(ss.line().grow, noise=float("nan")), [ONE]),
-    *(
-        (message, with_(ss.simplex(3).grow, positions=positions), [ONE, ONE])
-        for positions, message in [
-            ((0, 3), r"\(0, 3\) do not place 2 .* from 0 to 2"),
-            ((1, 1), r"\(1, 1\) do not .* a number of its own"),
-            ((1,), r"\(1,\) do not place 2 networks among 3"),
-        ]
-    ),
+    (r"\(0, 3\) do .* to 2", with_(ss.simplex(3).grow, positions=(0, 3)), [ONE, ONE]),
+    ("a number of its own", with_(ss.simplex(3).grow, positions=(1, 1)), [ONE, ONE]),
     # Trees of networks
     *(("has 0 leaves; .* needs at least 1", f, {}) for f in OF_STACKS),
     *((r"\['a'\] is a scalar and has no endpoint", f, {"a": ones()}) for f in OF_STACKS),
@@ -143,7 +137,7 @@ REFUSED = [
     ("no snapshots; put snapshots", averaging.snapshots_of, LINKS["swa"].init(ONE)),
     ("holds no swag; put swag", swag.swag_sample, LINKS["swa"].init(ONE), KEY),
     ("rank=1 deviations have no covariance; keep at least 2", with_(swag.swag, rank=1), 0, 1),
-    *(("shape .*; give one for each of 1", averaging.greedy_soup, None, s) for s in ([], 0.5)),
+    ("shape .*; give one for each of 1", averaging.greedy_soup, None, 0.5),
     ("grad_fn must be provided", sharpness.sam(optax.sgd(1), 1).update, ONE, (), ONE),
     ("recalibrate got 0 batches; give it at least 1", ss.recalibrate, None, None, []),
     (r"\['mean'\] of .* a pair `mean` and `var`; let stats", recalibrate, {"mean": 0}),
@@ -176,10 +170,7 @@ REFUSED = [
     ),
     ("'mean' is unknown", with_(per_member, average="mean"), PROBS[None], LABELS),
     ("'ece' is unknown", with_(calibration.choose_point, criterion="ece"), PROBS[None], LABELS),
-    *(
-        ("give .* at least 1 point at at least 1 val", calibration.choose_point, ones(*s), LABELS)
-        for s in [(24, 4), (0, 24, 4), (2, 0, 4)]
-    ),
+    ("give .* 1 point at at least 1 val", calibration.choose_point, ones(0, 24, 4), LABELS),
     # Landscape
     ("3 networks but the stack holds 2; stack the", landscape.plane, ones(2, 4)),
     ("collinear.* longest side of 2 .* height of .*; choose", landscape.plane, LINE),
@@ -196,29 +187,14 @@ REFUSED = [
     ("severity is 6; choose 1, 2", fog, IMAGES, 6),
     ("'mist'; choose one of gaussian_noise, .*rate", corruptions.corrupt, "mist", KEY, IMAGES, 1),
     ("images are uint8; give floats", fog, np.uint8(IMAGES), 1),
-    *(
-        (r"S 32, 64 or 224 \(repeat the channel of a grayscale", fog, ones(*shape), 1)
-        for shape in [(2, 32, 32, 1), (32, 32, 3), (2, 28, 28, 3), (2, 32, 64, 3)]
-    ),
+    (r"S 32, 64 or 224 \(repeat the channel of", fog, ones(2, 32, 32, 1), 1),
+    ("S 32, 64 or 224", fog, ones(2, 32, 64, 3), 1),
     # Meshes of the eight devices that the tests have
     ("for 3 devices but there are 8; .* 1, 2, 4, 8", sharding.make_mesh, "data=3"),
-    *(
-        ("is no axis and size; name", sharding.make_mesh, layout)
-        for layout in ("model=2", "data=2,data=4", "data=0", "data")
-    ),
-    *(
-        (
-            f"there are {n}.*{ways}",
-            sharding.stack_shardings,
-            sharding.make_mesh("endpoint=8"),
-            ones(n),
-        )
-        for n, ways in [(6, "endpoint=1 or 2"), (12, "endpoint=1 or 2 or 4")]
-    ),
-    *(
-        (f"{n} examples .* size of {sizes}", sharding.batch_sharding, sharding.make_mesh(), n)
-        for n, sizes in [(20, "16 or 24"), (4, "8")]
-    ),
+    *(("is no axis and size", sharding.make_mesh, s) for s in ("a=2", "data=2,data=4", "data=0")),
+    ("endpoint=1 or 2", sharding.stack_shardings, sharding.make_mesh("endpoint=8"), ones(6)),
+    ("20 examples .* size of 16 or 24", sharding.batch_sharding, sharding.make_mesh(), 20),
+    ("4 examples .* size of 8", sharding.batch_sharding, sharding.make_mesh(), 4),
     # Figures
     ("mean has 3 entries but alphas has 4", draw, "path", ones(4), ones(3)),
     ("stderr has 1 entries but mean has 4", with_(draw, stderr=[1]), "path", ones(4), ones(4)),
@@ -243,15 +219,10 @@ REFUSED = [
     (r"write `lora.around\(layerwise\(", ss.layerwise, lora.around(ss.line(), BASE)),
     ("between pairs but there is 1 endpoint", lora.cosine_penalty, deltas(n=1)),
     # Complexes
-    *(
-        (message, complexes.simplicial_complex, simplexes)
-        for simplexes, message in [
-            ((), r"simplexes \(\) have the vertices \[\]; give at least one"),
-            (((0, 1), ()), "give at least one simplex of at least one"),
-            (((0, 1), (1, 3)), r"vertices \[0, 1, 3\]; .* name each of 0, 1"),
-            (((0, 1), (1, 1)), "name a vertex twice in one; name it once"),
-        ]
-    ),
+    ("give at least one simplex", complexes.simplicial_complex, ()),
+    ("at least one vertex", complexes.simplicial_complex, ((0, 1), ())),
+    (r"\[0, 1, 3\]; .* each of 0, 1", complexes.simplicial_complex, ((0, 1), (1, 3))),
+    ("a vertex twice in one; name it once", complexes.simplicial_complex, ((0, 1), (1, 1))),
     ("1 vertices has no volume", with_(complexes.log_volume, vertices=[1]), ones(3, 2)),
     ("No leaf .* is selected", complexes.log_volume, ones(3, 2), chosen("no")),
     # Permutations
@@ -266,13 +237,8 @@ REFUSED = [
     ),
     ("There is no group 'h'; .* 'g'", alignment.permute, SMALL, UNITS, {"h": np.arange(3)}),
     ("is none of its 3 units; name", alignment.permute, SMALL, UNITS, {"g": np.zeros(3, int)}),
-    *(
-        (message, alignment.match, SMALL, SMALL | {"in": weights}, UNITS)
-        for weights, message in [
-            (ones(4, 3), r"Leaf in has the shapes \[2, 3\] and \[4, 3\] in the"),
-            (np.nan * ones(2, 3), "Leaf in has weights that are not finite"),
-        ]
-    ),
+    (r"\[2, 3\] and \[4, 3\]", alignment.match, SMALL, SMALL | {"in": ones(4, 3)}, UNITS),
+    ("not finite", alignment.match, SMALL, SMALL | {"in": np.nan * ones(2, 3)}, UNITS),
 ]
 
 
