@@ -95,17 +95,6 @@ def test_a_permuted_network_is_the_same_function_and_is_found_again_bit_for_bit(
     chex.assert_trees_all_equal(found, params)
 
 
-def test_every_channel_of_the_experiments_networks_is_in_a_group():
-    """All axes but those of images, filters' heights and widths, and logits."""
-    for name in NETWORKS:
-        params = of_experiments(name)["params"]
-        named = [place for members in permutation_groups(params).values() for place in members]
-        assert len(set(named)) == len(named)
-        axes = sum(1 if leaf.ndim == 1 else 2 for leaf in jax.tree.leaves(params))
-        outside = 2 + ("Dense_0" in params)  # images, logits, and the bias of these
-        assert len(named) == axes - outside
-
-
 # Matching
 
 
