@@ -50,15 +50,14 @@ def cache_folder() -> pathlib.Path:
     shared by machines.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    return pathlib.Path(home) / "subspace_jax" / f"xla-{kind}"
-
-
-def _processor() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
     names = ("model name", "flags", "Features")
-    found = sorted({line for line in lines if line.startswith(names)})
-    return "\n".join(found) or f"{platform.machine()} {platform.processor()}"
+    kind = "\n".join(sorted({line for line in cpuinfo() if line.startswith(names)}))
+    kind = kind or f"{platform.machine()} {platform.processor()}"
+    digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
+    return pathlib.Path(home) / "subspace_jax" / f"xla-{digest}"
+
+
+def cpuinfo() -> list[str]:
+    """What Linux says of the processors, by lines; elsewhere nothing."""
+    path = pathlib.Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
