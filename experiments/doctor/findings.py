@@ -36,13 +36,17 @@ def guarded(check: Callable[..., Iterable[Finding]], *args) -> list[Finding]:
         text = " ".join(str(error).split())[:500]
         if type(error).__name__ == "UserError":  # a sentence that says the fix itself
             what, _, fix = text.partition("; ")
-            found.append(Finding(PROBLEM, what, fix))
         else:
             what = f"The check {check.__name__} failed: {type(error).__name__}: {text}"
             fix = "mend what it names, or report it as a bug of the doctor"
             fix = INSTALL if isinstance(error, ModuleNotFoundError) else fix
-            found.append(Finding(PROBLEM, what, fix))
+        found.append(Finding(PROBLEM, what, fix))
     return found
+
+
+def first(*rows: tuple) -> Finding:
+    """The finding of the first row whose condition holds: condition, level, what, and perhaps a fix."""
+    return next(Finding(*row) for holds, *row in rows if holds)
 
 
 def size(num_bytes: float) -> str:
