@@ -63,16 +63,12 @@ def decoded(monkeypatch):
 
 
 def test_images_come_by_class_then_file_and_test_images_as_annotated(root):
-    assert tiny_imagenet.classes(root) == tiny_imagenet.classes(str(root)) == NAMES
+    assert tiny_imagenet.classes(root) == NAMES
     arrays = tiny_imagenet.read(root)
     np.testing.assert_array_equal(arrays["train_labels"], [0, 0, 0, 1, 2, 2])
     np.testing.assert_array_equal(arrays["test_labels"], [2, 0, 1])
     for part, values in (("train", [10, 20, 30, 100, 200, 210]), ("test", [205, 15, 105])):
         assert np.abs(arrays[f"{part}_images"][:, 9, 9, 0].astype(int) - values).max() <= 3
-    train, test, num_classes = sets.load_arrays("any", str(root / tiny_imagenet.CACHE))
-    chex.assert_trees_all_equal(train, sets.Split(arrays["train_images"], arrays["train_labels"]))
-    chex.assert_trees_all_equal(test, sets.Split(arrays["test_images"], arrays["test_labels"]))
-    assert num_classes == arrays["num_classes"] == 3
 
 
 @pytest.mark.parametrize("cache_dir", ["", "elsewhere/deeper"])
@@ -97,15 +93,15 @@ def test_a_damaged_cache_is_made_anew(root, decoded, capsys):
     def flipped(place):
         return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
-    damages = [b"", b"not an archive", content[:-100]]
-    # In every array, where numpy sees no fault, its header, the names and the table at the end.
+    # No archive, a part of one, and a bit in every array, where numpy sees no fault, its header, the
+    # names and the table at the end. What goes unnoticed are times and attributes in the zip.
     places = [*range(0, 300, 37), *range(300, len(content) - 1800, 20_011)]
-    damages += map(flipped, [*places, *range(len(content) - 1800, len(content), 197)])
+    damages = [b"", content[:-100], *map(flipped, places)]
+    damages += map(flipped, range(len(content) - 1800, len(content), 197))
     for damaged in damages:
         cache.write_bytes(damaged)
         chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
-    # The rest are times and attributes of files in the zip, which say nothing of the arrays.
-    assert capsys.readouterr().err.count("is damaged") > 3 + len(places) / 2
+    assert capsys.readouterr().err.count("is damaged") > 2 + len(places) / 2
     np.savez(cache, train_images=np.zeros(3))
     chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
     before = len(decoded)
@@ -150,58 +146,38 @@ def _append(line):
     return change
 
 
-def _empty(root):
-    shutil.rmtree(root / "train")
-    (root / "train").mkdir()
+def _lose(name):
+    return lambda root: (root / name).rename(root / "lost")
 
 
-REFUSED = {
-    **{
-        f"no {lost}": (lambda r, lost=lost: (r / lost).rename(r / "lost"), f"which has no {lost};")
-        for lost in ("train", "val/images", ANNOTATIONS)
-    },
-    "no classes": (_empty, r"train has no folders of classes; unpack"),
-    "no folder": (
-        lambda r: shutil.rmtree(r / "train/n02/images"),
-        "n02/images has no JPEG files; ",
-    ),
-    "an empty class": (
-        lambda r: (r / "train/n02/images/n02_0.JPEG").unlink(),
-        r"n02/images has no JPEG files; unpack that class anew",
-    ),
-    "a class less": (
+REFUSED = (
+    (_lose("train"), "which has no train;"),
+    (_lose("val/images"), "which has no val/images;"),
+    (_lose(ANNOTATIONS), f"which has no {ANNOTATIONS};"),
+    (_lose("train/n02/images"), "n02/images has no JPEG files; unpack that class anew"),
+    (
         lambda r: (r / "train/n02").rename(r / "train/n03"),
         r"names the class 'n02' for val_2\.JPEG, but train has no",
     ),
-    "a class more": (
+    (
         lambda r: save(r / "train/n04/images/n04_0.JPEG", 50),
         r"no image of the class 'n04', which train has; keep",
     ),
-    "a line more": (
-        _append("val_9.JPEG\tn01\t0\n"),
-        r"has 3 images but .* 4 lines \(see .*val_9\.JPEG\)",
-    ),
-    "a line twice": (
-        _append("val_1.JPEG\tn01\t0\n"),
-        r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)",
-    ),
-    "an image more": (
+    (_append("val_9.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_9\.JPEG\)"),
+    (_append("val_1.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)"),
+    (
         lambda r: save(r / "val/images/val_7.JPEG", 50),
         r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)",
     ),
-    "no tabs": (_append("val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs a file"),
-    "an empty line": (_append("\n"), "^Line 4 of .* is '' but needs a file name and a"),
-}
+    (_append("val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs a file"),
+)
 
 
-@pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[said for _, said in REFUSED])
 def test_folders_that_do_not_fit_are_refused(root, change, sentence):
     change(root)
     with pytest.raises(UserError, match=sentence):
         tiny_imagenet.read(root)
-
-
-# Images that can't be used
 
 
 def _unreadable(path, monkeypatch):
@@ -217,7 +193,6 @@ def _unreadable(path, monkeypatch):
 
 CORRUPTIONS = {
     "truncated": (lambda p, _: p.write_bytes(p.read_bytes()[:500]), r"can't be decoded \(.*\)"),
-    "text": (lambda p, _: p.write_text("text"), r"can't be decoded \(it is no image\)"),
     "empty": (lambda p, _: p.write_bytes(b""), r"can't be decoded \(it is empty\)"),
     "size": (lambda p, _: save(p, 15, size=32), "has 32 x 32 pixels but .* have 64 x 64"),
     "unreadable": (_unreadable, r"can't be decoded \(Permission denied\)"),
@@ -277,13 +252,6 @@ def test_the_limit_is_applied_to_the_cache_too_which_remembers(root, decoded, ca
         sets.load("tiny_imagenet", str(root), validation_size=0, max_corrupt=limit)
         assert capsys.readouterr().err == ""  # once
     assert len(decoded) == 9 + 4 * 2  # the two are looked at again: they might be mended
-    with pytest.raises(UserError, match="but config.max_corrupt is 0;"):
-        load(root)
-    with pytest.raises(UserError, match="config.max_corrupt is -1; use 0 or more"):
-        load(root, -1)
-
-
-def test_a_class_without_an_intact_image_is_refused(root):
     (root / "train/n02/images/n02_0.JPEG").write_bytes(b"")
     sentence = (
         r"^No image of .*n02/images can be used \(the first one can't be decoded \(it is empty"
