@@ -57,35 +57,38 @@ def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]
     folder = Path(options.workdir).expanduser() if options.workdir else None
     if folder is not None:
         yield "Workdir", guarded(runs.state, folder)
-    config, values = None, {}
-
-    def read() -> Iterator[Finding]:
-        nonlocal config, values
-        if folder is not None and runs.is_run(folder):
-            from experiments.runs import workdir
-
-            values = workdir.stored_config(folder)
-            values = values.get("run", values)
-        if options.config and "recipe" not in values:
-            config = load_config(options.config)
-            values = config.to_dict()
-            yield Finding(OK, f"{options.config} is a config.")
-
-    if found := guarded(read):
-        yield "Config", found
-    name, data_dir = options.dataset or values.get("dataset", "digits"), options.data_dir
-    data_dir = values.get("data_dir", "") if data_dir is None else data_dir
-    found = guarded(data.place, name, data_dir)
-    yield f"Data: {name}", found
-    if options.quick or any(finding.level == PROBLEM for finding in found):
+    found: list = []
+    if read := guarded(_config, options, folder, found):
+        yield "Config", read
+    config = found[0] if found else None
+    name = options.dataset or (config.dataset if config else "digits")
+    data_dir = options.data_dir
+    data_dir = data_dir if data_dir is not None else config.data_dir if config else ""
+    read = guarded(data.place, name, data_dir)
+    yield f"Data: {name}", read
+    if options.quick or any(finding.level == PROBLEM for finding in read):
         return
-    image_size = values.get("image_size", 224 * (name == "imagenet"))
+    image_size = config.get("image_size", 0) if config else 224 * (name == "imagenet")
     yield f"Images: {name}", guarded(data.content, name, data_dir, image_size)
-    if config is not None:
+    if config and "recipe" in config:
         config.dataset, config.data_dir = name, data_dir
-        yield "Run", guarded(runs.to_come, config)
-    elif "recipe" in values:
-        yield "Run", guarded(runs.there, folder, data_dir)
+        trained = folder if folder is not None and runs.is_run(folder) else None
+        yield "Run", guarded(runs.run, config, trained)
+
+
+def _config(options: argparse.Namespace, folder: Path | None, found: list) -> Iterator[Finding]:
+    """Puts the config of a run's or suite's folder into a list, or else that of the flag."""
+    if folder is not None and runs.is_run(folder):
+        from ml_collections import ConfigDict
+
+        from experiments.runs import finished, workdir
+
+        stored = workdir.stored_config(folder)
+        suite = stored.get("run")
+        found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
+    elif options.config:
+        found.append(load_config(options.config))
+        yield Finding(OK, f"{options.config} is a config.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,12 +10,7 @@ INSTALL = "python -m pip install -e '.[experiments]'"
 
 
 class Finding(NamedTuple):
-    """A level, what was found, and what to do about it.
-
-    Example:
-      >>> str(Finding(LOOK, "1 GB is free.", "Free some."))
-      'look     1 GB is free. -> Free some.'
-    """
+    """A level, what was found, and what to do about it."""
 
     level: str
     what: str
@@ -50,12 +45,7 @@ def first(*rows: tuple) -> Finding:
 
 
 def size(num_bytes: float) -> str:
-    """A number of bytes for people.
-
-    Example:
-      >>> size(3_200_000_000), size(1_500_000)
-      ('3.2 GB', '2 MB')
-    """
+    """A number of bytes for people, such as 3.2 GB."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 

@@ -44,58 +44,47 @@ def state(folder: Path) -> Iterator[Finding]:
         yield Finding(LOOK, f"The run in {folder} is not finished.", fix)
 
 
-def to_come(config) -> Iterator[Finding]:
-    """A run of a config: its data's parts, and its memory."""
+def run(config, folder: Path | None) -> Iterator[Finding]:
+    """A run to come: its data's parts, and its memory; or one in its folder, made anew."""
+    from experiments.data import sets
+    from experiments.runs import finished, workdir
     from experiments.system import xla
     from experiments.training import model, steps
-
-    xla.configure()
-    run, found = _made(config.copy_and_resolve_references())
-    yield found
-    needed = steps.step_memory(run, steps.init_state(run)) if model.on_cpu() else None
-    if needed is not None:
-        yield from machine.memory(needed, "a training step")
-
-
-def there(folder: Path, data_dir: str) -> Iterator[Finding]:
-    """A run in its folder: checkpoints by SHA-256, and of a finished one its numbers, anew."""
-    from experiments.runs import finished, workdir
-    from experiments.runs.checkpoint import Checkpoints
-    from experiments.system import xla
-    from experiments.training.steps import init_state
-
-    xla.configure()
-    config = finished.alone(finished.config_of(folder), folder / workdir.WEIGHTS)
-    config.data_dir = data_dir
-    run, found = _made(config)
-    yield found
-    steps = {}
-    if any((folder / workdir.CHECKPOINTS).glob("[0-9]*")):
-        checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
-        try:
-            steps = checkpoints.examine(init_state(run))
-        finally:
-            checkpoints.close()
-    intact = not all(steps.values())
-    fix = "run the same command again: it takes the intact one"
-    fix = fix if intact else "get a copy, or use --overwrite"
-    for step, reason in steps.items():
-        broken = f"Checkpoint {step} can't be read: {reason}"
-        whole = f"Checkpoint {step} is intact (SHA-256)."
-        yield first((not reason, OK, whole), (True, PROBLEM, broken, fix))
-    if "points" in (workdir.finished(folder) or {}):
-        yield from reproduced(finished.reopen(folder, data_dir))
-
-
-def _made(config):
-    """The run of a config, and what its data are."""
-    from experiments.data import sets
     from experiments.training.run import make_run
 
+    xla.configure()
+    config = config.copy_and_resolve_references()
+    config = config if folder is None else finished.alone(config, folder / workdir.WEIGHTS)
     data = sets.of(config)
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in parts.items())
-    return make_run(config, data), Finding(OK, f"A run of this config has {sizes} images.")
+    made = make_run(config, data)
+    yield Finding(OK, f"A run of this config has {sizes} images.")
+    state = steps.init_state(made)
+    if folder is not None:
+        yield from _checkpoints(folder / workdir.CHECKPOINTS, state)
+        if "points" in (workdir.finished(folder) or {}):
+            yield from reproduced(finished.reopen(folder, config.data_dir))
+    elif model.on_cpu() and (needed := steps.step_memory(made, state)) is not None:
+        yield from machine.memory(needed, "a training step")
+
+
+def _checkpoints(folder: Path, state) -> Iterator[Finding]:
+    from experiments.runs.checkpoint import Checkpoints
+
+    if not any(folder.glob("[0-9]*")):
+        return
+    checkpoints = Checkpoints(folder)
+    try:
+        found = checkpoints.examine(state)
+    finally:
+        checkpoints.close()
+    fix = "run the same command again: it takes the intact one"
+    fix = "get a copy, or use --overwrite" if all(found.values()) else fix
+    for step, reason in found.items():
+        broken = f"Checkpoint {step} can't be read: {reason}"
+        whole = f"Checkpoint {step} is intact (SHA-256)."
+        yield first((not reason, OK, whole), (True, PROBLEM, broken, fix))
 
 
 def reproduced(finished) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from experiments.runs.finished import FinishedRun
 from experiments.system import files, lock
 from experiments.system.errors import UserError
 from experiments.training import weights
-from experiments.training.run import Run
+from experiments.training.run import Run, one_network
 
 # The stream of a run's randomness that landscapes take.
 STREAM = 5
@@ -51,18 +51,17 @@ def draw(
 ) -> None:
     """Looks at the networks of a finished run, and publishes what it sees with the run's results.
 
-    A line's plane goes through the first network of another run too, in the folder `beside`.
+    A line's plane goes through the first network of another run of the same model, `beside`, too.
     """
     finished.check_folder(folder)  # before a lock's file is put into any folder
     with lock.hold(folder):
         work = finished.reopen(folder, data_dir)
-        other = None if beside is None else finished.reopen(beside, data_dir).stack
-        found = _slice(folder, work, resolution, other)
+        found = _slice(folder, work, resolution, beside)
         files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
         job.publish(folder, work.metrics)
 
 
-def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyTree | None) -> dict:
+def _slice(folder: Path, work: FinishedRun, resolution: int, beside: Path | None) -> dict:
     subspace, there = work.run.program.method.subspace, ss.tree.num_stacked(work.stack)
     if subspace.num_endpoints == 2 and beside is None:
         raise UserError(
@@ -80,18 +79,6 @@ def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyT
         )
     stacks = [work.stack]
     if beside is not None:
-        here, other = _shapes(work.stack), _shapes(beside)
-        if here != other:
-            name = next(n for n in {**here, **other} if here.get(n) != other.get(n))
-            raise UserError(
-                f"--beside is a run of another network than {folder} ({name} is "
-                f"{other.get(name, 'missing')} there and {here.get(name, 'missing')} here); give a "
-                "run of the same config.model."
-            )
-        stacks.append(jax.tree.map(lambda x: x[:1], beside))
+        other = weights.load(beside / workdir.WEIGHTS, one_network(work.run))
+        stacks.append(jax.tree.map(lambda x: x[:1], other))
     return plane_of(work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar)
-
-
-def _shapes(stack: ss.tree.PyTree) -> dict[str, tuple[int, ...]]:
-    found = jax.tree.leaves_with_path(stack)
-    return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in found}

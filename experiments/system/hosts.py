@@ -1,7 +1,7 @@
 """Several processes that train one run, each with its own devices: how they meet and what they agree on.
 
-Each of them runs the same command and the same program, in step, and holds its part of the arrays. Files
-are written by the first one, but for checkpoints, of which each writes its part.
+Each of them runs the same command in step and holds its part of the arrays. Files are written by the
+first one, but for checkpoints, of which each writes its part.
 """
 
 import functools
@@ -34,14 +34,9 @@ DESCRIPTION = """Several processes, each with its own devices, train one run tog
 with --distributed (Slurm, Open MPI, TPU, Kubernetes), or each with --coordinator, --num_processes
 and --process_id. They share the workdir, which has to be on a file system that all of them see."""
 
+_CLUSTER = "Train with the other processes of a cluster that JAX knows, such as Slurm's or TPUs'."
 _FLAGS = (
-    (
-        flags.DEFINE_bool,
-        "distributed",
-        False,
-        "Train with the other processes of a cluster that "
-        "JAX knows: Slurm, Open MPI, TPU, Kubernetes.",
-    ),
+    (flags.DEFINE_bool, "distributed", False, _CLUSTER),
     (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
     (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
     (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
@@ -177,13 +172,7 @@ def lost_another(error: Exception) -> UserError | None:
 
 
 class Agreement:
-    """Flags of which every process learns whether any one raised them, without waiting for it.
-
-    Example:
-      >>> agreement = Agreement()
-      >>> agreement.any(True, False)
-      (True, False)
-    """
+    """Flags of which every process learns whether any one raised them, without waiting for it."""
 
     def __init__(self):
         self._pending = None

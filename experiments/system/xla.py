@@ -18,10 +18,10 @@ _CPU_FLAGS = {"0.10": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_RE
 
 
 def configure() -> None:
-    """Sets XLA's flags and the folder of compiled programs, unless the user has set them.
+    """Sets XLA's flags and the folder of compiled programs before anything is computed.
 
-    Call it before anything is computed. What the user says wins: a flag of the same name in
-    `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`.
+    What the user says wins: a flag of the same name in `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR`,
+    `JAX_ENABLE_COMPILATION_CACHE=false`.
     """
     flags = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if flags:
@@ -31,12 +31,7 @@ def configure() -> None:
 
 
 def cpu_flags(given: str, version: str) -> str:
-    """`XLA_FLAGS` for a version of jaxlib, those that are given included.
-
-    Example:
-      >>> cpu_flags("--xla_dump_to=here", "0.12.0")
-      '--xla_dump_to=here'
-    """
+    """`XLA_FLAGS` for a version of jaxlib, those that are given included."""
     value = _CPU_FLAGS.get(".".join(version.split(".")[:2]))
     if value is None or _CPU_FLAG in given:
         return given
