@@ -90,81 +90,54 @@ def test_every_value_can_be_overridden(command, file, expected):
     assert flat(options.config) == flat(expected)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--config.seed=1234", "--help"]])
-def test_help_is_on_standard_output(command, arguments):
-    code, out, err = command(*arguments, main=pytest.fail)
-    assert (code, err) == (0, "")
-    assert out.startswith("Trains something.\n")
-    flags = (
-        "--config:",
-        "--workdir:",
-        "--[no]overwrite:",
-        "--config.optimizer.weight_decay=0.0001",
-    )
-    assert all(flag in out for flag in flags)
-    assert ("--config.seed=1234" in out) == (len(arguments) == 2)
-
-
-def test_every_value_has_a_sentence_and_its_bounds_in_the_help(command, monkeypatch):
+def test_help_has_every_value_with_a_sentence_and_its_bounds(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     modules = (cifar10, digits, tiny_imagenet, imagenet)
     configs = [module.get_config("line") for module in modules]
     configs += [suites.get_config(name) for name in ("digits", "cifar10-full", "imagenet-full")]
     names = {name for config in configs for name in flat(config)}
     assert [name for name in names if not cli.comment_of(name).text.endswith(".")] == []
-    for file, config, more in (
-        ("cifar10.py:line", cifar10.get_config("line"), 0),
-        ("suites.py:digits", suites.get_config("digits"), 1),
+    for file, config, value, groups in (
+        ("cifar10.py:line", cifar10.get_config("line"), "--config.seed=1234", 7),
+        ("suites.py:digits", suites.get_config("digits"), "--config.num_threads=1234", 8),
     ):
-        _, output, _ = command(f"--config={CONFIGS / file}", "--help", said=check.said)
-        assert max(map(len, output.splitlines())) <= 70
-        words = " ".join(output.split())
+        given = (f"--config={CONFIGS / file}", value, "--help")
+        code, out, err = command(*given, main=pytest.fail, said=check.said)
+        assert (code, err) == (0, "")
+        assert value in out
+        assert max(map(len, out.splitlines())) <= 70
+        words = " ".join(out.split())
         assert all(f"--{name}=" in words and check.said(name) in words for name in flat(config))
-        headings = [line for line in output.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+        headings = [line for line in out.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
         assert headings[0] == "Flags:"
-        assert len(set(headings)) == len(headings) == 7 + more
+        assert len(set(headings)) == len(headings) == groups
 
 
 MISTAKES = {
-    # keys
     "--config.seeed=1": r"The config has no key 'seeed', did you mean --config\.seed\?",
-    "--config.optimizr.momentum=1": "has no key 'optimizr.momentum', did you mean --config.optimizer",
     "--config.optimizer.momentun=1": "has no key 'optimizer.momentun', did you mean --config.optim",
     "--config.zzz=1": "The config has no key 'zzz'; --help lists its keys",
-    "--config.optimizer.zzz=1": "The config has no key 'optimizer.zzz';",
     "--config.learning_rate=1": "no key 'learning_rate', did you mean --config.optimizer.learning",
     "--config.split_seed=1": "config.split_seed is no more: the split is the same for all runs",
     "--config.seed.zzz=1": r"The config has no key 'seed\.zzz';",
-    # values
     "--config.seed=abc": "flag --config.seed=abc: .*'abc'; --help lists the flags",
-    "--config.seed=1.5": "flag --config.seed=1.5: .*'1.5'",
     "--config.optimizer.momentum=x": "flag --config.optimizer.momentum=x: .*'x'",
-    "--config.evaluation.recalibration_augment=2": "recalibration_augment=2: ",
-    "--config.optimizer=1": "flag --config.optimizer=1: ",
-    "--overwrite=maybe": "flag --overwrite=maybe: .*boolean",
-    # files and kinds
     f"--config={CONFIGS}/cifar10.py:lines": "Unknown method 'lines', did you mean 'line'; choose",
     f"--config={CONFIGS}/suites.py:lines": "Unknown suite 'lines'; choose one of digits, cifar10-",
     f"--config={CONFIGS}/missing.py:line": r"can't be loaded: .*missing\.py.*; give --config FILE",
-    f"--config={CONFIGS}:line": "The config can't be loaded: .*Is a directory",
     "--config=": "The config can't be loaded: .*empty",
-    # flags
     "--bad=1": "Unknown command line flag 'bad'; --help lists the flags",
-    "--workdr=x": "Unknown command line flag 'workdr'. Did you mean: workdir",
-    "--seed=1": "Unknown command line flag 'seed'",
     "--workdir": "Missing value for flag --workdir",
     "--workdir=": "--workdir is not given; name a folder for the results",
     "line": r"Unexpected argument 'line'; flags look like --config\.seed=1",
 }
 
 
-@pytest.mark.parametrize("argument", MISTAKES)
-def test_a_mistake_is_one_sentence_and_exit_code_2(command, argument):
-    code, out, err = command(argument)
-    assert (code, out) == (2, "")
-    assert re.match(f"error: .*{MISTAKES[argument]}", err)
-    assert err.count("\n") == 1
-    assert err.endswith("\n")
+def test_a_mistake_is_one_sentence_and_exit_code_2(command):
+    for argument, said in MISTAKES.items():
+        code, out, err = command(argument)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(f"error: .*{said}.*\n", err)
 
 
 def test_a_workdir_must_be_given_where_there_is_none_by_default(command):

@@ -67,7 +67,6 @@ def test_machine(tmp_path):
     table = (  # check, level, what is said, what is done before
         (machine.versions, OK, "In their ranges: jax 0", lambda m: None),
         (machine.versions, PROBLEM, "jax is 0.9.2, not", lambda m: installed(m, jax="0.9.2")),
-        (machine.versions, PROBLEM, "jax is 0.13.0", lambda m: installed(m, jax="0.13.0")),
         (machine.versions, PROBLEM, "jax is not", lambda m: installed(m, jax=None)),
         (
             *(machine.versions, PROBLEM, "Python is 3.10.9"),
@@ -85,7 +84,6 @@ def test_machine(tmp_path):
             lambda m: m.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false"),
         ),
         (machine.settings, LOOK, "can't be kept", lambda m: m.setattr(os, "access", lambda *_: 0)),
-        (machine.memory, OK, "5.0 GB of memory are free", lambda m: free(m, 5e9)),
         (machine.memory, PROBLEM, "1.0 GB of memory are free", lambda m: free(m, 1e9)),
         (machine.memory, PROBLEM, "0 MB of memory are free", lambda m: free(m, 5e9, container)),
     )
@@ -103,14 +101,11 @@ def test_places_of_data_and_runs(tmp_path, monkeypatch):
     table = (
         (data.place, ("digits", ""), OK, "scikit-learn"),
         (data.place, ("digit", ""), PROBLEM, "no data set 'digit'"),
-        (data.place, ("mine", str(file)), OK, "The data are"),
         (data.place, ("mine", f"{other}/b.npz"), PROBLEM, "mine has no data in"),
         (data.place, ("cifar10", str(other)), PROBLEM, "cifar10 is not prepared"),
-        (data.place, ("tiny_imagenet", ""), PROBLEM, "tiny_imagenet has no data in"),
         (data.place, ("tiny_imagenet", str(other)), OK, "The data are"),
         (machine.disk, (str(other / "new"),), OK, "are free where"),
         (machine.disk, (str(file / "run"),), PROBLEM, "is a file"),
-        (runs.state, (other / "new",), OK, "is free for a run"),
         (runs.state, (other,), OK, "is free for a run"),
         (runs.state, (file,), PROBLEM, "is a file"),
         (runs.state, (tmp_path,), PROBLEM, "is not JSON"),
@@ -130,11 +125,9 @@ def test_content_of_data(monkeypatch):
         ("digits", good, test, (0, 1, 2), LOOK, "digits has 1,297"),
         ("digits", good, test, (0, 1, 2), LOOK, "those of digits f7e"),
         ("mine", good, test, (0, 1, 2), OK, "None of 120 test images"),
-        ("mine", good, test, (0, 2), LOOK, "classes have 0 to 60"),
         ("mine", good, test, (0, 0, 0, 1, 2), LOOK, "classes have 24 to 72"),
         ("mine", [0, 1, 0], test, (0, 1, 2), PROBLEM, "fractions"),
         ("mine", [7, 7, 7], test, (0, 1, 2), PROBLEM, "all are equal"),
-        ("mine", [0, 16, 8], test, (0, 1, 2), LOOK, "far below"),
         ("mine", good, good, (0, 1, 2), PROBLEM, "120 of 120 test images are training images"),
         ("mine", good, [*test, 2], (0, 1, 2), LOOK, "1 of 121 test images are training images"),
     )

@@ -113,18 +113,6 @@ def test_other_kinds_train_and_report(npz, tmp_path):
         assert len(metrics(tmp_path / kind)["points"]) == num_points
 
 
-def test_weights_of_finished_runs_are_what_others_start_from(npz, finished, tmp_path, capsys):
-    weights = f"--config.subspace.weights=('{finished / 'weights.npz'}',)"
-    workdir = tmp_path / "curve"
-    assert cifar.main(arguments(npz, workdir, weights, kind="curve_finding")) == 0
-    ends, middle = np.load(finished / "weights.npz"), np.load(workdir / "weights.npz")
-    assert list(ends) == list(middle)
-    for name in ends:
-        np.testing.assert_array_equal(middle[name][[0, 2]], ends[name])
-    assert cifar.main(arguments(npz, tmp_path / "none", kind="curve_finding")) == 2
-    assert "subspace.weights is empty but curve_finding starts from 2" in capsys.readouterr().err
-
-
 def test_a_finished_run_is_left_as_it_is_and_its_folder_is_no_other_s(npz, finished, capsys):
     before = (finished / "metrics.json").read_bytes()
     assert cifar.main(arguments(npz, finished)) == 0

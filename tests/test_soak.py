@@ -75,13 +75,6 @@ def written(folder, lines) -> faults.Notes:
     return faults.read_notes(SimpleNamespace(notes=folder / "notes"))
 
 
-def test_half_a_line_is_no_note(tmp_path):
-    killed_while_it_wrote_12 = "from 6 1.0\nstep 9 2.0\nsave 9 2.5\nstep 1"
-    for lines, expected in (("", (None, 0, [])), (killed_while_it_wrote_12, (6, 9, [9]))):
-        notes = written(tmp_path, lines)
-        assert (notes.start, notes.step, notes.begun(6)) == expected
-
-
 def test_what_was_lost_follows_from_notes_and_the_newest_whole_checkpoint(tmp_path):
     lines = ["from 0 1.0", "step 4 1.5", "step 8 2.1", "save 8 2.2", "saved 8 2.3", "step 12 2.4"]
     lines += ["save 1800 3", "saved 1800 3.1", "evaluate 1800 3.5", "report 1800 4.0"]
@@ -108,15 +101,6 @@ def test_more_than_two_intervals_are_a_failure(tmp_path):
     assert faults.loss(written(tmp_path, overdue), 0, 2.2)["steps"] == 8
     with pytest.raises(Failed, match=r"No checkpoint was begun 1.10 s after 0"):
         faults.loss(written(tmp_path, overdue + "step 12 2.2\n"), 0, 2.3)
-
-
-def test_the_newest_whole_checkpoint_is_not_one_being_written(tmp_path):
-    assert faults.newest(tmp_path) == 0
-    for name in ("3/_CHECKPOINT_METADATA", "20/x", "30.orbax-checkpoint-tmp/_CHECKPOINT_METADATA"):
-        path = tmp_path / "checkpoints" / name
-        path.parent.mkdir(parents=True)
-        path.write_text("")
-    assert faults.newest(tmp_path) == 3
 
 
 def test_a_process_is_killed_unless_it_has_ended_and_another_exit_code_is_a_failure(tmp_path):
