@@ -258,19 +258,6 @@ def test_events_are_those_of_the_history(finished):
     assert found == expected
 
 
-def test_a_damaged_checkpoint_is_passed_over(npz, finished, tmp_path, capsys):
-    workdir = tmp_path / "damaged"
-    assert cifar.main(arguments(npz, workdir, ALWAYS)) == 0
-    (workdir / "metrics.json").unlink()
-    last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    for path in (last / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[:10])
-    assert cifar.main(arguments(npz, workdir)) == 0
-    assert f"{last} is damaged" in capsys.readouterr().err
-    assert digest(workdir) == digest(finished)
-
-
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path, capsys):
     workdir = tmp_path / "diverged"
     assert cifar.main(arguments(npz, workdir, ALWAYS, "--config.optimizer.learning_rate=1e30")) == 2

@@ -22,12 +22,6 @@ from experiments.system import hosts
 from experiments.system.errors import UserError
 from subspace_jax.tree import PyTree
 
-# Bytes of metadata beside a checkpoint's arrays, more than enough.
-_OVERHEAD = 1 << 18
-_RESUMES = (
-    "free space and run the same command again, it resumes from the last checkpoint, which is kept."
-)
-
 
 @functools.cache
 def _quiet_orbax() -> None:
@@ -65,13 +59,12 @@ class Checkpoints:
     def save(self, step: int, state: PyTree, record: dict) -> None:
         """Starts to write a checkpoint, unless there is one of this step.
 
-        The arrays are copied before it returns, so that they can be donated. A disk without space is a
-        sentence before anything is written, and earlier checkpoints are kept.
+        The arrays are copied before it returns, so that they can be donated. On a full disk it or a
+        later call says so, and earlier checkpoints are kept.
         """
         if step == self._manager.latest_step():
             return
         arrays = jax.tree.map(_copied, state)
-        self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(arrays)))
         record = record | {"sha256": _digest(arrays), "arrays": _shapes(arrays)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
@@ -165,14 +158,6 @@ class Checkpoints:
                 self._opened.close()
             self._opened = None
 
-    def _check_space(self, step, num_bytes) -> None:
-        free, needed = shutil.disk_usage(self._folder).free, num_bytes + _OVERHEAD
-        if hosts.any_of(free < needed)[0]:
-            raise UserError(
-                f"The disk is full: checkpoint {step} needs {needed:,} bytes and {self._folder} has "
-                f"{free:,} left; {_RESUMES}"
-            )
-
     def _explained(self, step):
         return full_disk(f"checkpoint {step} could not be written to {self._folder}")
 
@@ -205,7 +190,10 @@ def full_disk(what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UserError) or not _is_full_disk(error):
             raise
-        raise UserError(f"The disk is full: {what}; {_RESUMES}") from error
+        raise UserError(
+            f"The disk is full: {what}; free space and run the same command again, it resumes from the "
+            "last checkpoint, which is kept."
+        ) from error
 
 
 def _is_full_disk(error) -> bool:

@@ -1,7 +1,6 @@
 """A run that is finished, opened again from its folder: config, data, networks, results."""
 
 import importlib
-import json
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,8 @@ from experiments.data import sets
 from experiments.evaluation import predict
 from experiments.evaluation.points import layout
 from experiments.runs import workdir
-from experiments.system import cli
 from experiments.system.errors import UserError
+from experiments.system.values import flatten
 from experiments.training import weights
 from experiments.training.run import Run, make_run, one_network
 
@@ -126,11 +125,11 @@ def command_of(folder: Path) -> str:
     name, recipe = config.get("dataset"), config.get("recipe", "line")
     command = name if name in _COMMANDS else "cifar"
     file = name if name in _OWN else "cifar10"
-    usual = importlib.import_module(f"experiments.configs.{file}").get_config(recipe).to_dict()
-    usual = dict(cli.flatten(json.loads(json.dumps(usual))))
+    usual = importlib.import_module(f"experiments.configs.{file}").get_config(recipe)
+    usual = dict(flatten(usual.to_dict()))
     changed = [
         f"--{key}={tuple(value) if isinstance(value, list) else value}"
-        for key, value in cli.flatten(config)
+        for key, value in flatten(config)
         if key in usual and usual[key] != value
     ]
     words = ["python", "-m", f"experiments.{command}"]
