@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.faults import newest
 from experiments import imagenet
 from experiments.configs import digits
 from experiments.system import hosts
@@ -86,7 +87,7 @@ class Processes:
 
     def wait_for_checkpoint(self, step: int) -> None:
         """Of that step or a later one."""
-        self.wait_for(lambda: (last_step(self.workdir) or 0) >= step)
+        self.wait_for(lambda: newest(self.workdir) >= step)
 
     def end_trained(self) -> None:
         """Ends them without their evaluation."""
@@ -94,11 +95,6 @@ class Processes:
         for process in self.all:
             process.kill()
         self.ended()
-
-
-def last_step(workdir: Path) -> int | None:
-    steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal()]
-    return max(steps, default=None)
 
 
 def digest(workdir: Path) -> str:
@@ -143,7 +139,7 @@ def stopped(arguments, tmp_path_factory) -> Path:
     run.all[1].send_signal(signal.SIGTERM)  # one of them is enough
     codes, said = run.ended()
     assert codes == [0, 0]
-    step = last_step(run.workdir)
+    step = newest(run.workdir)
     assert f"Stopped at step {step} of {STEPS}; everything is saved" in said[0]
     return run.workdir
 
@@ -169,7 +165,7 @@ def test_a_process_that_is_killed_ends_the_others_and_nothing_is_lost(
 ):
     workdir = shutil.copytree(stopped, tmp_path / "run")
     killed = Processes(2, arguments, workdir, ALWAYS, by_hand=True)
-    killed.wait_for_checkpoint(last_step(stopped) + 2)
+    killed.wait_for_checkpoint(newest(stopped) + 2)
     killed.all[1].kill()
     codes, said = killed.ended(60)
     assert codes[0] != 0

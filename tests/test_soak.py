@@ -1,8 +1,6 @@
 """The soak test's parts, and its committed record; the whole of it runs for minutes."""
 
 import json
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,15 +20,6 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "soak" / "soak.json"
-
-
-def process(tmp_path, code=""):
-    """A Python process as `faults.start` gives it, without a run in it."""
-    output, notes = tmp_path / "output", tmp_path / "notes"
-    notes.write_text("")
-    with output.open("w") as stream:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=stream, stderr=stream)
-    return faults.Process(child, tmp_path / "run", notes, output)
 
 
 def test_bad_input(tmp_path, capsys):
@@ -101,16 +90,6 @@ def test_more_than_two_intervals_are_a_failure(tmp_path):
     assert faults.loss(written(tmp_path, overdue), 0, 2.2)["steps"] == 8
     with pytest.raises(Failed, match=r"No checkpoint was begun 1.10 s after 0"):
         faults.loss(written(tmp_path, overdue + "step 12 2.2\n"), 0, 2.3)
-
-
-def test_a_process_is_killed_unless_it_has_ended_and_another_exit_code_is_a_failure(tmp_path):
-    sleeping = process(tmp_path, "import time; time.sleep(60)")
-    assert faults._kill_after(sleeping, 0.05)
-    assert sleeping.process.returncode == -signal.SIGKILL
-    assert not faults._kill_after(process(tmp_path), 60)
-    assert faults.finish(process(tmp_path, "print('fine')")) == "fine\n"
-    with pytest.raises(Failed, match=r"A run exited with 3, not 0: broken"):
-        faults.finish(process(tmp_path, "print('broken', flush=True); exit(3)"))
 
 
 def test_runs_are_compared_but_for_times(tmp_path):
