@@ -167,7 +167,6 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
                     save(checkpoints, run, state, history, look)
                     agreement = hosts.Agreement()  # what was due before is done
                 if stopping:
-                    waits = True
                     raise Interrupted(
                         f"Stopped at step {history.num_steps} of {total}; everything is saved in "
                         f"{folder}: run the same command again to go on."
@@ -179,7 +178,7 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
                 save(checkpoints, run, state, history, look)
             advance(TRAINING * (total - seen) / max(total, 1))
             waits = True
-        except NonFiniteLoss:  # which all of them see
+        except (Interrupted, NonFiniteLoss):  # which all of them see
             waits = True
             raise
         finally:

@@ -34,9 +34,9 @@ DESCRIPTION = """Several processes, each with its own devices, train one run tog
 with --distributed (Slurm, Open MPI, TPU, Kubernetes), or each with --coordinator, --num_processes
 and --process_id. They share the workdir, which has to be on a file system that all of them see."""
 
-_CLUSTER = "Train with the other processes of a cluster that JAX knows, such as Slurm's or TPUs'."
+_KNOWN = "Slurm, Open MPI, TPU, Kubernetes"
 _FLAGS = (
-    (flags.DEFINE_bool, "distributed", False, _CLUSTER),
+    (flags.DEFINE_bool, "distributed", False, f"Train in a cluster that JAX knows: {_KNOWN}."),
     (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
     (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
     (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
