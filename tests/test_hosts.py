@@ -85,10 +85,6 @@ class Processes:
                 raise AssertionError(self.ended())
             time.sleep(0.01)
 
-    def wait_for_checkpoint(self, step: int) -> None:
-        """Of that step or a later one."""
-        self.wait_for(lambda: newest(self.workdir) >= step)
-
     def end_trained(self) -> None:
         """Ends them without their evaluation."""
         self.wait_for((self.workdir / "weights.npz").exists)
@@ -135,7 +131,7 @@ def alone(arguments, tmp_path_factory) -> Path:
 def stopped(arguments, tmp_path_factory) -> Path:
     """The folder of two processes, of which one was told to stop."""
     run = Processes(2, arguments, tmp_path_factory.mktemp("stopped") / "run", ALWAYS)
-    run.wait_for_checkpoint(3)
+    run.wait_for(lambda: newest(run.workdir) >= 3)
     run.all[1].send_signal(signal.SIGTERM)  # one of them is enough
     codes, said = run.ended()
     assert codes == [0, 0]
@@ -165,7 +161,7 @@ def test_a_process_that_is_killed_ends_the_others_and_nothing_is_lost(
 ):
     workdir = shutil.copytree(stopped, tmp_path / "run")
     killed = Processes(2, arguments, workdir, ALWAYS, by_hand=True)
-    killed.wait_for_checkpoint(newest(stopped) + 2)
+    killed.wait_for(lambda: newest(workdir) >= newest(stopped) + 2)
     killed.all[1].kill()
     codes, said = killed.ended(60)
     assert codes[0] != 0

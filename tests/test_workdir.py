@@ -100,19 +100,18 @@ def test_a_suite_s_run_may_move_with_its_suite_but_starts_from_the_same_runs(tmp
 def test_what_no_config_explains_is_refused(tmp_path, held, config):
     (tmp_path / "file").write_text("")
     table = [(tmp_path / "file", r"^--workdir .*file is a file; name a folder\.$")]
-    for number, name in enumerate([*FILES, *FOLDERS]):
-        folder = tmp_path / str(number)
-        (folder / name).mkdir(parents=True)
-        table.append((folder, rf"holds {re.escape(name)} but no config\.json, so it is not known"))
+    for name in (*FILES, *FOLDERS):
+        (tmp_path / f"of {name}" / name).mkdir(parents=True)
+        sentence = rf"holds {re.escape(name)} but no config\.json, so it is not known"
+        table.append((tmp_path / f"of {name}", sentence))
     for folder, sentence in table:
         for overwrite in (False, True):
             with pytest.raises(UserError, match=sentence):
                 check(folder, config, overwrite)
-    for text in ("", "half a", "[]"):
-        (held / workdir.CONFIG).write_text(text)
-        with pytest.raises(UserError, match=r"config\.json is not JSON \(.*\); choose another"):
-            check(held, config)
-        assert check(held, config, overwrite=True) == held
+    (held / workdir.CONFIG).write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json is not JSON \(.*\); choose another"):
+        check(held, config)
+    assert check(held, config, overwrite=True) == held
 
 
 def test_another_config_is_refused_with_what_differs(held, config):
