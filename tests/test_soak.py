@@ -92,30 +92,6 @@ def test_more_than_two_intervals_are_a_failure(tmp_path):
         faults.loss(written(tmp_path, overdue + "step 12 2.2\n"), 0, 2.3)
 
 
-def test_runs_are_compared_but_for_times(tmp_path):
-    def write(sha256="a", loss=1.0, accuracy=0.5, seconds=1.0):
-        record = tmp_path / "checkpoints" / "3" / "record" / "metadata"
-        record.parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "checkpoints" / "3" / "_CHECKPOINT_METADATA").write_text("")
-        record.write_text(json.dumps({"sha256": sha256}))
-        epoch = {"loss": loss, "seconds": seconds, "images_per_second": 1 / seconds}
-        found = {"points": [accuracy], "history": [epoch], "provenance": {"seconds": seconds}}
-        (tmp_path / "metrics.json").write_text(json.dumps(found))
-
-    write()
-    expected = faults.outcome(tmp_path)
-    write(seconds=2.0)
-    faults.check_same(tmp_path, expected)
-    for name, change in (
-        ("sha256", {"sha256": "b"}),
-        ("history", {"loss": 2.0}),
-        ("metrics", {"accuracy": 0.6}),
-    ):
-        write(**change)
-        with pytest.raises(Failed, match=f": {name} is not that of the run"):
-            faults.check_same(tmp_path, expected)
-
-
 def test_generated_images_are_a_data_set(tmp_path):
     files = corrupt_files._make_images(tmp_path / "images", np.random.default_rng(0))
     found = sets.load("tiny_imagenet", str(tmp_path / "images"), validation_size=0)
