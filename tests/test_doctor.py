@@ -141,14 +141,7 @@ def test_content_of_data(monkeypatch):
 
 def test_a_run_from_its_start_to_its_damage(tmp_path, capsys):
     """Finished, with other numbers, and with damaged metrics and checkpoints."""
-    folder = tmp_path / "run"
-    config = tiny.config("line", data_dir=tiny.npz_file(tmp_path / "tiny.npz"))
-    config.dataset = "tiny"
-    path = tmp_path / "config.py"
-    path.write_text(
-        "import json, ml_collections\n"
-        f"def get_config(): return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
-    )
+    folder, npz = tmp_path / "run", tiny.npz_file(tmp_path / "tiny.npz")
 
     def said(expected, *sentences):
         capsys.readouterr()
@@ -156,7 +149,8 @@ def test_a_run_from_its_start_to_its_damage(tmp_path, capsys):
         out = capsys.readouterr().out
         assert all(sentence in out for sentence in sentences), out
 
-    assert cifar.main([f"--config={path}", f"--workdir={folder}"]) == 0
+    config = [f"--config={tiny.__file__}:line", f"--config.data_dir={npz}"]
+    assert cifar.main([*config, f"--workdir={folder}"]) == 0
     stale = "batch-norm statistics the deployed network has"
     said(0, "metrics.json is reproduced", "is intact (SHA-256)", stale)
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -17,7 +17,6 @@ import pytest
 
 from benchmarks.faults import newest
 from experiments import imagenet
-from experiments.configs import digits
 from experiments.system import hosts
 from experiments.training.history import History
 from experiments.training.run import make_run
@@ -181,18 +180,14 @@ def test_four_processes_go_on_from_the_checkpoint_of_two(arguments, stopped, alo
 
 
 def test_images_that_every_process_has_are_split_too(tmp_path):
-    path = tiny.npz_file(tmp_path / "tiny.npz")
-    small = {"model.widths": (4, 8), "num_epochs": 2, "batch_size": 16, "steps_per_call": 1}
-    small |= {"dataset": "tiny", "augmentation": "crop_and_flip", "data_dir": path}
-    small |= {"validation_size": 0, "evaluation.recalibration_batch_size": 32}
-    config = digits.get_config("line")
-    config.update_from_flattened_dict(small | {"mesh": "data=8"})
+    more = {"data_dir": tiny.npz_file(tmp_path / "tiny.npz"), "batch_size": 16}
+    config = tiny.get_config()
+    config.update_from_flattened_dict(more | {"mesh": "data=8"})
     run = make_run(config, tiny.dataset())
     *_, state = fit(run, init_state(run), History(run))
 
-    workdir = tmp_path / "run"
-    given = [f"--config={ROOT / 'experiments' / 'configs' / 'digits.py'}:line"]
-    given += [f"--config.{name}={value}" for name, value in small.items()]
+    workdir, given = tmp_path / "run", [f"--config={tiny.__file__}:line"]
+    given += [f"--config.{name}={value}" for name, value in more.items()]
     Processes(2, given, workdir, module="experiments.cifar").end_trained()
     save(tmp_path / "expected.npz", state.endpoints)
     assert_close(weights(workdir), dict(np.load(tmp_path / "expected.npz")))

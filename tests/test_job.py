@@ -16,7 +16,6 @@ import pytest
 
 from benchmarks.faults import newest, outcome
 from experiments import cifar, tiny_imagenet
-from experiments.configs import digits
 from experiments.runs import job, logs
 from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
@@ -27,17 +26,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
-    "dataset": "tiny",
-    "augmentation": "crop_and_flip",
     "num_epochs": 3,
-    "steps_per_call": 1,
-    "validation_size": 14,
     "batch_size": 10,
-    "model.widths": (4, 8),
-    "optimizer.warmup_epochs": 1,
-    "evaluation.grid_steps": 0,
+    "validation_size": 14,
     "evaluation.num_points": 3,
-    "evaluation.batch_size": 20,
     "evaluation.recalibration_batch_size": 25,
     "evaluation.recalibration_augment": True,
 }
@@ -50,10 +42,8 @@ def npz(tmp_path_factory) -> str:
 
 
 def arguments(npz: str, workdir: Path, *more: str, kind: str = "line") -> list[str]:
-    path = ROOT / "experiments" / "configs" / f"digits.py:{kind}"
-    small = [f"--config.{name}={value}" for name, value in SMALL.items()]
-    data = f"--config.data_dir={npz}"
-    return ["--config", str(path), "--workdir", str(workdir), data, *small, *more]
+    small = [f"--config.{name}={value}" for name, value in (SMALL | {"data_dir": npz}).items()]
+    return [f"--config={tiny.__file__}:{kind}", f"--workdir={workdir}", *small, *more]
 
 
 def metrics(workdir: Path) -> dict:
@@ -144,7 +134,7 @@ def test_a_signal_saves_exits_0_and_the_rest_is_the_same(
 
 def executed(npz, folder, **more):
     """The function itself, of a line."""
-    config = digits.get_config("line")
+    config = tiny.get_config()
     config.update_from_flattened_dict(SMALL | {"data_dir": npz} | more)
     inputs = Inputs()
     return job.execute(

@@ -35,9 +35,8 @@ def versions() -> Iterator[Finding]:
     is_good = python in SpecifierSet(wanted)
     yield first((is_good, OK, f"Python {python}."), (True, PROBLEM, what, fix))
     good = []
-    for line in (options["install_requires"] + extras["experiments"]).splitlines():
-        if not line or line.startswith(("#", "%")):
-            continue
+    lines = (options["install_requires"] + extras["experiments"]).splitlines()
+    for line in filter(None, lines):
         wanted = Requirement(line)
         try:
             version = importlib.metadata.version(wanted.name)
