@@ -142,17 +142,9 @@ def test_overwriting_deletes_the_run_and_nothing_else(held):
     assert workdir.stored_config(held)["kind"] == "curve"
 
 
-def test_a_run_is_finished_when_its_metrics_are_there_and_shown_when_its_report_is(
-    held, tmp_path, monkeypatch
-):
-    assert workdir.finished(held) == {}
-    assert workdir.finished(tmp_path / "missing") is None
-    assert workdir.diverged(held) == ""
-    workdir.set_diverged(held, "too hot")
-    assert workdir.diverged(held) == "too hot"
-    workdir.publish(held, {"path.png": b"new"}, "<html lang>")
-    assert (held / workdir.FIGURES / "path.png").read_bytes() == b"new"
-    assert (held / workdir.REPORT).read_text() == "<html lang>"
+def test_the_report_is_published_last(held, monkeypatch):
+    assert (held / workdir.FIGURES / "path.png").read_bytes() == b"png"
+    assert (held / workdir.REPORT).read_text() == "<html>"
     (held / workdir.REPORT).unlink()
     monkeypatch.setattr(files, "write_atomically", lambda *_: pytest.fail("full"))
     with pytest.raises(pytest.fail.Exception):
