@@ -227,8 +227,8 @@ MUTATIONS = (
     ),
     (
         "experiments/runs/checkpoint.py",
-        "self._manager.all_steps(), reverse=True):\n            reason",
-        "self._manager.all_steps()):\n            reason",
+        "sorted(self._manager.all_steps(), reverse=True)",
+        "sorted(self._manager.all_steps())",
         "test_checkpoint.py::test_restores_the_newest_state_and_its_record_exactly",
     ),
     (
