@@ -11,9 +11,10 @@ With ten names one trains and tests a subspace: `Subspace` and what makes one (`
 
 The others are for when they are needed: operations on stacks (`stack`, `mix`, `gram`, `distances`,
 `squared_cosines`), leaves that are shared (`split`, `combine`, `summary`), steps (`TrainState`,
-`freeze`), many networks (`for_each`, `predict`), and the modules `averaging`, `calibration`,
-`corruptions`, `detection`, `landscape` and `sharding`. `plotting`, which needs
-matplotlib, and `contrib` are imported when they are used.
+`freeze`), optimizers that look at the rank of a leaf (`per_endpoint`, `decay_mask`), many networks
+(`for_each`, `predict`), and the modules `averaging`, `calibration`, `corruptions`, `detection`,
+`landscape` and `sharding`. `plotting`, which needs matplotlib, and `contrib` are imported when they
+are used.
 
 Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.py`.
 """
@@ -35,7 +36,13 @@ from subspace_jax.partition import combine, split, summary
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import for_each, recalibrate
 from subspace_jax.subspaces import Subspace, bezier, layerwise, line, simplex
-from subspace_jax.training import TrainState, freeze, make_train_step
+from subspace_jax.training import (
+    TrainState,
+    decay_mask,
+    freeze,
+    make_train_step,
+    per_endpoint,
+)
 from subspace_jax.tree import gram, mix, stack
 
 __version__ = "0.2.0"
@@ -57,6 +64,7 @@ __all__ = [
     "calibration",
     "combine",
     "corruptions",
+    "decay_mask",
     "detection",
     "distances",
     "for_each",
@@ -64,6 +72,7 @@ __all__ = [
     "gram",
     "landscape",
     "mix",
+    "per_endpoint",
     "predict",
     "sharding",
     "split",

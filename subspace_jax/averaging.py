@@ -5,6 +5,8 @@ optimizer's state, so that it is checkpointed, resumed and sharded with it, and 
 and for the endpoints of a subspace alike.
 """
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,13 +16,30 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from subspace_jax.tree import PyTree, wider_dtype
+from subspace_jax.tree import PyTree, is_concrete, widened
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of the parameters: an average is kept in at least float32 and read in theirs."""
+
+    leaves: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, params: PyTree) -> "Dtypes":
+        return cls(tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves(params)))
+
+    def cast(self, average: PyTree) -> PyTree:
+        dtypes = jax.tree.unflatten(jax.tree.structure(average), self.leaves)
+        return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), average, dtypes)
 
 
 class EmaState(NamedTuple):
-    """Attributes: ema: the average, a tree like the parameters."""
+    """The average, a tree like the parameters in at least float32, and their dtypes."""
 
     ema: PyTree
+    dtypes: Dtypes
 
 
 class SwaState(NamedTuple):
@@ -29,6 +48,7 @@ class SwaState(NamedTuple):
     step: jax.Array
     count: jax.Array  # type: ignore[assignment]
     mean: PyTree
+    dtypes: Dtypes
 
 
 class SnapshotsState(NamedTuple):
@@ -42,13 +62,14 @@ class SnapshotsState(NamedTuple):
     networks: PyTree
 
 
-def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
+def ema(decay: float | jax.Array) -> optax.GradientTransformation:
     r"""An exponential moving average of the *parameters* (`optax.ema` averages updates).
 
     .. math:: \bar\theta_t = d \, \bar\theta_{t-1} + (1 - d) \, \theta_t, \qquad \bar\theta_0 = \theta_0
 
-    with `decay` `d` in [0, 1) per step. Put it last in the chain; read it with `average_of(opt_state)`.
-    See Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging".
+    with `decay` `d` in [0, 1) per step, summed in at least float32. Put it last in the chain; read it
+    with `average_of(opt_state)`. Raises ValueError: `decay` is not in [0, 1). See Polyak and Juditsky
+    1992, "Acceleration of Stochastic Approximation by Averaging".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
     >>> params = jnp.array([4.0])
@@ -57,14 +78,17 @@ def ema(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
     Array([3.], dtype=float32)
     """
 
+    if is_concrete(decay) and not 0 <= decay < 1:
+        raise ValueError(f"ema got decay={decay}; use a number from 0 to below 1, as 0.999.")
+
     def init(params):
-        # A copy, so that the average and the parameters can be donated together.
-        return EmaState(jax.tree.map(jnp.array, params))
+        return EmaState(_kept(params), Dtypes.of(params))
 
     def update(updates, state, params=None, **extra):
         del extra
-        new = updated("ema", params, updates)
-        return updates, EmaState(optax.incremental_update(new, state.ema, 1 - decay))
+        new = jax.tree.map(widened, updated("ema", params, updates))
+        ema = optax.incremental_update(new, state.ema, 1 - decay)
+        return updates, state._replace(ema=ema)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -74,8 +98,9 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 
     .. math:: \bar\theta = \frac{1}{n} \sum_{i=0}^{n-1} \theta_{s + i c}
 
-    of the parameters :math:`\theta_t` after `t` updates, in their dtypes; before the first visit the
-    current ones. Put it last in the chain, read it with `average_of(opt_state)`, and `recalibrate` it.
+    of the parameters :math:`\theta_t` after `t` updates, summed in at least float32; before the first
+    visit the current ones. Put it last in the chain, read it with `average_of(opt_state)`, and
+    `recalibrate` it.
 
     Args:
       start_step: `s >= 0`; 0 takes the initial parameters too.
@@ -182,7 +207,7 @@ def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> n
 
 
 def _uniform(chosen: list, count: int) -> np.ndarray:
-    weights = np.zeros(count, np.float32)
+    weights = np.zeros(count, jnp.result_type(float))
     weights[chosen] = 1 / len(chosen)
     return weights
 
@@ -190,13 +215,23 @@ def _uniform(chosen: list, count: int) -> np.ndarray:
 def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
     """The averaged parameters in an optimizer's state, the first ones of several; else `default`.
 
+    They have the dtypes of the parameters. Warns if the average lies behind `optax.MultiSteps`, where it
+    moves at every small step: accumulate gradients by `MultiSteps(chain(optimizer, average), k)`.
+
     >>> average_of(optax.sgd(0.1).init(0.0), default="none")
     'none'
     """
     state = next(states(opt_state, _is_average), None)
     if state is None:
         return default
-    return state.ema if isinstance(state, EmaState) else state.mean
+    accumulators = [*states(opt_state, lambda node: isinstance(node, optax.MultiStepsState))]
+    if accumulators and not any(list(states(s.inner_opt_state, _is_average)) for s in accumulators):
+        warnings.warn(
+            "The average lies behind MultiSteps and moved at each of its small steps; put it inside, as "
+            "optax.MultiSteps(optax.chain(optimizer, average), k).",
+            stacklevel=2,
+        )
+    return state.dtypes.cast(state.ema if isinstance(state, EmaState) else state.mean)
 
 
 def states(opt_state: optax.OptState, wanted: Callable[[Any], bool]) -> Iterator[Any]:
@@ -227,9 +262,14 @@ def updated(name: str, params, updates) -> PyTree:
 
 
 def first_visit(params, start_step) -> SwaState:
-    """A state with a copy, so that the average and the parameters can be donated together."""
+    """The state before the first step."""
     count = jnp.asarray(start_step == 0, jnp.int32)
-    return SwaState(jnp.zeros((), jnp.int32), count, jax.tree.map(jnp.array, params))
+    return SwaState(jnp.zeros((), jnp.int32), count, _kept(params), Dtypes.of(params))
+
+
+def _kept(params) -> PyTree:
+    """A copy, so that the average and the parameters can be donated together."""
+    return jax.tree.map(lambda x: jnp.array(widened(x)), params)
 
 
 def visit(state, start_step: int, every: int):
@@ -245,8 +285,7 @@ def blend(weight: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """`weight * new + (1 - weight) * old`, in the dtypes of `old`; exact for weights 0 and 1."""
 
     def blend(new, old):
-        dtype = wider_dtype(old, jnp.float32)
-        w, wide_new, wide_old = (jnp.asarray(a, dtype) for a in (weight, new, old))
-        return (w * wide_new + (1 - w) * wide_old).astype(old.dtype)
+        w, new = (jnp.asarray(a, old.dtype) for a in (weight, new))
+        return w * new + (1 - w) * old
 
     return jax.tree.map(blend, new, old)

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from subspace_jax import metrics
 from subspace_jax.prediction import ensemble
-from subspace_jax.tree import wider_dtype
+from subspace_jax.tree import widened, wider_dtype
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
@@ -22,7 +22,7 @@ LARGEST_LOG_TEMPERATURE = math.log(100)
 NUM_BISECTIONS = 30
 
 
-@jax.jit
+@metrics.jitted()
 def fit_temperature(
     logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -48,11 +48,16 @@ def fit_temperature(
             "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
         )
     labels, weights, logits = metrics.prepare(labels, weights, jax.lax.stop_gradient(logits))
-    margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
+    label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    weights = jnp.where(label_logits[:, 0] == -jnp.inf, jnp.nan, weights)
+    margins = logits - label_logits
+
+    # The greatest one is zero, and stays so when it is multiplied: huge ones would be rounded.
+    shifted = logits - logits.max(axis=1, keepdims=True)
 
     def slope(log_temperature):
         """The derivative of the NLL in 1 / T."""
-        probs = jax.nn.softmax(margins * jnp.exp(-log_temperature))
+        probs = jax.nn.softmax(shifted * jnp.exp(-log_temperature))
         # A class of probability 0 may have a logit of -inf.
         return jnp.sum(weights * jnp.sum(jnp.where(probs == 0, 0, probs * margins), axis=1))
 
@@ -64,8 +69,11 @@ def fit_temperature(
         # of 0 ends the search there.
         return jnp.where(s >= 0, middle, low), jnp.where(s <= 0, middle, high)
 
-    ends = jnp.float32(-LARGEST_LOG_TEMPERATURE), jnp.float32(LARGEST_LOG_TEMPERATURE)
-    low, high = jax.lax.fori_loop(0, NUM_BISECTIONS, halve, ends)
+    ends = [
+        jnp.asarray(end, logits.dtype)
+        for end in (-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE)
+    ]
+    low, high = jax.lax.fori_loop(0, NUM_BISECTIONS, halve, (*ends,))
     middle = (low + high) / 2
     return jnp.where(jnp.isnan(slope(middle)), jnp.nan, jnp.exp(middle))
 
@@ -176,7 +184,7 @@ def _best_point(logits, labels, weights, criterion):
     def loss(logits):
         if criterion == "accuracy":
             return -metrics.accuracy(logits, labels, weights=weights)
-        return metrics.nll(jax.nn.log_softmax(logits), labels, weights=weights)
+        return metrics.nll(jax.nn.log_softmax(widened(logits)), labels, weights=weights)
 
     losses = jax.lax.map(loss, logits)
     return jax.lax.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), 0, jnp.int32)

@@ -1,19 +1,19 @@
 r"""Which inputs to leave to someone else: out-of-distribution detection and selective prediction.
 
 A score says how much an input looks like the training data: the confidence, minus the entropy, ...
-Scores are compared as float32; a NaN among them makes the result nan. For `risk_coverage` the rules
-of `metrics` hold.
+Scores are compared in at least float32; a NaN among them makes the result nan. For `risk_coverage`
+the rules of `metrics` hold.
 """
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.metrics import cumulative, prepare, top_label
+from subspace_jax.metrics import PROBS, cumulative, jitted, prepare, top_label
+from subspace_jax.tree import wider_dtype
 
 
 class RiskCoverage(NamedTuple):
@@ -28,7 +28,7 @@ class RiskCoverage(NamedTuple):
     risk: jax.Array
 
 
-@jax.jit
+@jitted()
 def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
     r"""Area under the ROC curve for telling `scores_in [N]` from `scores_out [M]`, in [0, 1].
 
@@ -47,11 +47,11 @@ def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
     scores_in, scores_out = _scores(scores_in, scores_out)
     ranked = jnp.sort(scores_out)
     below, up_to = (jnp.searchsorted(ranked, scores_in, side=side) for side in ("left", "right"))
-    area = jnp.mean((below + up_to) / (2 * len(ranked)))
+    area = jnp.mean((below + up_to).astype(ranked.dtype) / (2 * len(ranked)))
     return _nan_if_nan(area, scores_in, scores_out)
 
 
-@partial(jax.jit, static_argnames="tpr")
+@jitted(static_argnames="tpr")
 def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -> jax.Array:
     r"""Share of `scores_out [M]` accepted by the threshold that accepts `tpr` of `scores_in [N]`.
 
@@ -69,11 +69,11 @@ def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -
     # Rounded first: 0.07 * 100 is a little above 7.
     accepted = max(1, math.ceil(round(tpr * len(scores_in), 6)))
     threshold = jnp.sort(scores_in)[len(scores_in) - accepted]
-    rate = jnp.mean((scores_out >= threshold).astype(jnp.float32))
+    rate = jnp.mean((scores_out >= threshold).astype(threshold.dtype))
     return _nan_if_nan(rate, scores_in, scores_out)
 
 
-@jax.jit
+@jitted(PROBS)
 def risk_coverage(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> RiskCoverage:
@@ -102,7 +102,8 @@ def _scores(scores_in: ArrayLike, scores_out: ArrayLike) -> tuple[jax.Array, jax
                 f"{name} have shape {list(jnp.shape(scores))}; pass one score for each of at least 1 "
                 "example, shape [N]."
             )
-    return jnp.asarray(scores_in, jnp.float32), jnp.asarray(scores_out, jnp.float32)
+    dtype = wider_dtype(jnp.float32, scores_in, scores_out)
+    return jnp.asarray(scores_in, dtype), jnp.asarray(scores_out, dtype)
 
 
 def _nan_if_nan(value: jax.Array, *scores: jax.Array) -> jax.Array:

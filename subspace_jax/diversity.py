@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from subspace_jax import tree
 from subspace_jax.tree import PyTree
@@ -63,14 +62,16 @@ def _squared_cosines_of(gram):
 
 
 def _squared_cosine(product, first, second):
-    """Of an inner product and two squared norms; 0 if one of these is."""
+    """Of an inner product and two squared norms; 0 if one of these is.
 
-    def share(squared_norm):
-        positive = squared_norm > 0
-        return jnp.where(positive, product / jnp.where(positive, squared_norm, 1), 0)
-
-    # In this order no intermediate value is larger than needed: norms of 1e12 do not overflow.
-    return share(first) * share(second)
+    Networks are scaled to a norm of about one before anything is squared, so that tiny and huge ones
+    have finite gradients.
+    """
+    ones = [jnp.where(norm > 0, norm, 1) for norm in (first, second)]
+    scales = [jax.lax.rsqrt(jax.lax.stop_gradient(one)) for one in ones]
+    cosine = product * scales[0] * scales[1]
+    shares = [cosine / (one * scale * scale) for one, scale in zip(ones, scales, strict=True)]
+    return jnp.where((first > 0) & (second > 0), shares[0] * shares[1], 0)
 
 
 def cosine_penalty(
@@ -94,12 +95,15 @@ def cosine_penalty(
     _check_pairs(n)
     if key is None:
         return penalty_of_gram(kernel_gram(endpoints, select))
-    kernels = [x.astype(tree.wider_dtype(jnp.float32, x)) for x in _kernels(endpoints, select)]
+    kernels = [tree.as_real(tree.widened(x)) for x in _kernels(endpoints, select)]
     pair = _random_pair(key, n)
     # One-hot weights select the pair: a stack that is sharded over its endpoints is not gathered.
     # The gradient is elementwise, which XLA fuses into the optimizer: no stack of it is kept.
     first, second = (tree.mix(jax.nn.one_hot(i, n), kernels) for i in pair)
-    inner = optax.tree.vdot
+
+    def inner(x, y):
+        return sum(tree.contract(a, b, 0) for a, b in zip(x, y, strict=True))
+
     return _squared_cosine(inner(first, second), inner(first, first), inner(second, second))
 
 

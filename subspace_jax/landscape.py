@@ -26,6 +26,7 @@ from subspace_jax.diversity import is_kernel
 from subspace_jax.recalibration import for_each
 from subspace_jax.tree import PyTree
 
+AxisOf = Callable[[tuple, jax.Array], int]
 # Of the longest side. Of a thinner triangle float32 inner products do not know the height.
 _THINNEST = 0.01
 
@@ -194,16 +195,26 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
     return (losses - ((1 - t) * losses[0] + t * losses[-1])).max()
 
 
-def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
+def output_axis(path: tuple, leaf: jax.Array) -> int:
+    """The axis of a kernel's outputs by its name: the first of a `weight` `[out, in, ...]`, as in
+    PyTorch and Equinox, and the last of all others, as in Flax and Haiku."""
+    del leaf
+    return 0 if tree.own_name(path) == "weight" else -1
+
+
+def filter_normalized_direction(
+    key: jax.Array, params: PyTree, *, axis: int | AxisOf = output_axis
+) -> PyTree:
     r"""A random direction whose filters are as large as those of a network.
 
     .. math:: d_{ij} \leftarrow \frac{d_{ij}}{\|d_{ij}\|} \, \|\theta_{ij}\|,
               \qquad d_{ij} \sim \mathcal{N}(0, I)
 
-    for filter `j` of kernel `i`, all that leads to one output, i.e. one index of the last axis: a
-    rectifier network does not change when a filter is scaled up and the next layer down. What is no
-    kernel does not move. A slice is a mixture of the network and two directions, with weights (1, x,
-    y). See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4.
+    for filter `j` of kernel `i`, all that leads to one output, i.e. one index of its `axis`: a number,
+    or `(path, leaf) -> number`, by default `output_axis`. A rectifier network does not change when a
+    filter is scaled up and the next layer down. What is no kernel does not move. A slice is a mixture
+    of the network and two directions, with weights (1, x, y). See Li et al. 2018, "Visualizing the Loss
+    Landscape of Neural Nets", section 4.
 
     >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
     >>> keys = jax.random.split(jax.random.key(0))
@@ -215,22 +226,25 @@ def filter_normalized_direction(key: jax.Array, params: PyTree) -> PyTree:
     >>> losses[2, 2], losses[2, 4]  # at the network, and at the end of the first direction
     (Array(0., dtype=float32), Array(6., dtype=float32))
     """
-    sizes = filter_norms(params)
+    sizes = filter_norms(params, axis=axis)
+    draws = optax.tree.random_like(key, jax.tree.map(tree.widened, params))
+    norms = filter_norms(draws, axis=axis)
 
-    def direction(path, x, size, noise):
+    def direction(path, x, size, draw, norm):
         if not is_kernel(path, x[None]):
             return jnp.zeros_like(x)
-        return (noise * (size / _filter_norms(noise))).astype(x.dtype)
+        return (draw * (size / norm)).astype(x.dtype)
 
-    return jax.tree.map_with_path(direction, params, sizes, optax.tree.random_like(key, sizes))
+    return jax.tree.map_with_path(direction, params, sizes, draws, norms)
 
 
-def filter_norms(params: PyTree) -> PyTree:
+def filter_norms(params: PyTree, *, axis: int | AxisOf = output_axis) -> PyTree:
     r"""For every weight the norm of its filter, at least float32; zero for what is no kernel.
 
     .. math:: s_{ijk} = \|\theta_{ij}\|
 
-    for the weights `k` of filter `j` of kernel `i`. With `S = diag(s)` the Hessian `S H S` is that of
+    for the weights `k` of filter `j` of kernel `i`, along its `axis` of outputs, as in
+    `filter_normalized_direction`. With `S = diag(s)` the Hessian `S H S` is that of
     steps relative to the filters; scaling a filter before a normalisation does not change it. See Li et
     al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; Kwon et al. 2021, "ASAM",
     section 3.
@@ -241,17 +255,15 @@ def filter_norms(params: PyTree) -> PyTree:
     """
 
     def norms(path, x):
-        dtype = tree.wider_dtype(x, jnp.float32)
+        dtype = tree.real_dtype(x)
         if not is_kernel(path, x[None]):
             return jnp.zeros(x.shape, dtype)
-        return _filter_norms(x.astype(dtype))
+        place = (axis(path, x) if callable(axis) else axis) % x.ndim
+        others = tuple(i for i in range(x.ndim) if i != place)
+        squares = jnp.sum(jnp.abs(tree.widened(x)) ** 2, axis=others, keepdims=True)
+        return jnp.broadcast_to(jnp.sqrt(squares), x.shape)
 
     return jax.tree.map_with_path(norms, params)
-
-
-def _filter_norms(kernel: jax.Array) -> jax.Array:
-    norms = jnp.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), axis=0)
-    return jnp.broadcast_to(norms, kernel.shape)
 
 
 def top_eigenvalue(
@@ -282,6 +294,11 @@ def top_eigenvalue(
 
     if num_iterations < 1:
         raise ValueError(f"num_iterations={num_iterations} finds no eigenvalue; use at least 1.")
+    if any(map(jnp.iscomplexobj, jax.tree.leaves(like))):
+        raise ValueError(
+            "top_eigenvalue got complex numbers, of which a Hessian is no linear map; give it the "
+            "function of their real and imaginary parts."
+        )
     wide = tree.wider_dtype(jnp.float32, *jax.tree.leaves(like))
     start, as_tree = ravel_pytree(optax.tree.random_like(key, like, dtype=wide))
     start = np.asarray(start)

@@ -3,7 +3,8 @@ r"""Accuracy, proper scores, calibration, diversity and selective prediction.
 Every metric is a pure jitted function of arrays, `f(probs [N, K], labels [N], *, weights=None)`,
 with these rules:
 
-- NumPy or JAX arrays of any float dtype go in; sums are float32 and float32 arrays come out.
+- NumPy or JAX arrays of any float dtype go in; sums are in float32, of float64 in float64, and such
+  arrays come out.
 - `weights [N]` are non-negative, and `None` means ones. A weight of 2 counts an example twice. An
   example of weight 0 has no effect, even if its probabilities are NaN or its label is -1, so that a
   padded batch needs only weights. Weights that are all zero give nan, as the mean of nothing.
@@ -13,18 +14,30 @@ with these rules:
   probabilities, `y_n` its one-hot label, `conf_n = max_k p_nk` its confidence, `argmax_k p_nk`
   (the first of equal ones) its predicted class, and `correct_n` is 1 if that is the label, else 0.
 - Shapes that do not fit raise ValueError while tracing, as do labels that are not integers and
-  `num_bins < 1`.
+  `num_bins < 1`. What is no array raises TypeError, and values that can't be probabilities (or their
+  logarithms) raise ValueError where they are known, outside of `jax.jit`.
 
 Only `mean_corruption_error` takes what others returned: error rates.
 """
 
-from functools import partial
+import functools
+import inspect
+import typing
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from subspace_jax.tree import is_concrete, widened, wider_dtype
+
+# The least and the greatest value that a prediction can have, and what to do about others.
+PROBS = (0.0, 1.0, "pass probabilities, as jax.nn.softmax(logits)")
+LOG_PROBS = (-np.inf, 0.0, "pass log-probabilities, as jax.nn.log_softmax(logits)")
+_CHUNK = 512
+_ROUNDING = 1e-2  # of probabilities in bfloat16
 
 
 class Reliability(NamedTuple):
@@ -60,7 +73,49 @@ class BrierDecomposition(NamedTuple):
     within_bin: jax.Array
 
 
-@jax.jit
+def jitted(limits: tuple[float, float, str] | None = None, **options: Any) -> Callable:
+    """Compiles a function of arrays; what it is given is checked outside, at no cost in a `jax.jit`."""
+
+    def decorate(fn):
+        compiled, signature = jax.jit(fn, **options), inspect.signature(fn)
+
+        @functools.wraps(fn)
+        def checked(*args, **kwargs):
+            given = signature.bind(*args, **kwargs).arguments
+            for name, value in given.items():
+                if value is not None and not isinstance(value, typing.get_args(ArrayLike)):
+                    raise TypeError(
+                        f"{name} is an object of type {type(value).__name__}; "
+                        "pass a NumPy or JAX array, as np.asarray makes."
+                    )
+            result = compiled(*args, **kwargs)
+            if limits and all(map(_is_known, given.values())):
+                _check_limits(given, *limits)
+            return result
+
+        checked.compiled = compiled  # type: ignore[attr-defined]
+        return checked
+
+    return decorate
+
+
+def _is_known(value) -> bool:
+    return is_concrete(value) and getattr(value, "is_fully_addressable", True)
+
+
+def _check_limits(given, low, high, advice) -> None:
+    """Refuses predictions of examples that count and that are outside of the limits."""
+    weights = given.get("weights")
+    for name in (name for name in given if "probs" in name):
+        rows = np.asarray(given[name])
+        if weights is not None and np.shape(weights) == rows.shape[:1]:
+            rows = rows[np.asarray(weights) != 0]
+        for end in (rows.min(), rows.max()) if rows.size else ():
+            if end < low - _ROUNDING or end > high + _ROUNDING:
+                raise ValueError(f"{name} holds {float(end):g}; {advice}.")
+
+
+@jitted(PROBS)
 def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Accuracy of `probs [N, K]` for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
 
@@ -73,7 +128,7 @@ def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None =
     return mean(top_label(probs, labels)[1], weights)
 
 
-@jax.jit
+@jitted(LOG_PROBS)
 def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats.
 
@@ -87,7 +142,7 @@ def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = 
     return mean(-jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0], weights)
 
 
-@jax.jit
+@jitted(PROBS)
 def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Brier score of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
 
@@ -98,10 +153,10 @@ def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = No
     Array(1.25, dtype=float32)
     """
     labels, weights, probs = prepare(labels, weights, probs)
-    return mean(jnp.sum((probs - _one_hot(labels, probs.shape[1])) ** 2, axis=1), weights)
+    return mean(jnp.sum((probs - _one_hot(labels, probs)) ** 2, axis=1), weights)
 
 
-@jax.jit
+@jitted(PROBS)
 def brier_decomposition(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> BrierDecomposition:
@@ -125,7 +180,7 @@ def brier_decomposition(
     """
     labels, weights, probs = prepare(labels, weights, probs)
     num_classes = probs.shape[1]
-    targets, bins = _one_hot(labels, num_classes), predicted(probs)
+    targets, bins = _one_hot(labels, probs), predicted(probs)
     forecast, mass = _group_means(probs, bins, weights, num_classes)
     observed, _ = _group_means(targets, bins, weights, num_classes)
     share = (mass / jnp.sum(weights))[:, None]
@@ -141,7 +196,7 @@ def brier_decomposition(
     )
 
 
-@partial(jax.jit, static_argnames="num_bins")
+@jitted(PROBS, static_argnames="num_bins")
 def reliability(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> Reliability:
@@ -163,10 +218,12 @@ def reliability(
         jnp.stack([confidence, correct], axis=1), _bin(confidence, num_bins), weights, num_bins
     )
     means = jnp.where(mass[:, None] == 0, jnp.nan, means)
-    return Reliability(means[:, 0], means[:, 1], mass / jnp.sum(weights), _edges(num_bins))
+    return Reliability(
+        means[:, 0], means[:, 1], mass / jnp.sum(weights), _edges(num_bins, probs.dtype)
+    )
 
 
-@partial(jax.jit, static_argnames="num_bins")
+@jitted(PROBS, static_argnames="num_bins")
 def ece(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> jax.Array:
@@ -182,7 +239,7 @@ def ece(
     return jnp.sum(diagram.weight * _gaps(diagram))
 
 
-@partial(jax.jit, static_argnames="num_bins")
+@jitted(PROBS, static_argnames="num_bins")
 def max_calibration_error(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> jax.Array:
@@ -196,7 +253,7 @@ def max_calibration_error(
     return jnp.max(_gaps(reliability(probs, labels, weights=weights, num_bins=num_bins)))
 
 
-@partial(jax.jit, static_argnames="num_bins")
+@jitted(PROBS, static_argnames="num_bins")
 def adaptive_ece(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> jax.Array:
@@ -215,11 +272,11 @@ def adaptive_ece(
     confidence, correct = top_label(probs, labels)
     _, mass, excess = cumulative(confidence, weights, correct - confidence)
     mass, excess = jnp.pad(mass, (1, 0)), jnp.pad(excess, (1, 0))
-    at_cuts = jnp.interp(mass[-1] * _edges(num_bins), mass, excess)
+    at_cuts = jnp.interp(mass[-1] * _edges(num_bins, mass.dtype), mass, excess)
     return jnp.sum(jnp.abs(jnp.diff(at_cuts))) / mass[-1]
 
 
-@partial(jax.jit, static_argnames="num_bins")
+@jitted(PROBS, static_argnames="num_bins")
 def classwise_ece(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> jax.Array:
@@ -233,7 +290,7 @@ def classwise_ece(
     Array(0.375, dtype=float32)
     """
     labels, weights, probs = prepare(labels, weights, probs)
-    excess = (probs - _one_hot(labels, probs.shape[1])) * weights[:, None]
+    excess = (probs - _one_hot(labels, probs)) * weights[:, None]
 
     def error(column: tuple[jax.Array, jax.Array]) -> jax.Array:
         probs_k, excess_k = column
@@ -243,7 +300,7 @@ def classwise_ece(
     return jnp.mean(jax.lax.map(error, (probs.T, excess.T))) / jnp.sum(weights)
 
 
-@jax.jit
+@jitted(PROBS)
 def entropy(
     probs: ArrayLike, labels: ArrayLike | None = None, *, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -260,7 +317,7 @@ def entropy(
     return mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
 
 
-@jax.jit
+@jitted(PROBS)
 def disagreement(
     probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -273,10 +330,10 @@ def disagreement(
     Array(0.5, dtype=float32)
     """
     _, weights, probs_a, probs_b = prepare(None, weights, probs_a, probs_b)
-    return mean((predicted(probs_a) != predicted(probs_b)).astype(jnp.float32), weights)
+    return mean((predicted(probs_a) != predicted(probs_b)).astype(weights.dtype), weights)
 
 
-@jax.jit
+@jitted(PROBS)
 def total_variation(
     probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -292,7 +349,7 @@ def total_variation(
     return mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=1), weights)
 
 
-@jax.jit
+@jitted(PROBS)
 def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Area under the risk-coverage curve of `probs [N, K]`, in [0, 1]; lower is better.
 
@@ -329,10 +386,10 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
             f"{None if baseline is None else list(jnp.shape(baseline))}; give both one row per "
             "corruption and one column per severity."
         )
-    errors = jnp.asarray(errors, jnp.float32)
+    errors = widened(errors)
     if baseline is None:
         return errors.mean()
-    return (errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()
+    return (errors.sum(1) / jnp.asarray(baseline, errors.dtype).sum(1)).mean()
 
 
 def prepare(labels: Any, weights: Any, *predictions: Any) -> tuple:
@@ -354,13 +411,12 @@ def prepare(labels: Any, weights: Any, *predictions: Any) -> tuple:
                 f"{name} have shape {per_example.shape} but predictions have shape {shape}: "
                 f"pass {name} of shape {shape[:1]}, one for each example."
             )
-    if weights is None:
-        weights = jnp.ones(shape[0], jnp.float32)
-    weights = jnp.asarray(weights, jnp.float32)
+    dtype = wider_dtype(jnp.float32, *predictions)
+    weights = jnp.ones(shape[0], dtype) if weights is None else jnp.asarray(weights, dtype)
     padding = weights == 0
     # Any finite value would do instead of the padding; that of 1 has a finite logarithm.
     predictions = [
-        jnp.where(padding[:, None], 1, jnp.asarray(array, jnp.float32)) for array in predictions
+        jnp.where(padding[:, None], 1, jnp.asarray(array, dtype)) for array in predictions
     ]
     invalid = jnp.any(jnp.isnan(jnp.concatenate(predictions, axis=1)), axis=1)
     if labels is not None:
@@ -386,8 +442,8 @@ def predicted(probs: jax.Array) -> jax.Array:
 
 
 def top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Confidence and correctness `[N]`, both float32, of `probs [N, K]` for `labels [N]`."""
-    return jnp.max(probs, axis=1), (predicted(probs) == labels).astype(jnp.float32)
+    """Confidence and correctness `[N]`, in their dtype, of `probs [N, K]` for `labels [N]`."""
+    return jnp.max(probs, axis=1), (predicted(probs) == labels).astype(probs.dtype)
 
 
 def cumulative(
@@ -403,26 +459,35 @@ def cumulative(
     return weights, jnp.cumsum(weights)[end], jnp.cumsum(weights * values[order])[end]
 
 
-def _one_hot(classes: jax.Array, num_classes: int) -> jax.Array:
-    return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+def _one_hot(classes: jax.Array, probs: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(classes, probs.shape[1], dtype=probs.dtype)
 
 
-def _edges(num_bins: int) -> jax.Array:
+def _edges(num_bins: int, dtype: jnp.dtype) -> jax.Array:
     if num_bins < 1:
         raise ValueError(f"num_bins is {num_bins} but must be at least 1: pass a positive number.")
-    # Divided by NumPy, so that the edges are the float32 numbers nearest to b / num_bins.
-    return jnp.asarray(np.arange(num_bins + 1, dtype=np.float32) / np.float32(num_bins))
+    # Divided by NumPy, so that the edges are the numbers of this dtype nearest to b / num_bins.
+    return jnp.asarray(np.arange(num_bins + 1, dtype=dtype) / np.asarray(num_bins, dtype))
 
 
 def _bin(confidence: jax.Array, num_bins: int) -> jax.Array:
     """Index of the equal-width bin, closed on the right, of each confidence."""
-    return jnp.searchsorted(_edges(num_bins)[1:-1], confidence, side="left")
+    return jnp.searchsorted(_edges(num_bins, confidence.dtype)[1:-1], confidence, side="left")
 
 
 def _group_sums(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
-    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run."""
-    one_hot = _one_hot(groups, num_groups)
-    return jnp.einsum("ng,nc->gc", one_hot, values, precision=jax.lax.Precision.HIGHEST)
+    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run.
+
+    Sums of sums over `_CHUNK` examples: one running sum would lose digits of many examples.
+    """
+    chunks = -(-len(values) // _CHUNK)
+    more = chunks * _CHUNK - len(values)
+    one_hot = jax.nn.one_hot(groups, num_groups, dtype=values.dtype)
+    one_hot, values = (
+        jnp.pad(x, ((0, more), (0, 0))).reshape(chunks, -1, x.shape[1]) for x in (one_hot, values)
+    )
+    sums = jnp.einsum("bng,bnc->bgc", one_hot, values, precision=jax.lax.Precision.HIGHEST)
+    return sums.sum(0)
 
 
 def _group_means(

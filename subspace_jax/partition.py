@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from subspace_jax import tree
 from subspace_jax.tree import PyTree
@@ -25,7 +24,7 @@ def is_floating(path: tuple, leaf: Any) -> bool:
     Integers, booleans, keys of random numbers and what is no array are not.
     """
     del path
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return hasattr(leaf, "dtype") and tree.is_mixable(leaf)
 
 
 def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
@@ -38,6 +37,7 @@ def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
     Returns `(spanned, shared)`, each with None where the other has the leaf. Raises TypeError: `spans`
     asks for a leaf that can't be mixed; ValueError: it asks for none.
 
+    >>> import jax.numpy as jnp
     >>> split({"w": jnp.ones(2), "steps": 7})
     ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
     >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
@@ -97,6 +97,7 @@ def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -
     statistics. Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: one of
     their leaves can't be mixed.
 
+    >>> import jax.numpy as jnp
     >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
     >>> print(summary(endpoints, shared=shared))
     leaf   shape       role     dtype    bytes

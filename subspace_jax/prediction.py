@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.tree import PyTree, wider_dtype
+from subspace_jax.tree import PyTree, check_batches, wider_dtype
 
 
 def predict(
@@ -20,14 +20,22 @@ def predict(
     For many networks give a stack and `for_each(apply_fn)`. `apply_fn` is pure, `(variables, batch) ->
     logits [..., B, K]`: the network in evaluation mode, with the statistics that `recalibrate` measured
     for it among its variables. Pass the same function object again and it is not compiled again. Raises
-    ValueError: there is no batch.
+    ValueError: there is no batch, or `apply_fn` returns something else; TypeError: `batches` is one
+    array.
 
     >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
     (4, 2)
     """
-    logits = []
+    check_batches("predict", batches)
+    logits: list[jax.Array] = []
     for batch in batches:
         logits.append(_apply(apply_fn, variables, batch))
+        if getattr(logits[-1], "ndim", 0) < 2:
+            what = getattr(logits[-1], "shape", type(logits[-1]).__name__)
+            raise ValueError(
+                f"apply_fn returned {list(what) if isinstance(what, tuple) else f'a {what}'}; "
+                "let it return one array of logits, [..., B, K] for a batch of B examples."
+            )
         if len(logits) > 2:  # else all batches could wait on the device at once
             jax.block_until_ready(logits[-3])
     if not logits:

@@ -7,7 +7,7 @@ and the moments of its batches are pooled into those of all data,
 .. math:: \mu = \sum_b \frac{n_b}{N} \mu_b, \qquad
           \sigma^2 = \sum_b \frac{n_b}{N} \left(\sigma_b^2 + (\mu_b - \mu)^2\right)
 
-in float32, by Chan's merge. The second term is the spread between batches, which a mean of the
+in at least float32, by Chan's merge. The second term is the spread between batches, which a mean of the
 batches' variances would lose. For the first normalisation of a network the result is exactly the
 statistics of the concatenated data; deeper ones see activations that were normalised with their own
 batch, as in training, so that their statistics depend a little on the batch size, which is recorded.
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax import tree
 from subspace_jax.tree import PyTree
 
 
@@ -28,7 +29,7 @@ class Recalibration(NamedTuple):
     """Pooled statistics and what they were measured on.
 
     Attributes:
-      stats: a tree like the one that `stats_fn` returns, float32.
+      stats: a tree like the one that `stats_fn` returns, at least float32.
       num_examples: over how many examples, an int.
       batch_size: the size of the largest batch, an int.
     """
@@ -43,48 +44,146 @@ class _Pool(NamedTuple):
     stats: PyTree
 
 
+class _Update(NamedTuple):
+    """How running averages become moments: what they start from, and which share a batch has."""
+
+    start: PyTree
+    share: PyTree
+
+
 def recalibrate(
-    stats_fn: Callable[[PyTree, Any], PyTree],
+    stats_fn: Callable[..., PyTree],
     params: PyTree,
     batches: Iterable[Any],
     *,
+    stats: PyTree | None = None,
     num_examples: Callable[[Any], int] | None = None,
+    check: bool = True,
 ) -> Recalibration:
-    """Measures the normalisation statistics of a network, or of many, in one pass over the data.
+    r"""Measures the normalisation statistics of a network, or of many, in one pass over the data.
 
     For many networks give a stack and `for_each(stats_fn)`: pooling is elementwise, so the moments of a
-    batch may have any leading axes.
+    batch may have any leading axes. Without `stats`, `stats_fn` is `(params, batch) -> moments`, the
+    biased ones of this batch alone, as of Flax's `BatchNorm` with `momentum=0`. With `stats`, it is the
+    ordinary update of running averages, `(params, stats, batch) -> stats`,
+
+    .. math:: s \leftarrow d s + (1 - d) \, \text{moment}
+
+    whose momentum `d` is measured on the first batch, from three starts, and taken out again.
 
     Args:
-      stats_fn: pure `(params, batch) -> stats`, the moments of one batch in training mode: a tree whose
-        leaves are siblings named `mean` and `var` (dictionary keys or attributes), the biased moments
-        of this batch alone. With Flax's `BatchNorm` this is the updated `batch_stats` of a module with
-        `momentum=0`. Pass the same function object again and it is not compiled again.
+      stats_fn: pure, in training mode; returns a tree whose leaves are siblings named `mean` and `var`
+        (dictionary keys or attributes). Pass the same function object again and it is not compiled
+        again.
       params: whatever `stats_fn` takes: one network, a stack of networks, ...
-      batches: an iterable of batches, each a tree of arrays. Their sizes may differ.
+      batches: an iterable of batches, each a tree of arrays. Their sizes may differ; empty ones count
+        for nothing.
+      stats: running averages with the shapes and dtypes of one network's; their values do not matter.
       num_examples: `batch -> int`; by default the leading axis of the batch's first array.
+      check: whether to test on the first batch that moments, and no running averages, are returned.
 
-    Raises ValueError: there is no batch, or a leaf is not one of a pair `mean`, `var`. See Chan, Golub,
-    LeVeque 1983, "Algorithms for Computing the Sample Variance"; Izmailov et al. 2018, "Averaging
-    Weights Leads to Wider Optima and Better Generalization".
+    Raises ValueError: there is no example, a leaf is not one of a pair `mean`, `var`, or is no moment or
+    no running average; TypeError: `batches` is one array. See Chan, Golub, LeVeque 1983, "Algorithms
+    for Computing the Sample Variance"; Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima
+    and Better Generalization".
 
     >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
     >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
     >>> recalibrate(stats_fn, jnp.float32(1), batches).stats["var"]
     Array(26., dtype=float32)
     """
+    tree.check_batches("recalibrate", batches)
     num_examples = num_examples or _leading_axis
-    pool, previous, total, largest = None, None, 0, 0
+    pool = previous = update = None
+    total = largest = 0
     for batch in batches:
         count = num_examples(batch)
+        if not count:
+            continue
         if pool is None:
-            pool = _empty(stats_fn, params, batch)
+            pool = _empty(stats_fn, params, stats, batch)
+            if stats is not None:
+                update = _measured_update(stats_fn, pool, params, stats, batch)
+            elif check:
+                _check_moments(stats_fn, pool, params, batch, count)
         jax.block_until_ready(previous)  # else all batches could wait on the device at once
-        previous, pool = pool, _merge(stats_fn, pool, params, batch, np.float32(count))
+        previous, pool = pool, _merge(stats_fn, pool, params, update, batch, np.float32(count))
         total, largest = total + count, max(largest, count)
     if pool is None:
-        raise ValueError("recalibrate got 0 batches; give it at least 1 batch of training data.")
+        raise ValueError("recalibrate got 0 examples; give it at least 1 batch of training data.")
     return Recalibration(pool.stats, total, largest)
+
+
+def _measured_update(stats_fn, empty, params, stats, batch) -> _Update:
+    """From starts of 0, K and 2 K: the slope is the momentum, and the third says that it is one."""
+    ones = jax.tree.map(lambda x: jnp.ones((), x.dtype), empty.stats)
+
+    def updated(start):
+        update = _Update(jax.tree.map(lambda x: jnp.full_like(x, start), stats), ones)
+        return _host(_merge(stats_fn, empty, params, update, batch, np.float32(1)).stats)
+
+    zero = updated(0)
+    far = max(1.0, *(np.abs(x).max(initial=0) for x in zero.values()))
+    far = float(2 ** np.ceil(np.log2(far))) if np.isfinite(far) else 1.0  # it is multiplied exactly
+    once, twice = updated(far), updated(2 * far)
+
+    def share(path, leaf):
+        slopes = (once[path] - zero[path]) / far
+        momentum = float(slopes.mean())
+        rounded = round(momentum, 5)
+        if abs(momentum - rounded) < 2e-7:  # momenta are set by people
+            momentum = rounded
+        bend = (twice[path] - 2 * once[path] + zero[path]) / far
+        if not (-1e-6 <= momentum < 1 - 1e-6 and np.abs([slopes - momentum, bend]).max() < 1e-5):
+            raise ValueError(
+                f"Leaf {tree.leaf_name(path)} of the statistics is no running average of moments: "
+                f"from starts of 0, {far:g} and {2 * far:g} it becomes {zero[path].mean():.4g}, "
+                f"{once[path].mean():.4g} and {twice[path].mean():.4g}; let stats_fn run in training "
+                "mode and return the updated statistics."
+            )
+        return jnp.asarray(1 - momentum, leaf.dtype)
+
+    shares = jax.tree.map_with_path(share, empty.stats)
+    return _Update(jax.tree.map(jnp.zeros_like, stats), shares)
+
+
+def _check_moments(stats_fn, empty, params, batch, count) -> None:
+    """Refuses running averages in the place of moments, by one batch and its halves.
+
+    Of the first normalisation the variance of a batch is the mean of those of its halves and a quarter
+    of the square between their means. Of running averages, which keep a share `d` of their start, it is
+    1 / (1 - d) times as much of the square, since this has lost (1 - d) twice.
+    """
+    half = count // 2
+    arrays = [x for x in jax.tree.leaves(batch) if jnp.ndim(x)]
+    if count % 2 or half < 2 or any(len(x) != count for x in arrays):
+        return
+
+    def moments(*order):
+        order = np.concatenate(order)
+        part = jax.tree.map(lambda x: x[order] if jnp.ndim(x) else x, batch)
+        return _host(_merge(stats_fn, empty, params, None, part, np.float32(1)).stats)
+
+    first, second = np.arange(half), np.arange(half, count)
+    whole, one, two = moments(first, second), moments(first, first), moments(second, second)
+    ratios = []
+    for var, mean in _mean_paths(empty.stats).items():
+        square = ((one[mean] - two[mean]) ** 2 / 4).ravel()
+        spread = (whole[var] - (one[var] + two[var]) / 2).ravel()
+        ratio = (square @ spread) / max(square @ square, np.finfo(float).tiny)
+        error = np.linalg.norm(spread - ratio * square) / (np.linalg.norm(spread) + 1e-30)
+        ratios.append((float(error) if square.size > 1 else 1.0, float(ratio)))
+    error, ratio = min(ratios)
+    if error < 0.01 and ratio > 1.1 and all(abs(other - 1) > 0.1 for _, other in ratios):
+        raise ValueError(
+            f"stats_fn returns running averages, of a momentum of about {1 - 1 / ratio:.2g}, and not "
+            "the moments of the batch alone; let it take what they start from, as "
+            "`(params, stats, batch) -> stats`, and pass `stats=` to recalibrate."
+        )
+
+
+def _host(stats) -> dict[tuple, np.ndarray]:
+    return {path: np.asarray(x, np.float64) for path, x in jax.tree.leaves_with_path(stats)}
 
 
 def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
@@ -99,26 +198,34 @@ def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
 
     @functools.wraps(fn)
     def mapped(stack, *args):
-        return jax.lax.map(lambda network: fn(network, *args), stack, batch_size=at_once)
+        one = lambda network: fn(network, *args)
+        if any(map(tree.is_split, jax.tree.leaves(stack))):  # each device has its own
+            return jax.vmap(one)(stack)
+        return jax.lax.map(one, stack, batch_size=at_once)
 
     return mapped
 
 
-def _empty(stats_fn, params, batch) -> _Pool:
-    shapes = jax.eval_shape(stats_fn, params, batch)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
+def _empty(stats_fn, params, stats, batch) -> _Pool:
+    arguments = (params, batch) if stats is None else (params, stats, batch)
+    shapes = jax.eval_shape(stats_fn, *arguments)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, tree.wider_dtype(s, jnp.float32)), shapes)
     return _Pool(jnp.zeros((), jnp.float32), zeros)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _merge(stats_fn, pool, params, batch, count):
-    stats = jax.tree.map(lambda s: s.astype(jnp.float32), stats_fn(params, batch))
+def _merge(stats_fn, pool, params, update, batch, count):
+    if update is None:
+        stats = jax.tree.map(tree.widened, stats_fn(params, batch))
+    else:
+        stats = jax.tree.map(tree.widened, stats_fn(params, update.start, batch))
+        stats = jax.tree.map(jnp.divide, stats, update.share)
     total = pool.count + count
-    share = count / total
     partners = _mean_paths(stats)
     old_leaves, new_leaves = (dict(jax.tree.leaves_with_path(s)) for s in (pool.stats, stats))
 
     def merge(path, old):
+        share = (count / total).astype(old.dtype)
         merged = old + share * (new_leaves[path] - old)
         if path in partners:  # a variance: add the spread between the two means
             mean = partners[path]
@@ -158,4 +265,10 @@ def _owner(path) -> tuple:
 
 
 def _leading_axis(batch) -> int:
-    return jax.tree.leaves(batch)[0].shape[0]
+    arrays = [x for x in jax.tree.leaves(batch) if jnp.ndim(x)]
+    if not arrays:
+        raise ValueError(
+            f"A batch has {len(jax.tree.leaves(batch))} leaves and no array with an axis of examples; "
+            "give batches of arrays, or say how many examples one has by `num_examples`."
+        )
+    return arrays[0].shape[0]

@@ -33,7 +33,7 @@ class Subspace:
 
     Make one with `line`, `bezier` or `simplex`, and give every layer its own point with `layerwise`.
     Equal calls of the constructors return the same object, so a subspace can be a static argument of
-    `jax.jit`.
+    `jax.jit`, and one that was pickled is the same again.
 
     Attributes:
       num_endpoints: `n`, how many networks span the subspace.
@@ -52,23 +52,47 @@ class Subspace:
     layer_of: Callable[[tuple], Hashable] | None = None
     mix: Callable[[PyTree, PyTree], PyTree] = tree.mix
 
+    def __reduce__(self) -> tuple:
+        """Pickles the call that made it, which makes the same object again."""
+        if not hasattr(self, "_made_by"):
+            raise TypeError(
+                "This subspace was not made by a constructor and can't be pickled; make it in the "
+                "process that uses it."
+            )
+        return self._made_by
+
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
         """Draws the endpoints independently, with `init_fn`, `key -> network`.
 
         Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises TypeError:
-        a leaf is an integer, a key or no array, which can't be mixed; `split` keeps them.
+        `init_fn` is no function, or a leaf is an integer, a key or no array, which can't be mixed
+        (`split` keeps them); ValueError: all endpoints are equal, as `init_fn` does not use its key.
 
         >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
         >>> endpoints.shape
         (2, 3)
         """
 
+        _check_key("init(key, init_fn)", key)
+        is_model = any(base.__name__ == "Module" for base in type(init_fn).__mro__)
+        if is_model or not callable(init_fn):
+            raise TypeError(
+                f"init got an object of type {type(init_fn).__name__} instead of a function; pass one "
+                "that draws a network, as `lambda key: model.init(key, x)['params']`."
+            )
+
         def one(key):
             network = init_fn(key)
             tree.check_mixable(network)
             return network
 
-        return jax.vmap(one)(jax.random.split(key, self.num_endpoints))
+        endpoints = jax.vmap(one)(jax.random.split(key, self.num_endpoints))
+        if self.num_endpoints > 1 and _are_equal(endpoints, one, key):
+            raise ValueError(
+                f"The {self.num_endpoints} endpoints are equal, since init_fn does not draw with its "
+                "key; let it use the key, or start from one network with `grow` and noise."
+            )
+        return endpoints
 
     def grow(
         self,
@@ -106,7 +130,7 @@ class Subspace:
         for network in networks:
             tree.check_mixable(network)
         given = tree.stack(networks)
-        rows = jnp.full((n, len(networks)), 1 / len(networks), jnp.float32)
+        rows = jnp.full((n, len(networks)), 1 / len(networks))
         endpoints = jax.vmap(tree.mix, in_axes=(0, None))(rows, given)
         if noise:
             endpoints = _noisy(key, noise, endpoints)
@@ -151,12 +175,13 @@ class Subspace:
 
         One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
         leaves of one layer share an independent draw. Raises ValueError: layerwise, and all of several
-        kernels are in one layer.
+        kernels are in one layer; TypeError: `key` is no key.
 
         >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
         >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
         ((3,), True)
         """
+        _check_key("sample(key, endpoints)", key)
         if self.layer_of is None:
             return self.draw(key)
         paths_and_leaves, treedef = jax.tree.flatten_with_path(endpoints)
@@ -229,7 +254,9 @@ def one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
     def construct(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return cached(*bound.args)
+        subspace = cached(*bound.args)
+        object.__setattr__(subspace, "_made_by", (construct, bound.args))
+        return subspace
 
     return construct
 
@@ -242,9 +269,10 @@ def bezier(degree: int = 2) -> Subspace:
               \qquad \alpha \sim U(0, 1)
 
     All control points are endpoints here, in the order of the curve, and are trained together from
-    scratch. Degree 1 is a line, 2 the article's curve. Raises ValueError: `degree` is below 1. See
-    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman et
-    al. 2021, "Learning Neural Network Subspaces".
+    scratch. Degree 1 is a line, 2 the article's curve. The weights are computed by de Casteljau's
+    steps, which are finite at every degree and exact at both ends. Raises ValueError: `degree` is below
+    1. See Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs";
+    Wortsman et al. 2021, "Learning Neural Network Subspaces".
 
     >>> bezier(2).weights(jnp.float32(0.5))
     Array([0.25, 0.5 , 0.25], dtype=float32)
@@ -253,12 +281,12 @@ def bezier(degree: int = 2) -> Subspace:
         raise ValueError(f"A Bezier curve of degree {degree} has no ends; use a degree >= 1.")
 
     def weights(alpha):
-        # Static integer powers: exact at 0 and 1, and with finite gradients there.
-        beta = 1 - alpha
-        basis = [math.comb(degree, i) * alpha**i * beta ** (degree - i) for i in range(degree + 1)]
-        return jnp.stack(basis)
+        basis = jnp.ones((1,), jnp.result_type(alpha))
+        for _ in range(degree):
+            basis = (1 - alpha) * jnp.pad(basis, (0, 1)) + alpha * jnp.pad(basis, (1, 0))
+        return basis
 
-    return Subspace(degree + 1, jax.random.uniform, weights, np.full((), 0.5, np.float32))
+    return Subspace(degree + 1, jax.random.uniform, weights, np.full((), 0.5))
 
 
 def line() -> Subspace:
@@ -295,7 +323,7 @@ def simplex(num_endpoints: int) -> Subspace:
     def draw(key):
         return normalised(jax.random.exponential(key, (num_endpoints,)))
 
-    center = np.full(num_endpoints, 1 / num_endpoints, np.float32)
+    center = np.full(num_endpoints, 1 / num_endpoints)
     return Subspace(num_endpoints, draw, lambda coords: coords, center)
 
 
@@ -328,7 +356,8 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
     `layer_of` is `path -> hashable`, with the path of `jax.tree.leaves_with_path`, equal for the leaves
     that share a draw.
 
-    Raises ValueError: `subspace` is around a base (`contrib.lora.around`); make the layers before. See
+    Raises TypeError: `subspace` is none; ValueError: it is around a base (`contrib.lora.around`), before
+    which layers are made. See
     Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2.
 
     >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
@@ -336,12 +365,37 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
     >>> bool(coords["a"]["w"] == coords["a"]["b"]), bool(coords["a"]["w"] == coords["c"]["w"])
     (True, False)
     """
+    if not isinstance(subspace, Subspace):
+        raise TypeError(
+            f"layerwise got an object of type {type(subspace).__name__}; give it a subspace, as "
+            "layerwise(line()), and the endpoints to its methods."
+        )
     if subspace.mix is not tree.mix:
         raise ValueError(
             "The subspace has a base already and can't be made layerwise any more; "
             "write `lora.around(layerwise(subspace), base)` in this order."
         )
     return dataclasses.replace(subspace, layer_of=layer_of)
+
+
+def _check_key(call, key) -> None:
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+        raise TypeError(
+            f"{call} got as its key what {tree.kind(key)}; pass a key first, as jax.random.key(0)."
+        )
+
+
+def _are_equal(endpoints, one, key) -> bool:
+    """Whether all endpoints are one network; where values are traced, whether the key has no part."""
+    leaves = [x for x in jax.tree.leaves(endpoints) if x.size]
+    if all(map(tree.is_concrete, leaves)):
+        return all(bool((x == x[:1]).all()) for x in leaves)
+    try:
+        jax.eval_shape(jax.vmap(one, out_axes=None), jax.random.split(key, 2))
+    except ValueError:  # what is drawn with a key of its own has no axis `None`
+        return False
+    return True
 
 
 def _noisy(key, noise, stack):

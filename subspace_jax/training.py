@@ -3,15 +3,19 @@
 A training loop of your own needs nothing of this module: `params = subspace.sample(key, endpoints)`.
 """
 
+import functools
+import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from subspace_jax.subspaces import Subspace
-from subspace_jax.tree import PyTree, num_stacked
+from subspace_jax.tree import PyTree, is_split, num_stacked, widened
 
 LossFn = Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 Penalty = Callable[[PyTree, jax.Array], jax.Array]
@@ -63,9 +67,10 @@ def make_train_step(
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
         metrics is a dictionary of scalars, averaged over the chunks, without the names `loss` and
         `penalty`.
-      optimizer: any Optax optimizer; weight decay and averages apply to every endpoint. One that wants
-        the gradient of the same objective at other points, as `contrib.sharpness.sam`, gets it as
-        `grad_fn=`.
+      optimizer: an Optax optimizer of the stack; weight decay and averages apply to every endpoint, and
+        what looks at a leaf's rank, norm or axes belongs into `per_endpoint`. It gets all that Optax
+        knows as extra arguments: `value`, `grad`, and the same objective at other points as `value_fn`,
+        `obj_fn` and, `(endpoints, step) -> gradient`, `grad_fn`.
       penalty: `(endpoints, key) -> scalar`, added to the loss, for example `lambda endpoints, key: beta
         * cosine_penalty(endpoints, key)`.
       num_samples: `S`, how many chunks, unrolled, each at its own point (appendix B of the article).
@@ -92,25 +97,41 @@ def make_train_step(
         for chunk in _chunks(batch, num_samples):
             coords_key, key = jax.random.split(coords_key)
             loss_key, chunk_key = jax.random.split(loss_key)
-            loss, chunk_metrics = loss_fn(subspace.sample(key, endpoints), chunk_key, chunk)
-            losses.append(loss)
-            metrics.append(chunk_metrics)
-        loss = sum(losses) / num_samples
-        metrics = jax.tree.map(lambda *values: sum(values) / num_samples, *metrics)
+            found = loss_fn(subspace.sample(key, endpoints), chunk_key, chunk)
+            if not (isinstance(found, tuple) and len(found) == 2):
+                raise TypeError(
+                    f"loss_fn returned an object of type {type(found).__name__} instead of a pair "
+                    "`(loss, metrics)`; "
+                    "return `loss, {}` if there are no metrics."
+                )
+            losses.append(found[0])
+            metrics.append(found[1])
+        loss, metrics = (jax.tree.map(_mean, *of) for of in (losses, metrics))
         cost = jnp.zeros_like(loss) if penalty is None else penalty(endpoints, penalty_key)
         return loss + cost, metrics | {"loss": loss, "penalty": cost}
 
-    update = optax.with_extra_args_support(optimizer).update
-
     def train_step(state, key, batch):
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        gradient = jax.grad(objective, has_aux=True)
-        grads, metrics = gradient(state.endpoints, keys, batch)
-        updates, opt_state = update(
-            grads,
-            state.opt_state,
-            state.endpoints,
-            grad_fn=lambda endpoints, _: gradient(endpoints, keys, batch)[0],
+
+        def value_and_grad(endpoints):
+            value, grads = jax.value_and_grad(objective, has_aux=True)(endpoints, keys, batch)
+            # JAX's gradient of complex numbers is the conjugate of the direction of ascent.
+            return value, jax.tree.map(jnp.conj, grads)
+
+        def value_fn(endpoints, obj_fn=None, grad_fn=None):
+            del obj_fn, grad_fn  # line searches hand on what they do not know
+            return objective(endpoints, keys, batch)[0]
+
+        (value, metrics), grads = value_and_grad(state.endpoints)
+        extra = {
+            "value": value,
+            "grad": grads,
+            "value_fn": value_fn,
+            "obj_fn": value_fn,
+            "grad_fn": lambda endpoints, _: value_and_grad(endpoints)[1],
+        }
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.endpoints, **_accepted(optimizer.update, extra)
         )
         endpoints = optax.apply_updates(state.endpoints, updates)
         return TrainState(state.step + 1, endpoints, opt_state), metrics
@@ -118,17 +139,103 @@ def make_train_step(
     return train_step
 
 
+def per_endpoint(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""The optimizer of one network, for each endpoint by itself.
+
+    A transformation that looks at a leaf's rank, norm or axes sees those of a stack otherwise: LARS
+    and LAMB, Muon, Adafactor, adaptive clipping, a clip by the norm of all weights, masks by `ndim`.
+    Elementwise ones, as SGD and Adam, are the same with and without it.
+
+    It maps `init` and `update` over the leading axis, so that the state has it too. A `value` is shared,
+    and functions, which are those of the whole stack, are left out: a line search stays outside, as do
+    `freeze` and averages, behind it.
+
+    >>> lars, endpoints = optax.scale_by_trust_ratio(), jnp.array([[1.0, 1.0], [9.0, 9.0]])
+    >>> optimizer = per_endpoint(lars)
+    >>> optimizer.update(jnp.ones((2, 2)), optimizer.init(endpoints), endpoints)[0].tolist()
+    [[1.0, 1.0], [9.0, 9.0]]
+    """
+
+    def update(updates, state, params=None, **extra):
+        values = {name: x for name, x in extra.items() if not callable(x)}
+        values = _accepted(optimizer.update, values)
+        structure = jax.tree.structure(updates)
+        alike = {name: jax.tree.structure(x) == structure for name, x in values.items()}
+        axes = {name: 0 if alike[name] and name != "value" else None for name in values}
+
+        def single(updates, state, params, values):
+            return optimizer.update(updates, state, params, **values)
+
+        updates, state, params = _laid_alike(updates, (updates, state, params))
+        new = jax.vmap(single, in_axes=(0, 0, 0, axes))(updates, state, params, values)
+        return _laid_alike(updates, new)
+
+    def init(params):
+        return _laid_alike(params, jax.vmap(optimizer.init)(params))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _laid_alike(endpoints: PyTree, mapped: PyTree) -> PyTree:
+    """Splits leading axes as those of the endpoints, where a mesh has explicit axes."""
+    first = jax.tree.leaves(endpoints)[0]
+    if not is_split(first):
+        return mapped
+    mesh, (axis, *_) = (sharding := jax.typeof(first).sharding).mesh, sharding.spec
+
+    def lay(x):
+        return jax.sharding.reshard(
+            x, NamedSharding(mesh, PartitionSpec(axis, *jax.typeof(x).sharding.spec[1:]))
+        )
+
+    return jax.tree.map(lay, mapped)
+
+
+def _accepted(update: Callable, extra: dict[str, Any]) -> dict[str, Any]:
+    """Those of the extra arguments that an optimizer's `update` takes."""
+    parameters = inspect.signature(update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return extra
+    return {name: value for name, value in extra.items() if name in parameters}
+
+
+def decay_mask(
+    endpoints: PyTree,
+    rule: Callable[[tuple, jax.ShapeDtypeStruct], bool] = lambda path, leaf: leaf.ndim > 1,
+) -> PyTree:
+    """Which leaves decay: what a rule says of each leaf as one network has it, for Optax's masks.
+
+    `rule` is `(path, leaf [...]) -> bool` and sees shape and dtype; by default leaves of rank two or
+    more decay, and biases and the scales of normalisation layers do not. Raises ValueError: leaves
+    disagree on the number of endpoints.
+
+    >>> endpoints = {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))}
+    >>> decay_mask(endpoints)
+    {'bias': False, 'kernel': True}
+    >>> optimizer = optax.adamw(0.001, weight_decay=0.1, mask=decay_mask)
+    """
+    num_stacked(endpoints)
+    network = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), endpoints)
+    return jax.tree.map_with_path(lambda path, leaf: bool(rule(path, leaf)), network)
+
+
 def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
     """Keeps the endpoints with the numbers `frozen` as they are, bit for bit, and lets the others train.
 
     Put it after all that makes updates, weight decay too; averages come behind it. Raises ValueError:
-    when it is applied to a stack that has no such endpoint.
+    `frozen` holds booleans, or when it is applied to a stack that has no such endpoint.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
     >>> endpoints = jnp.array([[1.0], [1.0]])
     >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
     [[0.0], [-1.0]]
     """
+
+    if any(isinstance(i, bool) for i in frozen):
+        raise ValueError(
+            f"freeze got {list(frozen)}; give the numbers of endpoints, as freeze("
+            f"{[i for i, yes in enumerate(frozen) if yes]})."
+        )
 
     def update(updates, state, params=None):
         del params
@@ -146,6 +253,14 @@ def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
         return jax.tree.map(hold, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _mean(*values: jax.Array) -> jax.Array:
+    """Summed in at least float32; the result has the dtype of the values."""
+    if len(values) == 1:
+        return values[0]
+    total = functools.reduce(operator.add, map(widened, values))
+    return (total / len(values)).astype(jnp.result_type(values[0]))
 
 
 def _chunks(batch, num_chunks):

@@ -6,10 +6,13 @@ network. In all shapes of this package `n` is that axis, and a *network* is the 
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 PyTree = Any
 
@@ -17,13 +20,19 @@ PyTree = Any
 def stack(networks: Sequence[PyTree]) -> PyTree:
     """Stacks networks of one structure along a new leading axis.
 
-    Raises ValueError: there is no network, or the trees differ in structure or shapes.
+    Raises ValueError: there is no network, or the trees differ in structure or shapes; TypeError: a leaf
+    is no array.
 
     >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
     (2, 3)
     """
     if not networks:
         raise ValueError("stack got 0 networks; give it at least 1.")
+    for path, leaf in jax.tree.leaves_with_path(list(networks)):
+        if not isinstance(leaf, get_args(ArrayLike)):
+            raise TypeError(
+                f"Leaf {leaf_name(path)} of the networks {kind(leaf)}; stack arrays of NumPy or JAX."
+            )
     _check_alike(networks)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
 
@@ -76,6 +85,23 @@ def wider_dtype(*values: Any) -> jnp.dtype:
         return jnp.result_type(*values)
 
 
+def widened(leaf: Any) -> jax.Array:
+    """A leaf in at least float32, in which sums over many of them lose nothing that counts."""
+    return jnp.asarray(leaf, wider_dtype(leaf, jnp.float32))
+
+
+def as_real(leaf: jax.Array) -> jax.Array:
+    """Complex numbers `[...]` as pairs of real ones `[..., 2]`, of the same inner products."""
+    if not jnp.iscomplexobj(leaf):
+        return leaf
+    return jnp.stack([leaf.real, leaf.imag], axis=-1)
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether a value is known now, and not traced by a transformation."""
+    return not isinstance(value, jax.core.Tracer)
+
+
 def mix(weights: PyTree, stack: PyTree) -> PyTree:
     r"""Contracts the leading axis of every leaf with mixing weights: one network out of `n`.
 
@@ -113,25 +139,50 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
 
 def gram(stack: PyTree) -> jax.Array:
-    r"""Inner products `[n, n]` between the networks of a stack, at least float32.
+    r"""Inner products `[n, n]` between the networks of a stack, real and at least float32.
 
-    .. math:: G_{ij} = \langle \theta_i, \theta_j \rangle
+    .. math:: G_{ij} = \operatorname{Re} \langle \theta_i, \theta_j \rangle
 
-    Penalty, distances and landscape planes all follow from it. Raises ValueError: the tree has no
-    leaves or its leaves disagree on `n`.
+    where the inner product of complex leaves has the conjugate of the first: mixing weights are real,
+    so that networks are vectors of real numbers. Penalty, distances and landscape planes all follow
+    from it. Raises ValueError: the tree has no leaves or its leaves disagree on `n`.
 
     >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
     Array([[1., 1.],
            [1., 5.]], dtype=float32)
     """
-    n = num_stacked(stack)
-    dtype = wider_dtype(jnp.float32, *jax.tree.leaves(stack))
+    num_stacked(stack)
+    dtype = real_dtype(*jax.tree.leaves(stack))
 
     def leaf_gram(x):
-        x = x.reshape(n, -1).astype(dtype)
-        return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+        x = as_real(widened(x)).astype(dtype)
+        return contract(x, x, 1)
 
     return jax.tree.reduce(operator.add, jax.tree.map(leaf_gram, stack))
+
+
+def contract(x: jax.Array, y: jax.Array, start: int) -> jax.Array:
+    """Sums of products over all axes from `start` on; all devices of an explicit mesh hold them."""
+    axes = (*range(start, x.ndim),)
+    mesh = jax.typeof(x).sharding.mesh
+    explicit = AxisType.Explicit in mesh.axis_types
+    return jax.lax.dot_general(
+        x,
+        y,
+        ((axes, axes), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        out_sharding=NamedSharding(mesh, PartitionSpec()) if explicit else None,
+    )
+
+
+def is_split(leaf: jax.Array) -> bool:
+    """Whether the leading axis lies over several devices of a mesh with explicit axes."""
+    return jnp.ndim(leaf) > 0 and jax.typeof(leaf).sharding.spec[0] is not None
+
+
+def real_dtype(*leaves: Any) -> jnp.dtype:
+    """The real dtype, at least float32, in which numbers of all leaves are measured."""
+    return jnp.finfo(wider_dtype(jnp.float32, *leaves)).dtype
 
 
 def leaf_name(path: tuple) -> str:
@@ -144,12 +195,17 @@ def path_text(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def own_name(path: tuple) -> str:
+    """The last name of a path, before the `value` in which those of Flax NNX end."""
+    *owners, name = path_text(path).split("/")
+    return owners[-1] if owners and name == "value" else name
+
+
 def is_mixable(leaf: Any) -> bool:
     """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense."""
-    dtype = getattr(leaf, "dtype", None)
-    return (
-        isinstance(leaf, float | complex) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
-    )
+    if isinstance(leaf, jax.ShapeDtypeStruct | np.ndarray | np.generic | jax.Array):
+        return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return isinstance(leaf, float | complex)
 
 
 def check_mixable(network_or_stack: PyTree) -> None:
@@ -162,7 +218,17 @@ def check_mixable(network_or_stack: PyTree) -> None:
             )
 
 
+def check_batches(name: str, batches: Any) -> None:
+    """Refuses one array in place of an iterable of batches: each of its examples would be one."""
+    if isinstance(batches, np.ndarray | jax.Array):
+        raise TypeError(
+            f"{name} got an array of shape {list(batches.shape)} instead of batches; "
+            "give it a list of batches, as [images]."
+        )
+
+
 def kind(leaf: Any) -> str:
     """What a leaf is, as errors say it."""
-    dtype = getattr(leaf, "dtype", None)
-    return f"is an object of type {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
+    if isinstance(leaf, jax.ShapeDtypeStruct | np.ndarray | np.generic | jax.Array):
+        return f"has dtype {leaf.dtype}"
+    return f"is an object of type {type(leaf).__name__}"

@@ -139,7 +139,7 @@ REFUSED = [
     ("rank=1 deviations have no covariance; keep at least 2", with_(swag.swag, rank=1), 0, 1),
     ("shape .*; give one for each of 1", averaging.greedy_soup, None, 0.5),
     ("grad_fn must be provided", sharpness.sam(optax.sgd(1), 1).update, ONE, (), ONE),
-    ("recalibrate got 0 batches; give it at least 1", ss.recalibrate, None, None, []),
+    ("recalibrate got 0 examples; give it at least 1", ss.recalibrate, None, None, []),
     (r"\['mean'\] of .* a pair `mean` and `var`; let stats", recalibrate, {"mean": 0}),
     (r"\['b'\]\['var'\]", recalibrate, {"a": {"mean": 0, "var": 1}, "b": {"var": 1}}),
     (r"Leaf \['count'\]", recalibrate, {"mean": 0, "var": 1, "count": 2}),

@@ -100,7 +100,7 @@ def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.nd
 
 
 class _Pairs:
-    """Leaves of two networks that groups name, float64, and permutations between them."""
+    """Leaves of two networks that groups name, in float64, and permutations between them."""
 
     def __init__(self, reference, network, groups):
         first, second = _by_path(reference), _by_path(network)
@@ -114,8 +114,7 @@ class _Pairs:
                     "and the network; align networks of one architecture."
                 )
         self.first, self.second = (
-            {path: np.asarray(leaves[path], np.float64) for path in self.axes}
-            for leaves in (first, second)
+            {path: _wide(leaves[path]) for path in self.axes} for leaves in (first, second)
         )
         for path in self.axes:
             if not (np.isfinite(self.first[path]).all() and np.isfinite(self.second[path]).all()):
@@ -154,7 +153,7 @@ class _Pairs:
     def distance(self, found, paths=None):
         """Squared, between the reference and the permuted network, over some leaves or all."""
         return sum(
-            np.sum((self.first[path] - self._permuted(path, found)) ** 2)
+            np.sum(np.abs(self.first[path] - self._permuted(path, found)) ** 2)
             for path in paths or self.axes
         )
 
@@ -166,7 +165,7 @@ class _Pairs:
         for path, axis in members:
             ours = _rows(self.first[path], axis)
             theirs = _rows(self._permuted(path, found, but=(axis % self.first[path].ndim)), axis)
-            products += ours @ theirs.T
+            products += (ours.conj() @ theirs.T).real
         return linear_sum_assignment(products, maximize=True)[1]
 
     def _permuted(self, path, found, but=None):
@@ -175,6 +174,10 @@ class _Pairs:
             if name in found and axis % leaf.ndim != but:
                 leaf = np.take(leaf, found[name], axis)
         return leaf
+
+
+def _wide(leaf):
+    return np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
 
 
 def _rows(leaf, axis):

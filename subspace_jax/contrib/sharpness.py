@@ -1,18 +1,22 @@
 """Sharpness-aware minimisation, as an Optax transformation around any optimizer."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from jax.typing import ArrayLike
 
-from subspace_jax.tree import wider_dtype
+from subspace_jax.tree import is_concrete, own_name, widened
 
 _ETA = 0.01  # of ASAM: what weights of zero move by
 
 
 def sam(
-    optimizer: optax.GradientTransformation, rho: ArrayLike, *, adaptive: bool = False
+    optimizer: optax.GradientTransformation,
+    rho: float | jax.Array,
+    *,
+    adaptive: bool | Literal["all"] = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Steps along the gradient at the worst point nearby, SAM, or ASAM if `adaptive`.
 
@@ -22,11 +26,13 @@ def sam(
 
     It is `optax.contrib.sam` in its opaque mode, whose `update` wants `grad_fn=`, `(params, step) ->
     gradient`, which `make_train_step` passes. Of a subspace the whole stack is one vector, and both
-    gradients are at the same coordinates. Weight decay in `optimizer` does not enter the perturbation;
-    `rho >= 0`.
+    gradients are at the same coordinates. Weight decay in `optimizer` does not enter the perturbation.
+    `T` is 1 for leaves that are named `bias`, as in the code that the authors published; with
+    `adaptive="all"` it is the formula's for every leaf, as in the paper. To accumulate gradients, put
+    it around `optax.MultiSteps` and not inside.
 
-    See Foret et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization", Eq.
-    2 and 3; Kwon et al. 2021, "ASAM", Algorithm 1.
+    Raises ValueError: `rho` is negative. See Foret et al. 2021, "Sharpness-Aware Minimization for
+    Efficiently Improving Generalization", Eq. 2 and 3; Kwon et al. 2021, "ASAM", Algorithm 1.
 
     >>> loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * w**2)
     >>> optimizer, w = sam(optax.sgd(0.1), rho=0.5), jnp.array([3.0, 1.0])
@@ -35,22 +41,29 @@ def sam(
     >>> updates  # -0.1 A (w + 0.5 g / 5), g = (3, 4)
     Array([-0.33, -0.56], dtype=float32)
     """
-    return optax.contrib.sam(optimizer, _ascent(rho, adaptive), opaque_mode=True)
+    if is_concrete(rho) and not rho >= 0:
+        raise ValueError(f"sam got rho={rho}; use 0 or a radius above it, as 0.05.")
+    inner = optax.contrib.sam(optimizer, _ascent(rho, adaptive), opaque_mode=True)
+
+    def update(updates, state, params=None, *, grad_fn=None, **extra):
+        del extra  # Optax's refuses them, and so would a chain that hands them on
+        return inner.update(updates, state, params, grad_fn=grad_fn)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _ascent(rho: ArrayLike, adaptive: bool) -> optax.GradientTransformation:
+def _ascent(rho: float | jax.Array, adaptive: bool | str) -> optax.GradientTransformation:
     """What `optax.contrib.sam` subtracts: minus the perturbation, zero where the gradient is."""
 
+    def times_size(path, param, grad):
+        keeps = not adaptive or (adaptive != "all" and own_name(path) == "bias")
+        return grad if keeps else (jnp.abs(param) + _ETA) * grad
+
     def update(grads, state, params=None):
-        scaled = jax.tree.map(_times_size, params, grads) if adaptive else grads
-        wide = jax.tree.map(lambda x: x.astype(wider_dtype(x, jnp.float32)), scaled)
-        norm = optax.tree.norm(wide)
+        scaled = jax.tree.map_with_path(times_size, params, grads)
+        norm = optax.tree.norm(jax.tree.map(widened, scaled))
         factor = jnp.where(norm > 0, jnp.asarray(rho, norm.dtype) / jnp.where(norm > 0, norm, 1), 0)
-        step = jax.tree.map(_times_size, params, scaled) if adaptive else scaled
+        step = jax.tree.map_with_path(times_size, params, scaled)
         return jax.tree.map(lambda x: -factor.astype(x.dtype) * x, step), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def _times_size(param: jax.Array, grad: jax.Array) -> jax.Array:
-    return (jnp.abs(param) + _ETA) * grad

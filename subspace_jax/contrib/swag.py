@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from subspace_jax import averaging
-from subspace_jax.tree import PyTree, wider_dtype
+from subspace_jax.tree import PyTree, leaf_name, widened
 
 
 class SwagState(NamedTuple):
     """A Gaussian fitted to the networks visited so far.
 
     Attributes:
-      step, count, mean: as in `averaging.SwaState`.
+      step, count, mean, dtypes: as in `averaging.SwaState`.
       variance: of every parameter, at least float32; zero before the second network.
       deviations: leaves `[rank, ...]`, of the last networks from the mean of their time, in a ring.
     """
@@ -22,6 +22,7 @@ class SwagState(NamedTuple):
     step: jax.Array
     count: jax.Array  # type: ignore[assignment]
     mean: PyTree
+    dtypes: averaging.Dtypes
     variance: PyTree
     deviations: PyTree
 
@@ -37,7 +38,8 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
     and including it. The variance is summed by Welford's method, which survives float32. A stack of
     endpoints is one vector here. Read the mean with `average_of`, draw networks with `swag_sample`.
 
-    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2. See Maddox et al.
+    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2, or
+    a parameter is complex. See Maddox et al.
     2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Algorithm 1.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
@@ -53,8 +55,14 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
         )
 
     def init(params):
-        variance = jax.tree.map(lambda x: jnp.zeros(x.shape, wider_dtype(x, jnp.float32)), params)
-        deviations = jax.tree.map(lambda x: jnp.zeros((rank, *x.shape), x.dtype), params)
+        for path, leaf in jax.tree.leaves_with_path(params):
+            if jnp.iscomplexobj(leaf):
+                raise ValueError(
+                    f"swag got the leaf {leaf_name(path)} of dtype {leaf.dtype}, of which it has no "
+                    "variance; wrap it in optax.contrib.split_real_and_imaginary."
+                )
+        variance = jax.tree.map(lambda x: jnp.zeros_like(widened(x)), params)
+        deviations = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x)] * rank), params)
         return SwagState(*averaging.first_visit(params, start_step), variance, deviations)
 
     def update(updates, state, params=None, **extra):
@@ -65,12 +73,15 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
         slot = (visited.count - 1) % rank
 
         def spread(variance, x, old_mean):
-            w, x, old_mean = (jnp.asarray(a, variance.dtype) for a in (weight, x, old_mean))
+            w, x = (jnp.asarray(a, variance.dtype) for a in (weight, x))
             return (1 - w) * (variance + w * (x - old_mean) ** 2)
 
         def put(deviations, x, mean):
             # Only one slice is written, so that the buffer is updated in place.
-            return deviations.at[slot].set(jnp.where(due, x - mean, deviations[slot]))
+            deviation = (widened(x) - mean).astype(deviations.dtype)
+            kept = jax.lax.dynamic_index_in_dim(deviations, slot, keepdims=False)
+            deviation = jnp.where(due, deviation, kept)
+            return jax.lax.dynamic_update_index_in_dim(deviations, deviation, slot, 0)
 
         variance = jax.tree.map(spread, state.variance, new, state.mean)
         deviations = jax.tree.map(put, state.deviations, new, mean)
@@ -110,7 +121,8 @@ def swag_sample(
             z2.astype(dtype), deviations.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
         )
         noise = jnp.sqrt(variance) * z1 + low_rank
-        return (mean.astype(dtype) + jnp.sqrt(jnp.asarray(scale, dtype)) * noise).astype(mean.dtype)
+        return mean + jnp.sqrt(jnp.asarray(scale, dtype)) * noise
 
     z1 = optax.tree.random_like(diagonal_key, state.variance)
-    return jax.tree.map(draw, z1, state.mean, state.variance, state.deviations)
+    sampled = jax.tree.map(draw, z1, state.mean, state.variance, state.deviations)
+    return state.dtypes.cast(sampled)
