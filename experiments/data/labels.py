@@ -17,56 +17,33 @@ SPLIT_STREAM, NOISE_STREAM, SIZE_STREAM = range(3)
 def corrupt_labels(
     labels: np.ndarray, num_classes: int, rate: float, mode: str, seed: int
 ) -> np.ndarray:
-    """Redraws exactly round(rate N) of the labels; which ones depends on `seed` and N alone.
+    """Redraws exactly round(rate N) of the labels `[N]`; which ones depends on `seed` and N alone.
 
-    Args:
-      labels: Integers [N] in [0, num_classes).
-      num_classes: K.
-      rate: In [0, 1).
-      mode: `uniform_wrong` draws uniformly among the K - 1 other classes, so that every redrawn
-        label is wrong; `uniform_any` among all K, so that 1 in K redrawn labels stays right.
-      seed: A number >= 0.
-
-    Returns:
-      The labels, [N], of the dtype of `labels`.
-
-    Raises:
-      UserError: If no other class exists.
+    `uniform_wrong` draws among the K - 1 other classes, so that every redrawn label is wrong;
+    `uniform_any` among all K, so that 1 in K redrawn labels stays right.
     """
     bits = random_bits(seed, NOISE_STREAM)
     chosen = permutation(bits, len(labels))[: round(rate * len(labels))]
     draws = bits.random_raw(len(chosen))
     if mode == "uniform_any":
         redrawn = draws % num_classes
-    elif num_classes > 1:
-        redrawn = (labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes
-    elif len(chosen):
-        raise UserError(
-            "config.label_noise.mode is 'uniform_wrong' but there is 1 class, so that no label is "
-            "wrong; set config.label_noise.rate to 0."
-        )
     else:
-        redrawn = draws
+        if num_classes == 1 and len(chosen):
+            raise UserError(
+                "config.label_noise.mode is 'uniform_wrong' but there is 1 class, so that no label is "
+                "wrong; set config.label_noise.rate to 0."
+            )
+        redrawn = (labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes
     noisy = labels.copy()
     noisy[chosen] = redrawn
     return noisy
 
 
 def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
-    """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022).
+    """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022), int32 `[N]`.
 
-    Args:
-      path: `FILE.npy` with integers [N] in the canonical order (see `load_arrays`), or
-        `FILE.npz:KEY` with one such array of several; where that file has `clean_label`, it must
-        be equal to `clean`.
-      clean: The labels of the training set, [N].
-      num_classes: K.
-
-    Returns:
-      The labels, int32 [N] in [0, K).
-
-    Raises:
-      UserError: If they can't be read or are not labels of this training set.
+    The path is `FILE.npy` with integers in the canonical order (see `load_arrays`), or `FILE.npz:KEY`
+    with one such array of several; where that file has `clean_label`, it must be equal to `clean`.
     """
     labels, published = _read_label_file(path)
     setting = f"config.label_noise.file is {path!r}"
@@ -122,13 +99,7 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def random_bits(seed: int, stream: int) -> np.random.Philox:
-    """A generator whose `random_raw` is the same with every version of NumPy.
-
-    Raises:
-      UserError: If seed is negative.
-    """
-    if seed < 0:
-        raise UserError(f"A seed of the data is {seed}; use 0 or more.")
+    """A generator whose `random_raw` is the same with every version of NumPy; `seed` is 0 or more."""
     return np.random.Philox([seed, stream])
 
 
