@@ -29,23 +29,17 @@ from subspace_jax.tree import PyTree
 
 
 class Layout(NamedTuple):
-    """Names of modules.
+    """Names of modules; those of convolutions, norms and the shortcut are within a block.
 
-    Attributes:
-      stem: the first convolution and its batch norm.
-      block: of `stage` and the one `after` it, counted from 1, of `block` within the stage and of
-        `index` in the network, counted from 0.
-      convolutions, norms: within a block.
-      shortcut: convolution and batch norm, within a block.
-      classifier: the last layer.
+    A block has the number of its stage and of the one `after` it, counted from 1, and its own within
+    the stage and its index in the network, counted from 0.
     """
 
-    stem: tuple[str, str]
+    stem: tuple[str, str]  # the first convolution and its batch norm
     block: str
     convolutions: tuple[str, ...]
     norms: tuple[str, ...]
-    shortcut: tuple[str, str]
-    classifier: str = "fc"
+    shortcut: tuple[str, str]  # convolution and batch norm
 
 
 TORCHVISION = Layout(
@@ -72,17 +66,12 @@ CIFAR = Layout(
 # Ours -> theirs; only the first two have endpoints.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
-_IGNORED = "num_batches_tracked"
+_CLASSIFIER, _IGNORED = "fc", "num_batches_tracked"
 _LISTED = 5  # names in a sentence
 
 
 def to_torch(network: nn.Module, variables: PyTree) -> dict[str, np.ndarray]:
-    """One network's tensors by PyTorch's names.
-
-    Args:
-      network: a `CifarResNet` or an `ImageNetResNet`.
-      variables: its `params` and `batch_stats`.
-    """
+    """The tensors by PyTorch's names of a `CifarResNet` or an `ImageNetResNet` with its variables."""
     names = _names(network)
     return {
         _name(names, path): _to_torch(network, path, np.asarray(leaf))
@@ -98,21 +87,11 @@ def from_torch(
     head: bool = True,
     source: str = "The file",
 ) -> PyTree:
-    """The variables of networks whose tensors have PyTorch's names.
+    """`params` with leaves `[len(order), ...]` and `batch_stats` with leaves `[1, ...]`, float32.
 
-    Args:
-      network: what they are of.
-      tensors: by name; what counts batches is passed over.
-      order: numbers of endpoints as the tensors are named, 0 for those without a number, in the order
-        that is wanted.
-      head: whether the classifier is read; its tensors are passed over otherwise.
-      source: the subject of sentences.
-
-    Returns:
-      `params` with leaves `[len(order), ...]` and `batch_stats` with leaves `[1, ...]`, float32.
-
-    Raises:
-      UserError: tensors are missing, too many, of other shapes, or no finite floating-point numbers.
+    `order` has numbers of endpoints as the tensors are named, 0 for those without a number. What counts
+    batches is passed over, and the classifier without `head`. What does not fit is refused in one
+    sentence, whose subject is `source`.
     """
     names, wanted = _names(network), flatten_dict(_shapes(network, head))
     places = {
@@ -124,11 +103,10 @@ def from_torch(
         for path, many in places.items()
         for name in many
     }
-    classifier = f"{_layout(network).classifier}."
     found = {
         name: array
         for name, array in tensors.items()
-        if not name.endswith(_IGNORED) and (head or not name.startswith(classifier))
+        if not name.endswith(_IGNORED) and (head or not name.startswith(f"{_CLASSIFIER}."))
     }
     _check(shapes, found, source)
     leaves = {
@@ -151,7 +129,7 @@ def _names(network: nn.Module) -> dict[tuple[str, ...], str]:
     names = {
         ("Conv_0",): layout.stem[0],
         ("BatchNorm_0",): layout.stem[1],
-        ("classifier",): layout.classifier,
+        ("classifier",): _CLASSIFIER,
     }
     if isinstance(network, CifarResNet):
         kind, stages = "BasicBlock", 3 * ((network.depth - 2) // 6,)
@@ -201,20 +179,18 @@ def _from_torch(path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
 
 def _check(shapes: dict[str, tuple], found: Mapping[str, np.ndarray], source: str) -> None:
     both = sorted(shapes.keys() & found.keys())
-    problems = [
-        ("it lacks", sorted(shapes.keys() - found.keys())),
-        ("it has, but the network lacks,", sorted(found.keys() - shapes.keys())),
-        (
-            "of another shape are",
-            [
-                f"{name} {list(found[name].shape)} for {list(shapes[name])}"
-                for name in both
-                if found[name].shape != shapes[name]
-            ],
-        ),
-        ("no finite floating-point numbers are in", [n for n in both if not _is_finite(found[n])]),
+    other = [
+        f"{name} {list(found[name].shape)} for {list(shapes[name])}"
+        for name in both
+        if found[name].shape != shapes[name]
     ]
-    if sentences := [f"{what} {_listed(names)}" for what, names in problems if names]:
+    problems = {
+        "it lacks": sorted(shapes.keys() - found.keys()),
+        "it has, but the network lacks,": sorted(found.keys() - shapes.keys()),
+        "of another shape are": other,
+        "no finite floating-point numbers are in": [n for n in both if not _is_finite(found[n])],
+    }
+    if sentences := [f"{what} {_listed(names)}" for what, names in problems.items() if names]:
         raise UserError(
             f"{source} does not hold this network: {' and '.join(sentences)}; choose the network that "
             "it holds by --model, --stem, --depth and --width, or --head new if only the classifier "
@@ -223,18 +199,12 @@ def _check(shapes: dict[str, tuple], found: Mapping[str, np.ndarray], source: st
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating) and bool(
-        np.isfinite(array.astype(np.float32)).all()
-    )
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)
+    return bool(is_float and np.isfinite(array.astype(np.float32)).all())
 
 
 def _listed(names: list[str]) -> str:
-    """Some names and how many there are.
-
-    Example:
-      >>> _listed(["a", "b"]), _listed(list("abcdefg"))
-      ('2 tensors (a, b)', '7 tensors (a, b, c, d, e and 2 more)')
-    """
+    """How many there are, and the names of some."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     plural = "s" if len(names) > 1 else ""
     return f"{len(names)} tensor{plural} ({', '.join(names[:_LISTED])}{more})"
