@@ -68,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--depth", type=int, default=20, help="of cifar_resnet; default: 20")
     add("--width", type=int, help="channels of the stem; default: 64, of cifar_resnet 16")
-    add("--num_classes", type=int, help="refuse another number of classes; default: that of FILE")
     add(
         "--head",
         default="keep",
@@ -93,7 +92,9 @@ def import_weights(options: SimpleNamespace) -> Path:
         raise UserError(f"{folder} exists; name a new folder, or delete it yourself.")
     networks = torch_files.read(source)
     order = endpoint_order(networks[0], options.shape, str(source))
-    config, num_classes = _model(networks[0], options, str(source))
+    config = _model(networks[0], options)
+    # Without a classifier there is no number of classes, and none is needed.
+    num_classes = next(iter(np.shape(networks[0].get("fc.weight"))), 0) or 1
     network, head = make_network(config, num_classes), options.head == "keep"
     imported = [
         torch_names.from_torch(network, tensors, order, head=head, source=str(source))
@@ -141,27 +142,17 @@ def endpoint_order(
     return order or tuple(range(found))
 
 
-def _model(
-    tensors: Mapping[str, np.ndarray], options: SimpleNamespace, source: str
-) -> tuple[ConfigDict, int]:
-    """`config.model` and the number of classes; what is missing is found later."""
-    keep = options.head == "keep"
-    found = next(iter(np.shape(tensors.get("fc.weight"))), 0)
-    if keep and found and options.num_classes not in (None, found):
-        raise UserError(
-            f"{source} has a classifier of {found} classes but --num_classes is "
-            f"{options.num_classes}; leave --num_classes out, or pass --head new for a classifier of "
-            "your own."
-        )
+def _model(tensors: Mapping[str, np.ndarray], options: SimpleNamespace) -> ConfigDict:
+    """`config.model` of the network that the tensors are said to be of."""
     if options.model == "cifar_resnet":
         usual, own = 16, {"depth": options.depth}
     else:
         usual, own = 64, {"stem": options.stem}
-        own |= {"classifier_bias": "fc.bias" in tensors} if keep else {}
+        own |= {"classifier_bias": "fc.bias" in tensors} if options.head == "keep" else {}
     width = usual if options.width is None else options.width
     config = ConfigDict({"name": options.model, "width": width, **own})
     check_network(config)
-    return config, found or 1
+    return config
 
 
 def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:

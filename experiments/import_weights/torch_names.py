@@ -29,40 +29,31 @@ from subspace_jax.tree import PyTree
 
 
 class Layout(NamedTuple):
-    """Names of modules; those of convolutions, norms and the shortcut are within a block.
+    """Names of a network's modules, each a convolution's and then that of its batch norm.
 
     A block has the number of its stage and of the one `after` it, counted from 1, and its own within
-    the stage and its index in the network, counted from 0.
+    the stage and its index in the network, counted from 0. Within a block the shortcut comes first.
     """
 
-    stem: tuple[str, str]  # the first convolution and its batch norm
+    stem: str
     block: str
-    convolutions: tuple[str, ...]
-    norms: tuple[str, ...]
-    shortcut: tuple[str, str]  # convolution and batch norm
+    inside: str
 
 
 TORCHVISION = Layout(
-    stem=("conv1", "bn1"),
-    block="layer{stage}.{block}",
-    convolutions=("conv1", "conv2", "conv3"),
-    norms=("bn1", "bn2", "bn3"),
-    shortcut=("downsample.0", "downsample.1"),
+    "conv1 bn1",
+    "layer{stage}.{block}",
+    "downsample.0 downsample.1 conv1 bn1 conv2 bn2 conv3 bn3",
 )
 TINY_IMAGENET = Layout(
-    stem=("conv1.0", "conv1.1"),
-    block="conv{after}_x.{block}",
-    convolutions=("residual_function.0", "residual_function.3", "residual_function.6"),
-    norms=("residual_function.1", "residual_function.4", "residual_function.7"),
-    shortcut=("shortcut.0", "shortcut.1"),
+    "conv1.0 conv1.1",
+    "conv{after}_x.{block}",
+    "shortcut.0 shortcut.1 residual_function.0 residual_function.1 residual_function.3 "
+    "residual_function.4 residual_function.6 residual_function.7",
 )
-CIFAR = Layout(
-    stem=("conv", "bn"),
-    block="blocks.{index}",
-    convolutions=("conv1", "conv2"),
-    norms=("bn1", "bn2"),
-    shortcut=("shortcut.0", "shortcut.1"),
-)
+CIFAR = Layout("conv bn", "blocks.{index}", "shortcut.0 shortcut.1 conv1 bn1 conv2 bn2")
+_STEM = "Conv_0 BatchNorm_0"
+_INSIDE = "shortcut shortcut_norm Conv_0 BatchNorm_0 Conv_1 BatchNorm_1 Conv_2 BatchNorm_2"
 # Ours -> theirs; only the first two have endpoints.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
@@ -126,24 +117,16 @@ def _layout(network: nn.Module) -> Layout:
 def _names(network: nn.Module) -> dict[tuple[str, ...], str]:
     """PyTorch's name of every module by its path here, shortcuts of all blocks among them."""
     layout = _layout(network)
-    names = {
-        ("Conv_0",): layout.stem[0],
-        ("BatchNorm_0",): layout.stem[1],
-        ("classifier",): _CLASSIFIER,
-    }
+    stem = zip(_STEM.split(), layout.stem.split(), strict=True)
+    names = {("classifier",): _CLASSIFIER, **{(ours,): theirs for ours, theirs in stem}}
     if isinstance(network, CifarResNet):
         kind, stages = "BasicBlock", 3 * ((network.depth - 2) // 6,)
     else:
         kind, stages = "Bottleneck" if network.widening else "BasicBlock", network.blocks
     blocks = [(stage, block) for stage, count in enumerate(stages, 1) for block in range(count)]
-    modules = {
-        **{f"Conv_{i}": name for i, name in enumerate(layout.convolutions)},
-        **{f"BatchNorm_{i}": name for i, name in enumerate(layout.norms)},
-        **dict(zip(("shortcut", "shortcut_norm"), layout.shortcut, strict=True)),
-    }
     for index, (stage, block) in enumerate(blocks):
         parent = layout.block.format(stage=stage, after=stage + 1, block=block, index=index)
-        for ours, theirs in modules.items():
+        for ours, theirs in zip(_INSIDE.split(), layout.inside.split(), strict=False):
             names[f"{kind}_{index}", ours] = f"{parent}.{theirs}"
     return names
 
