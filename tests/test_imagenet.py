@@ -234,16 +234,6 @@ def test_what_was_passed_over_before_an_interruption_is_kept(folder):
     assert again.loader.corrupt == ["one.JPEG"]
 
 
-def test_an_unreadable_test_image_stops_the_evaluation_with_its_name(folder, tmp_path):
-    root = shutil.copytree(folder, tmp_path / "imagenet")
-    bad = root / "val" / "n002" / "n002_1.JPEG"
-    bad.write_bytes(bad.read_bytes()[:100])
-    config = jpegs.config(root)
-    test = sets.of(config).test
-    with pytest.raises(UserError, match=rf"^{bad} can't be decoded \(.*\); restore it from"):
-        list(predict.padded_batches(test.images, 4))
-
-
 # Evaluation
 
 
@@ -261,19 +251,6 @@ def test_recalibration_reads_each_of_its_images_once_and_again_alike(folder):
     config.evaluation.recalibration_augment = True
     augmented = predict.recalibration_batches(run, predict.make_settings(config, run))
     assert all((np.asarray(x) != y).any() for (_, x), y in zip(augmented, found, strict=True))
-
-
-def test_predictions_are_those_of_an_array_of_the_same_images(folder):
-    config, run = make_run(folder, "standard")
-    dataset, settings = sets.of(config), predict.make_settings(config, run)
-    params = steps.init_state(run).endpoints
-    splits = {
-        "test": dataset.test,
-        "array": sets.Split(dataset.test.images[:], dataset.test.labels),
-    }
-    logits, _, _ = predict.predict_networks(run, params, splits, settings)
-    np.testing.assert_array_equal(logits["test"], logits["array"])
-    assert logits["test"].shape == (1, 12, 4)
 
 
 # Corrupted images

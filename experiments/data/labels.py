@@ -45,8 +45,8 @@ def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
     The path is `FILE.npy` with integers in the canonical order (see `load_arrays`), or `FILE.npz:KEY`
     with one such array of several; where that file has `clean_label`, it must be equal to `clean`.
     """
-    labels, published = _read_label_file(path)
     setting = f"config.label_noise.file is {path!r}"
+    labels, published = _read_label_file(path, setting)
     if labels.dtype.kind not in "iu" or labels.shape != clean.shape:
         raise UserError(
             f"{setting} and holds {labels.dtype} {list(labels.shape)} but the training set has "
@@ -66,9 +66,8 @@ def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_label_file(path: str, setting: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The labels of a file, and its `clean_label` if it has that."""
-    setting = f"config.label_noise.file is {path!r}"
     file, dot, key = path.partition(".npz")
     file, key = os.path.expanduser(file + dot), key.removeprefix(":")
     if not dot and not file.endswith(".npy"):
@@ -77,8 +76,6 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
             "\"import numpy, torch; numpy.savez('FILE.npz', **torch.load('FILE.pt', "
             'weights_only=False))"` and name FILE.npz:worse_label.'
         )
-    if not os.path.isfile(file):
-        raise UserError(f"{setting} but there is no such file; give FILE.npy or FILE.npz:KEY.")
     try:
         with open(file, "rb") as stream:
             content = np.load(stream)
@@ -88,8 +85,8 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
             arrays = {name: content[name] for name in (key, "clean_label") if name in found}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{setting} but that can't be read as plain arrays; write it anew with numpy.save or "
-            "numpy.savez."
+            f"{setting} but that can't be read as plain arrays ({' '.join(str(error).split())}); give a "
+            "file that numpy.save or numpy.savez wrote."
         ) from error
     if key not in arrays:
         raise UserError(

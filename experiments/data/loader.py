@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import absl.flags
 import numpy as np
 
 from experiments.data.decode import NUM_DRAWS, Pictures, Unreadable, check_left_out
@@ -146,7 +147,8 @@ class Loader:
         )
         dataset = grain.MapDataset.source(batches)[first:].to_iter_dataset(reading)
         if options.num_workers:
-            _parse_flags()
+            # Grain reads absl's global flags in worker processes' favour; commands here have their own.
+            absl.flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=options.num_workers, per_worker_buffer_size=options.prefetch
@@ -176,14 +178,6 @@ def import_grain() -> Any:
         import grain
         import grain.experimental
     return grain
-
-
-def _parse_flags() -> None:
-    """Grain reads absl's global flags in worker processes' favour; commands here have their own."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
 
 
 def _begin_worker(index: int, count: int) -> None:
