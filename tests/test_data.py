@@ -1,11 +1,11 @@
 """Splits, label noise, and what is refused. What the formats have in common: see test_readers.py."""
 
-import builtins
-import importlib.util
 import json
 import os
 import pathlib
+import sys
 
+import chex
 import fake_cifar
 import numpy as np
 import pytest
@@ -24,10 +24,10 @@ SEEDS = st.integers(0, 2**64)
 
 
 def arrays(num_train=6, num_test=3, num_classes=3, shape=(4, 4, 1)):
+    """No two images are alike."""
+
     def part(count):
-        pixels = (
-            np.arange(count * np.prod(shape)).reshape(count, *shape) % 251
-        )  # no two images alike
+        pixels = np.arange(count * np.prod(shape)).reshape(count, *shape) % 251
         return pixels.astype(np.uint8), np.arange(count) % num_classes
 
     return dict(zip(sets.NPZ_KEYS, (*part(num_train), *part(num_test)), strict=True))
@@ -45,81 +45,58 @@ def npz(tmp_path):
     return write
 
 
-def assert_equal(a, b):
-    """Datasets or Splits, by value and dtype."""
-    for x, y in zip(a, b, strict=True):
-        if isinstance(x, np.ndarray):
-            np.testing.assert_array_equal(x, y, strict=True)
-        elif isinstance(x, tuple):
-            assert_equal(x, y)
-        else:
-            assert x == y
-
-
 # Splits
 
 
-@given(st.data(), SIZES, SEEDS)
-def test_hold_out_partitions_in_order_whatever_the_labels(draw, count, seed):
+@given(st.data(), SIZES)
+def test_hold_out_partitions_in_order_whatever_the_labels(draw, count):
     size = draw.draw(st.integers(0, count - 1))
     numbers = np.arange(count)
-    rest, held_out = sets.hold_out(sets.Split(numbers, numbers), size, seed)
+    rest, held_out = sets.hold_out(sets.Split(numbers, numbers), size)
     assert len(held_out.labels) == size
-    assert (np.diff(rest.labels) > 0).all()
-    assert (np.diff(held_out.labels) > 0).all()
-    assert {*rest.labels, *held_out.labels} == set(range(count))
     for split in (rest, held_out):
+        assert (np.diff(split.labels) > 0).all()
         np.testing.assert_array_equal(split.images, split.labels)
-    zeros = sets.hold_out(sets.Split(numbers, np.zeros(count)), size, seed)[1]
+    assert {*rest.labels, *held_out.labels} == set(range(count))
+    zeros = sets.hold_out(sets.Split(numbers, np.zeros(count)), size)[1]
     np.testing.assert_array_equal(zeros.images, held_out.images)
 
 
 def test_hold_out_is_the_one_it_always_was():
     # A golden number: another held-out part would make old and new results incomparable.
     numbers = sets.Split(np.arange(20), np.arange(20))
-    assert sets.hold_out(numbers, 5, 0)[1].labels.tolist() == [0, 3, 8, 9, 19]
-    assert sets.hold_out(numbers, 5, 1)[1].labels.tolist() != [0, 3, 8, 9, 19]
+    assert sets.hold_out(numbers, 5)[1].labels.tolist() == [0, 3, 8, 9, 19]
 
 
-def test_sizes_and_seeds_that_cannot_be_are_refused(npz):
-    for options, sentence in (
-        *(
-            ({"validation_size": size}, f"size is {size} but there are 6 .*; hold out 0 to 5")
-            for size in (-1, 6, 7)
-        ),
-        *(
-            ({"train_size": size, "validation_size": 2}, f"size is {size} but 4 .* 1 to 4, or 0")
-            for size in (-1, 5)
-        ),
-        ({"validation_size": 0, "split_seed": -1}, "seed of the data is -1; use 0 or more"),
-        ({"validation_size": 0, "noise_seed": -2}, "seed of the data is -2; use 0 or more"),
+def test_sizes_that_cannot_be_are_refused(npz):
+    for validation_size, train_size, sentence in (
+        (-1, 0, "size is -1 but there are 6 .*; hold out 0 to 5"),
+        (6, 0, "size is 6 but there are 6 .*; hold out 0 to 5"),
+        (2, 5, "size is 5 but 4 .* 1 to 4, or 0"),
     ):
         with pytest.raises(UserError, match=sentence):
-            sets.load("mine", npz(), **options)
+            sets.load("mine", npz(), validation_size=validation_size, train_size=train_size)
 
 
 # Label noise
 
 
 @given(st.data(), SIZES, st.integers(2, 12), st.floats(0, 1, exclude_max=True), SEEDS)
-def test_uniform_wrong_changes_exactly_the_rate(draw, count, num_classes, rate, seed):
-    labels = np.array(
-        draw.draw(st.lists(st.integers(0, num_classes - 1), min_size=count, max_size=count)),
-        np.int32,
-    )
+def test_noise_changes_exactly_the_rate(draw, count, num_classes, rate, seed):
+    labels = st.lists(st.integers(0, num_classes - 1), min_size=count, max_size=count)
+    labels = np.array(draw.draw(labels), np.int32)
     before = labels.copy()
-    noisy = corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
+    noisy, again, anything = (
+        corrupt_labels(labels, num_classes, rate, f"uniform_{mode}", seed)
+        for mode in ("wrong", "wrong", "any")
+    )
     assert (noisy != labels).sum() == round(rate * count)
-    assert noisy.dtype == np.int32
-    assert noisy.min() >= 0
-    assert noisy.max() < num_classes
-    np.testing.assert_array_equal(labels, before)
-    again = corrupt_labels(labels, num_classes, rate, "uniform_wrong", seed)
-    np.testing.assert_array_equal(noisy, again)
-    anything = corrupt_labels(labels, num_classes, rate, "uniform_any", seed)
     assert set(np.flatnonzero(anything != labels)) <= set(np.flatnonzero(noisy != labels))
-    assert anything.min() >= 0
-    assert anything.max() < num_classes
+    for found in (noisy, anything):
+        assert found.dtype == np.int32
+        assert set(found) <= set(range(num_classes))
+    np.testing.assert_array_equal(noisy, again)
+    np.testing.assert_array_equal(labels, before)
 
 
 def test_noise_depends_on_the_seed():
@@ -144,21 +121,18 @@ def test_new_labels_are_uniform(mode, classes):
 def test_noise_is_the_one_it_always_was():
     # Half of ten labels 0; where uniform_any keeps a 0, it drew the true label.
     for mode, expected in (
-        ("uniform_wrong", "0 0 2 4 6 0 0 2 0 1"),
-        ("uniform_any", "0 0 3 6 1 0 0 5 0 1"),
+        ("uniform_wrong", [0, 0, 2, 4, 6, 0, 0, 2, 0, 1]),
+        ("uniform_any", [0, 0, 3, 6, 1, 0, 0, 5, 0, 1]),
     ):
         found = corrupt_labels(np.zeros(10, np.int32), 10, 0.5, mode, 0)
-        assert " ".join(map(str, found)) == expected
+        assert found.tolist() == expected
 
 
 def test_one_class_has_no_wrong_label():
     labels = np.zeros(4, np.int32)
-    with pytest.raises(
-        UserError,
-        match="mode is 'uniform_wrong' but there is 1 class, .* set config.label_noise.rate",
-    ):
-        corrupt_labels(labels, 1, 0.5, "uniform_wrong", 0)
     np.testing.assert_array_equal(corrupt_labels(labels, 1, 0.0, "uniform_wrong", 0), labels)
+    with pytest.raises(UserError, match="mode is 'uniform_wrong' but there is 1 class, .* set"):
+        corrupt_labels(labels, 1, 0.5, "uniform_wrong", 0)
 
 
 def test_fewer_training_images_are_a_part_of_more_and_noise_is_exact_on_them(npz):
@@ -170,8 +144,6 @@ def test_fewer_training_images_are_a_part_of_more_and_noise_is_exact_on_them(npz
     few, more, everything = ({image.tobytes() for image in keep(n).images} for n in (5, 20, 0))
     assert [len(part) for part in (few, more, everything)] == [5, 20, 30]
     assert few < more < everything
-    assert_equal(keep(0), keep(30))
-    assert (keep(20, split_seed=1).images != keep(20).images).any()
     assert (keep(20, noise_rate=0.25).labels != keep(20).labels).sum() == 5
 
 
@@ -179,24 +151,23 @@ def test_fewer_training_images_are_a_part_of_more_and_noise_is_exact_on_them(npz
 
 
 def load_human(path, file, validation_size=10, **options):
-    options = {"noise_mode": "file", "noise_file": str(file)} | options
-    return sets.load("mine", path, validation_size=validation_size, **options)
+    options |= {"noise_mode": "file", "noise_file": str(file), "validation_size": validation_size}
+    return sets.load("mine", path, **options)
 
 
 @pytest.fixture
 def human(npz, tmp_path):
-    """A data set of 40 training images, and a function that writes labels for it."""
-    path = npz(**arrays(num_train=40, num_test=10))
-    clean = arrays(num_train=40)["train_labels"]
+    """A data set of 40 training images, its labels, and a function that writes others for it."""
 
-    def write(name, **arrays_of_file):
+    def write(name, **content):
         if name.endswith(".npy"):
-            np.save(tmp_path / name, arrays_of_file["labels"])
+            np.save(tmp_path / name, content["labels"])
         else:
-            np.savez(tmp_path / name, **arrays_of_file)
+            np.savez(tmp_path / name, **content)
         return str(tmp_path / name)
 
-    return path, clean, write
+    content = arrays(num_train=40, num_test=10)
+    return npz(**content), content["train_labels"], write
 
 
 def test_labels_of_a_file_reach_the_training_split_alone(human):
@@ -211,13 +182,10 @@ def test_labels_of_a_file_reach_the_training_split_alone(human):
     )
     for file in files:
         noisy = load_human(path, file)
-        assert_equal(noisy[2:], plain[2:])
-        assert_equal(noisy.train.images, plain.train.images)
+        chex.assert_trees_all_equal(noisy[2:4], plain[2:4])
         for split in (noisy.train, load_human(path, file, train_size=12).train):
             expected = [human_label[image.tobytes()] for image in split.images]
-            assert split.labels.tolist() == expected
-            assert split.labels.dtype == np.int32
-        assert (noisy.train.labels != plain.train.labels).any()
+            np.testing.assert_array_equal(split.labels, np.int32(expected), strict=True)
     assert (load_human(path, files[0], 0).train.labels == labels).all()
 
 
@@ -227,53 +195,34 @@ def test_unfit_absent_and_foreign_label_files_are_refused(human, tmp_path):
         ("a.npy", {"labels": y[:39]}, r"holds int64 \[39\] but .* has 40 labels; give one"),
         ("a.npy", {"labels": y / 2}, r"holds float64 \[40\] but"),
         ("a.npy", {"labels": y + 1}, "holds labels 1 to 3 but .* classes 0 to 2; give"),
-        ("a.npy", {"labels": y - 1}, "holds labels -1 to 1 but .* classes 0 to 2; give"),
         ("a.npz:b", {"b": y, "clean_label": y[::-1]}, "its clean_label differs from"),
-        ("a.npz:b", {"b": y, "clean_label": y[:9]}, "its clean_label differs from"),
-        ("a.npz:b", {"c": y, "d": y}, "has the keys c, d; choose one: FILE.npz:KEY"),
         ("a.npz", {"c": y, "d": y}, "has the keys c, d; choose one: FILE.npz:KEY"),
-        ("a.npz:b", {"b": np.array([{}] * 40)}, "can't be read as plain arrays; write"),
+        ("a.npz:b", {"b": np.array([{}] * 40)}, r"can't be read as plain arrays \(.*\); give"),
     ):
         file, colon, key = name.partition(":")
         with pytest.raises(UserError, match=f"^config.label_noise.file is '.*{name}'.*{message}"):
             load_human(path, write(file, **content) + colon + key)
     for name, message in (
-        ("none.npy", "but there is no such file; give FILE.npy or"),
+        ("none.npy", r"can't be read as plain arrays \(.*No such file .*\); give"),
         ("CIFAR-10_human.pt", "convert a FILE.pt by `python -c .*torch.load.*worse_label"),
     ):
         with pytest.raises(UserError, match=message):
             load_human(path, tmp_path / name)
 
 
-# Digits
+# Where data come from
 
 
 def test_digits_are_scikit_learns():
-    digits = sets.load("digits", validation_size=297)
+    digits, source = sets.load("digits", validation_size=297), load_digits()
     assert [len(part.labels) for part in digits[1:4]] == [1000, 297, 500]
-    assert digits.num_classes == 10
-    source = load_digits()
-    pixels = {part.images.tobytes() for part in digits[1:4]}
-    assert len(pixels) == 3
     ours = [
         (np.rint(image[..., 0] / 255 * 16).tolist(), label)
         for part in digits[1:4]
         for image, label in zip(part.images, part.labels, strict=True)
     ]
-    theirs = list(zip(source.images.tolist(), source.target, strict=True))
-    assert sorted(ours) == sorted(theirs)
-    assert digits.train.images.dtype == np.uint8
-    assert digits.train.images.max() == 255
-    assert digits.train.labels.dtype == np.int32
-
-
-def test_the_digits_test_part_does_not_depend_on_the_split_seed():
-    first, second = (sets.load("digits", validation_size=50, split_seed=s) for s in (0, 1))
-    assert_equal(first.test, second.test)
-    assert (first.validation.labels != second.validation.labels).any()
-
-
-# .npz files
+    assert sorted(ours) == sorted(zip(source.images.tolist(), source.target, strict=True))
+    assert (digits.train.images.dtype, digits.train.images.max()) == (np.uint8, 255)
 
 
 def test_what_is_kept_is_loaded_once_and_cannot_be_written_to(npz):
@@ -286,26 +235,16 @@ def test_what_is_kept_is_loaded_once_and_cannot_be_written_to(npz):
             array[0] = 0
 
 
-def test_an_npz_file_needs_numpy_alone(npz, monkeypatch):
-    path, original = npz(), builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.split(".")[0] in ("tensorflow_datasets", "sklearn", "tqdm", "tensorflow"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    assert sets.load("cifar10", path, validation_size=1).name == "cifar10"
-    with pytest.raises(
-        UserError, match="dataset is 'digits' but scikit-learn is not installed; pip install"
-    ):
-        sets.load("digits", validation_size=0)
-    monkeypatch.delitem(importlib.sys.modules, "experiments.data.tfds")
-    monkeypatch.delattr("experiments.data.tfds")
-    with pytest.raises(
-        UserError, match="cifar10 is read with tensorflow_datasets, which .* .npz file"
-    ):
-        sets.load("cifar10", validation_size=0)
+def test_what_needs_a_package_says_so_and_an_npz_file_needs_none(npz, monkeypatch):
+    for name, package in (("digits", "sklearn"), ("cifar10", "tensorflow_datasets")):
+        monkeypatch.setitem(sys.modules, f"{package}.datasets", None)
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(sys.modules, "experiments.data.tfds")
+        monkeypatch.delattr("experiments.data.tfds", raising=False)
+        with pytest.raises(UserError, match=f"^{name} needs {package}.*, which is not installed"):
+            sets.load(name, validation_size=0)
+        assert sets.load(name, npz(), validation_size=1).name == name
+        monkeypatch.undo()
 
 
 IMAGES = arrays()["train_images"]
@@ -319,19 +258,12 @@ IMAGES = arrays()["train_images"]
         ({"train_images": IMAGES[:0]}, r"train_images .* is uint8 \[0, 4, 4, 1\] but .* 1 or more"),
         ({"test_images": IMAGES[:3, :2]}, r"shape \[4, 4, 1\] but test_images \[2, 4, 1\]; .* one"),
         ({"train_labels": np.zeros(6)}, r"train_labels .* is float64 \[6\] but .*integers of"),
-        ({"train_labels": np.zeros(6, bool)}, r"train_labels .* is bool \[6\] but .*integers"),
         ({"test_labels": np.zeros(4, int)}, r"test_labels .* is int64 \[4\] but .* 3 images; "),
-        ({"test_labels": np.zeros((3, 1), int)}, r"test_labels .*int64 \[3, 1\] but .*shape \[3\]"),
         ({"test_labels": np.array([0, 3, 1])}, "test_labels .* are 0 to 3 but there are 3 classes"),
         ({"train_labels": np.arange(-1, 5)}, "train_labels .* are -1 to 4 but there are 5 classes"),
-        ({"num_classes": 2}, "train_labels .* are 0 to 2 but there are 2 classes"),
         ({"num_classes": 2.5}, "num_classes .* is 2.5; store one integer of 1 or more"),
         ({"num_classes": np.array([3])}, r"num_classes .* is \[3\]; store one integer"),
-        ({"num_classes": -3}, "num_classes .* is -3; store one integer of 1 or more"),
-        (
-            {"test_images": None, "train_labels": None, "other": 1},
-            "has .*, other but lacks train_labels, test_images; write it with train_images, .*",
-        ),
+        ({"test_images": None, "train_labels": None}, "but lacks train_labels, test_images; write"),
         ({"train_labels": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
     ],
 )
@@ -340,38 +272,18 @@ def test_unfit_npz_arrays_are_refused(npz, replaced, message):
         sets.load("mine", npz(**replaced), validation_size=0)
 
 
-def truncated(path):
-    np.savez(path, **arrays())
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def one_array(path):
-    with path.open("wb") as file:
-        np.save(file, IMAGES)
-
-
-def test_files_that_are_no_npz_and_unknown_names_are_refused(tmp_path):
-    path = tmp_path / "broken.npz"
-    for write in (
-        lambda path: path.write_text("train_images"),
-        lambda path: path.write_bytes(b""),
-        truncated,
-        one_array,
-    ):
-        write(path)
+def test_files_that_are_no_npz_and_unknown_names_are_refused(npz, tmp_path):
+    path, none = pathlib.Path(npz()), tmp_path / "none.npz"
+    for content in (b"", b"train_images", path.read_bytes()[:-200]):
+        path.write_bytes(content)
         with pytest.raises(UserError, match=f"^{path} can't be read as an .npz file"):
             sets.load("mine", str(path), validation_size=0)
-    path = tmp_path / "none.npz"
-    with pytest.raises(UserError, match=f"^config.data_dir is {path} but there is no such file;"):
-        sets.load("mine", str(path), validation_size=0)
-    sentence = (
-        "dataset is 'mnist' but the data sets are digits, cifar10, cifar100, tiny_imagenet, imag"
-    )
-    with pytest.raises(UserError, match=sentence):
-        sets.load("mnist", str(tmp_path), validation_size=0)
-
-
-# TensorFlow Datasets
+    for name, data_dir, sentence in (
+        ("mine", none, f"^config.data_dir is {none} but there is no such file;"),
+        ("mnist", tmp_path, "dataset is 'mnist' but the data sets are digits, cifar10, cifar100, "),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            sets.load(name, str(data_dir), validation_size=0)
 
 
 @pytest.mark.skipif(
@@ -385,16 +297,13 @@ def test_real_cifar10_is_one_data_set():
         for path in (REAL_DATA_DIR, pathlib.Path(REAL_DATA_DIR) / "cifar10.npz")
     )
     assert [len(part.labels) for part in tfds[1:4]] == [45_000, 5_000, 10_000]
-    assert_equal(tfds, npz)
+    chex.assert_trees_all_equal(tfds[1:5], npz[1:5])
 
 
-def test_tfrecord_without_tensorflow_is_refused(tmp_path, monkeypatch):
+def test_files_that_need_tensorflow_are_refused(tmp_path, monkeypatch):
     fake_cifar.place("cifar10", tmp_path, monkeypatch)
     folder = pathlib.Path(prepare("cifar10", str(tmp_path)))
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=f"^{folder} holds tfrecord files but TensorFlow, which reads"
-    ):
+    with pytest.raises(UserError, match=f"^{folder} holds tfrecord files, .* convert it by `tfds"):
         sets.load("cifar10", str(tmp_path), validation_size=0)

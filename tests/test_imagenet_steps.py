@@ -1,4 +1,4 @@
-"""The benchmark of ImageNet's training steps, with a network that is small enough to test."""
+"""The benchmarks of ImageNet's training steps and of its input pipeline, at small sizes."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,41 @@ from experiments.configs import imagenet
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_a_count_below_one_is_refused(capsys, tmp_path):
-    for name in ("batch_size", "rounds", "steps"):
-        assert imagenet_steps.main([f"--{name}", "0", "--output", str(tmp_path / "steps")]) == 2
-        assert capsys.readouterr().err == f"error: --{name} is 0; use at least 1.\n"
-    assert not (tmp_path / "steps").exists()
+SMALL = ["--images=8", "--batch_size=4", "--batches=1", "--image_size=16", "--rounds=2"]
+WAIT = {"data_wait": dict.fromkeys(("median", "min", "max"), 0.25)}
+WAIT |= {"images_per_second": dict.fromkeys(("median", "min", "max"), 40.0)}
+
+
+def test_every_way_of_loading_is_compared_with_the_bare_decoder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(input_pipeline, "_wait", lambda *arguments: WAIT)
+    more = ["--workers=0", "--threads=1,2", "--output", str(tmp_path)]
+    assert input_pipeline.main([*SMALL, *more]) == 0
+    found = json.loads((tmp_path / "input_pipeline.json").read_text())
+    pipelines = {"0 workers, 1 threads", "0 workers, 2 threads"}
+    assert found["ratios"].keys() == pipelines
+    assert found["images_per_second"].keys() == pipelines | {"bare decoder", "JPEG alone"}
+    assert all(speed["min"] > 0 for speed in found["images_per_second"].values())
+    assert found["training"] == {"0": WAIT}
+    text = (tmp_path / "input_pipeline.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| 0 | 25.0 (25.0 to 25.0) | 40 (40 to 40) |" in text
+
+
+def test_bad_input(tmp_path, capsys):
+    for module, flag, said in (
+        (imagenet_steps, "--batch_size=0", "--batch_size is 0; use at least 1."),
+        (
+            input_pipeline,
+            "--workers=0,-1",
+            "--workers is '0,-1'; use numbers of 0 or more with com",
+        ),
+        (input_pipeline, "--epochs=1", "--epochs is 1; use at least 2."),
+        (input_pipeline, "--data_dir=/none", "imagenet2012 is not prepared in /none; "),
+    ):
+        small = SMALL if module is input_pipeline else []
+        assert module.main([*small, flag, "--output", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_shares_and_hours_are_those_of_the_measured_steps(monkeypatch):

@@ -5,6 +5,7 @@
 
 import functools
 import json
+import sys
 
 import chex
 import jax
@@ -19,7 +20,7 @@ from experiments.import_weights import __main__ as import_weights
 from experiments.import_weights import torch_files, torch_names
 from experiments.system.errors import UserError
 from experiments.training import run, steps, weights
-from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
+from experiments.training.networks import CifarResNet, ImageNetResNet
 from experiments.training.starting import without_head
 
 CIFAR = CifarResNet(3, depth=8, width=2)
@@ -80,9 +81,7 @@ def test_what_is_exported_is_imported_bit_for_bit(network):
 
 # Entries of torchvision's state dicts without the counters of batches.
 @pytest.mark.parametrize(
-    ("blocks", "widening", "count"),
-    [((2, 2, 2, 2), 0, 102), ((3, 4, 6, 3), 1, 267), ((3, 4, 6, 3), 2, 267)],
-    ids=["resnet18", "resnet50", "wide_resnet50_2"],
+    ("blocks", "widening", "count"), [((2, 2, 2, 2), 0, 102), ((3, 4, 6, 3), 1, 267)]
 )
 def test_names_are_those_of_torchvision(blocks, widening, count):
     network = ImageNetResNet(3, blocks, widening, width=1, classifier_bias=True)
@@ -92,7 +91,6 @@ def test_names_are_those_of_torchvision(blocks, widening, count):
     assert some | {last} <= set(tensors)
     assert len(tensors) == count
     assert ("layer1.0.downsample.1.running_mean" in tensors) == bool(widening)
-    assert tensors["fc.weight"].shape == (3, 32 if widening else 8)
 
 
 def test_kernels_are_transposed_and_a_dense_classifier_is_a_1x1_convolution():
@@ -107,23 +105,18 @@ def test_kernels_are_transposed_and_a_dense_classifier_is_a_1x1_convolution():
 def test_endpoints_come_in_the_order_of_their_shape():
     for count, shape, order in (
         (1, None, (0,)),
-        (2, None, (0, 1)),
         (2, "line", (0, 1)),
         (3, "curve", (0, 2, 1)),
-        (3, "simplex", (0, 1, 2)),
         (4, None, (0, 1, 2, 3)),
     ):
         tensors, many = named(CIFAR, count)
-        assert import_weights.endpoint_order(tensors, shape) == order, (count, shape)
+        assert import_weights.endpoint_order(tensors, shape) == order
         found = torch_names.from_torch(CIFAR, tensors, order)
-        expected = [many[i]["params"] for i in order]
-        chex.assert_trees_all_equal(
-            found["params"], jax.tree.map(lambda *x: np.stack(x), *expected)
-        )
+        ordered = jax.tree.map(lambda *x: np.stack(x), *(many[i]["params"] for i in order))
+        chex.assert_trees_all_equal(found["params"], ordered)
         chex.assert_trees_all_equal(found["batch_stats"], stacked(many[0]["batch_stats"]))
     for count, shape, sentence in (
         (3, None, "holds 3 endpoints, of a curve or of a simplex; say which"),
-        (1, "line", "holds 1 endpoint but --shape line has 2"),
         (2, "curve", "holds 2 endpoints but --shape curve has 3"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -133,38 +126,26 @@ def test_endpoints_come_in_the_order_of_their_shape():
 # What does not fit
 
 
-def refusal(tensors, **options):
-    with pytest.raises(UserError) as caught:
-        torch_names.from_torch(BASIC, tensors, **options)
-    sentence = str(caught.value)
-    assert sentence.startswith("The file does not hold this network: ")
-    assert sentence.endswith(".")
-    assert ". " not in sentence
-    return sentence
-
-
 def test_all_that_does_not_fit_is_in_one_sentence():
-    tensors, _ = named(BASIC)
-    del tensors["bn1.weight"], tensors["layer1.1.bn2.running_var"]
+    tensors, _ = named(BASIC, 2)
+    del tensors["conv1.weight1"]
+    for name in [name for name in tensors if "layer1" in name]:
+        del tensors[name]
     tensors["layer9.conv.weight"] = np.zeros((1, 1, 1, 1), np.float32)
     tensors["conv1.weight"] = tensors["conv1.weight"][:, :, 1:]
     tensors["fc.bias"] = tensors["fc.bias"] * np.nan
     tensors["bn1.bias"] = np.zeros(2, np.int32)
-    sentence = refusal(tensors)
-    assert "it lacks 2 tensors (bn1.weight, layer1.1.bn2.running_var)" in sentence
-    assert "it has, but the network lacks, 1 tensor (layer9.conv.weight)" in sentence
-    assert "are 1 tensor (conv1.weight [2, 3, 6, 7] for [2, 3, 7, 7])" in sentence
-    assert "no finite floating-point numbers are in 2 tensors (bn1.bias, fc.bias)" in sentence
-
-
-def test_of_many_the_first_five_are_named_and_an_endpoint_by_its_number():
-    tensors, _ = named(BASIC, 2)
-    sentence = refusal({name: x for name, x in named(BASIC)[0].items() if "layer1" not in name})
-    assert sentence.count("layer1") == 5
-    assert "it lacks 20 tensors (" in sentence
-    assert " and 15 more)" in sentence
-    del tensors["conv1.weight1"]
-    assert "it lacks 1 tensor (conv1.weight1)" in refusal(tensors, order=(0, 1))
+    with pytest.raises(UserError) as caught:
+        torch_names.from_torch(BASIC, tensors, order=(0, 1))
+    sentence = str(caught.value)
+    assert sentence.startswith("The file does not hold this network: it lacks 33 tensors (conv1.w")
+    assert sentence.count("layer1") == 4
+    for part in (
+        "and 28 more) and it has, but the network lacks, 1 tensor (layer9.conv.weight) and",
+        "are 1 tensor (conv1.weight [2, 3, 6, 7] for [2, 3, 7, 7])",
+        "no finite floating-point numbers are in 2 tensors (bn1.bias, fc.bias); choose",
+    ):
+        assert part in sentence
 
 
 # The command
@@ -200,24 +181,31 @@ def test_a_file_of_either_kind_becomes_a_folder(tmp_path, npz, capsys):
 
 
 def test_classifiers_are_as_the_file_has_them_or_left_out(tmp_path):
-    for bias in (False, True):
-        np.savez(tmp_path / "w.npz", **named(ImageNetResNet(3, width=1, classifier_bias=bias))[0])
-        out = tmp_path / f"bias_{bias}"
-        assert command(tmp_path / "w.npz", out, "--model", "resnet18", "--width", 1) == 0
-        record = json.loads((out / "import.json").read_text())
-        assert record["model"]["classifier_bias"] == bias
     tensors, (variables,) = named(CIFAR)
-    for present in (True, False):
-        given = {name: x for name, x in tensors.items() if present or name != "fc.weight"}
+    resnet = ["--model", "resnet18", "--width", 1]
+    for i, (given, arguments, expected) in enumerate(
+        (
+            (named(ImageNetResNet(3, width=1))[0], resnet, (False, 3)),
+            (named(ImageNetResNet(3, width=1, classifier_bias=True))[0], resnet, (True, 3)),
+            (tensors, [*MODEL, "--head", "new"], (None, None)),
+            (
+                {k: x for k, x in tensors.items() if k != "fc.weight"},
+                [*MODEL, "--head", "new"],
+                (None,) * 2,
+            ),
+        )
+    ):
         np.savez(tmp_path / "w.npz", **given)
-        out = tmp_path / f"new_{present}"
-        assert command(tmp_path / "w.npz", out, *MODEL, "--head", "new") == 0
-        stack = weights.load(out / "weights.npz", without_head(variables["params"]))
-        assert set(stack) == set(variables["params"]) - {"classifier"}
-        assert json.loads((out / "import.json").read_text())["num_classes"] is None
+        out = tmp_path / str(i)
+        assert command(tmp_path / "w.npz", out, *arguments) == 0
+        record = json.loads((out / "import.json").read_text())
+        assert (record["model"].get("classifier_bias"), record["num_classes"]) == expected
+        if expected[1] is None:
+            stack = weights.load(out / "weights.npz", without_head(variables["params"]))
+            assert set(stack) == set(variables["params"]) - {"classifier"}
 
 
-def test_what_does_not_fit_is_refused_and_nothing_written(npz, capsys, monkeypatch):
+def test_what_does_not_fit_is_refused_and_nothing_written(npz, capsys):
     def refused(arguments, sentence):
         before = sorted(npz.parent.rglob("*"))
         assert command(npz, npz.parent / "out", *arguments) == 2
@@ -228,22 +216,16 @@ def test_what_does_not_fit_is_refused_and_nothing_written(npz, capsys, monkeypat
 
     for arguments, sentence in (
         (["--model", "resnet18"], "it lacks 100 tensors (bn1.bias, bn1.running_mean, "),
-        (MODEL[:2], "it lacks 70 tensors (blocks."),
-        ([*MODEL, "--num_classes", "10"], "3 classes but --num_classes is 10; leave"),
         ([*MODEL, "--shape", "line"], "holds 1 endpoint but --shape line has 2"),
         ([*MODEL[:3], "9"], "config.model.depth is 9 but a CIFAR ResNet has 6 n + 2 layers"),
     ):
         refused(arguments, sentence)
-    load = weights.load
-    with monkeypatch.context() as patch:
-        patch.setattr(weights, "load", lambda *a: jax.tree.map(lambda x: x + 1, load(*a)))
-        refused(MODEL, "could not be read as it was written")
     (npz.parent / "out").mkdir()
     refused(MODEL, "exists; name a new folder")
 
 
 def test_files_of_something_else_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     for name, content, sentence in (
         ("w.h5", b"", r"ends in '\.h5'; use a file in \.safetensors, "),
         ("w.npz", b"weights", "can't be read as tensors by name"),
@@ -266,9 +248,3 @@ def test_a_run_starts_from_what_was_imported(tmp_path, npz):
     endpoints = steps.init_state(run.make_run(config, Dataset("tiny", *splits, 3))).endpoints
     params = drawn(CIFAR)["params"]
     chex.assert_trees_all_equal(endpoints, jax.tree.map(lambda x: np.stack([x, x]), params))
-
-
-def test_networks_without_names_there_are_no_option():
-    assert "conv_net" not in import_weights.MODELS
-    with pytest.raises(AssertionError, match="ConvNet"):
-        torch_names.to_torch(ConvNet(3), {})

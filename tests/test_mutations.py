@@ -127,8 +127,8 @@ MUTATIONS = (
     # Data
     (
         "experiments/data/sets.py",
-        "return _subset(split, ~held_out), _subset(split, held_out)",
-        "return _subset(split, held_out), _subset(split, ~held_out)",
+        "return _subset(split, ~chosen), _subset(split, chosen)",
+        "return _subset(split, chosen), _subset(split, ~chosen)",
         "test_data.py::test_hold_out_is_the_one_it_always_was",
     ),
     (

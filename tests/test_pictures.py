@@ -1,5 +1,6 @@
 """JPEGs as an array that is decoded where it is indexed, and crops of them."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import decode
-from experiments.data.decode import NUM_DRAWS, Mapped, Pictures, Unreadable
+from experiments.data.decode import NUM_DRAWS, Pictures, Unreadable
 
 
 class Encoded(list):
@@ -38,7 +39,7 @@ def some():
     return Pictures.of(Encoded(map(encode, pixels)), 16)
 
 
-def test_it_is_indexed_as_an_array(some):
+def test_it_is_indexed_as_an_array_and_parts_are_parts_of_it(some):
     whole = some[:]
     assert whole.shape == some.shape == (6, 16, 16, 3)
     assert whole.dtype == some.dtype == np.uint8
@@ -47,13 +48,21 @@ def test_it_is_indexed_as_an_array(some):
         np.testing.assert_array_equal(some[index], whole[index])
     with pytest.raises(IndexError, match="out of bounds"):
         some[6]
+    for index in (np.array([4, 1]), np.arange(6) != 3):
+        np.testing.assert_array_equal(some.subset(index)[:], whole[index])
+    assert some.subset(np.array([4, 1])).name(0) == "image 4"
 
 
-def test_parts_are_parts_of_it(some):
-    index = np.array([4, 1])
-    np.testing.assert_array_equal(some.subset(index)[:], some[index])
-    np.testing.assert_array_equal(some.subset(np.arange(6) != 3)[:], some[[0, 1, 2, 4, 5]])
-    assert some.subset(index).name(0) == "image 4"
+def test_a_function_changes_images_where_they_are_indexed(some):
+    def function(numbers, images):
+        return images + numbers[:, None, None, None].astype(np.uint8)
+
+    changed, chosen = dataclasses.replace(some, function=function), np.array([4, 2])
+    expected = some[chosen] + np.uint8(chosen)[:, None, None, None]
+    np.testing.assert_array_equal(changed[chosen], expected)
+    np.testing.assert_array_equal(changed.subset(chosen)[:], expected)
+    assert decode.is_lazy(changed)
+    assert not decode.is_lazy(expected)
 
 
 def test_the_short_side_is_resized_and_the_centre_kept():
@@ -64,21 +73,10 @@ def test_the_short_side_is_resized_and_the_centre_kept():
     np.testing.assert_allclose(image[8, :, 1], 2 * np.arange(12, 28) + 0.5, atol=2)
 
 
-def test_of_224_pixels_they_are_cut_out_of_256():
-    assert Pictures.of(Encoded(), 224).short_side == 256
-    assert Pictures.of(Encoded(), 224, margin=1.0).short_side == 224
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_other_colours_become_rgb(mode):
+def test_other_colours_become_rgb():
     pixels = np.full((30, 30, 3), 90, np.uint8)
-    image = Pictures.of(Encoded([encode(pixels, mode)]), 16)[0]
-    assert image.shape == (16, 16, 3)
-    assert np.abs(image.astype(int) - 90).max() <= 3
-
-
-def draws_of(flip=0.9, area=0.5, ratio=0.5, x=0.5, y=0.5):
-    return np.array([flip, *[area, ratio, x, y] * 10])
+    images = Pictures.of(Encoded([encode(pixels, mode) for mode in ("L", "CMYK")]), 16)[:]
+    np.testing.assert_allclose(images, 90.0, atol=3)
 
 
 def test_crops_lie_in_the_image_and_have_the_areas_and_ratios_that_they_may():
@@ -106,34 +104,19 @@ def test_where_no_crop_fits_the_centre_is_taken(width, height):
 
 def test_a_crop_is_the_part_that_was_drawn_and_flips_mirror_it():
     one = Pictures.of(Encoded([encode(ramp(120, 160))]), 16)
-    draws = draws_of(area=0.2)
+    draws = np.array([0.9, *[0.2, 0.5, 0.5, 0.5] * 10])
+    assert len(draws) == NUM_DRAWS
     left, top, right, bottom = decode._crop_box(160, 120, draws[1:].reshape(10, 4))
     image = one.cropped(0, draws)
-    assert image.shape == (16, 16, 3)
     np.testing.assert_allclose(image[[0, -1], 8, 0], [top + 2, bottom - 3], atol=4)
     np.testing.assert_allclose(image[8, [0, -1], 1], [left + 2, right - 3], atol=4)
     flipped = one.cropped(0, np.array([0.1, *draws[1:]]))
     np.testing.assert_array_equal(flipped, image[:, ::-1])
-    assert len(draws) == NUM_DRAWS
 
 
 @pytest.mark.parametrize("content", [b"", b"text", encode(ramp(30, 30))[:300]])
 def test_what_cannot_be_decoded_is_named(content):
     one = Pictures.of(Encoded([content]), 16)
-    with pytest.raises(Unreadable, match=r"^image 0 can't be decoded \("):
-        one.cropped(0, draws_of())
-    with pytest.raises(Unreadable, match=r"^image 0 can't be decoded \(.*\); restore it from"):
-        one[:]
-
-
-def test_a_function_of_others_is_made_where_it_is_indexed(some):
-    def function(numbers, images):
-        return images + numbers[:, None, None, None].astype(np.uint8)
-
-    mapped = Mapped(some, function)
-    assert mapped.shape == some.shape
-    assert decode.is_lazy(mapped)
-    np.testing.assert_array_equal(
-        mapped[[4, 2]], some[[4, 2]] + np.uint8([4, 2])[:, None, None, None]
-    )
-    assert not decode.is_lazy(mapped[:])
+    for decoded in (lambda: one.cropped(0, np.zeros(NUM_DRAWS)), lambda: one[:]):
+        with pytest.raises(Unreadable, match=r"^image 0 can't be decoded \(.*\); restore it from"):
+            decoded()

@@ -84,7 +84,6 @@ def test_values_that_cannot_be_are_refused(root, tmp_path):
     for folder, options, sentence in (
         (root, {"num_classes": 1000}, r"num_classes is 1000 but .* has 4 classes; .* to 4\.$"),
         (root, {"image_size": 0}, r"image_size is 0; use 224, 64 or"),
-        (tmp_path / "none", {}, r"data_dir is '.*none' but there is no such folder; give folders"),
         (tmp_path / "no.npz", {}, r"image_size is 16 but the images of .*no\.npz have one size"),
     ):
         with pytest.raises(UserError, match=rf"^config\.{sentence}"):
@@ -164,7 +163,10 @@ def test_pictures_of_tfds_can_be_sent_to_processes(prepared):
 
 
 def test_tfds_that_is_not_prepared_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(
-        UserError, match=r"nor imagenet2012 prepared by TFDS; put ILSVRC2012_img_train\.tar .* run"
-    ):
-        load(tmp_path)
+    said = (
+        r"^imagenet2012 is not prepared in .*; give folders .* put ILSVRC2012_img_train\.tar .* run"
+    )
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=said):
+            load(folder)
+    assert not (tmp_path / "none").exists()

@@ -20,16 +20,7 @@ def normalize(images: jax.Array, name: str) -> jax.Array:
 
 
 def crop_and_flip(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Array:
-    """A random crop of every image padded with black, and a horizontal flip with probability 1/2.
-
-    Args:
-      key: a random key.
-      images: uint8 `[B, H, W, C]`.
-      padding: pixels added on each side before the crop.
-
-    Returns:
-      uint8 `[B, H, W, C]`.
-    """
+    """Random crops of images `[B, H, W, C]` padded with black, flipped with probability 1/2."""
     size, height, width, channels = images.shape
     offset_key, flip_key = jax.random.split(key)
     offsets = jax.random.randint(offset_key, (size, 2), 0, 2 * padding + 1)

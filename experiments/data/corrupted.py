@@ -8,6 +8,7 @@ Published sets are read as they lie on disk after unpacking:
     FILE.npz                            NAME `[5, n, H, W, C]` and `labels` of the first n test images
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import subspace_jax as ss
-from experiments.data import decode, prepared
-from experiments.data.decode import Mapped, is_lazy
+from experiments.data import prepared
+from experiments.data.decode import Pictures, is_lazy, read
 from experiments.data.jpegs import class_folders, list_images
 from experiments.data.sets import Split
 from experiments.system.errors import UserError
@@ -35,12 +36,10 @@ _BATCH = 500
 
 
 class Corrupted(NamedTuple):
-    """Corrupted images with their labels.
+    """Corrupted images of the model's size with their labels, and in words what was done to them.
 
-    Attributes:
-      split: images of the model's size; labels among `columns` if there are any.
-      description: what they are and what was done to them, in words.
-      columns: the model's classes that its logits are restricted to, integers `[K']`; None for all.
+    If logits are restricted to some of the model's classes, these are `columns`, integers `[K']`, and
+    the labels are among them.
     """
 
     split: Split
@@ -49,44 +48,22 @@ class Corrupted(NamedTuple):
 
 
 class Published(NamedTuple):
-    """One corruption at one severity.
-
-    Attributes:
-      images: uint8 `[N, H, W, C]`.
-      labels: integers `[N]`.
-      classes: names of the labels, where the files have any; else empty.
-      in_order: whether the images are those of the test split in its order.
-      complete: whether they are all of them.
-      stored: height and width in the files, where they are resized as they are decoded.
-    """
+    """One corruption at one severity: images uint8 `[N, H, W, C]` and integers `[N]`."""
 
     images: Any
     labels: np.ndarray
-    classes: tuple[str, ...] = ()
-    in_order: bool = True
-    complete: bool = True
-    stored: tuple[int, int] | None = None
+    classes: tuple[str, ...] = ()  # names of the labels, where the files have any
+    in_order: bool = True  # whether the images are those of the test split in its order
+    complete: bool = True  # whether they are all of them
 
 
-def check_names(names: Sequence[str], severities: Sequence[int]) -> None:
-    """Refuses corruptions and severities that do not exist.
-
-    Raises:
-      UserError: there is one.
-    """
+def check_names(names: Sequence[str]) -> None:
+    """Refuses corruptions that do not exist."""
     for name in names:
         if name not in NAMES:
             raise UserError(
                 f"config.evaluation.corruptions has {name!r}; choose among {', '.join(NAMES)}."
             )
-    if names and not severities:
-        raise UserError(
-            f"config.evaluation.severities is empty but config.evaluation.corruptions has {names[0]!r}; "
-            "use some of 1 to 5."
-        )
-    for severity in severities:
-        if severity not in SEVERITIES:
-            raise UserError(f"config.evaluation.severities has {severity}; use 1 to 5.")
 
 
 def load_corrupted(
@@ -100,26 +77,12 @@ def load_corrupted(
     data_dir: str = "",
     seed: int = 0,
 ) -> Corrupted:
-    """The test images with one corruption.
+    """The test images `clean` with one corruption, of a source as for `read_published` or "generated".
 
     A published set belongs to the test split if it has its images, or its classes by name, and its
     size. The one exception is the article's: images of some of the model's classes by WordNet id, such
     as Tiny-ImageNet-C for a model of ImageNet. They are resized, and the logits restricted to them.
-
-    Args:
-      source: "generated" for `subspace_jax.corruptions`, which are not the official files; or what
-        `read_published` takes.
-      name, severity: which, of `NAMES` and 1 to 5.
-      clean: the test split.
-      num_classes: of the model.
-      class_names: of the model, where they are known.
-      data_dir: of "tfds".
-      seed: of the generated ones, with the name and the severity.
-
-    Raises:
-      UserError: it does not exist, can't be read, or does not fit the test split or the model.
     """
-    check_names([name], [severity])
     if source == GENERATED:
         return _generated(name, severity, clean, seed)
     image_size = clean.images.shape[1] if is_lazy(clean.images) else 0
@@ -130,6 +93,7 @@ def load_corrupted(
             f"{what} has images {list(found.images.shape)} and {len(found.labels)} labels; give images "
             "[N, H, W, C] and a label for each."
         )
+    found = found._replace(labels=found.labels.astype(np.int32))
     if found.classes:
         return _of_named_classes(found, what, clean, class_names)
     count = len(found.labels)
@@ -138,52 +102,50 @@ def load_corrupted(
             f"{source} has {count} images of {name} at severity {severity} but the test split has "
             f"{len(clean.labels)}; give the set that belongs to it."
         )
-    _check_shape(found, what, clean)
-    known = clean.labels[:count]
-    same = found.labels if found.in_order else np.sort(found.labels)
-    if not np.array_equal(same, known if found.in_order else np.sort(known)):
+    _check_shape(found.images, what, clean)
+    both = found.labels, clean.labels[:count]
+    if not np.array_equal(*(both if found.in_order else map(np.sort, both))):
         raise UserError(
             f"The labels of {source}, 0 to {found.labels.max()}, are not those of the {num_classes} "
             "classes of the test split in its order; give the set that belongs to it."
         )
-    return Corrupted(Split(found.images, found.labels.astype(np.int32)), what)
+    return Corrupted(Split(found.images, found.labels), what)
 
 
-def _check_shape(found: Published, what: str, clean: Split) -> None:
-    theirs, ours = (
-        f"{images.dtype} {list(images.shape[1:])}" for images in (found.images, clean.images)
-    )
+def _check_shape(found: Any, what: str, clean: Split) -> None:
+    theirs, ours = (f"{images.dtype} {list(images.shape[1:])}" for images in (found, clean.images))
     if theirs != ours:
         raise UserError(
             f"{what} has images {theirs} but the test split has {ours}; give the set that belongs to it."
         )
 
 
-def _of_named_classes(found, what: str, clean: Split, class_names: Sequence[str]) -> Corrupted:
-    columns = columns_of(found.classes, class_names)
-    if columns is None:
-        strange = next(name for name in found.classes if name not in class_names)
+def _of_named_classes(
+    found: Published, what: str, clean: Split, class_names: Sequence[str]
+) -> Corrupted:
+    if strange := [name for name in found.classes if name not in class_names]:
         raise UserError(
-            f"{what} has {len(found.classes)} classes, among them {strange!r}, which is none of the "
+            f"{what} has {len(found.classes)} classes, among them {strange[0]!r}, which is none of the "
             f"{len(class_names)} classes that the model is known to have; give the set that belongs "
             "to it, or an .npz data set with class_names."
         )
-    labels = found.labels.astype(np.int32)
+    columns = np.asarray([class_names.index(name) for name in found.classes])
     images, side = found.images, clean.images.shape[1:3]
-    stored = found.stored or images.shape[1:3]
-    sizes = " x ".join(map(str, stored)), " x ".join(map(str, side))
-    resized = f"images resized from {sizes[0]} to {sizes[1]} pixels (bilinear)"
-    if len(columns) == len(class_names):
-        _check_shape(found, what, clean)
-        what += f"; {resized}" if stored != side else ""
-        return Corrupted(Split(images, columns[labels].astype(np.int32)), what)
-    restricted = f"logits restricted to {len(columns)} of {len(class_names)} classes by WordNet id"
+    stored, notes = images.dimensions(0) if is_lazy(images) else images.shape[1:3], []
+    restricted = len(columns) < len(class_names)
+    if restricted:
+        images = images if images.shape[1:3] == side else _resized(images, side)
+        notes += [
+            f"logits restricted to {len(columns)} of {len(class_names)} classes by WordNet id"
+        ]
     if stored != side:
-        restricted += f", {resized}"
-    if images.shape[1:3] != side:
-        images = _resized(images, side)
-    _check_shape(found._replace(images=images), what, clean)
-    return Corrupted(Split(images, labels), f"{what}; {restricted}", columns)
+        sizes = [" x ".join(map(str, size)) for size in (stored, side)]
+        notes += [f"images resized from {sizes[0]} to {sizes[1]} pixels (bilinear)"]
+    _check_shape(images, what, clean)
+    description = f"{what}; {', '.join(notes)}" if notes else what
+    if restricted:
+        return Corrupted(Split(images, found.labels), description, columns)
+    return Corrupted(Split(images, columns[found.labels].astype(np.int32)), description)
 
 
 def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
@@ -202,8 +164,9 @@ def _generated(name: str, severity: int, clean: Split, seed: int) -> Corrupted:
     how = "" if _fits(clean.images.shape) else ", made at 32 x 32 pixels and shrunk"
     what = f"{name} {severity}, generated{how}; not the official files"
     if is_lazy(clean.images):
-        function = functools.partial(_corrupt_each, name, severity, key)
-        return Corrupted(Split(Mapped(clean.images, function), clean.labels), what)
+        function = functools.partial(_corrupt_each, key, name=name, severity=severity)
+        images = dataclasses.replace(clean.images, function=function)
+        return Corrupted(Split(images, clean.labels), what)
     parts = []
     for start in range(0, len(clean.images), _BATCH):
         images = jnp.asarray(clean.images[start : start + _BATCH])
@@ -229,13 +192,10 @@ def _corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax
     return jnp.round(255 * images.clip(0, 1)).astype(jnp.uint8)
 
 
-def _corrupt_each(name: str, severity: int, key: jax.Array, numbers, images) -> np.ndarray:
-    """Images `[B]` of these numbers, each with random numbers of its own."""
-    return np.asarray(_mapped(key, numbers, images, name=name, severity=severity))
-
-
 @functools.partial(jax.jit, static_argnames=("name", "severity"))
-def _mapped(key, numbers, images, *, name, severity):
+def _corrupt_each(key, numbers, images, *, name, severity):
+    """Images `[B]` of these numbers, each with random numbers of its own."""
+
     def one(number_and_image):
         number, image = number_and_image
         return _corrupt(name, jax.random.fold_in(key, number), image[None], severity)[0]
@@ -246,20 +206,15 @@ def _mapped(key, numbers, images, *, name, severity):
 def read_published(
     source: str, name: str, severity: int, data_dir: str = "", image_size: int = 0
 ) -> Published:
-    """One corruption at one severity of a published set.
+    """One corruption at one severity of a published set: a folder or an .npz file, or "tfds".
 
-    Args:
-      source: a folder or an .npz file, see the module; or "tfds".
-      name, severity: which.
-      data_dir: of "tfds", its data folder.
-      image_size: pixels on a side to which images in folders of classes are resized where they are
-        indexed; 0 to decode them all now, as they are.
-
-    Raises:
-      UserError: there is none, or it can't be read.
+    Images in folders of classes are resized to `image_size` where they are indexed; if it is 0, they
+    are all decoded now, as they are.
     """
     if source == TFDS:
-        return _read_tfds(name, severity, data_dir)
+        # TFDS shuffles the images and gives them no numbers, so that their order is lost.
+        full = f"cifar10_corrupted/{_TFDS_NAMES.get(name, name)}_{severity}"
+        return Published(*prepared.read_prepared(full, data_dir, "test"), in_order=False)
     path = Path(source).expanduser()
     if path.suffix == ".npz":
         return _read_npz(path, name, severity)
@@ -269,7 +224,7 @@ def read_published(
 
 
 def _read_npz(path: Path, name: str, severity: int) -> Published:
-    with open_npz(_existing(path), "an .npz file of corrupted images") as file:
+    with open_npz(path, "an .npz file of corrupted images") as file:
         if name not in file.files or "labels" not in file.files:
             raise UserError(
                 f"{path} has {', '.join(file.files)} but not {name} and labels; give another source."
@@ -284,8 +239,7 @@ def _read_npz(path: Path, name: str, severity: int) -> Published:
 
 
 def _read_npy(path: Path, name: str, severity: int) -> Published:
-    images = _load_npy(path / f"{name}.npy", mmap_mode="r")
-    labels = _load_npy(path / "labels.npy")
+    images, labels = _load_npy(path / f"{name}.npy"), _load_npy(path / "labels.npy")
     if len(images) != len(labels) or len(images) % 5:
         raise UserError(
             f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
@@ -293,22 +247,17 @@ def _read_npy(path: Path, name: str, severity: int) -> Published:
         )
     size = len(images) // 5
     part = slice((severity - 1) * size, severity * size)
-    return Published(np.array(images[part]), labels[part])
+    return Published(np.array(images[part]), np.array(labels[part]))
 
 
-def _load_npy(path: Path, **options) -> np.ndarray:
-    _existing(path)
+def _load_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, **options)
+        return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} can't be read as an .npy file; unpack it anew.") from error
-
-
-def _read_tfds(name: str, severity: int, data_dir: str) -> Published:
-    """TFDS shuffles the images and gives them no numbers, so that their order is lost."""
-    full = f"cifar10_corrupted/{_TFDS_NAMES.get(name, name)}_{severity}"
-    images, labels = prepared.read_prepared(full, data_dir, "test")
-    return Published(images, labels, in_order=False)
+        raise UserError(
+            f"{path} can't be read as an .npy file; unpack it anew, or give another "
+            "config.evaluation.corruption_source."
+        ) from error
 
 
 def _read_folders(path: Path, name: str, severity: int, image_size: int) -> Published:
@@ -324,30 +273,5 @@ def _read_folders(path: Path, name: str, severity: int, image_size: int) -> Publ
     classes = class_folders(folder)
     records, labels = list_images(folder, classes, f"listing {name} {severity}")
     if image_size:
-        images = decode.Pictures.of(records, image_size, margin=1.0)
-        stored = images.dimensions(0)
-        return Published(images, labels, classes, in_order=False, stored=stored)
-    images = decode.read(records, f"decoding {name} {severity}")
-    return Published(images, labels, classes, in_order=False)
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(
-            f"There is no file {path}; set config.evaluation.corruption_source to a folder of "
-            "CIFAR-10-C, an .npz file, 'tfds' or 'generated'."
-        )
-    return path
-
-
-def columns_of(classes: Sequence[str], model_classes: Sequence[str]) -> np.ndarray | None:
-    """Where the classes of a set are among those of a model, or None if some are missing.
-
-    Example:
-      >>> columns_of(["n2", "n7"], ["n1", "n2", "n5", "n7"])
-      array([1, 3])
-    """
-    index = {name: i for i, name in enumerate(model_classes)}
-    if not set(classes) <= set(index):
-        return None
-    return np.asarray([index[name] for name in classes])
+        return Published(Pictures.of(records, image_size, margin=1.0), labels, classes)
+    return Published(read(records, f"decoding {name} {severity}"), labels, classes)

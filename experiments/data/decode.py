@@ -39,13 +39,7 @@ class Unreadable(UserError):
 
 
 def check_left_out(images: Sequence[str], limit: int) -> None:
-    """Refuses more training images that can't be used, each with its reason, than `limit`.
-
-    Raises:
-      UserError: there are more, or the limit is negative.
-    """
-    if limit < 0:
-        raise UserError(f"config.max_corrupt is {limit}; use 0 or more.")
+    """Refuses more training images that can't be used, each with its reason, than `limit`."""
     if len(images) > limit:
         first = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
         raise UserError(
@@ -57,23 +51,22 @@ def check_left_out(images: Sequence[str], limit: int) -> None:
 def read(
     records: Records, title: str, size: int = 0, left_out: dict[int, str] | None = None
 ) -> np.ndarray:
-    """Square RGB images of one size, uint8 `[N, S, S, 3]`.
+    """Square RGB images, uint8 `[N, S, S, 3]`, where `S` is `size` or that of the first one.
 
-    Args:
-      records: where they come from.
-      title: of the progress bar.
-      size: `S`; 0 for that of the first image.
-      left_out: takes the reasons of images that can't be used, by number, which are black then.
-
-    Raises:
-      Unreadable: an image can't be used, and there is no `left_out`.
+    `left_out` takes the reasons of images that can't be used, by number, which are black then;
+    without it the first of them is refused.
     """
     size = size or open_image(records, 0).height
     images = np.zeros((len(records), size, size, 3), np.uint8)
 
     def fill(i):
         try:
-            images[i] = of_size(records, i, size)
+            image = open_image(records, i)
+            if image.size != (size, size):
+                found = f"{image.height} x {image.width} pixels"
+                wanted = f"but the images of its set have {size} x {size}"
+                raise Unreadable(records.name(i), f"has {found} {wanted}")
+            images[i] = image
         except Unreadable as error:
             if left_out is None:
                 raise
@@ -83,28 +76,8 @@ def read(
     return images
 
 
-def of_size(records: Records, i: int, size: int) -> np.ndarray:
-    """An image as it is stored, uint8 `[S, S, 3]`.
-
-    Raises:
-      Unreadable: it can't be decoded or has another size.
-    """
-    image = open_image(records, i)
-    if image.size != (size, size):
-        raise Unreadable(
-            records.name(i),
-            f"has {image.height} x {image.width} pixels but the images of its set have "
-            f"{size} x {size}",
-        )
-    return np.asarray(image)
-
-
 def open_image(records: Records, i: int) -> Image.Image:
-    """An image in RGB; greyscale and CMYK become so.
-
-    Raises:
-      Unreadable: it can't be decoded.
-    """
+    """A decoded image in RGB; greyscale and CMYK become so."""
     try:
         content = records[i]
         image = Image.open(io.BytesIO(content))
@@ -122,57 +95,38 @@ def _for_each(function: Callable[[int], None], count: int, title: str = "") -> N
     """Calls it for 0 to count - 1. Decoding leaves Python's lock, so threads share the work."""
     cores = os.cpu_count() or 1
     size = min(max(count // (4 * cores), 1), _CHUNK)
+    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def chunk(start):
-        for i in range(start, min(start + size, count)):
+    def call(chunk):
+        for i in chunk:
             function(i)
-        return min(size, count - start)
+        return len(chunk)
 
     bar = tqdm.tqdm(
         desc=title, total=count, unit=" images", delay=1, leave=False, disable=not title
     )
     with concurrent.futures.ThreadPoolExecutor(cores) as threads, bar:
-        for done in threads.map(chunk, range(0, count, size)):
+        for done in threads.map(call, chunks):
             bar.update(done)
 
 
-class _Decoded:
-    """What is indexed as uint8 `[N, S, S, 3]` along its first axis, and made image by image."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 4
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """The images at an index of NumPy's kinds: a number, a slice, numbers or booleans `[N]`."""
-        numbers = np.arange(len(self))[np.asarray(index) if hasattr(index, "shape") else index]
-        images = self._make(numbers.reshape(-1))
-        return images.reshape(*numbers.shape, *self.shape[1:])
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pictures(_Decoded):
-    """Encoded images as uint8 `[N, S, S, 3]`.
+class Pictures:
+    """Encoded images, `chosen [N]` of the records, as uint8 `[N, S, S, 3]`, where `S` is `side`.
 
-    An image at an index is resized, its short side to `short_side`, and its centre is cut out.
-
-    Attributes:
-      records: where they come from.
-      chosen: which of them, numbers `[N]`.
-      side: `S`.
-      short_side: at least `S`.
+    An image at an index is decoded and resized, its short side to `short_side`, and its centre is cut
+    out. Then `function` changes it: `(numbers [B], uint8 [B, S, S, 3]) -> uint8 [B, S, S, 3]`, each
+    image by itself.
     """
 
     records: Records
     chosen: np.ndarray
     side: int
     short_side: int
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
 
     @classmethod
     def of(cls, records: Records, side: int, margin: float = MARGIN) -> "Pictures":
@@ -182,6 +136,26 @@ class Pictures(_Decoded):
     @property
     def shape(self) -> tuple[int, ...]:
         return len(self.chosen), self.side, self.side, 3
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """The images at an index of NumPy's kinds: a number, a slice, numbers or booleans `[N]`."""
+        numbers = np.arange(len(self))[np.asarray(index) if hasattr(index, "shape") else index]
+        images = np.empty((numbers.size, *self.shape[1:]), np.uint8)
+
+        def fill(at):
+            images[at] = self.centred(numbers.flat[at])
+
+        _for_each(fill, numbers.size)
+        if self.function is not None:
+            images = np.asarray(self.function(self.chosen[numbers.reshape(-1)], images))
+        return images.reshape(*numbers.shape, *self.shape[1:])
 
     def subset(self, index: np.ndarray) -> "Pictures":
         """Some of them, not decoded: numbers, or booleans `[N]`."""
@@ -197,11 +171,7 @@ class Pictures(_Decoded):
         return height, width
 
     def centred(self, i: int) -> np.ndarray:
-        """The centre of an image, uint8 `[S, S, 3]`.
-
-        Raises:
-          Unreadable: it can't be decoded.
-        """
+        """The centre of an image, uint8 `[S, S, 3]`."""
         image = self._open(i)
         shape = [max(int(self.short_side * x / min(image.size)), self.side) for x in image.size]
         if list(image.size) != shape:
@@ -213,14 +183,7 @@ class Pictures(_Decoded):
         """A random part of an image, resized to uint8 `[S, S, 3]`, and flipped half the time.
 
         The part has 8 to 100 % of the area and sides in a ratio of 3/4 to 4/3, as in Szegedy et al.
-        2015.
-
-        Args:
-          i: of which image.
-          draws: `NUM_DRAWS` uniform numbers in [0, 1).
-
-        Raises:
-          Unreadable: it can't be decoded.
+        2015; `draws` are `NUM_DRAWS` uniform numbers in [0, 1).
         """
         image = self._open(i)
         box = _crop_box(*image.size, draws[1:].reshape(_TRIES, 4))
@@ -231,39 +194,10 @@ class Pictures(_Decoded):
     def _open(self, i: int) -> Image.Image:
         return open_image(self.records, int(self.chosen[i]))
 
-    def _make(self, numbers: np.ndarray) -> np.ndarray:
-        images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
-
-        def fill(at):
-            images[at] = self.centred(numbers[at])
-
-        _for_each(fill, len(numbers))
-        return images
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Mapped(_Decoded):
-    """Images that a function makes of others when they are asked for.
-
-    Attributes:
-      images: as `Pictures`.
-      function: `(their numbers [B], uint8 [B, S, S, 3]) -> uint8 [B, S, S, 3]`, each image by itself.
-    """
-
-    images: Pictures
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.images.shape
-
-    def _make(self, numbers: np.ndarray) -> np.ndarray:
-        return self.function(numbers, self.images[numbers])
-
 
 def is_lazy(images: Any) -> bool:
     """Whether images are decoded where they are indexed, and not an array in memory."""
-    return isinstance(images, _Decoded)
+    return isinstance(images, Pictures)
 
 
 def _crop_box(width: int, height: int, draws: np.ndarray) -> tuple[int, int, int, int]:

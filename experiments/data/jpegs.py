@@ -11,9 +11,9 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -27,18 +27,6 @@ LABELS = "labels.npz"  # of both parts, beside the records of TFDS
 _PARTS = ("train", "val")
 _TFDS_PARTS = ("train", "validation")
 _LAYOUT = "folders of classes, train/<class>/*.JPEG and val/<class>/*.JPEG"
-
-
-class Records(Protocol):
-    """Encoded images, by number; picklable, since processes share them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> bytes: ...
-
-    def name(self, i: int) -> str:
-        """What a person finds the image by."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,17 +65,17 @@ class TfdsRecords:
         return f"{self.split} record {i}" + (f" ({file})" if file else "")
 
 
+# Encoded images by number, and names that a person finds them by; processes share them by pickling.
+Records = Files | TfdsRecords
+
+
 def is_image(name: str) -> bool:
     """Whether a file of this name is a picture of the published data sets."""
     return name.lower().endswith((".jpeg", ".jpg")) and not name.startswith(".")
 
 
 def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The folders of classes in it, by name.
-
-    Raises:
-      UserError: there are none.
-    """
+    """The folders of classes in it, by name."""
     entries = os.scandir(folder)
     found = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
     if not found:
@@ -96,11 +84,7 @@ def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def list_images(root: Path, folders: Sequence[str], title: str) -> tuple[Files, np.ndarray]:
-    """The images of each folder by name, and the folder's number as their label, int32 `[N]`.
-
-    Raises:
-      UserError: a folder has none.
-    """
+    """The images of each folder by name, and the folder's number as their label, int32 `[N]`."""
     paths, labels = [], []
     bar = tqdm.tqdm(folders, desc=title, unit=" classes", delay=1, leave=False)
     for label, name in enumerate(bar):
@@ -113,6 +97,16 @@ def list_images(root: Path, folders: Sequence[str], title: str) -> tuple[Files, 
         paths += [os.fsencode(os.path.join(name, file)) for file in found]
         labels += [label] * len(found)
     return Files(str(root), np.asarray(paths)), np.asarray(labels, np.int32)
+
+
+def check_same_classes(parts: Mapping[Path, Collection[str]]) -> None:
+    """Refuses two parts of a data set whose classes differ."""
+    (one, ours), (other, theirs) = parts.items()
+    if odd := sorted(set(ours) ^ set(theirs)):
+        raise UserError(
+            f"{one} has {len(ours)} classes but {other} has {len(theirs)} (only one has {odd[0]!r}); "
+            "give both the same classes."
+        )
 
 
 class Found(NamedTuple):
@@ -128,11 +122,7 @@ class Found(NamedTuple):
 def find(data_dir: str) -> Found:
     """The records of ImageNet, or of a data set of the same layout; the test set is its `val`.
 
-    Args:
-      data_dir: a folder with `train` and `val`, or one of TFDS; empty for that of TFDS.
-
-    Raises:
-      UserError: there is none, or its parts do not fit together.
+    Without folders `train` and `val` in it, `data_dir` is a data folder of TFDS; "" is the usual one.
     """
     if _has_folders(data_dir):
         return _find_folders(Path(data_dir).expanduser())
@@ -158,11 +148,7 @@ def _find_folders(root: Path) -> Found:
                 f"config.data_dir is {str(root)!r}, which has no {part}; ImageNet is {_LAYOUT}."
             )
     train, val = (class_folders(root / part) for part in _PARTS)
-    if odd := sorted(set(train) ^ set(val)):
-        raise UserError(
-            f"{root / 'train'} has {len(train)} classes but {root / 'val'} has {len(val)} (only one "
-            f"has {odd[0]!r}); give both the same folders of classes."
-        )
+    check_same_classes({root / "train": train, root / "val": val})
     parts = [
         list_images(root, [f"{part}/{name}" for name in train], f"listing {part}")
         for part in _PARTS
@@ -171,34 +157,9 @@ def _find_folders(root: Path) -> Found:
 
 
 def _builder(data_dir: str) -> Any:
-    """The prepared builder of TFDS.
-
-    Raises:
-      UserError: there is none.
-    """
-
-    path = Path(data_dir).expanduser()
-    if data_dir and not path.is_dir():
-        raise UserError(
-            f"config.data_dir is {data_dir!r} but there is no such folder; give {_LAYOUT}, or the data "
-            f"folder of TFDS with {TFDS_NAME}."
-        )
-    builder = prepared.import_builders("imagenet").stock_builder(TFDS_NAME, data_dir)
-    if not builder.is_prepared():
-        raise UserError(
-            f"{builder.data_dir_root} has neither train and val ({_LAYOUT}) nor {TFDS_NAME} prepared "
-            f"by TFDS; put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into "
-            f"{builder.data_dir_root}/downloads/manual and run `tfds build {TFDS_NAME} "
-            f"--file_format=array_record --data_dir={builder.data_dir_root}`, which needs TensorFlow."
-        )
-    file_format = builder.info.file_format
-    if file_format not in file_format.with_random_access():
-        raise UserError(
-            f"{builder.data_dir} holds {file_format.value} files, which can't be read in any order; "
-            f"convert it by `tfds convert_format --root_data_dir={builder.data_dir_root} "
-            "--out_file_format=array_record`."
-        )
-    return builder
+    archives = "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
+    before = f"give {_LAYOUT}, or put {archives} into downloads/manual of it and "
+    return prepared.prepared_builder(TFDS_NAME, data_dir, before)
 
 
 def _find_tfds(data_dir: str) -> Found:
@@ -224,32 +185,30 @@ def _find_tfds(data_dir: str) -> Found:
 
 def _tfds_labels(folder: Path, parts: Sequence[TfdsRecords]) -> list[np.ndarray]:
     """The labels of both parts, which lie among the images: read once, then kept."""
-    counts = [len(part) for part in parts]
     cache = folder / LABELS
     if cache.exists():
         with files.open_npz(cache, "the labels of the records beside it") as file:
-            found = [file[split] for split in _TFDS_PARTS]
-        if [len(labels) for labels in found] == counts:
+            found = [file[part.split] for part in parts]
+        if list(map(len, found)) == list(map(len, parts)):
             return found
     found = [_read_labels(part) for part in parts]
-    buffer = io.BytesIO()
-    np.savez(buffer, **dict(zip(_TFDS_PARTS, found, strict=True)))
-    try:
-        files.write_atomically(cache, buffer.getvalue())
-    except OSError as error:
-        print(
-            f"{cache} can't be written ({error.strerror}); labels are read anew next time.",
-            file=sys.stderr,
-        )
+    keep(cache, **dict(zip(_TFDS_PARTS, found, strict=True)))
     return found
 
 
-def _read_labels(part: TfdsRecords, size: int = 256) -> np.ndarray:
-    labels = np.empty(len(part), np.int32)
+def keep(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz file of what need not be made again; where that can't be, says so and goes on."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, buffer.getbuffer())
+    except OSError as error:
+        print(f"{path} can't be written ({error.strerror}); it is made anew.", file=sys.stderr)
+
+
+def _read_labels(part: TfdsRecords) -> np.ndarray:
     title = f"reading labels of {part.split}"
-    with tqdm.tqdm(desc=title, total=len(part), unit=" images", delay=1, leave=False) as bar:
-        for start in range(0, len(part), size):
-            chosen = range(start, min(start + size, len(part)))
-            labels[chosen] = [record["label"] for record in part.source.__getitems__(chosen)]
-            bar.update(len(chosen))
-    return labels
+    records = prepared.in_batches(part.source, 256)
+    bar = tqdm.tqdm(records, title, len(part), unit=" images", delay=1, leave=False)
+    return np.fromiter((record["label"] for record in bar), np.int32, len(part))

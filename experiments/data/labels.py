@@ -17,59 +17,36 @@ SPLIT_STREAM, NOISE_STREAM, SIZE_STREAM = range(3)
 def corrupt_labels(
     labels: np.ndarray, num_classes: int, rate: float, mode: str, seed: int
 ) -> np.ndarray:
-    """Redraws exactly round(rate N) of the labels; which ones depends on `seed` and N alone.
+    """Redraws exactly round(rate N) of the labels `[N]`; which ones depends on `seed` and N alone.
 
-    Args:
-      labels: Integers [N] in [0, num_classes).
-      num_classes: K.
-      rate: In [0, 1).
-      mode: `uniform_wrong` draws uniformly among the K - 1 other classes, so that every redrawn
-        label is wrong; `uniform_any` among all K, so that 1 in K redrawn labels stays right.
-      seed: A number >= 0.
-
-    Returns:
-      The labels, [N], of the dtype of `labels`.
-
-    Raises:
-      UserError: If no other class exists.
+    `uniform_wrong` draws among the K - 1 other classes, so that every redrawn label is wrong;
+    `uniform_any` among all K, so that 1 in K redrawn labels stays right.
     """
     bits = random_bits(seed, NOISE_STREAM)
     chosen = permutation(bits, len(labels))[: round(rate * len(labels))]
     draws = bits.random_raw(len(chosen))
     if mode == "uniform_any":
         redrawn = draws % num_classes
-    elif num_classes > 1:
-        redrawn = (labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes
-    elif len(chosen):
-        raise UserError(
-            "config.label_noise.mode is 'uniform_wrong' but there is 1 class, so that no label is "
-            "wrong; set config.label_noise.rate to 0."
-        )
     else:
-        redrawn = draws
+        if num_classes == 1 and len(chosen):
+            raise UserError(
+                "config.label_noise.mode is 'uniform_wrong' but there is 1 class, so that no label is "
+                "wrong; set config.label_noise.rate to 0."
+            )
+        redrawn = (labels[chosen].astype(np.uint64) + 1 + draws % (num_classes - 1)) % num_classes
     noisy = labels.copy()
     noisy[chosen] = redrawn
     return noisy
 
 
 def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
-    """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022).
+    """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022), int32 `[N]`.
 
-    Args:
-      path: `FILE.npy` with integers [N] in the canonical order (see `load_arrays`), or
-        `FILE.npz:KEY` with one such array of several; where that file has `clean_label`, it must
-        be equal to `clean`.
-      clean: The labels of the training set, [N].
-      num_classes: K.
-
-    Returns:
-      The labels, int32 [N] in [0, K).
-
-    Raises:
-      UserError: If they can't be read or are not labels of this training set.
+    The path is `FILE.npy` with integers in the canonical order (see `load_arrays`), or `FILE.npz:KEY`
+    with one such array of several; where that file has `clean_label`, it must be equal to `clean`.
     """
-    labels, published = _read_label_file(path)
     setting = f"config.label_noise.file is {path!r}"
+    labels, published = _read_label_file(path, setting)
     if labels.dtype.kind not in "iu" or labels.shape != clean.shape:
         raise UserError(
             f"{setting} and holds {labels.dtype} {list(labels.shape)} but the training set has "
@@ -89,9 +66,8 @@ def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_label_file(path: str, setting: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The labels of a file, and its `clean_label` if it has that."""
-    setting = f"config.label_noise.file is {path!r}"
     file, dot, key = path.partition(".npz")
     file, key = os.path.expanduser(file + dot), key.removeprefix(":")
     if not dot and not file.endswith(".npy"):
@@ -100,8 +76,6 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
             "\"import numpy, torch; numpy.savez('FILE.npz', **torch.load('FILE.pt', "
             'weights_only=False))"` and name FILE.npz:worse_label.'
         )
-    if not os.path.isfile(file):
-        raise UserError(f"{setting} but there is no such file; give FILE.npy or FILE.npz:KEY.")
     try:
         with open(file, "rb") as stream:
             content = np.load(stream)
@@ -111,8 +85,8 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
             arrays = {name: content[name] for name in (key, "clean_label") if name in found}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{setting} but that can't be read as plain arrays; write it anew with numpy.save or "
-            "numpy.savez."
+            f"{setting} but that can't be read as plain arrays ({' '.join(str(error).split())}); give a "
+            "file that numpy.save or numpy.savez wrote."
         ) from error
     if key not in arrays:
         raise UserError(
@@ -122,13 +96,7 @@ def _read_label_file(path: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def random_bits(seed: int, stream: int) -> np.random.Philox:
-    """A generator whose `random_raw` is the same with every version of NumPy.
-
-    Raises:
-      UserError: If seed is negative.
-    """
-    if seed < 0:
-        raise UserError(f"A seed of the data is {seed}; use 0 or more.")
+    """A generator whose `random_raw` is the same with every version of NumPy; `seed` is 0 or more."""
     return np.random.Philox([seed, stream])
 
 

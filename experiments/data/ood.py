@@ -21,18 +21,9 @@ _MOST = 1000  # images that are made of a test split that does not fit into memo
 def load_outside(name: str, like: Split, data_dir: str = "", seed: int = 0) -> np.ndarray:
     """Foreign images of the shape of the test images, uint8 `[M, H, W, C]`.
 
-    Args:
-      name: "noise", uniform pixels; "shuffled", the test images with their pixels in one random
-        order; the test split of "svhn", "cifar10", "cifar100" or "fashion_mnist" (in three equal
-        channels with a border of black, where the model's images have colours and are larger), read
-        with TFDS; or an .npz file with `test_images`.
-      like: the test split.
-      data_dir: where TFDS keeps its data; "" for TFDS_DATA_DIR or ~/tensorflow_datasets.
-      seed: of the images that are made.
-
-    Raises:
-      UserError: an unknown name, a data set that is not prepared, a file that can't be read, or
-        images of another shape.
+    "noise" is uniform pixels, "shuffled" the test images with their pixels in one random order. The
+    test splits of other data sets are read with TFDS; grey ones become three equal channels with a
+    border of black, where the model's images have colours and are larger.
     """
     bits = random_bits(seed, _STREAM)
     count, shape = len(like.images), like.images.shape[1:]

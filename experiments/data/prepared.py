@@ -1,78 +1,27 @@
 """Data sets that TFDS has prepared, read without TensorFlow."""
 
-import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from experiments.system.errors import UserError
+from experiments.system.errors import UserError, needed_for
 
 TFDS_NAMES = ("cifar10", "cifar100")
 
 
-def read_tfds(name: str, data_dir: str) -> dict[str, np.ndarray]:
-    builders = import_builders(name)
-    builders.prepare(name, data_dir)
-    builder = builders.stock_builder(name, data_dir)
-    arrays = {"num_classes": np.asarray(builder.info.features["label"].num_classes)}
-    for part in ("train", "test"):
-        images, labels = read_part(builder, part)
-        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
-    return arrays
-
-
 def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[N, H, W, C]` and labels `[N]` of a data set that TFDS has prepared before.
-
-    Raises:
-      UserError: it has not, or can't read it here.
-    """
-    if name in TFDS_NAMES:
-        import_builders(name).prepare(name, data_dir)
-    builder = import_builders(name).stock_builder(name, data_dir)
-    if not builder.is_prepared():
-        raise UserError(
-            f'{name} is not prepared in {builder.data_dir_root}; run `python -c "import '
-            f"tensorflow_datasets as t; t.builder('{name}', data_dir='{builder.data_dir_root}')"
-            '.download_and_prepare()"`, which needs TensorFlow and a network.'
-        )
-    return read_part(builder, part)
-
-
-def import_builders(name: str) -> Any:
-    """The module `experiments.data.tfds`, which needs TFDS; an accelerator machine may lack that.
-
-    Raises:
-      UserError: If it can't be imported, saying that `name` needs it.
-    """
-    try:
-        from experiments.data import tfds
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name} is read with {error.name}, which is not installed; pip install "
-            "'subspace_jax[experiments]', or give an .npz file."
-        ) from error
-    return tfds
-
-
-def read_part(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C] and labels [N] of one split of a prepared TFDS builder.
+    """Images uint8 `[N, H, W, C]` and labels `[N]` of a split of a data set.
 
     They are in the order of the number in their id (`b'train_00042'`), since TFDS stores them
     shuffled; without ids they are in the order in which they are stored.
-
-    Raises:
-      UserError: If the files need TensorFlow and it is not installed.
     """
-    from tqdm import tqdm
-
+    builder = prepared_builder(name, data_dir)
     count, title = builder.info.splits[part].num_examples, f"decoding {builder.name} {part}"
-    jpegs = tqdm(
-        _records(builder, part), desc=title, total=count, unit=" images", delay=1, leave=False
-    )
+    records = in_batches(builder.as_data_source(split=part), 1024)
     numbers, images, labels = [], [], []
-    for record in jpegs:
+    for record in tqdm(records, title, count, unit=" images", delay=1, leave=False):
         numbers.append(int(record["id"].split(b"_")[-1]) if "id" in record else len(numbers))
         images.append(record["image"])
         labels.append(record["label"])
@@ -80,24 +29,43 @@ def read_part(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images)[order], np.asarray(labels)[order]
 
 
-def _records(builder: Any, part: str) -> Iterable[dict[str, Any]]:
-    """The decoded records of one split of a prepared TFDS builder, in the order they are stored."""
-    file_format = builder.info.file_format
-    if file_format in file_format.with_random_access():
-        return _in_batches(builder.as_data_source(split=part))
-    if importlib.util.find_spec("tensorflow") is None:
+def prepared_builder(name: str, data_dir: str, before: str = "") -> Any:
+    """The builder of a data set whose records can be read in any order; CIFAR is prepared first.
+
+    `before` is what else has to be done before TFDS can prepare it.
+    """
+    builders = import_builders(name)
+    if name in TFDS_NAMES:
+        builders.prepare(name, data_dir)
+    builder = builders.stock_builder(name, data_dir)
+    root, file_format = builder.data_dir_root, builder.info.file_format
+    if not builder.is_prepared():
         raise UserError(
-            f"{builder.data_dir} holds {file_format.value} files but TensorFlow, which reads them, is "
-            "not installed; pip install tensorflow, or for cifar10 and cifar100 run `python -m "
-            "experiments.prepare NAME --data_dir DIR` with another folder DIR and give that."
+            f"{name} is not prepared in {root}; {before}run `tfds build {name} "
+            f"--file_format=array_record --data_dir={root}`, which needs TensorFlow."
         )
-    import tensorflow as tf
+    if file_format not in file_format.with_random_access():
+        raise UserError(
+            f"{builder.data_dir} holds {file_format.value} files, which can't be read in any order; "
+            f"convert it by `tfds convert_format --root_data_dir={root} "
+            "--out_file_format=array_record`."
+        )
+    return builder
 
-    tf.config.set_visible_devices([], "GPU")  # else it would take the memory that JAX needs
-    return builder.as_dataset(split=part).as_numpy_iterator()
+
+def class_names(name: str, data_dir: str) -> tuple[str, ...]:
+    """The names of the classes, in the order of their labels."""
+    return tuple(import_builders(name).stock_builder(name, data_dir).info.features["label"].names)
 
 
-def _in_batches(source: Any, size: int = 1024) -> Iterator[dict[str, Any]]:
+def import_builders(name: str) -> Any:
+    """The module `experiments.data.tfds`, which needs TFDS; an accelerator machine may lack that."""
+    with needed_for(name):
+        from experiments.data import tfds
+    return tfds
+
+
+def in_batches(source: Any, size: int) -> Iterator[dict[str, Any]]:
     """The items of a random-access source, read `size` at a time: twice as fast as one by one."""
     for start in range(0, len(source), size):
         yield from source.__getitems__(range(start, min(start + size, len(source))))

@@ -7,13 +7,12 @@ from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep
 
 import functools
 import hashlib
-import itertools
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import prepared
+from experiments.data import decode, jpegs, prepared, tiny_imagenet
 from experiments.data.labels import (
     FILE_MODE,
     SIZE_STREAM,
@@ -24,19 +23,18 @@ from experiments.data.labels import (
     read_labels,
 )
 from experiments.system import files
-from experiments.system.errors import UserError
+from experiments.system.errors import UserError, needed_for
 
 IMAGENET = "imagenet"
 NAMES = ("digits", *prepared.TFDS_NAMES, "tiny_imagenet", IMAGENET)
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
-DIGITS_TEST_SIZE = 500  # of 1,797, chosen once and for all by
-DIGITS_TEST_SEED = 0
+DIGITS_TEST_SIZE = 500  # of 1,797, chosen once and for all
 DIGITS_SCALE = 255 / 16  # scikit-learn's pixels are 0, 1, ..., 16
 
 
 class Split(NamedTuple):
-    """Images, uint8 [N, H, W, C], and their labels, int32 [N].
+    """Images, uint8 `[N, H, W, C]`, and their labels, int32 `[N]`.
 
     Those of ImageNet are `experiments.data.decode.Pictures`, which are decoded where they are indexed.
     """
@@ -61,21 +59,10 @@ class Dataset(NamedTuple):
 
 def of(config: Any, kept: dict | None = None) -> Dataset:
     """The data set of a run's config; `kept` as for `load`."""
-    noise = config.label_noise
-    return load(
-        config.dataset,
-        config.data_dir,
-        validation_size=config.validation_size,
-        train_size=config.train_size,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        noise_rate=noise.rate,
-        noise_mode=noise.mode,
-        noise_seed=noise.seed,
-        noise_file=noise.file,
-        max_corrupt=config.max_corrupt,
-        kept=kept,
-    )
+    names = ("validation_size", "train_size", "image_size", "num_classes", "max_corrupt")
+    values = {name: config[name] for name in names}
+    values |= {f"noise_{name}": value for name, value in config.label_noise.items()}
+    return load(config.dataset, config.data_dir, **values, kept=kept)
 
 
 def untested(data: Dataset) -> Dataset:
@@ -89,7 +76,6 @@ def load(
     data_dir: str = "",
     *,
     validation_size: int,
-    split_seed: int = 0,
     train_size: int = 0,
     image_size: int = 0,
     num_classes: int = 0,
@@ -102,24 +88,9 @@ def load(
 ) -> Dataset:
     """Loads a data set, holds out validation images, then corrupts training labels alone.
 
-    Args:
-      name: `digits`, `cifar10` or `cifar100`; any name if `data_dir` is an .npz file.
-      data_dir: An .npz file (see `load_arrays`) or a TFDS data folder; empty for TFDS's default.
-      validation_size: How many training images become `validation`.
-      split_seed: Chooses them, and those of `train_size`; see `hold_out`.
-      train_size: How many of the remaining training images are kept, 0 for all; fewer of them are a
-        part of more of them.
-      image_size: See `load_arrays`.
-      num_classes: How many classes there must be; 0 for any number.
-      noise_rate: Fraction of the kept training labels that are redrawn, in [0, 1).
-      noise_mode: See `corrupt_labels`, or `file` to take the labels of `noise_file`.
-      noise_seed: Chooses labels and new values; see `corrupt_labels`.
-      noise_file: In the mode `file`, labels of the whole training set; see `read_labels`.
-      max_corrupt: How many training images of a folder may be left out since they can't be decoded.
-      kept: What was read is kept in it, and taken from it in the next call, so that runs share images.
-
-    Raises:
-      UserError: If an argument or the data are unfit.
+    The arguments are the values of a config. Of the training images that are not held out,
+    `train_size` are kept, or all if it is 0; fewer of them are a part of more of them. What was read is
+    kept in `kept`, and taken from it in the next call, so that runs share images.
     """
     data_dir = os.path.expanduser(data_dir)
     kept = {} if kept is None else kept
@@ -132,18 +103,14 @@ def load(
             f"config.num_classes is {num_classes} but {data_dir or name} has {whole.num_classes} "
             f"classes; add what is missing, or set config.num_classes to {whole.num_classes}."
         )
-    split = (*source, validation_size, split_seed, train_size)
-    if split not in kept:
-        kept[split] = _parts(whole, validation_size, split_seed, train_size)
-    parts = kept[split]
-    if name == "tiny_imagenet" and not data_dir.endswith(".npz"):
-        from experiments.data import tiny_imagenet  # imports Pillow
-
-        tiny_imagenet.check_skipped(data_dir, parts.skipped, max_corrupt)
+    sizes = (validation_size, train_size)
+    if (*source, *sizes) not in kept:
+        kept[*source, *sizes] = _parts(whole, *sizes)
+    parts = kept[*source, *sizes]
+    tiny_imagenet.check_skipped(data_dir, parts.skipped, max_corrupt)
     if noise_mode == FILE_MODE:
         given = read_labels(noise_file, whole.train.labels, parts.num_classes)
-        rest, _ = hold_out(Split(given, given), validation_size, split_seed)
-        labels = _keep(rest, train_size, split_seed).labels
+        labels = _parts(whole._replace(train=Split(given, given)), *sizes).train.labels
     else:
         labels = corrupt_labels(
             parts.train.labels, parts.num_classes, noise_rate, noise_mode, noise_seed
@@ -151,36 +118,17 @@ def load(
     return parts._replace(train=parts.train._replace(labels=labels))
 
 
-def _parts(whole: Dataset, validation_size: int, split_seed: int, train_size: int) -> Dataset:
-    """A data set with its true labels, some training images held out."""
-    rest, validation = hold_out(whole.train, validation_size, split_seed)
-    rest = _keep(rest, train_size, split_seed)
-    _protect(rest, validation)
-    return whole._replace(train=rest, validation=validation)
-
-
-def _protect(*splits: Split) -> None:
-    for array in itertools.chain(*splits):
-        if isinstance(array, np.ndarray):
-            array.setflags(write=False)
-
-
 def load_arrays(name: str, data_dir: str = "", image_size: int = 0) -> tuple[Split, Split, int]:
     """The training part, the test part and the number of classes, in canonical order.
 
     The canonical order is that of the published files, for CIFAR the original batches one after
-    the other; an .npz file is taken as it is.  Such a file holds `train_images`, `train_labels`,
-    `test_images` and `test_labels` (uint8 [N, H, W, C] and integers [N]) and may hold the scalar
+    the other; an .npz file is taken as it is. Such a file holds `train_images`, `train_labels`,
+    `test_images` and `test_labels` (uint8 `[N, H, W, C]` and integers `[N]`) and may hold the scalar
     `num_classes`, which is otherwise the largest training label plus one.
 
     CIFAR that TFDS has not prepared in `data_dir` yet is downloaded and prepared first. ImageNet's
     images are not arrays: they are decoded where they are indexed, at `image_size` pixels on a side;
-    of all others `image_size` is 0.
-
-    The arrays can't be written to.
-
-    Raises:
-      UserError: If the name is unknown, or the data cannot be had or are unfit.
+    of all others `image_size` is 0. The arrays can't be written to.
     """
     found = _read(name, os.path.expanduser(data_dir), image_size)
     return found.train, found.test, found.num_classes
@@ -194,70 +142,74 @@ def _read(name: str, data_dir: str, image_size: int) -> Dataset:
             "use 0."
         )
     if data_dir.endswith(".npz"):
-        source, arrays = data_dir, _read_npz(data_dir)
+        arrays = _read_npz(data_dir)
     elif name == "digits":
-        source, arrays = name, _digits()
+        arrays = _digits()
     elif name in prepared.TFDS_NAMES:
-        source, arrays = name, prepared.read_tfds(name, data_dir)
+        parts = [prepared.read_prepared(name, data_dir, part) for part in ("train", "test")]
+        arrays = dict(zip(NPZ_KEYS, (*parts[0], *parts[1]), strict=True))
+        arrays["num_classes"] = np.asarray(len(class_names(name, data_dir)))
     elif name == "tiny_imagenet":
-        from experiments.data import tiny_imagenet  # imports Pillow
-
-        source, arrays = data_dir, tiny_imagenet.read(data_dir)
+        arrays = tiny_imagenet.read(data_dir)
     elif name == IMAGENET:
-        source, arrays = data_dir or name, _find_imagenet(data_dir, image_size)
+        arrays = _find_imagenet(data_dir, image_size)
     else:
         raise UserError(
             f"config.dataset is {name!r} but the data sets are {', '.join(NAMES)}; choose one of "
             "them, or set config.data_dir to an .npz file."
         )
-    train, test, num_classes = _checked(arrays, source)
-    _protect(train, test)
-    skipped = tuple(map(tuple, arrays.get("skipped", np.empty(0)).tolist()))
-    nothing = Split(np.empty((0, *test.images.shape[1:]), np.uint8), test.labels[:0])
-    return Dataset(name, train, nothing, test, num_classes, skipped)
+    train, test, num_classes = _checked(arrays, data_dir or name)
+    nothing = _subset(test, np.zeros(0, int))
+    return Dataset(name, train, nothing, test, num_classes, arrays.get("skipped", ()))
 
 
-def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
-    """Parts `split` into the rest and `size` held-out examples, chosen by `seed` and N alone.
+def _parts(whole: Dataset, validation_size: int, train_size: int) -> Dataset:
+    """A data set with its true labels, some training images held out and maybe not all kept."""
+    rest, validation = hold_out(whole.train, validation_size)
+    count = len(rest.labels)
+    if not 0 <= train_size <= count:
+        raise UserError(
+            f"config.train_size is {train_size} but {count} training images are not held out; choose 1 "
+            f"to {count}, or 0 for all."
+        )
+    if train_size:
+        _, rest = _chosen(rest, train_size, SIZE_STREAM)
+    return whole._replace(train=rest, validation=validation)
 
-    Both parts keep the order of `split`.
 
-    Raises:
-      UserError: If size is not in [0, N) or seed is negative.
-    """
+def hold_out(split: Split, size: int) -> tuple[Split, Split]:
+    """Parts `split` into the rest and `size` held-out examples, chosen by N alone, both in order."""
     count = len(split.labels)
     if not 0 <= size < count:
         raise UserError(
             f"config.validation_size is {size} but there are {count} training images; hold out 0 "
             f"to {count - 1}."
         )
-    held_out = np.zeros(count, bool)
-    held_out[permutation(random_bits(seed, SPLIT_STREAM), count)[:size]] = True
-    return _subset(split, ~held_out), _subset(split, held_out)
+    return _chosen(split, size, SPLIT_STREAM)
+
+
+def _chosen(split: Split, size: int, stream: int) -> tuple[Split, Split]:
+    """The rest, and the first `size` of a permutation, both in the order of `split`."""
+    chosen = np.zeros(len(split.labels), bool)
+    chosen[permutation(random_bits(0, stream), len(chosen))[:size]] = True
+    return _subset(split, ~chosen), _subset(split, chosen)
 
 
 def _subset(split: Split, index: np.ndarray) -> Split:
     """Some examples; images that are not decoded yet stay so."""
     take = getattr(split.images, "subset", split.images.__getitem__)
-    return Split(take(index), split.labels[index])
+    return _protected(Split(take(index), split.labels[index]))
 
 
-def _keep(split: Split, size: int, seed: int) -> Split:
-    """The first `size` of a permutation, in the order of `split`; 0 for all."""
-    count = len(split.labels)
-    if not 0 <= size <= count:
-        raise UserError(
-            f"config.train_size is {size} but {count} training images are not held out; choose 1 to "
-            f"{count}, or 0 for all."
-        )
-    if size in (0, count):
-        return split
-    chosen = np.sort(permutation(random_bits(seed, SIZE_STREAM), count)[:size])
-    return _subset(split, chosen)
+def _protected(split: Split) -> Split:
+    for array in split:
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+    return split
 
 
-def _checked(arrays: dict[str, np.ndarray], source: str) -> tuple[Split, Split, int]:
-    """The arrays by the names of `NPZ_KEYS`, and maybe num_classes, verified."""
+def _checked(arrays: dict[str, Any], source: str) -> tuple[Split, Split, int]:
+    """Arrays by the names of `NPZ_KEYS`, and maybe num_classes: what every data set has to be."""
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
@@ -289,7 +241,7 @@ def _checked(arrays: dict[str, np.ndarray], source: str) -> tuple[Split, Split, 
                 "classes, the first being 0; mend the labels or store num_classes."
             )
     train, test = (
-        Split(arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int32))
+        _protected(Split(arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int32)))
         for part in ("train", "test")
     )
     return train, test, int(num_classes)
@@ -313,25 +265,15 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    try:
+    with needed_for("digits"):
         from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "config.dataset is 'digits' but scikit-learn is not installed; pip install scikit-learn."
-        ) from error
     digits = load_digits()
     images = np.rint(digits.images[..., None] * DIGITS_SCALE).astype(np.uint8)
-    everything = Split(images, digits.target.astype(np.int32))
-    train, test = hold_out(everything, DIGITS_TEST_SIZE, DIGITS_TEST_SEED)
+    train, test = hold_out(Split(images, digits.target), DIGITS_TEST_SIZE)
     return dict(zip(NPZ_KEYS, (*train, *test), strict=True))
 
 
 def _find_imagenet(data_dir: str, image_size: int) -> dict[str, Any]:
-    from experiments.data import (
-        decode,
-        jpegs,  # import Pillow
-    )
-
     if image_size < 8:
         raise UserError(f"config.image_size is {image_size}; use 224, 64 or another one from 8 on.")
     found = jpegs.find(data_dir)
@@ -347,28 +289,17 @@ def _find_imagenet(data_dir: str, image_size: int) -> dict[str, Any]:
 def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     """The names of the classes in the order of their labels; WordNet ids for both ImageNets.
 
-    Args:
-      name, data_dir: as for `load_arrays`; an .npz file may hold `class_names`, strings `[K]`.
-
-    Returns:
-      The names, or none where the data set does not tell them.
+    An .npz file may hold `class_names`, strings `[K]`; where the data do not tell them there are none.
     """
     data_dir = os.path.expanduser(data_dir)
     if data_dir.endswith(".npz"):
         with files.open_npz(data_dir, "an .npz file of plain arrays") as file:
             return tuple(map(str, file["class_names"])) if "class_names" in file.files else ()
     if name in prepared.TFDS_NAMES:
-        builder = prepared.import_builders(name).stock_builder(name, data_dir)
-        return tuple(builder.info.features["label"].names)
+        return prepared.class_names(name, data_dir)
     if name == "tiny_imagenet":
-        from experiments.data import tiny_imagenet  # imports Pillow
-
         return tiny_imagenet.classes(data_dir)
-    if name == IMAGENET:
-        from experiments.data import jpegs  # imports Pillow
-
-        return jpegs.class_names(data_dir)
-    return ()
+    return jpegs.class_names(data_dir) if name == IMAGENET else ()
 
 
 def fingerprint(data_dir: str) -> str:

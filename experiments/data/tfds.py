@@ -19,7 +19,6 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from experiments.system.errors import UserError
 
 CONNECT_SECONDS = 5.0  # TFDS itself would try for 200 seconds before it reports a missing network
-IMAGE_SHAPE = (3, 32, 32)  # channels first in the archives
 
 
 def is_no_chatter(record: logging.LogRecord) -> bool:
@@ -48,28 +47,26 @@ class _FromArchive:
         self, prefix: str, batches: Sequence[bytes]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         keys = self._cifar_info.label_keys
-        for index, row in enumerate(_rows(b"".join(batches), len(keys))):
-            pixels = row[len(keys) :].reshape(IMAGE_SHAPE).transpose(1, 2, 0)
+        # A record is the label bytes, then the pixels.
+        rows = np.frombuffer(b"".join(batches), np.uint8).reshape(-1, len(keys) + 3 * 32 * 32)
+        for index, row in enumerate(rows):
+            pixels = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
             labels = {key: int(label) for key, label in zip(keys, row, strict=False)}
             # TFDS encodes a Pillow image with Pillow; an array would need TensorFlow.
             image = Image.fromarray(np.ascontiguousarray(pixels))
             yield index, {"id": f"{prefix}{index:05d}", "image": image, **labels}
 
 
+# TFDS derives the names of the data sets from those of the classes.
 class Cifar10(_FromArchive, tfds.image_classification.Cifar10, skip_registration=True):
-    """CIFAR-10; TFDS derives the data set's name `cifar10` from the class's."""
+    """CIFAR-10."""
 
 
 class Cifar100(_FromArchive, tfds.image_classification.Cifar100, skip_registration=True):
-    """CIFAR-100; TFDS derives the data set's name `cifar100` from the class's."""
+    """CIFAR-100."""
 
 
 BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
-
-
-def _rows(data: bytes, num_labels: int) -> np.ndarray:
-    """The records of a binary batch: `num_labels` label bytes, then the pixels; uint8 [N, .]."""
-    return np.frombuffer(data, np.uint8).reshape(-1, num_labels + np.prod(IMAGE_SHAPE))
 
 
 def stock_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
@@ -78,21 +75,11 @@ def stock_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
 
 
 def prepare(name: str, data_dir: str = "") -> str:
-    """Downloads and lays out `cifar10` or `cifar100`; does nothing if that is done already.
+    """Downloads and lays out `cifar10` or `cifar100` unless that is done already; returns the folder.
 
     The archive comes from DATA_DIR/downloads/manual if it lies there and from the network
-    otherwise, is verified by its size and sha256, and is not kept.  A failure leaves no data set
+    otherwise, is verified by its size and sha256, and is not kept. A failure leaves no data set
     behind: TFDS writes to a folder of another name and renames it at the end.
-
-    Args:
-      name: A key of `BUILDERS`.
-      data_dir: The TFDS data folder; empty for $TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-    Returns:
-      The folder of the prepared data set.
-
-    Raises:
-      UserError: If the archive cannot be had, is not the published one, or the folder is unfit.
     """
     stock = stock_builder(name, data_dir)
     if stock.is_prepared():

@@ -6,41 +6,43 @@
 
 Classes are the folders of `train` by name, so that a part of the data set with fewer classes can be
 read too. The images are decoded once and kept in an .npz file, which is itself a data set that
-`experiments.data.load_arrays` takes.
+`experiments.data.sets.load_arrays` takes.
 """
 
 import collections
 import functools
 import hashlib
-import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.data import decode
-from experiments.data.jpegs import Files, class_folders, is_image, list_images
-from experiments.system import files
+from experiments.data.jpegs import (
+    Files,
+    check_same_classes,
+    class_folders,
+    is_image,
+    keep,
+    list_images,
+)
 from experiments.system.errors import UserError
 
 SIZE = 64  # pixels on a side
 CACHE = "decoded.npz"
-CACHE_VERSION = 2  # changes with what is decoded from the same files
+CACHE_VERSION = 3  # changes with what is decoded from the same files
 ANNOTATIONS = "val/val_annotations.txt"
-_CACHED = ("train_images", "train_labels", "test_images", "test_labels", "num_classes", "skipped")
+_CACHED = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
 
 
 def classes(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of the classes (WordNet ids) in the order of their labels.
-
-    Raises:
-      UserError: `data_dir` does not have the layout of Tiny-ImageNet.
-    """
+    """The names of the classes (WordNet ids) in the order of their labels."""
     root = Path(data_dir).expanduser()
     for name in ("train", "val/images", ANNOTATIONS):
-        if not (os.path.isfile if name == ANNOTATIONS else os.path.isdir)(root / name):
+        if not (root / name).exists():
             raise UserError(
                 f"config.data_dir is {str(data_dir)!r}, which has no {name}; set it to the unpacked "
                 "Tiny-ImageNet, a folder with train and val (`curl -O http://cs231n.stanford.edu/"
@@ -49,25 +51,12 @@ def classes(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
     return class_folders(root / "train")
 
 
-def read(data_dir: str | os.PathLike[str], cache_dir: str = "") -> dict[str, np.ndarray]:
-    """The arrays of Tiny-ImageNet, from the cache if it fits the files.
+def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arrays of Tiny-ImageNet, by the names that an .npz data set has, from the cache if it fits.
 
     Training images are ordered by class, then file name; test images as in the annotations.
-    Greyscale files become three equal channels.
-
-    Args:
-      data_dir: the unpacked data set.
-      cache_dir: where the decoded images are kept; empty for `data_dir`. Reading also works
-        where nothing can be written.
-
-    Returns:
-      `train_images` and `test_images`, uint8 `[N, 64, 64, 3]`; `train_labels` and `test_labels`,
-      int32 `[N]`; `num_classes`; and `skipped`, the training files that were left out, each with the
-      reason, strings `[K, 2]` (see `check_skipped`).
-
-    Raises:
-      UserError: the folder has another layout, a class has no images in one of the parts, or a
-        test image can't be decoded.
+    Greyscale files become three equal channels. `skipped` are the training files that were left out,
+    each with the reason. What has been left out is not kept: the next reading may find it mended.
     """
     root = Path(data_dir).expanduser()
     names = classes(data_dir)
@@ -75,60 +64,39 @@ def read(data_dir: str | os.PathLike[str], cache_dir: str = "") -> dict[str, np.
     train, train_labels = list_images(root, folders, "listing train")
     test, test_labels = _test_files(root, names)
     fingerprint = _fingerprint((train, train_labels), (test, test_labels))
-    cache = Path(cache_dir or root).expanduser() / CACHE
-    arrays = _read_cache(cache, fingerprint)
-    if arrays is None or _mended(root, arrays["skipped"]):
-        test_images = decode.read(test, "decoding val", SIZE)
-        left_out: dict[int, str] = {}
-        train_images = decode.read(train, "decoding train", SIZE, left_out)
-        intact = np.setdiff1d(np.arange(len(train)), list(left_out))
-        skipped = [(os.fsdecode(train.paths[i]), left_out[i]) for i in sorted(left_out)]
-        arrays = {
-            "train_images": train_images[intact] if left_out else train_images,
-            "train_labels": train_labels[intact],
-            "test_images": test_images,
-            "test_labels": test_labels,
-            "num_classes": np.asarray(len(names)),
-            "skipped": np.asarray(skipped, str).reshape(-1, 2),
-        }
-        _write_cache(cache, fingerprint, arrays)
-    _check_classes(root, names, arrays)
-    return arrays
-
-
-def _mended(root: Path, skipped: np.ndarray) -> bool:
-    """Whether a file that was left out can be decoded now, though its size is the same."""
-    left_out = Files(str(root), np.asarray([os.fsencode(file) for file, _ in skipped]))
-    reasons: dict[int, str] = {}
-    for i in range(len(left_out)):
-        try:
-            decode.of_size(left_out, i, SIZE)
-        except decode.Unreadable as error:
-            reasons[i] = error.reason
-    return [reasons.get(i) for i in range(len(left_out))] != [reason for _, reason in skipped]
-
-
-def _check_classes(root: Path, names: tuple[str, ...], arrays: dict[str, np.ndarray]) -> None:
-    counts = np.bincount(arrays["train_labels"], minlength=len(names))
-    if not counts.all():
-        folder = root / "train" / names[int(counts.argmin())] / "images"
-        first = next(r for f, r in arrays["skipped"].tolist() if (root / f).parent == folder)
-        raise UserError(
-            f"No image of {folder} can be used (the first one {first}); unpack the data set anew."
+    arrays = _read_cache(root / CACHE, fingerprint)
+    if arrays is not None:
+        return arrays
+    test_images = decode.read(test, "decoding val", SIZE)
+    left_out: dict[int, str] = {}
+    train_images = decode.read(train, "decoding train", SIZE, left_out)
+    num_classes = np.asarray(len(names))
+    arrays = dict(
+        zip(
+            _CACHED,
+            (train_images, train_labels, test_images, test_labels, num_classes),
+            strict=True,
         )
+    )
+    if not left_out:
+        keep(root / CACHE, fingerprint=np.asarray(fingerprint), **arrays)
+        return arrays
+    intact = np.setdiff1d(np.arange(len(train)), list(left_out))
+    if len(empty := np.setdiff1d(train_labels, train_labels[intact])):
+        first = left_out[int(np.flatnonzero(train_labels == empty[0])[0])]
+        raise UserError(
+            f"No image of {root / folders[empty[0]]} can be used (the first one {first}); unpack the "
+            "data set anew."
+        )
+    return arrays | {
+        "train_images": train_images[intact],
+        "train_labels": train_labels[intact],
+        "skipped": tuple((os.fsdecode(train.paths[i]), left_out[i]) for i in sorted(left_out)),
+    }
 
 
 def check_skipped(data_dir: str, skipped: Sequence[tuple[str, str]], limit: int) -> None:
-    """Names the training files that were left out on standard error, once; or refuses them.
-
-    Args:
-      data_dir: the unpacked data set.
-      skipped: files and reasons.
-      limit: how many there may be.
-
-    Raises:
-      UserError: there are more.
-    """
+    """Names the files that were left out on standard error, once; more than `limit` are refused."""
     images = tuple(f"{data_dir}/{file} {reason}" for file, reason in skipped)
     decode.check_left_out(images, limit)
     _name(images)
@@ -143,40 +111,19 @@ def _name(images: tuple[str, ...]) -> None:
 
 
 def _test_files(root: Path, names: tuple[str, ...]) -> tuple[Files, np.ndarray]:
+    """The files that the annotations name, which are those in the folder, and their labels."""
+    table = root / ANNOTATIONS
+    rows = [line.split("\t") for line in table.read_text("utf-8", "replace").splitlines()]
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 2:
+            raise UserError(
+                f"Line {number} of {table} is {row[0][:80]!r} but needs a file name and a class "
+                "between tabs; unpack Tiny-ImageNet anew."
+            )
+    paths = [f"val/images/{file}" for file, *_ in rows]
+    check_same_classes({root / "train": names, table: {name for _, name, *_ in rows}})
     label_of = {name: label for label, name in enumerate(names)}
-    lines = (root / ANNOTATIONS).read_text("utf-8", errors="replace").splitlines()
-    paths, labels = [], []
-    for number, line in enumerate(lines, start=1):
-        columns = line.split("\t")
-        if len(columns) < 2:
-            raise UserError(
-                f"Line {number} of {root / ANNOTATIONS} is {line[:80]!r} but needs a file name and a "
-                "class between tabs; unpack Tiny-ImageNet anew."
-            )
-        file, name = columns[:2]
-        if name not in label_of:
-            raise UserError(
-                f"{root / ANNOTATIONS} names the class {name!r} for {file}, but train has no such "
-                "folder; keep the same classes in both."
-            )
-        paths.append(f"val/images/{file}")
-        labels.append(label_of[name])
-    _check_test_files(root, names, paths, labels)
-    encoded = np.asarray([os.fsencode(path) for path in paths])
-    return Files(str(root), encoded), np.asarray(labels, np.int32)
-
-
-def _check_test_files(
-    root: Path, names: tuple[str, ...], paths: list[str], labels: list[int]
-) -> None:
-    """Every class has images, and the files and their annotations are the same ones."""
-    counts = collections.Counter(labels)
-    for label, name in enumerate(names):
-        if not counts[label]:
-            raise UserError(
-                f"{root / ANNOTATIONS} has no image of the class {name!r}, which train has; keep the "
-                "same classes in both."
-            )
+    labels = np.asarray([label_of[name] for _, name, *_ in rows], np.int32)
     found = [f"val/images/{file}" for file in os.listdir(root / "val/images") if is_image(file)]
     surplus = collections.Counter(found)
     surplus.subtract(paths)
@@ -186,6 +133,8 @@ def _check_test_files(
             f"{root / 'val/images'} has {len(found)} images but {ANNOTATIONS} has {len(paths)} lines "
             f"(see {odd[0]}); unpack Tiny-ImageNet anew."
         )
+    encoded = np.asarray([os.fsencode(path) for path in paths])
+    return Files(str(root), encoded), labels
 
 
 def _fingerprint(*parts: tuple[Files, np.ndarray]) -> str:
@@ -212,16 +161,3 @@ def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
         why = " ".join(str(error).split())[:200]
         print(f"{path} is damaged ({why}); the images are decoded anew.", file=sys.stderr)
         return None
-
-
-def _write_cache(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, fingerprint=np.asarray(fingerprint), **arrays)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, buffer.getbuffer())
-    except OSError as error:
-        print(
-            f"{path} can't be written ({error.strerror}); the images are decoded anew next time.",
-            file=sys.stderr,
-        )

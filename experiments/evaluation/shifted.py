@@ -42,7 +42,7 @@ def shifted_images(
       UserError: a corruption or severity that does not exist.
     """
     evaluation, source = config.evaluation, config.evaluation.corruption_source
-    corrupted.check_names(evaluation.corruptions, evaluation.severities)
+    corrupted.check_names(evaluation.corruptions)
     where = (config.dataset, config.data_dir, config.image_size)
     # Where TFDS has other data sets: with the first one, unless that is a file.
     data_dir = "" if config.data_dir.endswith(".npz") else config.data_dir

@@ -17,17 +17,10 @@ _PARALLEL = "module."  # what DataParallel puts in front
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, np.ndarray]]:
-    """The tensors of every network of a file.
+    """The tensors of every network of a file: arrays by name, without the prefix of `DataParallel`.
 
-    Args:
-      path: a file with one of `SUFFIXES`. Those of PyTorch are read without running any code of theirs.
-
-    Returns:
-      Arrays by name, without the prefix of `DataParallel`; one dictionary but for checkpoints with a
-      list of state dicts.
-
-    Raises:
-      UserError: there is no such file, it holds something else, or PyTorch is needed and missing.
+    There is one dictionary but for checkpoints with a list of state dicts. Files of PyTorch are read
+    without running any code of theirs.
     """
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
@@ -76,25 +69,23 @@ def _state_dicts(path: Path) -> list[dict[str, np.ndarray]]:
             value = value[name]
             break
     dicts = value if isinstance(value, list) else [value]
-    if not dicts or not all(_is_state_dict(entry, torch.Tensor) for entry in dicts):
+    if not dicts or not all(
+        isinstance(entry, dict)
+        and entry
+        and all(isinstance(tensor, torch.Tensor) for tensor in entry.values())
+        for entry in dicts
+    ):
         raise UserError(
             f"{path} holds no state dict; save one with torch.save(model.state_dict(), FILE), at the "
             f"top or under {', '.join(map(repr, _INSIDE))}."
         )
-    return [{name: _array(tensor, torch) for name, tensor in entry.items()} for entry in dicts]
-
-
-def _is_state_dict(value, tensor: type) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(entry, tensor) for entry in value.values())
-    )
-
-
-def _array(tensor, torch) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return [
+        {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+            for name, tensor in entry.items()
+        }
+        for entry in dicts
+    ]
 
 
 def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -29,60 +29,40 @@ from subspace_jax.tree import PyTree
 
 
 class Layout(NamedTuple):
-    """Names of modules.
+    """Names of a network's modules, each a convolution's and then that of its batch norm.
 
-    Attributes:
-      stem: the first convolution and its batch norm.
-      block: of `stage` and the one `after` it, counted from 1, of `block` within the stage and of
-        `index` in the network, counted from 0.
-      convolutions, norms: within a block.
-      shortcut: convolution and batch norm, within a block.
-      classifier: the last layer.
+    A block has the number of its stage and of the one `after` it, counted from 1, and its own within
+    the stage and its index in the network, counted from 0. Within a block the shortcut comes first.
     """
 
-    stem: tuple[str, str]
+    stem: str
     block: str
-    convolutions: tuple[str, ...]
-    norms: tuple[str, ...]
-    shortcut: tuple[str, str]
-    classifier: str = "fc"
+    inside: str
 
 
 TORCHVISION = Layout(
-    stem=("conv1", "bn1"),
-    block="layer{stage}.{block}",
-    convolutions=("conv1", "conv2", "conv3"),
-    norms=("bn1", "bn2", "bn3"),
-    shortcut=("downsample.0", "downsample.1"),
+    "conv1 bn1",
+    "layer{stage}.{block}",
+    "downsample.0 downsample.1 conv1 bn1 conv2 bn2 conv3 bn3",
 )
 TINY_IMAGENET = Layout(
-    stem=("conv1.0", "conv1.1"),
-    block="conv{after}_x.{block}",
-    convolutions=("residual_function.0", "residual_function.3", "residual_function.6"),
-    norms=("residual_function.1", "residual_function.4", "residual_function.7"),
-    shortcut=("shortcut.0", "shortcut.1"),
+    "conv1.0 conv1.1",
+    "conv{after}_x.{block}",
+    "shortcut.0 shortcut.1 residual_function.0 residual_function.1 residual_function.3 "
+    "residual_function.4 residual_function.6 residual_function.7",
 )
-CIFAR = Layout(
-    stem=("conv", "bn"),
-    block="blocks.{index}",
-    convolutions=("conv1", "conv2"),
-    norms=("bn1", "bn2"),
-    shortcut=("shortcut.0", "shortcut.1"),
-)
+CIFAR = Layout("conv bn", "blocks.{index}", "shortcut.0 shortcut.1 conv1 bn1 conv2 bn2")
+_STEM = "Conv_0 BatchNorm_0"
+_INSIDE = "shortcut shortcut_norm Conv_0 BatchNorm_0 Conv_1 BatchNorm_1 Conv_2 BatchNorm_2"
 # Ours -> theirs; only the first two have endpoints.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
-_IGNORED = "num_batches_tracked"
+_CLASSIFIER, _IGNORED = "fc", "num_batches_tracked"
 _LISTED = 5  # names in a sentence
 
 
 def to_torch(network: nn.Module, variables: PyTree) -> dict[str, np.ndarray]:
-    """One network's tensors by PyTorch's names.
-
-    Args:
-      network: a `CifarResNet` or an `ImageNetResNet`.
-      variables: its `params` and `batch_stats`.
-    """
+    """The tensors by PyTorch's names of a `CifarResNet` or an `ImageNetResNet` with its variables."""
     names = _names(network)
     return {
         _name(names, path): _to_torch(network, path, np.asarray(leaf))
@@ -98,21 +78,11 @@ def from_torch(
     head: bool = True,
     source: str = "The file",
 ) -> PyTree:
-    """The variables of networks whose tensors have PyTorch's names.
+    """`params` with leaves `[len(order), ...]` and `batch_stats` with leaves `[1, ...]`, float32.
 
-    Args:
-      network: what they are of.
-      tensors: by name; what counts batches is passed over.
-      order: numbers of endpoints as the tensors are named, 0 for those without a number, in the order
-        that is wanted.
-      head: whether the classifier is read; its tensors are passed over otherwise.
-      source: the subject of sentences.
-
-    Returns:
-      `params` with leaves `[len(order), ...]` and `batch_stats` with leaves `[1, ...]`, float32.
-
-    Raises:
-      UserError: tensors are missing, too many, of other shapes, or no finite floating-point numbers.
+    `order` has numbers of endpoints as the tensors are named, 0 for those without a number. What counts
+    batches is passed over, and the classifier without `head`. What does not fit is refused in one
+    sentence, whose subject is `source`.
     """
     names, wanted = _names(network), flatten_dict(_shapes(network, head))
     places = {
@@ -124,11 +94,10 @@ def from_torch(
         for path, many in places.items()
         for name in many
     }
-    classifier = f"{_layout(network).classifier}."
     found = {
         name: array
         for name, array in tensors.items()
-        if not name.endswith(_IGNORED) and (head or not name.startswith(classifier))
+        if not name.endswith(_IGNORED) and (head or not name.startswith(f"{_CLASSIFIER}."))
     }
     _check(shapes, found, source)
     leaves = {
@@ -148,24 +117,16 @@ def _layout(network: nn.Module) -> Layout:
 def _names(network: nn.Module) -> dict[tuple[str, ...], str]:
     """PyTorch's name of every module by its path here, shortcuts of all blocks among them."""
     layout = _layout(network)
-    names = {
-        ("Conv_0",): layout.stem[0],
-        ("BatchNorm_0",): layout.stem[1],
-        ("classifier",): layout.classifier,
-    }
+    stem = zip(_STEM.split(), layout.stem.split(), strict=True)
+    names = {("classifier",): _CLASSIFIER, **{(ours,): theirs for ours, theirs in stem}}
     if isinstance(network, CifarResNet):
         kind, stages = "BasicBlock", 3 * ((network.depth - 2) // 6,)
     else:
         kind, stages = "Bottleneck" if network.widening else "BasicBlock", network.blocks
     blocks = [(stage, block) for stage, count in enumerate(stages, 1) for block in range(count)]
-    modules = {
-        **{f"Conv_{i}": name for i, name in enumerate(layout.convolutions)},
-        **{f"BatchNorm_{i}": name for i, name in enumerate(layout.norms)},
-        **dict(zip(("shortcut", "shortcut_norm"), layout.shortcut, strict=True)),
-    }
     for index, (stage, block) in enumerate(blocks):
         parent = layout.block.format(stage=stage, after=stage + 1, block=block, index=index)
-        for ours, theirs in modules.items():
+        for ours, theirs in zip(_INSIDE.split(), layout.inside.split(), strict=False):
             names[f"{kind}_{index}", ours] = f"{parent}.{theirs}"
     return names
 
@@ -201,20 +162,18 @@ def _from_torch(path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
 
 def _check(shapes: dict[str, tuple], found: Mapping[str, np.ndarray], source: str) -> None:
     both = sorted(shapes.keys() & found.keys())
-    problems = [
-        ("it lacks", sorted(shapes.keys() - found.keys())),
-        ("it has, but the network lacks,", sorted(found.keys() - shapes.keys())),
-        (
-            "of another shape are",
-            [
-                f"{name} {list(found[name].shape)} for {list(shapes[name])}"
-                for name in both
-                if found[name].shape != shapes[name]
-            ],
-        ),
-        ("no finite floating-point numbers are in", [n for n in both if not _is_finite(found[n])]),
+    other = [
+        f"{name} {list(found[name].shape)} for {list(shapes[name])}"
+        for name in both
+        if found[name].shape != shapes[name]
     ]
-    if sentences := [f"{what} {_listed(names)}" for what, names in problems if names]:
+    problems = {
+        "it lacks": sorted(shapes.keys() - found.keys()),
+        "it has, but the network lacks,": sorted(found.keys() - shapes.keys()),
+        "of another shape are": other,
+        "no finite floating-point numbers are in": [n for n in both if not _is_finite(found[n])],
+    }
+    if sentences := [f"{what} {_listed(names)}" for what, names in problems.items() if names]:
         raise UserError(
             f"{source} does not hold this network: {' and '.join(sentences)}; choose the network that "
             "it holds by --model, --stem, --depth and --width, or --head new if only the classifier "
@@ -223,18 +182,12 @@ def _check(shapes: dict[str, tuple], found: Mapping[str, np.ndarray], source: st
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating) and bool(
-        np.isfinite(array.astype(np.float32)).all()
-    )
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)
+    return bool(is_float and np.isfinite(array.astype(np.float32)).all())
 
 
 def _listed(names: list[str]) -> str:
-    """Some names and how many there are.
-
-    Example:
-      >>> _listed(["a", "b"]), _listed(list("abcdefg"))
-      ('2 tensors (a, b)', '7 tensors (a, b, c, d, e and 2 more)')
-    """
+    """How many there are, and the names of some."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     plural = "s" if len(names) > 1 else ""
     return f"{len(names)} tensor{plural} ({', '.join(names[:_LISTED])}{more})"

@@ -1,5 +1,20 @@
 """The one exception that a command turns into a sentence and exit code 2."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """Something that the person at the keyboard can mend: one sentence, both values, the fix."""
+
+
+@contextlib.contextmanager
+def needed_for(what: str) -> Iterator[None]:
+    """Refuses what needs a package that the body imports, where that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{what} needs {error.name}, which is not installed; pip install "
+            "'subspace_jax[experiments]'."
+        ) from error
