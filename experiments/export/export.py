@@ -116,11 +116,13 @@ def _measured(
     if len(finished.dataset.validation.labels):
         splits["validation"] = finished.dataset.validation
     record = card.record(finished, chosen, options.format, options.int8, recalibration)
-    record["metrics"], logits_fn = {}, functools.partial(predict, wrap=with_bar)
+    record["metrics"], model = {}, run.program.model
     for i, name in enumerate(["float32", "int8"][: 1 + options.int8]):
-        network = networks.take([i])
-        predictor = Predictor(name, run.program.model, network, logits_fn=logits_fn)
-        record["metrics"][name] = to_json(measure(predictor, splits, settings))
+        logits = functools.partial(
+            predict, model, networks.take([i]), settings=settings, wrap=with_bar
+        )
+        found = measure(Predictor(name, logits), splits, settings.num_bins)
+        record["metrics"][name] = to_json(found)
     record["recorded"] = points.recorded(chosen, finished.metrics)
     return networks, record
 
