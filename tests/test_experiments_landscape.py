@@ -1,7 +1,6 @@
 """Landscapes of a linear network with batch norm, against the same done point by point."""
 
 import json
-from types import SimpleNamespace
 
 import chex
 import jax
@@ -63,18 +62,8 @@ HESSIAN_BATCHES = [(jnp.asarray(normal(30 + b, 8, 4)), jnp.arange(8) % 3) for b 
 KEY = jax.random.key(0)
 
 
-def plane(endpoints, **changes):
-    options = {"resolution": 7, "margin": 0.4, "batch_size": 4} | changes
-    return landscape.plane_record(endpoints, stats_fn, logits_fn, BATCHES, SPLIT, **options)
-
-
-def directions(params, logits_fn=logits_fn, **changes):
-    options = {"resolution": 5, "batch_size": 4} | changes
-    return landscape.directions_record(params, KEY, stats_fn, logits_fn, BATCHES, SPLIT, **options)
-
-
-def draw(subspace, stack, **changes):
-    options = {"resolution": 5, "batch_size": 4} | changes
+def draw(subspace, stack, logits_fn=logits_fn, **changes):
+    options = {"resolution": 5, "batch_size": 4, "key": KEY} | changes
     return landscape.slice_record(subspace, stack, stats_fn, logits_fn, BATCHES, SPLIT, **options)
 
 
@@ -90,7 +79,7 @@ def expected_at(params):
 
 @pytest.fixture(scope="module")
 def record():
-    return plane(networks(3))
+    return draw(ss.simplex(3), networks(3), resolution=7)
 
 
 def test_every_point_of_a_plane_has_its_own_statistics(record):
@@ -106,9 +95,8 @@ def test_every_point_of_a_plane_has_its_own_statistics(record):
         np.testing.assert_allclose(record["nll"][i][j], nll, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 100}, {"at_once": 5}])
-def test_batches_and_vectorisation_do_not_change_a_plane(record, options):
-    other = plane(networks(3), **options)
+def test_batches_do_not_change_a_plane(record):
+    other = draw(ss.simplex(3), networks(3), resolution=7, batch_size=100)
     chex.assert_trees_all_close(other, record, rtol=1e-4, atol=1e-5)
 
 
@@ -124,7 +112,7 @@ def test_means_inside_and_outside_of_the_triangle(record):
     sides = [steps * corners[i] + (1 - steps) * corners[i - 1] for i in range(3)]
     distances = np.linalg.norm(points[:, None] - np.concatenate(sides), axis=-1).min(axis=1)
     beyond = record["outside"]["beyond"]
-    coarse = plane(networks(3), resolution=2)["inside"]
+    coarse = draw(ss.simplex(3), networks(3), resolution=2)["inside"]
     assert coarse == {"accuracy": None, "nll": None, "num_points": 0}
     lengths = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
     np.testing.assert_allclose(beyond, 0.1 * lengths.max())
@@ -144,28 +132,28 @@ def test_a_second_plane_is_not_compiled_again():
         return logits_fn(network, x)
 
     for seed in (0, 5):
-        landscape.plane_record(
-            networks(3, seed), stats_fn, counted, BATCHES, SPLIT, resolution=3, batch_size=4
-        )
+        draw(ss.simplex(3), networks(3, seed), counted)
     assert len(traces) == 1
 
 
-def test_directions_go_around_the_network():
-    params = jax.tree.map(lambda x: x[0], networks(1))
-    record = directions(params, extent=0.5)
+def test_directions_go_around_one_network():
+    stack = networks(1)
+    params = jax.tree.map(lambda x: x[0], stack)
+    record = draw(ss.simplex(1), stack)
     accuracy, nll = expected_at(params)
     np.testing.assert_allclose(record["accuracy"][2][2], accuracy, atol=1e-6)
     np.testing.assert_allclose(record["nll"][2][2], nll, rtol=1e-4)
     norm = np.sqrt(sum(np.sum(np.square(layer["kernel"])) for layer in params.values()))
     np.testing.assert_allclose(record["kernel_norm"], norm, rtol=1e-6)
-    np.testing.assert_allclose(record["x"], norm * np.linspace(-0.5, 0.5, 5), atol=1e-5)
+    np.testing.assert_allclose(record["x"], norm * np.linspace(-1, 1, 5), atol=1e-5)
     assert record["x"] == record["y"]
+    assert (record["kind"], record["path"], record["midpoint"]) == ("point", [[0, 0]], [0, 0])
+    assert "corners" not in record
     json.dumps(record, allow_nan=False)
 
 
 def test_what_is_not_finite_is_null_and_predicts_nothing():
-    params = jax.tree.map(lambda x: x[0], networks(1))
-    record = directions(params, logits_fn=lambda network, x: jnp.nan * logits_fn(network, x))
+    record = draw(ss.simplex(1), networks(1), lambda network, x: jnp.nan * logits_fn(network, x))
     assert record["nll"] == [[None] * 5] * 5
     assert record["accuracy"] == [[0.0] * 5] * 5
 
@@ -189,14 +177,6 @@ def test_a_slice_shows_the_subspace_in_its_plane(subspace, kind, num_drawn):
     json.dumps(record, allow_nan=False)
 
 
-def test_a_slice_of_one_network_has_random_directions():
-    record = draw(ss.simplex(1), networks(1), key=KEY)
-    assert (record["kind"], record["path"], record["midpoint"]) == ("point", [[0, 0]], [0, 0])
-    assert "corners" not in record
-    with pytest.raises(ValueError, match="key is None but random directions"):
-        draw(ss.simplex(1), networks(1))
-
-
 def point(alpha, nll, accuracy):
     return {"name": "", "coords": alpha, "nll": nll, "accuracy": accuracy}
 
@@ -213,9 +193,10 @@ def test_barriers_are_of_the_points_on_a_path():
     assert landscape.barriers(points) == {"nll": None, "error": 0.05}
 
 
-def curvature(stack, **changes):
-    options = {"num_iterations": 40} | changes
-    return landscape.curvature_record(stack, loss_fn, HESSIAN_BATCHES, KEY, **options)
+def curvature(stack, num_iterations=40):
+    return landscape.curvature_record(
+        stack, loss_fn, HESSIAN_BATCHES, KEY, num_iterations=num_iterations
+    )
 
 
 def dense_hessian(flat, unravel):
@@ -255,16 +236,16 @@ def test_only_relative_curvature_ignores_the_size_of_normalised_filters():
 
 
 def along(stack, subspace, points, **changes):
-    options = {"alphas": (0.0, 0.5, 1.0), "num_iterations": 3, "relative": False} | changes
+    options = {"num_iterations": 3} | changes
     return landscape.path_record(stack, subspace, points, loss_fn, HESSIAN_BATCHES, KEY, **options)
 
 
 def test_a_path_has_barriers_test_errors_and_curvature():
     points = [point(0.0, 0.3, 0.75), point(1.0, 0.5, None), point(0.5, 0.7, 0.5)]
-    seen = SimpleNamespace(what=None, size=0)
+    seen = []
 
     def wrap(batches, what):
-        seen.what, seen.size = what, len(batches)
+        seen.append((what, len(batches)))
         return batches
 
     stack = networks(2)
@@ -272,12 +253,11 @@ def test_a_path_has_barriers_test_errors_and_curvature():
     assert record["barrier"] == {"nll": 0.3, "error": None}
     expected = {"alphas": [0.0, 0.5, 1.0], "nll": [0.3, 0.7, 0.5], "error": [0.25, 0.5, None]}
     assert record["test"] == expected
-    assert record["alphas"] == [0.0, 0.5, 1.0]
-    ends = curvature(stack, num_iterations=3, relative=False)["eigenvalue"]
-    np.testing.assert_allclose(record["curvature"]["eigenvalue"][::2], ends, rtol=1e-3)
-    assert (seen.what, seen.size) == ("curvature", 3)
-    layered = along(stack, ss.layerwise(ss.line()), points)
-    assert layered == record
+    assert record["alphas"] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    ends = curvature(stack, num_iterations=3)["eigenvalue"]
+    np.testing.assert_allclose(record["curvature"]["eigenvalue"][::4], ends, rtol=1e-3)
+    assert seen == [("curvature", 5)]
+    assert along(stack, ss.layerwise(ss.line()), points) == record
 
 
 def test_one_network_is_a_level():
@@ -285,7 +265,6 @@ def test_one_network_is_a_level():
     assert (record["barrier"], record["alphas"]) == (None, None)
     assert record["test"] == {"alphas": None, "nll": [0.3], "error": [0.25]}
     assert len(record["curvature"]["eigenvalue"]) == 1
-    assert record["curvature"]["relative_eigenvalue"] is None
 
 
 def collinear():
@@ -294,21 +273,11 @@ def collinear():
 
 
 REFUSED = {
-    r"collinear.* height of .*; choose a third": lambda: plane(collinear()),
-    "resolution 1 covers no area; use at least 2": lambda: plane(networks(3), resolution=1),
-    "resolution 5 and extent 0 covers no area; use": lambda: directions(
-        jax.tree.map(lambda x: x[0], networks(1)), extent=0
+    r"collinear.* height of .*; choose a third": lambda: draw(ss.simplex(3), collinear()),
+    "resolution 1 covers no area; use at least 2": lambda: draw(
+        ss.simplex(1), networks(1), resolution=1
     ),
     "4 endpoints lies in no plane; draw one of at most 3": lambda: draw(ss.simplex(4), networks(4)),
-    "0 iterations on 2 batches find no eigenvalue": lambda: curvature(
-        networks(1), num_iterations=0
-    ),
-    "3 iterations on 0 batches": lambda: landscape.curvature_record(
-        networks(1), loss_fn, [], KEY, num_iterations=3
-    ),
-    "simplex of 3 endpoints is no path; measure a line": lambda: along(
-        networks(3), ss.simplex(3), []
-    ),
 }
 
 

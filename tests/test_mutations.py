@@ -345,8 +345,8 @@ MUTATIONS = (
     ),
     (
         "experiments/export/export.py",
-        "_one(networks.stats, i)}",
-        "_one(networks.stats, 0)}",
+        "_one(network.stats)}",
+        "_one(networks.stats)}",
         "test_export.py::test_int8_weights_are_measured_beside_those_of_float32",
     ),
     (

@@ -82,18 +82,13 @@ def networks(line):
 @pytest.fixture(scope="module")
 def predicted(line, networks):
     """`(name, images) -> probabilities` of a predictor, without the code that is tested."""
-
-    def by_networks(name, images):
-        found = predict.predict(
-            line.run.program.model, networks.take(MEMBERS[name]), images, line.settings
-        )
-        return probs_of(found)
+    model = line.run.program.model
 
     def by_dropout(images):
         params, stats = jax.tree.map(lambda x: x[MIDDLE], networks)
         key = jax.random.fold_in(jax.random.key(line.run.seed), DRAWS_STREAM)
         passes = [
-            line.run.program.model.network.apply(
+            model.network.apply(
                 {"params": params, "batch_stats": stats},
                 jnp.asarray(images, jnp.float32) / 255,
                 train=False,
@@ -106,7 +101,8 @@ def predicted(line, networks):
 
     def probs(name, images):
         if name != "mc ensemble":
-            return by_networks(name, images)
+            members = networks.take(MEMBERS[name])
+            return probs_of(predict.predict(model, members, images, line.settings))
         batches = [images[i : i + 20] for i in range(0, len(images), 20)]
         whole = [np.r_[x, x[-1:].repeat(20 - len(x), 0)] for x in batches]
         return np.concatenate([by_dropout(x) for x in whole])[: len(images)]
@@ -141,9 +137,6 @@ def assert_record(record, probs, passes):
     assert_short({"accuracy": record["accuracy"]} | record["scaled"], scaled, TEST.labels)
 
 
-# Clean images
-
-
 @pytest.mark.parametrize(("name", "passes"), [("midpoint", 1), ("ensemble", 2), ("mc ensemble", 4)])
 def test_a_record_is_of_the_mean_probabilities_of_its_networks(records, predicted, name, passes):
     probs = {split: predicted(name, images) for split, (images, _) in SPLITS.items()}
@@ -153,16 +146,12 @@ def test_a_record_is_of_the_mean_probabilities_of_its_networks(records, predicte
 
 
 @pytest.mark.parametrize("size", [5, 130])
-def test_a_curve_of_risks_keeps_its_ends_and_at_most_fifty_points(line, size):
+def test_a_curve_of_risks_keeps_its_ends_and_at_most_fifty_points(size):
     labels = np.random.default_rng(0).integers(0, 3, size).astype(np.int32)
     logits = normal(1, size, 3)
     splits = {"test": Split(np.zeros((size, 8, 8, 1), np.uint8), labels)}
-    predictor = predictors.Predictor(
-        "any", line.run.program.model, None, 3, logits_fn=lambda *_: jnp.asarray(logits)[None]
-    )
-    record = predictors.measure(predictor, splits, line.settings)
-    assert record["inference_passes"] == 3
-    curve = record["risk_coverage"]
+    predictor = predictors.Predictor("any", lambda images: jnp.asarray(logits)[None])
+    curve = predictors.measure(predictor, splits, 10)["risk_coverage"]
     coverage = np.asarray(curve["coverage"])
     assert len(coverage) == min(size, 50)
     assert (np.diff(coverage) > 0).all()
@@ -209,8 +198,8 @@ def test_temperatures_do_not_change_with_the_test_predictions(spoil):
     labels = np.arange(60) % 3
 
     def temperatures(test, test_labels):
-        single = choose.temperature_record(val[0], labels, test[0], test_labels, 10)
-        both = choose.ensemble_temperature_record(val, labels, test, test_labels, 10)
+        single = choose.temperature_record((val[0], labels), (test[0], test_labels), 10)
+        both = choose.ensemble_temperature_record((val, labels), (test, test_labels), 10)
         return [each["temperature"] for each in (single, *both.values())]
 
     found = temperatures(spoil(test), np.roll(labels, 1))
@@ -226,9 +215,6 @@ def test_the_seed_of_a_run_drops_the_units(line, records):
     assert other["midpoint"]["nll"] == pytest.approx(records["midpoint"]["nll"], rel=1e-4)
 
 
-# Other images
-
-
 @pytest.mark.parametrize("name", MEMBERS)
 def test_corrupted_images_are_predicted_with_statistics_of_clean_ones(records, predicted, name):
     found = records[name]["corruptions"]
@@ -236,11 +222,6 @@ def test_corrupted_images_are_predicted_with_statistics_of_clean_ones(records, p
         assert list(found[corruption]) == ["1", "4"]
         for severity, images in severities.items():
             assert_short(found[corruption][str(severity)], predicted(name, images), TEST.labels)
-
-
-@pytest.mark.parametrize("name", MEMBERS)
-def test_the_raw_mce_is_the_mean_error(records, name):
-    found = records[name]["corruptions"]
     errors = [1 - each["accuracy"] for by in found.values() for each in by.values()]
     assert records[name]["corruptions_mce"]["raw"] == pytest.approx(np.mean(errors))
     assert "corruptions_mapping" not in records[name]
@@ -278,9 +259,6 @@ def test_other_images_are_made_only_for_the_predictors_that_are_asked_to(line, r
     kinds = {"corruptions", "corruptions_mce"}
     for name, record in records.items():
         assert record.keys() - found[name].keys() == (kinds | {"ood"} if name in MEMBERS else set())
-
-
-# What validation data choose
 
 
 def test_the_chosen_point_is_the_one_of_lowest_validation_nll(results):
