@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 import subspace_jax as ss
 from experiments.evaluation import predict
-from experiments.evaluation.points import layout, points_of, short
+from experiments.evaluation.points import layout, points_of
 from experiments.training.run import make_run
-from experiments.training.steps import init_state
 
 
 def layout_of(recipe, **changes):
@@ -74,11 +73,6 @@ def test_only_trained_triangles_have_a_grid():
     assert len(layout_of("snapshot", schedule__num_models=3, **grid).points) == 7
 
 
-@given(st.integers(0, 10_000))
-def test_coordinates_are_written_as_the_decimals_they_stand_for(k):
-    assert short(np.float32(k / 10_000)) == k / 10_000
-
-
 _ONE = (["midpoint"], [])  # of one network
 _PATH = (None, [(0, 6), (1, 5), (2, 4)])
 _OF_THREE = [*(f"endpoint {i}" for i in range(3)), "edge 0-1", "edge 0-2", "edge 1-2", "midpoint"]
@@ -131,17 +125,3 @@ def test_the_seed_of_a_run_draws_the_networks_of_its_complex_on_its_simplexes(tm
     np.testing.assert_array_equal(first.weights, again.weights)
     assert (drawn != other.weights[-12:]).any(axis=1).all()
     np.testing.assert_array_equal(first.weights[:-12], other.weights[:-12])
-
-
-@pytest.mark.parametrize("recipe", ["standard", "line", "swag", "snapshot", "swa_cyclic_3"])
-def test_a_stack_has_the_networks_that_points_mix_and_a_middle_of_one_network(recipe):
-    config = tiny.config(recipe, num_epochs=60, model__widths=(4,))
-    run = make_run(config, tiny.dataset())
-    method, state = run.program.method, init_state(run)
-    stack = method.trained(state)
-    plan = layout(run, predict.make_settings(config, run))
-    assert ss.tree.num_stacked(stack) == method.answer.num_networks == plan.weights.shape[1]
-    expected = method.subspace.midpoint(state.endpoints)  # of no step, so of no average yet
-    chex.assert_trees_all_equal_shapes(method.middle(state), expected)
-    if recipe in ("swag", "snapshot"):  # whose stack has none: the network that is trained
-        chex.assert_trees_all_equal(method.middle(state), expected)

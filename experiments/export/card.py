@@ -15,56 +15,7 @@ from experiments.runs.finished import FinishedRun
 
 EXAMPLE, NETWORK, README, RECORD = "example.npz", "network.py", "README.md", "model_card.json"
 _REFERENCE = "Wortsman et al. 2021, Learning Neural Network Subspaces"
-_PAGE = """\
-# {network[name]} on {data[name]}: recipe {method[recipe]}, {point_said}
-
-One ordinary network with {network[num_parameters]:,} parameters: {point_said} ({coords}) of a \
-{method[spans]} (recipe `{method[recipe]}`{reference}). The networks of the run{networks} are mixed \
-with the weights {weights}.
-
-## How good it is
-
-Measured when it was exported, on {data[sizes][test]:,} test images, with the weights that the \
-file holds:
-
-| Weights | Accuracy | NLL [nats] | Brier | ECE | Temperature | NLL by it | ECE by it | File [bytes] |
-|:--|--:|--:|--:|--:|--:|--:|--:|--:|
-{metrics_said}
-
-The temperature, by which logits are divided, was fitted on {data[sizes][validation]:,} validation \
-images, if there are any.
-
-## How to load it
-
-In this folder, with {packages} alone:
-
-```python
-{code}
-```
-
-Before this folder was kept, a fresh process ran this code, without the project that trained the \
-network, and its logits of test images were compared with those that were measured. `network.py` is the \
-network; `model_card.json` has every number of this card, and more.
-
-- **Input**: uint8 images `[B, {shape}]`, from 0 to 255. `logits` divides by 255, subtracts the mean \
-{data[normalization][mean]} and divides by the standard deviation {data[normalization][std]}.
-- **Output**: logits `[B, {data[num_classes]}]`, float32, of classes in the order of their \
-labels{labels}.
-
-## Limits
-
-{limits_said}
-
-## Where it comes from
-
-- Training: {training[num_epochs]} epochs, {training[num_steps]:,} steps of {training[batch_size]} \
-images{more}; {training[gradient_passes]:,} gradient passes over images, {training[seconds]:.0f} s on \
-{run[device]}; seed {training[seed]}. {data[sizes][validation]:,} training images were held out.
-- Batch-norm statistics: of {recalibration[num_examples]:,} {augmented}training images, pooled over \
-batches of {recalibration[batch_size]}.
-- The run: `{run[command]}`, commit {run[commit]}, {run[date]}.
-- The export: `{export[command]}`, commit {export[commit]}, {export[date]}; {versions}.
-"""
+_PAGE = Path(__file__).with_name("card.md").read_text("utf-8")  # to be formatted
 
 
 def record(
@@ -190,7 +141,7 @@ def page(card: dict, code: str) -> str:
     names, versions = about["class_names"], card["provenance"]["export"]["versions"]
     more = " besides those of the weights that it started from"
     words = {
-        "point_said": point["name"] or "a point",
+        "point_said": f"the {point['name']}" if point["name"] else "a point",
         "coords": ", ".join(f"{x:g}" for x in np.atleast_1d(point["coords"])),
         "weights": ", ".join(f"{x:g}" for x in point["mixing_weights"]),
         "reference": f"; {method['reference']}" if "reference" in method else "",
