@@ -120,9 +120,9 @@ def adversarial(made):
     """A test split without a pixel or label of `TEST`, which the last network predicts best."""
     images = poisoned(TEST.images)
     params = predict.mixtures(made.stack, jnp.array([[0.5, 0.5], [0.0, 1.0]]))
-    splits = {"test": Split(images, TEST.labels)}
-    logits, _, _ = predict.predict_networks(made.run, params, splits, made.settings)
-    middle, last = scipy.special.log_softmax(np.asarray(logits["test"]), axis=-1)
+    networks, _ = predict.recalibrated(made.run, params, made.settings)
+    logits = predict.predict(made.run.program.model, networks, images, made.settings)
+    middle, last = scipy.special.log_softmax(np.asarray(logits), axis=-1)
     gains = np.where(np.eye(3)[TEST.labels], -np.inf, last - middle)
     return Split(images, gains.argmax(1).astype(np.int32))
 
