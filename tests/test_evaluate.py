@@ -1,6 +1,4 @@
-"""An evaluation as a whole: metrics of the logits, as JSON; nothing chosen on test images."""
-
-import json
+"""An evaluation as a whole: nothing is chosen on test images, and nothing is compiled twice."""
 
 import compilations
 import jax
@@ -8,93 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from reference_metrics import assert_metrics
 from untrained import TEST, VALIDATION, evaluated, untrained
 
-import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.evaluation.shifted import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
-COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]
-
-
-def small(recipe, **changes):
-    return untrained(recipe, model__widths=(4,), **changes)
-
-
-@pytest.fixture(scope="module")
-def line():
-    return small("line")
-
-
-@pytest.fixture(scope="module")
-def results(line):
-    return evaluated(line, {"test": TEST})
-
-
-@pytest.fixture(scope="module")
-def logits(line):
-    """Of five points of the line, on the test split."""
-    params = ss.stack([ss.line().point(line.stack, alpha) for alpha in COORDS])
-    found, _, _ = predict.predict_networks(line.run, params, {"test": TEST}, line.settings)
-    return np.asarray(found["test"], np.float64)
-
-
-def test_metrics_of_points_are_those_of_their_logits(results, logits):
-    assert [point["coords"] for point in results["points"]] == COORDS
-    names = [point["name"] for point in results["points"]]
-    assert names == ["endpoint 0", "", "midpoint", "", "endpoint 1"]
-    for point, values in zip(results["points"], logits, strict=True):
-        assert_metrics(point, scipy.special.softmax(values, axis=1), TEST.labels)
-        assert point["num_bins"] == 10
-
-
-def test_ensembles_are_of_opposite_points(results, logits):
-    ensembles = results["ensembles"]
-    assert [(e["members"], e["average"]) for e in ensembles] == [
-        ([COORDS[i], COORDS[-1 - i]], average)
-        for i in range(2)
-        for average in ("probability", "logit")
-    ]
-    for ensemble in ensembles:
-        i = COORDS.index(ensemble["members"][0])
-        one, other = scipy.special.softmax(logits[[i, 4 - i]], axis=-1)
-        if ensemble["average"] == "probability":
-            probs = (one + other) / 2
-        else:
-            probs = scipy.special.softmax((logits[i] + logits[4 - i]) / 2, axis=-1)
-        assert_metrics(ensemble, probs, TEST.labels)
-        disagreement = (one.argmax(1) != other.argmax(1)).mean()
-        assert ensemble["disagreement"] == pytest.approx(disagreement)
-        distance = 0.5 * np.abs(one - other).sum(1).mean()
-        assert ensemble["total_variation"] == pytest.approx(distance, rel=1e-4)
-    assert ensembles[0]["disagreement"] > 0
-
-
-def test_results_are_json_without_what_is_not_a_number(results):
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
-    reliability = results["points"][0]["reliability"]
-    empty = [weight == 0 for weight in reliability["weight"]]
-    assert any(empty)
-    assert [x is None for x in reliability["accuracy"]] == empty
-    assert results["recalibration"] == {"num_examples": 64, "batch_size": 16, "augmented": True}
-
-
-def test_one_network_has_one_point_and_no_ensemble_and_diverged_it_has_no_metrics():
-    made = small("standard")
-    broken = made._replace(stack=jax.tree.map(lambda leaf: leaf * jnp.nan, made.stack))
-    for each in (made, broken):
-        results = evaluated(each, {"test": TEST})
-        assert [(p["name"], p["coords"]) for p in results["points"]] == [("midpoint", [1.0])]
-        assert (results["ensembles"], [*results["places"]]) == ([], ["midpoint"])
-        for record in (results["points"][0], results["places"]["midpoint"]):
-            assert (record["accuracy"] is None) == (each is broken)
-        json.dumps(results, allow_nan=False)
-
-
 CHOOSING = {
     "line": {"model__dropout": 0.2},
     "snapshot": {"schedule__num_models": 2, "optimizer__warmup_epochs": 0},
@@ -106,7 +25,7 @@ CHOSEN_PLACES = {
 
 
 def choosing(recipe, seed=0):
-    return small(recipe, seed=seed, **CHOOSING[recipe])
+    return untrained(recipe, model__widths=(4,), seed=seed, **CHOOSING[recipe])
 
 
 def poisoned(images):

@@ -22,11 +22,8 @@ def hidden(params, x):
 
 
 def head(params, y, mean, var):
-    y = (y - jnp.broadcast_to(mean, y.shape)) * jnp.broadcast_to(
-        jax.lax.rsqrt(var + EPSILON), y.shape
-    )
-    y = jnp.tanh(y + jnp.broadcast_to(params["first"]["bias"], y.shape))
-    return y @ params["last"]["kernel"]
+    y = (y - mean[None]) * jax.lax.rsqrt(var + EPSILON)[None]
+    return jnp.tanh(y + params["first"]["bias"][None]) @ params["last"]["kernel"]
 
 
 def stats_fn(params, batch):

@@ -1,6 +1,7 @@
-"""What a stack predicts with: every record's metrics are those of the networks it stands for."""
+"""What is evaluated: every record's metrics are those of the networks it stands for."""
 
 import functools
+import json
 
 import chex
 import jax
@@ -21,13 +22,14 @@ from experiments.evaluation.points import DRAWS_STREAM
 from experiments.evaluation.shifted import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
-FIRST, MIDDLE, LAST = range(3)  # the points of the line
+COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]  # of the points of the line
+FIRST, MIDDLE, LAST = 0, 2, 4
 
 # Whole splits are batches, and recalibration sees all images whatever the seed.
 CHANGES = {
     "model__widths": (4,),
     "model__dropout": 0.3,
-    "evaluation__num_points": 3,
+    "evaluation__num_points": 5,
     "evaluation__num_samples": 4,
     "evaluation__batch_size": 20,
     "evaluation__recalibration_batch_size": 32,
@@ -74,9 +76,9 @@ def records(results):
 
 @pytest.fixture(scope="module")
 def networks(line):
-    """The ends of the line and the midpoint, recalibrated on clean images."""
-    weights = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
-    return predict.recalibrated(line.run, predict.mixtures(line.stack, weights), line.settings)[0]
+    """The points of the line, recalibrated on clean images."""
+    params = ss.stack([ss.line().point(line.stack, alpha) for alpha in COORDS])
+    return predict.recalibrated(line.run, params, line.settings)[0]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,58 @@ def assert_record(record, probs, passes):
     assert_short({"accuracy": record["accuracy"]} | record["scaled"], scaled, TEST.labels)
 
 
+@pytest.fixture(scope="module")
+def logits(line, networks):
+    found = predict.predict(line.run.program.model, networks, TEST.images, line.settings)
+    return np.asarray(found, np.float64)
+
+
+def test_metrics_of_points_are_those_of_their_logits(results, logits):
+    assert [point["coords"] for point in results["points"]] == COORDS
+    names = [point["name"] for point in results["points"]]
+    assert names == ["endpoint 0", "", "midpoint", "", "endpoint 1"]
+    for point, values in zip(results["points"], logits, strict=True):
+        assert_metrics(point, scipy.special.softmax(values, axis=1), TEST.labels)
+
+
+def test_ensembles_are_of_opposite_points(results, logits):
+    found = iter(results["ensembles"])
+    for i in range(2):
+        one, other = scipy.special.softmax(logits[[i, 4 - i]], axis=-1)
+        mean = scipy.special.softmax((logits[i] + logits[4 - i]) / 2, axis=-1)
+        disagreement = (one.argmax(1) != other.argmax(1)).mean()
+        distance = 0.5 * np.abs(one - other).sum(1).mean()
+        for average, probs in (("probability", (one + other) / 2), ("logit", mean)):
+            ensemble = next(found)
+            assert ensemble["members"] == [COORDS[i], COORDS[4 - i]]
+            assert ensemble["average"] == average
+            assert_metrics(ensemble, probs, TEST.labels)
+            assert ensemble["disagreement"] == pytest.approx(disagreement)
+            assert ensemble["total_variation"] == pytest.approx(distance, rel=1e-4)
+    assert next(found, None) is None
+
+
+def test_results_are_json_without_what_is_not_a_number(results):
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    reliability = results["points"][0]["reliability"]
+    empty = [weight == 0 for weight in reliability["weight"]]
+    assert any(empty)
+    assert [x is None for x in reliability["accuracy"]] == empty
+    assert results["recalibration"] == {"num_examples": 64, "batch_size": 32, "augmented": False}
+
+
+def test_one_network_has_one_point_and_no_ensemble_and_diverged_it_has_no_metrics():
+    made = untrained("standard", model__widths=(4,))
+    broken = made._replace(stack=jax.tree.map(lambda leaf: leaf * jnp.nan, made.stack))
+    for each in (made, broken):
+        results = evaluated(each, {"test": TEST})
+        assert [(p["name"], p["coords"]) for p in results["points"]] == [("midpoint", [1.0])]
+        assert (results["ensembles"], [*results["places"]]) == ([], ["midpoint"])
+        for record in (results["points"][0], results["places"]["midpoint"]):
+            assert (record["accuracy"] is None) == (each is broken)
+        json.dumps(results, allow_nan=False)
+
+
 @pytest.mark.parametrize(("name", "passes"), [("midpoint", 1), ("ensemble", 2), ("mc ensemble", 4)])
 def test_a_record_is_of_the_mean_probabilities_of_its_networks(records, predicted, name, passes):
     probs = {split: predicted(name, images) for split, (images, _) in SPLITS.items()}
@@ -131,7 +185,7 @@ def test_a_record_is_of_the_mean_probabilities_of_its_networks(records, predicte
 
 
 def test_endpoints_are_the_mean_of_the_metrics_of_single_networks(results):
-    first, _, last = results["points"]
+    first, last = (results["points"][i] for i in (FIRST, LAST))
     for name in ("accuracy", "nll", "brier", "ece"):
         mean = (first[name] + last[name]) / 2
         assert results["places"]["endpoints"][name] == pytest.approx(mean)
