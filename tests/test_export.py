@@ -342,6 +342,8 @@ def test_what_lies_outside_is_known():
 def test_a_point_outside_is_refused_and_allowed_with_a_warning(finished, tmp_path, here, capsys):
     said = refused(capsys, finished, tmp_path / "out", "--point", "1.5")
     assert re.search(r"1\.5 lies outside of what .*; choose one inside, or pass --allow_out", said)
+    far = ("--point=1e38", "--allow_outside")
+    assert "are not finite" in refused(capsys, finished, tmp_path / "out", *far)
     found = exported(finished, tmp_path / "out", "--point=1.2", "--allow_outside")
     assert "warning: --point 1.2 lies outside" in capsys.readouterr().err
     assert not found["point"]["inside"]

@@ -138,10 +138,7 @@ def _one(stack):
 
 def _check_record(folder: Path, record: dict) -> None:
     """Refuses what is not finite or not what the run found, with other data, weights or code."""
-    measured = [
-        x for found in record["metrics"].values() for x in (found["accuracy"], found["nll"])
-    ]
-    if None in measured:
+    if any(found["nll"] is None for found in record["metrics"].values()):
         raise UserError(
             "Predictions at this --point are not finite; choose another, or another run."
         )
@@ -174,10 +171,9 @@ def _tolerance(model: Model) -> float:
 
 def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> np.ndarray:
     """The logits that the exported network should give, whatever the device rounds to by default."""
+    model, settings = finished.run.program.model, finished.settings
     with jax.default_matmul_precision("highest"):
-        return np.asarray(predict(finished.run.program.model, network, images, finished.settings))[
-            0
-        ]
+        return np.asarray(predict(model, network, images, settings)[0])
 
 
 def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
@@ -207,18 +203,17 @@ def _in_fresh_process(made: Path, images: np.ndarray) -> tuple[np.ndarray, set[s
     # On the CPU: this process may hold all memory of an accelerator.
     changes = {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | changes
-    with tempfile.TemporaryDirectory() as scratch:
-        given, results = Path(scratch) / "images.npy", Path(scratch) / "results.npz"
-        np.save(given, images)
-        command = [sys.executable, "-c", _FRESH_PROCESS, card.code_of(made), given, results]
-        done = subprocess.run(
-            command, cwd=made, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise _mismatch(f"it failed: {lines[-1]}")
-        with np.load(results) as file:
-            return file["logits"], set(file["modules"].tolist())
+    given, results = made.with_name("images.npy"), made.with_name("results.npz")
+    np.save(given, images)
+    command = [sys.executable, "-c", _FRESH_PROCESS, card.code_of(made), given, results]
+    done = subprocess.run(
+        command, cwd=made, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise _mismatch(f"it failed: {lines[-1]}")
+    with np.load(results) as file:
+        return file["logits"], set(file["modules"].tolist())
 
 
 def _mismatch(reason: str) -> UserError:
