@@ -73,16 +73,3 @@ def test_ensembles_are_finite_and_float32_or_wider(average):
         with jax.enable_x64(dtype == "float64"):
             found, expected = (ensemble(x, average) for x in (logits, logits.astype(wide)))
         np.testing.assert_array_equal(found, np.asarray(expected, wide), strict=True)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: predict(apply_fn, make_params(0), []), "predict got 0 batches; give it at least"),
-        (lambda: ensemble(np.zeros((2, 5, 4)), "mean"), "average='mean' is unknown; use 'probabi"),
-        (lambda: ensemble(np.zeros((2, 2, 5, 4))), r"shape \[2, 2, 5, 4\]; stack the members"),
-    ],
-)
-def test_bad_input(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
