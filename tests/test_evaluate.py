@@ -1,6 +1,4 @@
-"""An evaluation as a whole: metrics of the logits, as JSON; nothing chosen on test images."""
-
-import json
+"""An evaluation as a whole: nothing is chosen on test images, and nothing is compiled twice."""
 
 import compilations
 import jax
@@ -8,127 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from reference_metrics import assert_metrics
 from untrained import TEST, VALIDATION, evaluated, untrained
 
-import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.evaluation.shifted import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
-COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]
-
-
-def small(recipe, **changes):
-    return untrained(recipe, model__widths=(4,), **changes)
-
-
-@pytest.fixture(scope="module")
-def line():
-    return small("line")
-
-
-@pytest.fixture(scope="module")
-def results(line):
-    return evaluated(line, {"test": TEST})
-
-
-@pytest.fixture(scope="module")
-def logits(line):
-    """Of five points of the line, on the test split."""
-    params = ss.stack([ss.line().point(line.stack, alpha) for alpha in COORDS])
-    found, _, _ = predict.predict_networks(line.run, params, {"test": TEST}, line.settings)
-    return np.asarray(found["test"], np.float64)
-
-
-# Metrics
-
-
-def test_metrics_of_points_are_those_of_their_logits(results, logits):
-    assert [point["coords"] for point in results["points"]] == COORDS
-    names = [point["name"] for point in results["points"]]
-    assert names == ["endpoint 0", "", "midpoint", "", "endpoint 1"]
-    for point, values in zip(results["points"], logits, strict=True):
-        assert_metrics(point, scipy.special.softmax(values, axis=1), TEST.labels)
-        assert point["num_bins"] == 10
-
-
-def test_ensembles_are_of_opposite_points(results, logits):
-    ensembles = results["ensembles"]
-    assert [(e["members"], e["average"]) for e in ensembles] == [
-        ([COORDS[i], COORDS[-1 - i]], average)
-        for i in range(2)
-        for average in ("probability", "logit")
-    ]
-    for ensemble in ensembles:
-        i = COORDS.index(ensemble["members"][0])
-        one, other = scipy.special.softmax(logits[[i, 4 - i]], axis=-1)
-        if ensemble["average"] == "probability":
-            probs = (one + other) / 2
-        else:
-            probs = scipy.special.softmax((logits[i] + logits[4 - i]) / 2, axis=-1)
-        assert_metrics(ensemble, probs, TEST.labels)
-        disagreement = (one.argmax(1) != other.argmax(1)).mean()
-        assert ensemble["disagreement"] == pytest.approx(disagreement)
-        distance = 0.5 * np.abs(one - other).sum(1).mean()
-        assert ensemble["total_variation"] == pytest.approx(distance, rel=1e-4)
-    assert ensembles[0]["disagreement"] > 0
-
-
-def test_geometry_is_that_of_the_kernels(line, results):
-    leaves = [
-        np.asarray(leaf).reshape(2, -1) for leaf in jax.tree.leaves(line.stack) if leaf.ndim > 2
-    ]
-    kernels = np.concatenate(leaves, axis=1)
-    distance = np.linalg.norm(kernels[0] - kernels[1])
-    cosine = kernels[0] @ kernels[1] / np.prod(np.linalg.norm(kernels, axis=1))
-    geometry = results["geometry"]
-    assert geometry.keys() == {"distances", "squared_cosines"}
-    assert geometry["distances"][0][1] == pytest.approx(distance, rel=1e-4)
-    assert geometry["squared_cosines"][1][0] == pytest.approx(cosine**2, rel=1e-3)
-
-
-def test_results_are_json(results):
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
-    empty_bins = [x is None for x in results["points"][0]["reliability"]["accuracy"]]
-    weights = results["points"][0]["reliability"]["weight"]
-    assert empty_bins == [weight == 0 for weight in weights]
-    assert any(empty_bins)
-    assert results["recalibration"] == {"num_examples": 64, "batch_size": 16, "augmented": True}
-
-
-def test_other_splits_are_under_their_names(line, results):
-    splits = {"test": TEST, "validation": Split(TEST.images[:6], TEST.labels[:6])}
-    both = evaluated(line, splits)
-    for point, alone in zip(both["points"], results["points"], strict=True):
-        validation = point.pop("validation")
-        assert point == alone
-        assert validation.keys() == alone.keys() - {"name", "coords"}
-    assert both["ensembles"] == results["ensembles"]
-    swapped = evaluated(line, {"test": splits["validation"]})
-    assert validation["nll"] == pytest.approx(swapped["points"][-1]["nll"], rel=1e-4)
-
-
-def test_one_network_has_one_point_and_no_ensemble_and_diverged_it_has_no_metrics():
-    made = small("standard")
-    results = evaluated(made, {"test": TEST})
-    assert [(p["name"], p["coords"]) for p in results["points"]] == [("midpoint", [1.0])]
-    assert results["ensembles"] == []
-    assert results["places"].keys() == {"midpoint"}
-    assert 0 <= results["points"][0]["accuracy"] <= 1
-
-    broken = made._replace(stack=jax.tree.map(lambda leaf: leaf * jnp.nan, made.stack))
-    results = evaluated(broken, {"test": TEST})
-    assert results["points"][0]["accuracy"] is None
-    assert results["places"]["midpoint"]["accuracy"] is None
-    json.dumps(results, allow_nan=False)
-
-
-# Choices
-
-
 CHOOSING = {
     "line": {"model__dropout": 0.2},
     "snapshot": {"schedule__num_models": 2, "optimizer__warmup_epochs": 0},
@@ -140,7 +25,7 @@ CHOSEN_PLACES = {
 
 
 def choosing(recipe, seed=0):
-    return small(recipe, seed=seed, **CHOOSING[recipe])
+    return untrained(recipe, model__widths=(4,), seed=seed, **CHOOSING[recipe])
 
 
 def poisoned(images):
@@ -154,9 +39,9 @@ def adversarial(made):
     """A test split without a pixel or label of `TEST`, which the last network predicts best."""
     images = poisoned(TEST.images)
     params = predict.mixtures(made.stack, jnp.array([[0.5, 0.5], [0.0, 1.0]]))
-    splits = {"test": Split(images, TEST.labels)}
-    logits, _, _ = predict.predict_networks(made.run, params, splits, made.settings)
-    middle, last = scipy.special.log_softmax(np.asarray(logits["test"]), axis=-1)
+    networks, _ = predict.recalibrated(made.run, params, made.settings)
+    logits = predict.predict(made.run.program.model, networks, images, made.settings)
+    middle, last = scipy.special.log_softmax(np.asarray(logits), axis=-1)
     gains = np.where(np.eye(3)[TEST.labels], -np.inf, last - middle)
     return Split(images, gains.argmax(1).astype(np.int32))
 
@@ -169,23 +54,17 @@ def shifted(test, spoil=lambda images: images):
 
 def decided(results):
     """All that test images and their labels may not change."""
-    validation = {
-        name: (place["inference_passes"], place.get("validation"))
-        for name, place in results["places"].items()
-    }
-    choices = {
-        name: {key: place.get(key) for key in ("coords", "weights", "temperature")}
-        for name, place in results["places"].items()
-    }
+    names = ("inference_passes", "validation", "coords", "weights", "temperature")
     temperatures = results["places"]["ensemble"]["temperatures"]
     return {
-        "validation": validation,
-        "choices": choices,
+        "places": {
+            name: {key: place.get(key) for key in names}
+            for name, place in results["places"].items()
+        },
         "temperatures": {mode: found["temperature"] for mode, found in temperatures.items()},
         "points": [(p["name"], p["coords"], p["validation"]) for p in results["points"]],
         "members": [(e["members"], e["average"]) for e in results["ensembles"]],
-        "geometry": results["geometry"],
-        "recalibration": results["recalibration"],
+        "others": (results["geometry"], results["recalibration"]),
     }
 
 
@@ -206,27 +85,17 @@ def test_a_poisoned_test_split_changes_no_choice(recipe):
     assert CHOSEN_PLACES[recipe] <= plain["places"].keys()
     assert decided(spoiled) == decided(plain)
     # And everything that is measured on it was changed, and which point is best on it.
-    for best in (max, min):
-        first, second = (
-            best(found["points"], key=lambda point: point["nll"])["coords"]
-            for found in (plain, spoiled)
-        )
-        assert first != second
+    best = [min(found["points"], key=lambda point: point["nll"]) for found in (plain, spoiled)]
+    assert best[0]["coords"] != best[1]["coords"]
     for name, place in plain["places"].items():
-        assert spoiled["places"][name]["nll"] != place["nll"]
-        if name in robust:
-            for kind in ("corruptions", "ood"):
-                assert spoiled["places"][name][kind] != place[kind]
-        if name != "endpoints":
-            assert spoiled["places"][name]["scaled"] != place["scaled"]
+        kinds = ["nll"] + ["scaled"] * (name != "endpoints")
+        kinds += ["corruptions", "ood"] * (name in robust)
+        assert all(spoiled["places"][name][kind] != place[kind] for kind in kinds)
     # Other validation images would have chosen otherwise.
     flipped = VALIDATION._replace(labels=(VALIDATION.labels + 1) % 3)
     chosen = evaluated(made, {"test": TEST, "validation": flipped})["places"]
     for name in CHOSEN_PLACES[recipe]:
         assert chosen[name]["temperature"] != plain["places"][name]["temperature"]
-
-
-# Nothing is compiled twice
 
 
 @pytest.mark.parametrize("recipe", CHOOSING)

@@ -252,26 +252,26 @@ MUTATIONS = (
     # Predictors, and what validation data choose
     (
         "experiments/evaluation/choose.py",
-        "jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature))",
-        "jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature**2))",
+        "jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature))",
+        "jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature**2))",
         "test_predictors.py::test_a_record_is_of_the_mean_probabilities_of_its_networks",
     ),
     (
         "experiments/evaluation/choose.py",
-        "temperature = ss.calibration.fit_temperature(log_probs_val, labels_val)",
-        "temperature = ss.calibration.fit_temperature(log_probs_test, labels_test)",
+        "temperature = ss.calibration.fit_temperature(*validation)",
+        "temperature = ss.calibration.fit_temperature(*test)",
         "test_predictors.py::test_temperatures_do_not_change_with_the_test_predictions",
     ),
     (
         "experiments/evaluation/evaluate.py",
-        'HeldOut(splits["validation"], logits["validation"])',
-        "HeldOut(splits[main], logits[main])",
+        'held_out = splits["validation"], logits["validation"]',
+        "held_out = splits[main], logits[main]",
         "test_evaluate.py::test_a_poisoned_test_split_changes_no_choice",
     ),
     (
         "experiments/evaluation/predictors.py",
-        "ss.calibration.choose_point(held_out.logits,",
-        "ss.calibration.choose_point(-held_out.logits,",
+        "ss.calibration.choose_point(logits,",
+        "ss.calibration.choose_point(-logits,",
         "test_predictors.py::test_the_chosen_point_is_the_one_of_lowest_validation_nll",
     ),
     (
@@ -339,14 +339,14 @@ MUTATIONS = (
     # Export
     (
         "experiments/evaluation/points.py",
-        "Chosen(point.name, point.coords, plan.weights[i], inside)",
-        "Chosen(point.name, point.coords, plan.weights[0], inside)",
+        "Chosen(name, coords, plan.weights[index], inside, nll)",
+        "Chosen(name, coords, plan.weights[0], inside, nll)",
         "test_export.py::test_points_are_mixtures_of_what_a_method_trained",
     ),
     (
         "experiments/export/export.py",
-        "_one(networks.stats, i)}",
-        "_one(networks.stats, 0)}",
+        "_one(network.stats)}",
+        "_one(networks.stats)}",
         "test_export.py::test_int8_weights_are_measured_beside_those_of_float32",
     ),
     (

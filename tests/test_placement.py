@@ -18,7 +18,7 @@ from experiments.reproduce.records import Entry
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
 from experiments.training import run as training_run
-from subspace_jax import sharding
+from subspace_jax import for_each, sharding
 from tests import compilations, tiny
 from tests.test_together import run_all, train_together, trained
 
@@ -158,7 +158,7 @@ def test_recalibration_is_split_over_as_many_devices_as_divide_the_batch():
         stats.append(predict.recalibrated(run, stack, settings)[0].stats)
     chex.assert_trees_all_close(*stats, rtol=1e-4, atol=1e-5)
     batch = next(iter(predict.recalibration_batches(run, settings)))
-    moments = jax.jit(predict.moments_fn(run.program.model, False))
+    moments = jax.jit(for_each(predict.moments_fn(run.program.model, False)))
     text = moments.lower(stack, batch).compile().as_text()
     assert {int(n) for n in re.findall(r"f32\[(\d+),8,8,4\]\S* convolution", text)} == {3}
 

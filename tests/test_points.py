@@ -7,39 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given
-from hypothesis import strategies as st
 
 import subspace_jax as ss
 from experiments.evaluation import predict
-from experiments.evaluation.points import layout, points_of, short
+from experiments.evaluation.points import layout, points_of
 from experiments.training.run import make_run
-from experiments.training.steps import init_state
 
 
 def layout_of(recipe, **changes):
     config = tiny.config(recipe, num_epochs=60, **changes)  # long enough for every schedule
     run = make_run(config, tiny.dataset())
     return layout(run, predict.make_settings(config, run))
-
-
-def names_of(plan):
-    return [point.name for point in plan.points]
-
-
-# Points
-
-
-@given(st.integers(1, 100), st.sampled_from([ss.line(), ss.bezier(2), ss.layerwise(ss.line())]))
-def test_points_of_a_path_are_a_grid_from_end_to_end(half, subspace):
-    points = points_of(subspace, 2 * half + 1)
-    coords = np.array([point.coords for point in points])
-    np.testing.assert_allclose(coords, np.arange(2 * half + 1) / (2 * half), atol=1e-7)
-    assert coords.dtype == np.float32
-    assert (coords[0], coords[half], coords[-1]) == (0, subspace.center, 1)
-    names = {i: point.name for i, point in enumerate(points) if point.name}
-    last = f"endpoint {subspace.num_endpoints - 1}"
-    assert names == {0: "endpoint 0", half: "midpoint", 2 * half: last}
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -70,111 +48,59 @@ def test_a_triangle_has_a_grid_with_each_point_once_and_the_named_ones_first(ste
 
 
 def test_only_trained_triangles_have_a_grid():
-    for subspace in (ss.line(), ss.bezier(2), ss.simplex(2), ss.simplex(4)):
+    for subspace in (ss.line(), ss.simplex(2), ss.simplex(4)):
         assert len(points_of(subspace, 21, 6)) == len(points_of(subspace, 21))
     grid = {"evaluation__grid_steps": 6}
-    assert len(layout_of("simplex_3", **grid).points) == 28
     assert len(layout_of("layerwise_simplex_3", **grid).points) == 28
     assert len(layout_of("snapshot", schedule__num_models=3, **grid).points) == 7
 
 
-@given(st.integers(0, 10_000))
-def test_coordinates_are_written_as_the_decimals_they_stand_for(k):
-    assert short(np.float32(k / 10_000)) == k / 10_000
-
-
-# Layouts
-
 _ONE = (["midpoint"], [])  # of one network
-_PATH = (None, [(0, 6), (1, 5), (2, 4)])
+_PAIRS = [(0, 6), (1, 5), (2, 4)]
+_PATH = (["endpoint 0", "", "", "midpoint", "", "", "endpoint 1"], _PAIRS)
 _OF_THREE = [*(f"endpoint {i}" for i in range(3)), "edge 0-1", "edge 0-2", "edge 1-2", "midpoint"]
 _TRIANGLE = (_OF_THREE, [(0, 1, 2), (0, 1), (0, 2), (1, 2)])
-# recipe -> the names of its points, if all have one, and the members of its ensembles.
+# recipe -> the names of its points and the members of its ensembles.
 LAYOUTS = {
     "standard": _ONE,
-    "standard_matched": _ONE,
-    "ema": _ONE,
     "swa_cyclic_3": _ONE,
     "line": _PATH,
     "layerwise_line": _PATH,
-    "line_sam": _PATH,
-    "curve": _PATH,
+    "curve": ([*_PATH[0][:-1], "endpoint 2"], _PAIRS),
     "simplex_3": _TRIANGLE,
     "snapshot": _TRIANGLE,
-    "fge": _TRIANGLE,
     "swag": (["midpoint", *(f"sample {i}" for i in range(5))], [(1, 2, 3, 4, 5)]),
 }
 
 
 @pytest.mark.parametrize("recipe", LAYOUTS)
 def test_a_method_has_points_that_are_mixtures_and_ensembles_of_them(recipe):
-    changes = dict.fromkeys(("snapshot", "fge"), {"schedule__num_models": 3})
+    changes = {"snapshot": {"schedule__num_models": 3}}
     plan = layout_of(recipe, evaluation__num_points=7, **changes.get(recipe, {}))
     names, groups = LAYOUTS[recipe]
-    assert names_of(plan).count("midpoint") == 1
-    assert names is None or names_of(plan) == names
-    assert plan.groups == groups
-    assert plan.weights.dtype == np.float32
-    np.testing.assert_allclose(plan.weights.sum(1), 1, atol=1e-6)
-    if names is None:
+    assert ([point.name for point in plan.points], plan.groups) == (names, groups)
+    expected = coords = np.stack([point.coords for point in plan.points])
+    if coords.ndim == 1:
+        np.testing.assert_allclose(coords, np.arange(7) / 6, atol=1e-7)
         subspace = ss.bezier(2) if recipe == "curve" else ss.line()
-        expected = np.stack([subspace.weights(jnp.float32(i / 6)) for i in range(7)])
-    else:
-        expected = np.stack([point.coords for point in plan.points])
+        expected = np.stack([subspace.weights(jnp.float32(alpha)) for alpha in coords])
     chex.assert_trees_all_close(plan.weights, expected, atol=1e-6)
-    ends = [i for i, name in enumerate(names_of(plan)) if name.startswith("endpoint")]
+    ends = [i for i, name in enumerate(names) if name.startswith("endpoint")]
     assert plan.endpoints == tuple(ends)
-    assert plan.points[plan.index("midpoint")].name == "midpoint"
+    assert plan.index("midpoint") == names.index("midpoint")
 
 
-def test_layers_are_evaluated_at_one_point_together():
-    for layerwise, recipe in (("layerwise_line", "line"), ("layerwise_simplex_3", "simplex_3")):
-        one, other = layout_of(layerwise), layout_of(recipe)
-        chex.assert_trees_all_equal(one.weights, other.weights)
-        assert names_of(one) == names_of(other)
-
-
-@pytest.fixture(scope="module")
-def complex_of(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    files = tuple(tiny.weights_file(folder / f"{i}.npz", seed=i) for i in range(2))
-
-    def make(**changes):
-        return layout_of("spro_1", subspace__weights=files, **changes)
-
-    return make
-
-
-def test_networks_of_a_complex_are_drawn_on_its_simplexes(complex_of):
-    plan = complex_of(evaluation__num_samples=12)
-    assert names_of(plan)[-12:] == [f"sample {i}" for i in range(12)]
-    drawn = plan.weights[-12:]
+def test_the_seed_of_a_run_draws_the_networks_of_its_complex_on_its_simplexes(tmp_path):
+    files = tuple(tiny.weights_file(tmp_path / f"{i}.npz", seed=i) for i in range(2))
+    changes = {"subspace__weights": files, "evaluation__num_samples": 12}
+    first, again, other = (layout_of("spro_1", seed=seed, **changes) for seed in (0, 0, 1))
+    assert [point.name for point in first.points[-12:]] == [f"sample {i}" for i in range(12)]
+    drawn = first.weights[-12:]
     assert len(np.unique(drawn, axis=0)) == 12
     assert (drawn >= 0).all()
     allowed = {(True, False, True), (False, True, True)}  # its simplexes are 0-2 and 1-2
     assert {tuple(row) for row in (drawn > 0).tolist()} == allowed
-    assert plan.groups == [tuple(range(len(plan.points) - 12, len(plan.points)))]
-
-
-def test_the_seed_of_a_run_draws_the_networks_of_its_complex(complex_of):
-    first, again, other = (complex_of(seed=seed).weights for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert (first[-10:] != other[-10:]).any(axis=1).all()
-    np.testing.assert_array_equal(first[:-10], other[:-10])
-
-
-# What is trained is what is evaluated
-
-
-@pytest.mark.parametrize("recipe", ["standard", "line", "swag", "snapshot", "swa_cyclic_3"])
-def test_a_stack_has_the_networks_that_points_mix_and_a_middle_of_one_network(recipe):
-    config = tiny.config(recipe, num_epochs=60, model__widths=(4,))
-    run = make_run(config, tiny.dataset())
-    method, state = run.program.method, init_state(run)
-    stack = method.trained(state)
-    plan = layout(run, predict.make_settings(config, run))
-    assert ss.tree.num_stacked(stack) == method.answer.num_networks == plan.weights.shape[1]
-    expected = method.subspace.midpoint(state.endpoints)  # of no step, so of no average yet
-    chex.assert_trees_all_equal_shapes(method.middle(state), expected)
-    if recipe in ("swag", "snapshot"):  # whose stack has none: the network that is trained
-        chex.assert_trees_all_equal(method.middle(state), expected)
+    assert first.groups == [tuple(range(len(first.points) - 12, len(first.points)))]
+    np.testing.assert_array_equal(first.weights, again.weights)
+    assert (drawn != other.weights[-12:]).any(axis=1).all()
+    np.testing.assert_array_equal(first.weights[:-12], other.weights[:-12])

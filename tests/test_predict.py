@@ -11,7 +11,6 @@ import tiny
 from untrained import TEST, untrained
 
 import subspace_jax as ss
-from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.system.errors import UserError
 
@@ -43,13 +42,9 @@ def dropping():
     return untrained("standard", model__widths=(4,), model__dropout=0.4)
 
 
-def logits_of(made, params, splits=SPLITS, **changes):
+def logits_of(made, params, **changes):
     settings = made.settings._replace(**changes)
-    logits, _, _ = predict.predict_networks(made.run, params, splits, settings)
-    return logits
-
-
-# Networks
+    return predict.predict_networks(made.run, params, SPLITS, settings)[0]["test"]
 
 
 def test_points_together_are_each_point_alone(line, points, predicted):
@@ -61,20 +56,12 @@ def test_points_together_are_each_point_alone(line, points, predicted):
     chex.assert_trees_all_equal(networks.params, points)
     for i in range(5):
         alone = logits_of(line, jax.tree.map(lambda x, i=i: x[i : i + 1], points))
-        close(alone["test"][0], logits[i])
+        close(alone[0], logits[i])
 
 
 @pytest.mark.parametrize("changes", [*({"batch_size": n} for n in (1, 7, 1000)), {"at_once": 2}])
 def test_batches_padding_and_vectorisation_change_nothing(line, points, predicted, changes):
-    close(logits_of(line, points, **changes)["test"], predicted[0])
-
-
-def test_an_image_is_predicted_whatever_the_others_of_its_split(line, points, predicted):
-    splits = {"last": Split(TEST.images[::-1][:9], TEST.labels[::-1][:9]), "all": TEST}
-    logits = logits_of(line, points, splits)
-    assert list(logits) == ["last", "all"]
-    close(logits["last"], predicted[0][:, ::-1][:, :9])
-    close(logits["all"], predicted[0])
+    close(logits_of(line, points, **changes), predicted[0])
 
 
 def test_all_batches_pass_through_wrap_once(line, points):
@@ -90,27 +77,20 @@ def test_all_batches_pass_through_wrap_once(line, points):
     assert seen == [*expected, *(2 * [("predict", i, 3) for i in range(3)])]
 
 
-# Recalibration
-
-
-@pytest.mark.parametrize(("examples", "size"), [(0, 16), (1, 1), (37, 30), (64, 1), (100, 30)])
+@pytest.mark.parametrize(("examples", "size"), [(0, 16), (1, 1), (37, 30), (100, 30)])
 def test_recalibration_takes_full_batches_of_different_training_images(line, examples, size):
-    used = min(examples or tiny.NUM_TRAIN, tiny.NUM_TRAIN)
-    size = min(size, used)
     settings = line.settings._replace(
         recalibration_examples=examples, recalibration_batch_size=size
     )
     batches = predict.recalibration_batches(line.run, settings)
-    assert len(batches) == len(list(batches)) == used // size
-    images = np.concatenate([images for _, images in batches]).reshape(-1, 64)
-    assert len(images) == used // size * size
+    assert len(batches) == min(examples or tiny.NUM_TRAIN, tiny.NUM_TRAIN) // size
+    keys, images = zip(*batches, strict=True)
     known = {image.tobytes() for image in np.asarray(line.run.images)}
-    assert len({image.tobytes() for image in images} & known) == len(images)
-    keys = np.array([jax.random.key_data(key) for key, _ in batches])
-    assert len(np.unique(keys, axis=0)) == len(keys)
-    for one, other in zip(batches, batches, strict=True):
-        chex.assert_trees_all_equal(jax.random.key_data(one[0]), jax.random.key_data(other[0]))
-        chex.assert_trees_all_equal(one[1], other[1])
+    used = {image.tobytes() for image in np.concatenate(images)}
+    assert len(used & known) == len(batches) * size
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys)
+    again = zip(*batches, strict=True)
+    chex.assert_trees_all_equal(images, list(again)[1])
 
 
 def test_recalibration_of_plain_images_has_the_moments_of_all_of_them(line, points):
@@ -132,11 +112,7 @@ def test_recalibration_of_plain_images_has_the_moments_of_all_of_them(line, poin
 def test_dropout_is_off_in_recalibration_and_prediction(dropping):
     whole = untrained("standard", model__widths=(4,))
     chex.assert_trees_all_equal(dropping.stack, whole.stack)
-    found, expected = (logits_of(made, made.stack)["test"] for made in (dropping, whole))
-    close(found, expected)
-
-
-# Dropout at prediction
+    close(logits_of(dropping, dropping.stack), logits_of(whole, whole.stack))
 
 
 def test_every_key_drops_other_units(dropping):
@@ -159,79 +135,20 @@ def test_every_key_drops_other_units(dropping):
         close(logits, expected)
 
 
-# Nothing is compiled twice
+def test_equal_models_have_the_same_functions_so_that_nothing_is_compiled_again(line):
+    models = [made.run.program.model for made in (line, untrained("line", seed=1))]
+    assert models[0] is not models[1]
+    for make in (predict.logits_fn, predict.dropout_logits_fn):
+        assert make(models[0]) is make(models[1])
+    moments = [predict.moments_fn(model, augment) for augment in (0, 1) for model in models]
+    assert moments[0] is moments[1]
+    assert moments[2] is moments[3] is not moments[0]
 
 
-def test_the_functions_of_equal_models_are_one_static_argument(line):
-    traces = []
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def call(fn, *args):
-        traces.append(fn)
-        return fn(*args)
-
-    run, again = line.run, untrained("line", seed=1).run
-    assert run.program.model is not again.program.model
-    params = jax.tree.map(lambda x: x[0], line.stack)
-    batch = jax.random.key(0), run.images[:4]
-    for augment in (True, False):
-        moments = [
-            call(predict.Single(each.program.model, augment).moments, params, batch)
-            for each in (run, again)
-        ]
-        chex.assert_trees_all_equal(*moments)
-        network = params, moments[0]
-        for each in (run, again):
-            call(predict.Single(each.program.model, augment).logits, network, batch[1])
-    assert len(traces) == 4
-
-
-def test_the_functions_of_one_network_are_those_of_many(line, points, predicted):
-    logits, networks = predicted
-    model = line.run.program.model
-    one = jax.tree.map(lambda x: x[3], networks)
-    batch = next(iter(predict.recalibration_batches(line.run, line.settings)))
-    for augment in (True, False):
-        single = predict.Single(model, augment)
-        many = predict.moments_fn(model, augment)(points, batch)
-        expected = jax.tree.map(lambda x: x[3], many)
-        found = single.moments(one.params, batch)
-        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
-        close(single.logits(one, TEST.images), logits[3])
-
-
-# Settings
-
-
-def test_settings_are_those_of_the_config(line):
-    values = {
-        "num_points": 7,
-        "grid_steps": 12,
-        "num_bins": 3,
-        "batch_size": 5,
-        "recalibration_batch_size": 11,
-        "recalibration_examples": 33,
-        "recalibration_augment": False,
-        "at_once": 2,
-        "num_samples": 6,
-    }
-    config = tiny.config(**{f"evaluation__{name}": value for name, value in values.items()})
-    assert predict.make_settings(config, line.run)._asdict() == values
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("recalibration_batch_size", 65, "is 65 but there are 64 images to recalibrate on; use"),
-    ],
-)
-def test_what_evaluation_cannot_work_with_is_refused(line, name, value, sentence):
-    config = tiny.config(**{f"evaluation__{name}": value})
-    with pytest.raises(UserError, match=rf"^config\.evaluation\.{name} {sentence}"):
-        predict.make_settings(config, line.run)
-
-
-def test_more_images_a_batch_than_recalibration_has_are_refused(line):
-    config = tiny.config(evaluation__recalibration_examples=15)
-    with pytest.raises(UserError, match="batch_size is 16 but there are 15 images"):
+@pytest.mark.parametrize(("examples", "size", "there"), [(0, 65, 64), (15, 16, 15)])
+def test_more_images_a_batch_than_recalibration_has_are_refused(line, examples, size, there):
+    changes = {"recalibration_examples": examples, "recalibration_batch_size": size}
+    config = tiny.config(**{f"evaluation__{name}": value for name, value in changes.items()})
+    sentence = rf"^config\.evaluation\.recalibration_batch_size is {size} but there are {there} im"
+    with pytest.raises(UserError, match=sentence):
         predict.make_settings(config, line.run)

@@ -96,6 +96,10 @@ def contour(values=PLANE[0], corners=None, **options):
 
 # Part of the sentence, the function, and its arguments.
 REFUSED = [
+    # Predictions
+    ("predict got 0 batches; give it at least", ss.predict, jnp.dot, ones(2), []),
+    ("average='mean' is unknown; use 'probabi", ss.ensemble, ones(2, 5, 4), "mean"),
+    (r"shape \[2, 2, 5, 4\]; stack the members", ss.ensemble, ones(2, 2, 5, 4)),
     # Subspaces
     ("degree 0 has no ends; use a degree >= 1", ss.bezier, 0),
     ("simplex of 0 endpoints is empty; use at least 1", ss.simplex, 0),

@@ -222,9 +222,9 @@ def test_the_loss_is_that_of_training_without_augmentation():
     )
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     expected = -log_probs[np.arange(12), np.asarray(batch[1])].mean()
-    np.testing.assert_allclose(scenes.Loss(model)(params, batch), expected, rtol=1e-5)
+    np.testing.assert_allclose(scenes.loss_fn(model)(params, batch), expected, rtol=1e-5)
     # It is one function for every run of a model, so that nothing is compiled twice.
-    assert scenes.Loss(model) == scenes.Loss(tiny.run("standard", seed=3).program.model)
+    assert scenes.loss_fn(model) == scenes.loss_fn(tiny.run("standard", seed=3).program.model)
 
 
 def timeless(record):

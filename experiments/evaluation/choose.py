@@ -8,48 +8,28 @@ from jax.typing import ArrayLike
 
 import subspace_jax as ss
 
+Predicted = tuple[ArrayLike, ArrayLike]  # logits or log probabilities, and labels
 
-def temperature_record(
-    log_probs_val: ArrayLike,
-    labels_val: ArrayLike,
-    log_probs_test: ArrayLike,
-    labels_test: ArrayLike,
-    num_bins: int,
-) -> dict[str, Any]:
-    """The temperature that validation data choose, and how calibrated test predictions are with it.
 
-    Args:
-      log_probs_val: `[N, K]`, logits or log-probabilities of the validation data.
-      labels_val: `[N]`.
-      log_probs_test: `[N', K]`; only `scaled` depends on it.
-      labels_test: `[N']`.
-      num_bins: of the calibration error.
-
-    Returns:
-      `temperature` and `scaled`, the `nll` and `ece` of the test predictions.
-    """
-    temperature = ss.calibration.fit_temperature(log_probs_val, labels_val)
-    log_probs = jax.nn.log_softmax(ss.calibration.apply_temperature(log_probs_test, temperature))
-    return _record(temperature, log_probs, labels_test, num_bins)
+def temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict[str, Any]:
+    """The temperature that validation logits `[N, K]` choose, and the test metrics with it."""
+    temperature = ss.calibration.fit_temperature(*validation)
+    log_probs = jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature))
+    return _record(temperature, log_probs, test[1], num_bins)
 
 
 def ensemble_temperature_record(
-    logits_val: ArrayLike,
-    labels_val: ArrayLike,
-    logits_test: ArrayLike,
-    labels_test: ArrayLike,
-    num_bins: int,
+    validation: Predicted, test: Predicted, num_bins: int
 ) -> dict[str, dict]:
-    """As `temperature_record`, of the members' mean probabilities.
+    """As `temperature_record`, of the mean probabilities of members with logits `[M, N, K]`.
 
-    Logits are `[M, N, K]`. There is a record for `per_member`, whose `temperature` is `[M]`, and for
-    `after_average`.
+    Either every member has a temperature of its own, `[M]`, or their average has one.
     """
     records = {}
     for mode in ("per_member", "after_average"):
-        temperature = ss.calibration.fit_ensemble_temperature(logits_val, labels_val, mode=mode)
-        log_probs = ss.calibration.apply_ensemble_temperature(logits_test, temperature, mode=mode)
-        records[mode] = _record(temperature, log_probs, labels_test, num_bins)
+        temperature = ss.calibration.fit_ensemble_temperature(*validation, mode=mode)
+        log_probs = ss.calibration.apply_ensemble_temperature(test[0], temperature, mode=mode)
+        records[mode] = _record(temperature, log_probs, test[1], num_bins)
     return records
 
 

@@ -10,7 +10,7 @@ import subspace_jax as ss
 from experiments.data.sets import Split
 from experiments.evaluation.points import layout, short
 from experiments.evaluation.predict import Settings, Wrap, mixtures, no_wrap, predict_networks
-from experiments.evaluation.predictors import HeldOut, measure, metrics_of, predictors
+from experiments.evaluation.predictors import all_metrics, measure, predictors
 from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system.files import plain
 from experiments.training.run import Run
@@ -28,24 +28,11 @@ def evaluate(
     shifted: Shifted = NOTHING_SHIFTED,
     robust: tuple[str, ...] = ("midpoint",),
 ) -> dict:
-    """Everything that is reported of a trained stack.
+    """Everything that is reported of a trained stack, leaves `[n, ...]`, as JSON values.
 
-    Args:
-      run: the run that trained it.
-      stack: what `Method.trained` returns, leaves `[n, ...]`.
-      splits: the first is what is reported; of the others each point gets all metrics under their
-        name. What is chosen (temperatures, points, soups) is chosen on `validation` alone.
-      settings: see `Settings`.
-      wrap: what the batches pass through.
-      shifted: other images to predict.
-      robust: the predictors that predict them.
-
-    Returns:
-      JSON values: `points` (`name`, `coords`, metrics), `ensembles` (of opposite points of a path, or
-      the corners of a simplex: `members`, `average`, metrics, and the members' `disagreement` and
-      `total_variation`), `places` (of predictors by name: `midpoint`, `endpoints`, `ensemble`,
-      `mc ensemble`, `greedy soup`, `chosen point`), `geometry` (`distances`, `squared_cosines`) and
-      `recalibration`.
+    The first split is what is reported; of the others each point gets all metrics under their name.
+    What is chosen (temperatures, points, soups) is chosen on `validation` alone. The predictors of
+    `robust` predict the shifted images too.
     """
     plan = layout(run, settings)
     params = mixtures(stack, jnp.asarray(plan.weights))
@@ -54,7 +41,7 @@ def evaluate(
     main, *others = splits
 
     def metrics(log_probs, name):
-        return metrics_of(log_probs, splits[name].labels, settings.num_bins)
+        return all_metrics(log_probs, splits[name].labels, num_bins=settings.num_bins)
 
     records = [
         {"name": point.name, "coords": short(point.coords)}
@@ -72,11 +59,11 @@ def evaluate(
     ]
     held_out = None
     if "validation" in others:
-        held_out = HeldOut(splits["validation"], logits["validation"])
+        held_out = splits["validation"], logits["validation"]
     found = {}
     for predictor in predictors(run, settings, plan, stack, networks, held_out, wrap):
         other = shifted if predictor.name in robust else NOTHING_SHIFTED
-        found[predictor.name] = measure(predictor, splits, settings, logits, other)
+        found[predictor.name] = measure(predictor, splits, settings.num_bins, logits, other)
     if plan.endpoints and main != "validation":
         ends = [records[i] for i in plan.endpoints]
         means = {name: sum(end[name] for end in ends) / len(ends) for name in _OF_ENDPOINTS}
@@ -86,7 +73,10 @@ def evaluate(
             "points": records,
             "ensembles": ensembles,
             "places": found,
-            "geometry": geometry(stack),
+            "geometry": {
+                "distances": ss.distances(stack),
+                "squared_cosines": ss.squared_cosines(stack),
+            },
             "recalibration": {
                 "num_examples": recalibration.num_examples,
                 "batch_size": recalibration.batch_size,
@@ -96,24 +86,13 @@ def evaluate(
     )
 
 
-def geometry(endpoints: ss.tree.PyTree) -> dict:
-    """Distances and squared cosines between the kernels of the endpoints, `[n, n]`."""
-    return {
-        "distances": ss.distances(endpoints),
-        "squared_cosines": ss.squared_cosines(endpoints),
-    }
-
-
 def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Array]:
     """Means over pairs of members; 0 if there is one member only."""
     pairs = list(itertools.combinations(members, 2))
-    functions = {
-        "disagreement": ss.metrics.disagreement,
-        "total_variation": ss.metrics.total_variation,
-    }
+    m = ss.metrics
     return {
-        name: sum(fn(probs[i], probs[j]) for i, j in pairs) / max(len(pairs), 1)
-        for name, fn in functions.items()
+        fn.__name__: sum(fn(probs[i], probs[j]) for i, j in pairs) / max(len(pairs), 1)
+        for fn in (m.disagreement, m.total_variation)
     }
 
 

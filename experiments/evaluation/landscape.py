@@ -22,7 +22,7 @@ import numpy as np
 import subspace_jax as ss
 from experiments.data.sets import Split
 from experiments.evaluation.evaluate import to_json
-from experiments.evaluation.predict import Wrap, mixtures, no_wrap
+from experiments.evaluation.predict import Wrap, mixtures, no_wrap, padded_batches
 from experiments.system.errors import UserError
 from experiments.system.files import plain
 from subspace_jax.landscape import filter_normalized_direction, filter_norms
@@ -31,56 +31,78 @@ PyTree = ss.tree.PyTree
 
 # A point is outside of a triangle if it is farther from it than this share of the longest side.
 _OUTSIDE = 0.1
-# Positions at which a line or curve is drawn.
+# Space around a triangle, as a share of the longer side of its bounding box.
+_MARGIN = 0.3
+# Positions at which a line or curve is drawn, and those at which its curvature is measured.
 _DRAWN = 65
+_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_UNKNOWN = -1  # the label of images that fill up the last batch
 
 
-def plane_record(
-    endpoints: PyTree,
+def slice_record(
+    subspace: ss.Subspace,
+    networks: PyTree,
     stats_fn: Callable,
     logits_fn: Callable,
     recal_batches: Iterable,
     split: Split,
     *,
+    key: jax.Array,
     resolution: int,
-    margin: float = 0.3,
     wrap: Wrap = no_wrap,
     batch_size: int = 500,
-    at_once: int | None = None,
 ) -> dict[str, Any]:
-    """Accuracy and NLL on the plane through three networks.
+    """Accuracy and NLL on a plane, and the trained subspace that lies in it.
 
-    Args:
-      endpoints: stack of the three, leaves `[3, ...]`.
-      stats_fn, logits_fn: see the module.
-      recal_batches: batches for `stats_fn` whose last array has an image per row.
-      split: what is predicted.
-      resolution: `R`, points along each axis.
-      margin: as in `landscape.grid`.
-      wrap: what the batches pass through.
-      batch_size: images that are predicted at once.
-      at_once: networks vectorised together; `None` for one after another.
+    The plane goes through three networks `[3, ...]`: the endpoints of a curve or simplex, or those of a
+    line and an independently trained one. That of one network `[1, ...]` has two random directions,
+    normalised by filters.
 
-    Returns:
-      JSON values: `x`, `y` `[R]` and `corners` `[3][2]` in units of weight distance, `accuracy` and
-      `nll` `[R][R]` (the entry `[i][j]` is at `x[j], y[i]`), the means of both over the points
-      `inside` the triangle and over those `outside`, more than a tenth of the longest side away from
-      it (`beyond`), and `num_images`, `recalibration_images`, `recalibration_batch_size`.
-
-    Raises:
-      UserError: the networks are collinear, two of them coincide or are not finite; a resolution or
-        margin that leaves no plane.
+    `accuracy` and `nll` are `[R][R]`, the entry `[i][j]` at `x[j], y[i]`, in units of weight distance.
+    `path` is the line, the curve, or the triangle's outline, closed; `other` the independent network.
+    Three networks have `corners` `[3][2]`, and means over the points `inside` of their triangle and
+    `outside`, farther than `beyond` from it; one network is at (0, 0), and its `kernel_norm`, the norm
+    of all kernels, is the length of both directions and the last of `x`.
     """
+    n = subspace.num_endpoints
+    if n > 3:
+        raise UserError(
+            f"A subspace of {n} endpoints lies in no plane; draw one of at most 3 endpoints."
+        )
+    if resolution < 2:
+        raise UserError(f"A plane of resolution {resolution} covers no area; use at least 2.")
+    functions, images = (stats_fn, logits_fn), (recal_batches, split)
+    measure = functools.partial(_measure, functions, images, wrap, batch_size)
+    if n == 1:
+        params = jax.tree.map(lambda x: x[0], networks)
+        shown = {"kind": "point", "path": [[0.0, 0.0]], "midpoint": [0.0, 0.0], "other": None}
+        return to_json(_around(params, key, measure, resolution)) | shown
+    record = _plane(networks, measure, resolution)
+    corners = record["corners"]
+    if subspace.center.ndim == 0:
+        alphas = jnp.linspace(0, 1, _DRAWN)
+        path = np.asarray(jax.vmap(subspace.weights)(alphas), np.float64) @ corners[:n]
+    else:
+        path = corners[[*range(n), *([0] if n > 2 else [])]]
+    center = np.asarray(subspace.weights(jnp.asarray(subspace.center)), np.float64)
+    shown = {
+        "kind": "line" if n == 2 else "simplex" if subspace.center.ndim else "curve",
+        "path": path,
+        "midpoint": center @ corners[:n],
+        "other": corners[2] if n == 2 else None,
+    }
+    return to_json(record) | to_json(shown)
+
+
+def _plane(endpoints: PyTree, measure: Callable, resolution: int) -> dict[str, Any]:
+    """The plane through three networks, and means inside and outside of their triangle."""
     try:
         plane = ss.landscape.plane(endpoints)
-        xy = ss.landscape.grid(plane, resolution, margin)
     except ValueError as error:  # the library's sentence has both values and the fix
         raise UserError(str(error)) from error
+    xy = ss.landscape.grid(plane, resolution, _MARGIN)
     weights = ss.landscape.grid_weights(plane, xy)
-    functions = stats_fn, logits_fn
-    measured = _measure(
-        endpoints, weights, functions, recal_batches, split, wrap, batch_size, at_once
-    )
+    measured = measure(endpoints, weights)
     points = np.asarray(xy, np.float64).reshape(-1, 2)
     corners = np.asarray(plane.coordinates, np.float64)
     beyond = _OUTSIDE * max(np.linalg.norm(corners[i] - corners[i - 1]) for i in range(3))
@@ -94,130 +116,23 @@ def plane_record(
         means = {m: None if none else measured[m][region].mean() for m in ("accuracy", "nll")}
         record[name] = means | {"num_points": int(region.sum())}
     record["outside"]["beyond"] = beyond
-    return to_json(record | {"corners": corners})
+    return record | {"corners": corners}
 
 
-def directions_record(
-    params: PyTree,
-    key: jax.Array,
-    stats_fn: Callable,
-    logits_fn: Callable,
-    recal_batches: Iterable,
-    split: Split,
-    *,
-    resolution: int,
-    extent: float = 1.0,
-    wrap: Wrap = no_wrap,
-    batch_size: int = 500,
-    at_once: int | None = None,
-) -> dict[str, Any]:
-    """Accuracy and NLL around one network, in two random directions normalised by filters.
-
-    Args:
-      params: the network, leaves `[...]`.
-      key: of the directions.
-      extent: how far each way, in multiples of every filter's own norm.
-      stats_fn, logits_fn, recal_batches, split, resolution, wrap, batch_size, at_once: as for
-        `plane_record`.
-
-    Returns:
-      What `plane_record` returns, without `corners`, `inside` and `outside`. The network is at
-      (0, 0). `kernel_norm` is the norm of all kernels, the length of both directions: `extent` of it
-      is the last of `x` and of `y`.
-
-    Raises:
-      UserError: a resolution or extent that leaves no plane.
-    """
-    if resolution < 2 or not extent > 0:
-        raise UserError(
-            f"A plane of resolution {resolution} and extent {extent} covers no area; "
-            "use at least 2 and more than 0."
-        )
+def _around(params: PyTree, key: jax.Array, measure: Callable, resolution: int) -> dict[str, Any]:
+    """The plane through one network in random directions, as far as its filters are long."""
     directions = [filter_normalized_direction(k, params) for k in jax.random.split(key)]
-    steps = jnp.linspace(-extent, extent, resolution)
+    steps = jnp.linspace(-1, 1, resolution)
     x, y = (c.ravel() for c in jnp.meshgrid(steps, steps))
     weights = jnp.stack([jnp.ones_like(x), x, y], axis=1)
-    stack, functions = ss.stack([params, *directions]), (stats_fn, logits_fn)
-    measured = _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, at_once)
-    norm = _kernel_norm(params)
-    return to_json(_picture(norm * steps, norm * steps, measured) | {"kernel_norm": norm})
-
-
-def slice_record(
-    subspace: ss.Subspace,
-    networks: PyTree,
-    stats_fn: Callable,
-    logits_fn: Callable,
-    recal_batches: Iterable,
-    split: Split,
-    *,
-    key: jax.Array | None = None,
-    resolution: int,
-    margin: float = 0.3,
-    extent: float = 1.0,
-    wrap: Wrap = no_wrap,
-    batch_size: int = 500,
-    at_once: int | None = None,
-) -> dict[str, Any]:
-    """A two-parameter slice of the loss, and the trained subspace that lies in it.
-
-    Args:
-      subspace: of one endpoint (the slice has random directions), of two (a line: the plane goes
-        through its ends and an independently trained network) or of three (a curve or simplex).
-      networks: its endpoints, leaves `[1, ...]` or `[3, ...]`; the last of a line's is independent.
-      key: of the random directions; needed for one endpoint alone.
-      margin, extent: as in `plane_record` and `directions_record`.
-      stats_fn, logits_fn, recal_batches, split, resolution, wrap, batch_size, at_once: as there.
-
-    Returns:
-      What these return, and `kind` (`point`, `line`, `curve` or `simplex`), `path` `[D][2]` (the
-      line, the curve, or the triangle's outline, closed), `midpoint` `[2]`, and `other` `[2]` (the
-      independent network of a line, else null).
-
-    Raises:
-      UserError: as there, and a subspace of more than three endpoints.
-    """
-    n = subspace.num_endpoints
-    if n > 3:
-        raise UserError(
-            f"A subspace of {n} endpoints lies in no plane; draw one of at most 3 endpoints."
-        )
-    functions = stats_fn, logits_fn, recal_batches, split
-    options = {"resolution": resolution, "wrap": wrap, "batch_size": batch_size, "at_once": at_once}
-    if n == 1:
-        if key is None:
-            raise ValueError("key is None but random directions are drawn; give a random key.")
-        params = jax.tree.map(lambda x: x[0], networks)
-        record = directions_record(params, key, *functions, extent=extent, **options)
-        shown = {"kind": "point", "path": [[0.0, 0.0]], "midpoint": [0.0, 0.0], "other": None}
-        return record | shown
-    record = plane_record(networks, *functions, margin=margin, **options)
-    corners = np.asarray(record["corners"])
-    kind = "line" if n == 2 else "simplex" if subspace.center.ndim else "curve"
-    if subspace.center.ndim == 0:
-        alphas = jnp.linspace(0, 1, _DRAWN)
-        path = np.asarray(jax.vmap(subspace.weights)(alphas), np.float64) @ corners[:n]
-    else:
-        path = corners[[*range(n), *([0] if n > 2 else [])]]
-    center = np.asarray(subspace.weights(jnp.asarray(subspace.center)), np.float64)
-    other = corners[2] if n == 2 else None
-    shown = {"kind": kind, "path": path, "midpoint": center @ corners[:n], "other": other}
-    return record | to_json(shown)
+    measured, norm = measure(ss.stack([params, *directions]), weights), _kernel_norm(params)
+    return _picture(norm * steps, norm * steps, measured) | {"kernel_norm": norm}
 
 
 def barriers(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """How far the test loss and error on a path rise above the straight line between its ends.
+    """How far the test NLL and error on a path rise above the straight line between its ends.
 
-    Args:
-      points: a record's; those with a position on a path count.
-
-    Returns:
-      `nll` in nats and `error` as a share, of at least two points; null if not finite.
-
-    Example:
-      >>> nll, error = [0.3, 0.5, 0.3], [0.1, 0.1, 0.1]
-      >>> barriers([{"coords": a / 2, "nll": nll[a], "accuracy": 1 - error[a]} for a in range(3)])
-      {'nll': 0.2, 'error': 0.0}
+    Of a record's points those with a position on a path count, two at least; null if not finite.
     """
     path = _path_of(points)
     alphas = np.array([p["coords"] for p in path], np.float32)
@@ -233,67 +148,6 @@ def _path_of(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(path, key=lambda p: p["coords"])
 
 
-def curvature_record(
-    networks: PyTree,
-    loss_fn: Callable,
-    batches: Iterable,
-    key: jax.Array,
-    *,
-    num_iterations: int,
-    relative: bool = True,
-    wrap: Wrap = no_wrap,
-) -> dict[str, Any]:
-    """The largest eigenvalue of the Hessian of the training loss, of several networks.
-
-    The loss is the mean over fixed batches, and each batch norm takes the statistics of the batch: in
-    training mode, as it was trained. The Hessian so depends on the size of the batches. Weight
-    decay is no part of the loss. Products with it are summed over batches from the host, since XLA's
-    derivatives of convolutions are many times slower inside a loop on a CPU.
-
-    The eigenvalue grows as the weights shrink, which a network with batch norm does not notice:
-    midpoints are smaller than their endpoints. The relative one, of steps measured by the norm of
-    each filter (`landscape.filter_norms`), does not, and leaves out all that is not a kernel.
-
-    Args:
-      networks: leaves `[P, ...]`.
-      loss_fn: see the module; no dropout and no augmentation.
-      batches: batches of one size for `loss_fn`, whose last array has an image per row.
-      key: of the first vector, the same for all networks.
-      num_iterations: of Lanczos; each, and two more, costs about three gradients on all batches.
-      relative: whether the relative eigenvalue is found too, at the same cost again.
-      wrap: what the networks pass through.
-
-    Returns:
-      JSON values: `eigenvalue`, `relative_eigenvalue` (null without) and `kernel_norm`, each `[P]`,
-      `statistics` ("batch"), `num_images`, `batch_size` and `num_iterations`.
-
-    Raises:
-      UserError: less than one iteration, or no batch.
-    """
-    batches = list(batches)
-    if num_iterations < 1 or not batches:
-        raise UserError(
-            f"{num_iterations} iterations on {len(batches)} batches find no eigenvalue; "
-            "use at least 1 of both."
-        )
-    sizes = [_num_images(batch) for batch in batches]
-    counts = {"num_images": sum(sizes), "batch_size": max(sizes), "num_iterations": num_iterations}
-    found = {"eigenvalue": [], "relative_eigenvalue": [], "kernel_norm": []}
-    for i in wrap(range(ss.tree.num_stacked(networks)), "curvature"):
-        params = jax.tree.map(lambda x, i=i: x[i], networks)
-        scales = {"eigenvalue": jax.tree.map(jnp.ones_like, params)}
-        if relative:
-            scales["relative_eigenvalue"] = filter_norms(params)
-        for name, scale in scales.items():
-            product = functools.partial(_product, loss_fn, params, batches, scale)
-            top = ss.landscape.top_eigenvalue(product, params, key, num_iterations=num_iterations)
-            found[name].append(top)
-        found["kernel_norm"].append(_kernel_norm(params))
-    if not relative:
-        found["relative_eigenvalue"] = None
-    return to_json(found) | {"statistics": "batch"} | counts
-
-
 def path_record(
     stack: PyTree,
     subspace: ss.Subspace,
@@ -302,75 +156,87 @@ def path_record(
     batches: Iterable,
     key: jax.Array,
     *,
-    alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     num_iterations: int,
-    relative: bool = True,
     wrap: Wrap = no_wrap,
 ) -> dict[str, Any]:
     """Barriers of the test loss and curvature of the training loss along a line or curve.
 
-    Args:
-      stack: its endpoints, leaves `[n, ...]`; one network for the level to compare with.
-      subspace: with a position as its coordinates, or of one endpoint.
-      points: of the record of this run, which are not evaluated again.
-      alphas: positions of the curvature.
-      loss_fn, batches, key, num_iterations, relative, wrap: as in `curvature_record`.
-
-    Returns:
-      JSON values: `barrier` (of `barriers`), `test` (`alphas`, `nll` and `error` of the points, as
-      shares), `alphas` and `curvature` (of `curvature_record`, at these positions). For one network
-      `barrier` and both `alphas` are null.
-
-    Raises:
-      UserError: a simplex, or as in `curvature_record`.
+    `test` are the run's own `points`, which are not evaluated again; `curvature` (of
+    `curvature_record`) is at `alphas`. One network has a level to compare with: `barrier` and both
+    `alphas` are null.
     """
     single = subspace.num_endpoints == 1
-    if subspace.center.ndim and not single:
-        raise UserError(
-            f"A simplex of {subspace.num_endpoints} endpoints is no path; measure a line or curve."
-        )
-    coords = jnp.asarray(subspace.center)[None] if single else jnp.asarray(alphas, jnp.float32)
+    coords = jnp.asarray(subspace.center)[None] if single else jnp.asarray(_ALPHAS, jnp.float32)
     networks = mixtures(stack, jax.vmap(subspace.weights)(coords))
-    curvature = curvature_record(
-        networks, loss_fn, batches, key, num_iterations=num_iterations, relative=relative, wrap=wrap
-    )
     shown = points[:1] if single else _path_of(points)
     accuracies = [p["accuracy"] for p in shown]
-    test = {
-        "alphas": None if single else [p["coords"] for p in shown],
-        "nll": [p["nll"] for p in shown],
-        "error": [None if a is None else round(1 - a, 7) for a in accuracies],
+    return {
+        "test": {
+            "alphas": None if single else [p["coords"] for p in shown],
+            "nll": [p["nll"] for p in shown],
+            "error": [None if a is None else round(1 - a, 7) for a in accuracies],
+        },
+        "curvature": curvature_record(
+            networks, loss_fn, batches, key, num_iterations=num_iterations, wrap=wrap
+        ),
+        "barrier": None if single else barriers(points),
+        "alphas": None if single else list(_ALPHAS),
     }
-    found = {"test": test, "curvature": curvature}
-    if single:
-        return found | {"barrier": None, "alphas": None}
-    return found | {"barrier": barriers(points), "alphas": [float(a) for a in alphas]}
 
 
-def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, at_once) -> dict:
+def curvature_record(
+    networks: PyTree,
+    loss_fn: Callable,
+    batches: Iterable,
+    key: jax.Array,
+    *,
+    num_iterations: int,
+    wrap: Wrap = no_wrap,
+) -> dict[str, Any]:
+    """The largest eigenvalue `[P]` of the Hessian of the training loss, of networks `[P, ...]`.
+
+    The loss is the mean over fixed batches, without weight decay, and each batch norm takes the
+    statistics of the batch, as it was trained; the Hessian so depends on the size of the batches.
+    Products with it are summed over batches from the host, since XLA's derivatives of convolutions are
+    many times slower inside a loop on a CPU.
+
+    The eigenvalue grows as the weights shrink, which a network with batch norm does not notice:
+    midpoints are smaller than their endpoints. The relative one, of steps measured by the norm of
+    each filter (`landscape.filter_norms`), does not, and leaves out all that is not a kernel.
+    Each Lanczos iteration costs about three gradients on all batches, for each of both eigenvalues.
+    """
+    batches = list(batches)
+    sizes = [_num_images(batch) for batch in batches]
+    counts = {"num_images": sum(sizes), "batch_size": max(sizes), "num_iterations": num_iterations}
+    found = {"eigenvalue": [], "relative_eigenvalue": [], "kernel_norm": []}
+    for i in wrap(range(ss.tree.num_stacked(networks)), "curvature"):
+        params = jax.tree.map(lambda x, i=i: x[i], networks)
+        ones = jax.tree.map(jnp.ones_like, params)
+        for name, scale in (("eigenvalue", ones), ("relative_eigenvalue", filter_norms(params))):
+            product = functools.partial(_product, loss_fn, params, batches, scale)
+            top = ss.landscape.top_eigenvalue(product, params, key, num_iterations=num_iterations)
+            found[name].append(top)
+        found["kernel_norm"].append(_kernel_norm(params))
+    return to_json(found) | {"statistics": "batch"} | counts
+
+
+def _measure(functions, images, wrap, batch_size, stack, weights) -> dict[str, Any]:
     """Accuracy and NLL `[P]` of mixtures by weights `[P, n]`, each with statistics of its own.
 
-    No logits but those of one network (or `at_once`) and one batch are held.
+    No logits but those of one network and one batch are held.
     """
-    stats_fn, logits_fn = functions
+    (stats_fn, logits_fn), (recal_batches, split) = functions, images
+    recal_batches = wrap(recal_batches, "recalibrate the plane")
     pooled = ss.recalibrate(
-        _stats_at(stats_fn, at_once),
-        (stack, weights),
-        wrap(recal_batches, "recalibrate the plane"),
-        num_examples=_num_images,
+        _stats_at(stats_fn), (stack, weights), recal_batches, num_examples=_num_images
     )
-    labels = jnp.asarray(split.labels)
-    total = len(labels)
+    total = len(split.labels)
     size = min(batch_size, total)
+    labels = np.pad(split.labels, (0, -total % size), constant_values=_UNKNOWN).reshape(-1, size)
+    batches = wrap(padded_batches(split.images, size), "predict on the plane")
     sums = dict.fromkeys(("accuracy", "nll"), jnp.zeros(len(weights), jnp.float32))
-    for start in wrap(range(0, total, size), "predict on the plane"):
-        index = np.arange(start, start + size)
-        known = jnp.asarray(index < total)  # the last batch is filled up with its last image
-        index = np.minimum(index, total - 1)
-        batch = jnp.asarray(split.images[index]), labels[index], known
-        sums = _add_metrics(
-            sums, stack, weights, pooled.stats, batch, logits_fn=logits_fn, at_once=at_once
-        )
+    for batch in zip(batches, labels, strict=True):
+        sums = _add_metrics(sums, stack, weights, pooled.stats, batch, logits_fn=logits_fn)
     means = {name: np.asarray(values, np.float64) / total for name, values in sums.items()}
     return means | {
         "num_images": total,
@@ -380,13 +246,13 @@ def _measure(stack, weights, functions, recal_batches, split, wrap, batch_size, 
 
 
 @functools.cache
-def _stats_at(stats_fn: Callable, at_once: int | None) -> Callable:
-    return lambda at, batch: ss.landscape.along(stats_fn, *at, batch, at_once=at_once)
+def _stats_at(stats_fn: Callable) -> Callable:
+    return lambda at, batch: ss.landscape.along(stats_fn, *at, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "at_once"))
-def _add_metrics(sums, stack, weights, stats, batch, *, logits_fn, at_once):
-    images, labels, known = batch
+@functools.partial(jax.jit, static_argnames="logits_fn")
+def _add_metrics(sums, stack, weights, stats, batch, *, logits_fn):
+    images, labels = batch
 
     def of_one(point, stack):
         weights, stats = point
@@ -394,16 +260,15 @@ def _add_metrics(sums, stack, weights, stats, batch, *, logits_fn, at_once):
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
         nll = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
         right = (log_probs.argmax(1) == labels) & jnp.isfinite(nll)  # NaN predicts nothing
-        count = lambda values: jnp.where(known, values, 0).sum()
+        count = lambda values: jnp.where(labels != _UNKNOWN, values, 0).sum()
         return {"accuracy": count(right.astype(jnp.float32)), "nll": count(nll)}
 
-    found = ss.for_each(of_one, at_once=at_once)((weights, stats), stack)
-    return jax.tree.map(jnp.add, sums, found)
+    return jax.tree.map(jnp.add, sums, ss.for_each(of_one)((weights, stats), stack))
 
 
 def _product(loss_fn, params, batches, scale, v):
     """`S H S v` of the mean loss over batches."""
-    total = sum(_num_images(batch) for batch in batches)
+    total = sum(map(_num_images, batches))
     out = jax.tree.map(jnp.zeros_like, v)
     for batch in batches:
         share = jnp.float32(_num_images(batch) / total)

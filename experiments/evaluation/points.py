@@ -59,17 +59,11 @@ def _grid(steps: int, known: list[Point]) -> list[Point]:
 
 
 class Layout(NamedTuple):
-    """What of a stack is evaluated.
-
-    Attributes:
-      points: single networks.
-      weights: `[P, n]`, how each is mixed from the stack.
-      groups: ensembles of points by their indices, the first being the predictor "ensemble".
-    """
+    """The single networks of a stack that are evaluated, how each is mixed, and their ensembles."""
 
     points: list[Point]
-    weights: np.ndarray
-    groups: list[tuple[int, ...]]
+    weights: np.ndarray  # [P, n]
+    groups: list[tuple[int, ...]]  # of indices; the first is the predictor "ensemble"
 
     def index(self, name: str) -> int:
         """Of the first point of this name."""
@@ -78,7 +72,7 @@ class Layout(NamedTuple):
     @property
     def endpoints(self) -> tuple[int, ...]:
         """The indices of the endpoints, if they are points."""
-        return _endpoints(self.points)
+        return tuple(i for i, x in enumerate(self.points) if x.name.startswith("endpoint"))
 
 
 def layout(run: Run, settings: Settings) -> Layout:
@@ -91,30 +85,27 @@ def layout(run: Run, settings: Settings) -> Layout:
         return Layout(points, rows, [tuple(range(1, len(points)))])
     grid_steps = settings.grid_steps if answer.chooses == "point" else 0
     points = points_of(answer.subspace, settings.num_points, grid_steps)
-    groups = _ensembles(points)
     if answer.drawn:
         key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)
         draws = jax.vmap(answer.subspace.draw)(jax.random.split(key, settings.num_samples))
-        first = len(points)
-        points = points + [Point(f"sample {i}", draw) for i, draw in enumerate(np.asarray(draws))]
-        groups = [tuple(range(first, len(points)))]
+        points += [Point(f"sample {i}", draw) for i, draw in enumerate(np.asarray(draws))]
     coords = jnp.stack([jnp.asarray(point.coords) for point in points])
-    return Layout(points, np.asarray(jax.vmap(answer.subspace.weights)(coords)), groups)
+    plan = Layout(points, np.asarray(jax.vmap(answer.subspace.weights)(coords)), [])
+    if answer.drawn:
+        first = len(points) - settings.num_samples
+        return plan._replace(groups=[tuple(range(first, len(points)))])
+    return plan._replace(groups=_ensembles(plan))
 
 
-def _ensembles(points: list[Point]) -> list[tuple[int, ...]]:
+def _ensembles(plan: Layout) -> list[tuple[int, ...]]:
     """Opposite points of a path; the corners of a simplex, all together and in pairs."""
-    if len(points) == 1:
+    last = len(plan.points) - 1
+    if last == 0:
         return []
-    if points[0].coords.ndim == 0:
-        return [(i, len(points) - 1 - i) for i in range(len(points) // 2)]
-    corners = _endpoints(points)
-    pairs = list(itertools.combinations(corners, 2)) if len(corners) > 2 else []
-    return [corners, *pairs]
-
-
-def _endpoints(points: list[Point]) -> tuple[int, ...]:
-    return tuple(i for i, point in enumerate(points) if point.name.startswith("endpoint"))
+    if plan.points[0].coords.ndim == 0:
+        return [(i, last - i) for i in range((last + 1) // 2)]
+    corners = plan.endpoints
+    return [corners, *(itertools.combinations(corners, 2) if len(corners) > 2 else [])]
 
 
 def short(coords: np.ndarray) -> np.ndarray:
@@ -123,123 +114,89 @@ def short(coords: np.ndarray) -> np.ndarray:
 
 
 class Chosen(NamedTuple):
-    """One point of a run.
+    """One point of a run."""
 
-    Attributes:
-      name: what evaluation calls it, "" if it has no name.
-      coords: a number of a line or curve, `[n]` of a simplex.
-      weights: `[n]`, the mixing weights of the run's networks.
-      inside: whether it lies in what was trained.
-      validation_nll: by which it was chosen; `None` if it was given.
-    """
-
-    name: str
-    coords: np.ndarray
-    weights: np.ndarray
-    inside: bool
-    validation_nll: float | None = None
+    name: str  # what evaluation calls it, "" if it has no name
+    coords: np.ndarray  # a number of a line or curve, [n] of a simplex
+    weights: np.ndarray  # [n], the mixing weights of the run's networks
+    inside: bool  # whether it lies in what was trained
+    validation_nll: float | None = None  # by which it was chosen; None if it was given
 
 
 def choose(spec: str, run: Run, settings: Settings, metrics: dict) -> Chosen:
     """The point that a command line means.
 
-    Args:
-      spec: `midpoint` or another name of an evaluated point, `_` standing for a space; `best`, the
-        evaluated point of lowest validation NLL; or coordinates, as `0.3`, `0.2,0.3,0.5` or `1/3,2/3`.
-      run: that was trained.
-      settings: with which it was evaluated.
-      metrics: what the evaluation found.
-
-    Raises:
-      UserError: the run has no such point, or nothing to choose the best one by.
+    `spec` is a name of an evaluated point, `_` standing for a space; `best`, the evaluated point of
+    lowest validation NLL in `metrics`; or coordinates, as `0.3`, `0.2,0.3,0.5` or `1/3,2/3`.
     """
     answer, plan = run.program.method.answer, layout(run, settings)
+    named = {point.name.replace(" ", "_"): i for i, point in enumerate(plan.points) if point.name}
+    nll = None
     if spec == "best":
-        return _best(answer, plan, metrics["points"])
-    named = {point.name: i for i, point in enumerate(plan.points) if point.name}
-    name = spec.replace("_", " ")
-    if name in named:
-        return _evaluated(answer, plan, named[name])
-    numbers = _numbers(spec)
-    if numbers is None:
-        names = [name.replace(" ", "_") for name in named]
-        more = f", ... {names[-1]}" if len(names) > 3 else ""
+        index, nll = _best(metrics["points"])
+    else:
+        index = named.get(spec.replace(" ", "_"))
+    if index is not None:
+        name, coords = plan.points[index]
+        drawn = answer.subspace is None or name.startswith("sample")
+        inside = drawn or _is_inside(answer, coords)
+        return Chosen(name, coords, plan.weights[index], inside, nll)
+    coords = _coordinates(spec, answer.subspace)
+    if coords is None:
+        names = list(named)
+        more = [f"... {names[-1]}"] if len(names) > 3 else []
+        choices = ", ".join([*names[:3], *more, "best"]) + _coordinates_said(answer.subspace)
         raise UserError(
-            f"--point is {spec!r}; use {', '.join(names[:3])}{more}, best, or "
-            f"{_coordinates_said(answer)}."
+            f"--point is {spec}, which is no point of this {answer.said}; use {choices}."
         )
-    subspace = answer.subspace
-    if subspace is None or subspace.num_endpoints == 1:
-        what = "SWAG's networks span no subspace" if subspace is None else "the run has one network"
-        raise UserError(f"--point is {spec} but {what}; use midpoint.")
-    wanted = max(subspace.center.size, 1)
-    if len(numbers) != wanted:
-        raise UserError(
-            f"--point has {len(numbers)} coordinate{'s' * (len(numbers) > 1)} but a point of this "
-            f"{answer.said} has {wanted}; give {_coordinates_said(answer)}."
-        )
-    coords = np.asarray(numbers if subspace.center.ndim else numbers[0], np.float32)
-    if subspace.center.ndim and abs(sum(numbers) - 1) > _TOLERANCE:
-        raise UserError(
-            f"--point is {spec}, which sums to {sum(numbers):g}, but barycentric coordinates sum to 1; "
-            "change one of them (fractions such as 1/3 are understood)."
-        )
-    weights = np.asarray(subspace.weights(jnp.asarray(coords)))
+    weights = np.asarray(answer.subspace.weights(jnp.asarray(coords)))
     return Chosen("", coords, weights, _is_inside(answer, coords))
 
 
-def _coordinates_said(answer: Answer) -> str:
-    subspace = answer.subspace
+def _coordinates(spec: str, subspace: ss.Subspace | None) -> np.ndarray | None:
     if subspace is None or subspace.num_endpoints == 1:
-        return "no coordinates, since there is no subspace"
-    if subspace.center.ndim == 0:
-        return "a number from 0 to 1"
-    shares = ",".join(["0.5", "0.5", *["0"] * (subspace.num_endpoints - 2)])
-    return f"{subspace.num_endpoints} coordinates such as {shares}"
-
-
-def _numbers(spec: str) -> list[float] | None:
+        return None
     try:
-        return [float(Fraction(part.strip())) for part in spec.split(",")]
+        numbers = [float(Fraction(part.strip())) for part in spec.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         return None
+    if subspace.center.ndim == 0:
+        return np.asarray(numbers[0], np.float32) if len(numbers) == 1 else None
+    fits = len(numbers) == subspace.num_endpoints and abs(sum(numbers) - 1) <= _TOLERANCE
+    return np.asarray(numbers, np.float32) if fits else None
 
 
-def _best(answer: Answer, plan: Layout, records: list[dict]) -> Chosen:
+def _coordinates_said(subspace: ss.Subspace | None) -> str:
+    if subspace is None or subspace.num_endpoints == 1:
+        return ""
+    if subspace.center.ndim == 0:
+        return " or a number from 0 to 1"
+    n = subspace.num_endpoints
+    return f" or {n} numbers that sum to 1, such as {','.join([f'1/{n}'] * n)}"
+
+
+def _best(records: list[dict]) -> tuple[int, float]:
+    """The index of the point of lowest validation NLL, and that NLL."""
     found = [(record.get("validation") or {}).get("nll") for record in records]
-    finite = [i for i, nll in enumerate(found) if nll is not None]
+    finite = [(nll, i) for i, nll in enumerate(found) if nll is not None]
     if not finite:
         raise UserError(
             "--point is best but the run held out no validation images to choose it by "
             "(config.validation_size); use midpoint, or train one with a validation split."
         )
-    if len(found) != len(plan.points):
-        raise UserError(
-            f"--point is best but metrics.json has {len(found)} points and the config "
-            f"{len(plan.points)}; use midpoint."
-        )
-    best = min(finite, key=lambda i: found[i])
-    return _evaluated(answer, plan, best)._replace(validation_nll=found[best])
-
-
-def _evaluated(answer: Answer, plan: Layout, i: int) -> Chosen:
-    point = plan.points[i]
-    drawn = answer.subspace is None or point.name.startswith("sample")
-    inside = drawn or _is_inside(answer, point.coords)
-    return Chosen(point.name, point.coords, plan.weights[i], inside)
+    nll, index = min(finite)
+    return index, nll
 
 
 def _is_inside(answer: Answer, coords: np.ndarray) -> bool:
     if coords.ndim == 0:
         return bool(0 <= coords <= 1)
-    if coords.min() < 0:
-        return False
     support = set(np.flatnonzero(coords).tolist())
-    return any(support <= set(simplex) for simplex in answer.simplexes)
+    known = any(support <= set(simplex) for simplex in answer.simplexes)
+    return bool(coords.min() >= 0) and known
 
 
 def recorded(chosen: Chosen, metrics: dict) -> dict | None:
     """What a run's own evaluation found at a point, if it looked there."""
     coords = short(np.asarray(chosen.coords)).tolist()
-    found = (point for point in metrics["points"] if point["coords"] == coords)
-    return next(found, None)
+    return next((point for point in metrics["points"] if point["coords"] == coords), None)

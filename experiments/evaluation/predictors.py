@@ -28,7 +28,6 @@ from experiments.evaluation.predict import (
 )
 from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system import hosts
-from experiments.training.model import Model
 from experiments.training.run import Run
 
 # Points of a risk-coverage curve that are kept.
@@ -36,32 +35,13 @@ _CURVE_POINTS = 50
 
 
 class Predictor(NamedTuple):
-    """What predicts: networks, of whose probabilities the mean is taken.
-
-    Attributes:
-      name: of its record.
-      model: of its networks.
-      networks: leaves `[M, ...]`.
-      passes: forward passes for one image.
-      members: the points that its networks are, if they are evaluated points.
-      says: of its choice; part of its record.
-      logits_fn: `(model, networks, images, settings) -> logits`, an entry for every pass.
-    """
+    """What predicts with the mean of its networks' probabilities."""
 
     name: str
-    model: Model
-    networks: Networks
-    passes: int = 1
-    members: tuple[int, ...] = ()
-    says: Mapping = {}
-    logits_fn: Callable[[Model, Networks, np.ndarray, Settings], jax.Array] = predict
-
-
-class HeldOut(NamedTuple):
-    """Validation images, and the logits `[P, N, K]` of all evaluated points for them."""
-
-    split: Split
-    logits: jax.Array
+    logits: Callable[[np.ndarray], jax.Array]  # of images, [passes, N, K]
+    passes: int = 1  # for one image
+    members: tuple[int, ...] = ()  # the evaluated points that the networks are, if they are such
+    says: Mapping = {}  # of its choice, in its record
 
 
 def predictors(
@@ -70,56 +50,50 @@ def predictors(
     plan: Layout,
     stack: ss.tree.PyTree,
     networks: Networks,
-    held_out: HeldOut | None,
+    held_out: tuple[Split, jax.Array] | None,
     wrap: Wrap,
 ) -> Iterator[Predictor]:
-    """What a trained stack can predict with.
+    """What a trained stack can predict with; `networks` are those of the points of the layout.
 
-    Args:
-      run: the run that trained it.
-      settings: see `Settings`.
-      plan: the points that are evaluated.
-      stack: what `Method.trained` returns.
-      networks: those of the points.
-      held_out: what choices are made on; without it nothing is chosen.
-      wrap: what batches pass through.
+    Choices are made on images that are held out and the points' logits `[P, N, K]` for them, if there
+    are any.
     """
     model, answer = run.program.model, run.program.method.answer
 
     def of(name, members, **says):
-        taken = networks.take(members)
-        return Predictor(name, model, taken, len(members), tuple(members), says)
+        logits = functools.partial(predict, model, networks.take(members), settings=settings)
+        return Predictor(name, logits, len(members), tuple(members), says)
 
-    midpoint = of("midpoint", [plan.index("midpoint")])
-    yield midpoint
+    middle = plan.index("midpoint")
+    yield of("midpoint", [middle])
     if plan.groups:
         yield of("ensemble", plan.groups[0])
     if model.network.dropout > 0:
-        yield _mc_ensemble(midpoint, run.seed, settings)
+        yield _mc_ensemble(run, jax.tree.map(lambda x: x[middle], networks), settings)
     if held_out is None:
         return
     if answer.chooses == "point" and len(plan.points) > 1:
-        best = int(ss.calibration.choose_point(held_out.logits, held_out.split.labels))
+        split, logits = held_out
+        best = int(ss.calibration.choose_point(logits, split.labels))
         yield of("chosen point", [best], coords=short(plan.points[best].coords))
     if answer.chooses == "soup":
         yield _greedy_soup(run, settings, plan, stack, held_out, wrap)
 
 
-def _mc_ensemble(center: Predictor, seed: int, settings: Settings) -> Predictor:
+def _mc_ensemble(run: Run, network: Networks, settings: Settings) -> Predictor:
     """The average of passes in which units are dropped at random (Gal and Ghahramani 2016).
 
     Every pass drops the same units in each batch of images: passes are independent, images are not.
     """
-    key = jax.random.fold_in(jax.random.key(seed), DRAWS_STREAM)
+    key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
 
-    def logits_fn(model, networks, images, settings):
-        one = jax.tree.map(lambda x: x[0], networks)
+    def logits(images):
         batches = padded_batches(images, settings.batch_size)
-        logits = hosts.local(ss.predict(dropout_logits_fn(model), (one, keys), batches))
-        return logits[:, : len(images)]
+        passes = ss.predict(dropout_logits_fn(run.program.model), (network, keys), batches)
+        return hosts.local(passes)[:, : len(images)]
 
-    return Predictor("mc ensemble", center.model, center.networks, len(keys), logits_fn=logits_fn)
+    return Predictor("mc ensemble", logits, len(keys))
 
 
 def _greedy_soup(
@@ -127,11 +101,11 @@ def _greedy_soup(
     settings: Settings,
     plan: Layout,
     stack: ss.tree.PyTree,
-    held_out: HeldOut,
+    held_out: tuple[Split, jax.Array],
     wrap: Wrap,
 ) -> Predictor:
     """The soup that adds a snapshot only if validation accuracy does not fall."""
-    (images, labels), model = held_out.split, run.program.model
+    ((images, labels), logits), model = held_out, run.program.model
 
     def soup(weights):
         return recalibrated(run, mixtures(stack, jnp.asarray(weights)[None]), settings, wrap)[0]
@@ -142,57 +116,50 @@ def _greedy_soup(
     def score(weights):
         return accuracy(predict(model, soup(weights), images, settings, wrap)[0])
 
-    scores = [accuracy(held_out.logits[i]) for i in plan.endpoints]
+    scores = [accuracy(logits[i]) for i in plan.endpoints]
     weights = ss.averaging.greedy_soup(score, np.asarray(scores))
-    return Predictor("greedy soup", model, soup(weights), says={"weights": weights})
+    of_soup = functools.partial(predict, model, soup(weights), settings=settings)
+    return Predictor("greedy soup", of_soup, says={"weights": weights})
 
 
 def measure(
     predictor: Predictor,
     splits: Mapping[str, Split],
-    settings: Settings,
+    num_bins: int,
     known: Mapping[str, jax.Array] | None = None,
     shifted: Shifted = NOTHING_SHIFTED,
 ) -> dict:
     """The record of one predictor: all metrics, and how it fares on other images.
 
-    Args:
-      predictor: what is measured.
-      splits: the first is what is reported; `validation` fits temperatures.
-      settings: see `Settings`.
-      known: logits `[P, N, K]` of the evaluated points, by the name of the split.
-      shifted: other images to predict.
+    The first split is what is reported, and `validation` fits temperatures. `known` has the logits
+    `[P, N, K]` of the evaluated points, by the name of the split.
     """
     members = jnp.array(predictor.members, int)
     logits = {
-        name: known[name][members]
-        if known and predictor.members
-        else predictor.logits_fn(predictor.model, predictor.networks, split.images, settings)
-        for name, split in splits.items()
+        name: known[name][members] if known and predictor.members else predictor.logits(images)
+        for name, (images, _) in splits.items()
     }
     log_probs = {name: ss.ensemble(values) for name, values in logits.items()}
     labels = {name: jnp.asarray(split.labels) for name, split in splits.items()}
-    main, bins = next(iter(splits)), settings.num_bins
-    record = {"inference_passes": predictor.passes}
+    main, record = next(iter(splits)), {"inference_passes": predictor.passes}
     if "validation" in splits:
-        record["validation"] = _short_metrics(log_probs["validation"], labels["validation"], bins)
+        validation = log_probs["validation"], labels["validation"]
+        record["validation"] = _short_metrics(*validation, num_bins)
     if main == "validation":
         return record | predictor.says
-    curve = ss.detection.risk_coverage(jnp.exp(log_probs[main]), labels[main])
+    tested = log_probs[main], labels[main]
+    curve = ss.detection.risk_coverage(jnp.exp(tested[0]), tested[1])
     total = len(labels[main])
     shown = np.linspace(0, total - 1, min(_CURVE_POINTS, total)).astype(int)
-    record |= metrics_of(log_probs[main], labels[main], bins)
+    record |= all_metrics(*tested, num_bins=num_bins)
     record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
     if "validation" in splits:
-        tested = labels["validation"], log_probs[main], labels[main], bins
-        record |= choose.temperature_record(log_probs["validation"], *tested)
+        record |= choose.temperature_record(validation, tested, num_bins)
         if len(predictor.members) > 1:
-            tested = labels["validation"], logits[main], labels[main], bins
-            found = choose.ensemble_temperature_record(logits["validation"], *tested)
-            record["temperatures"] = found
-    record |= _corruptions(predictor, shifted, settings)
-    record |= _foreign(predictor, shifted, log_probs[main], settings)
-    return record | predictor.says
+            both = ((logits[name], labels[name]) for name in ("validation", main))
+            record["temperatures"] = choose.ensemble_temperature_record(*both, num_bins)
+    record |= _corruptions(predictor, shifted, num_bins)
+    return record | _foreign(predictor, shifted, tested[0]) | predictor.says
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")
@@ -212,12 +179,8 @@ def all_metrics(log_probs: jax.Array, labels: jax.Array, *, num_bins: int) -> di
         "entropy": m.entropy(probs),
         "aurc": m.aurc(probs, labels),
         "reliability": m.reliability(probs, labels, num_bins=num_bins)._asdict(),
+        "num_bins": num_bins,
     }
-
-
-def metrics_of(log_probs: jax.Array, labels: jax.Array, num_bins: int) -> dict:
-    """`all_metrics`, and of how many bins."""
-    return all_metrics(log_probs, labels, num_bins=num_bins) | {"num_bins": num_bins}
 
 
 def _short_metrics(log_probs: jax.Array, labels: jax.Array, num_bins: int) -> dict:
@@ -225,34 +188,31 @@ def _short_metrics(log_probs: jax.Array, labels: jax.Array, num_bins: int) -> di
     return {name: found[name] for name in ("accuracy", "nll", "ece")}
 
 
-def _corruptions(predictor: Predictor, shifted: Shifted, settings: Settings) -> dict:
+def _corruptions(predictor: Predictor, shifted: Shifted, num_bins: int) -> dict:
     """Metrics by corruption and severity, and their raw mCE (see `mean_corruption_error`)."""
     record, found = {}, {}
-    if not shifted.corrupted:
-        return record
     for name, severities in shifted.corrupted.items():
         found[name] = {}
         for severity, load in severities.items():
-            corrupted = load()
-            images, labels = corrupted.split
-            logits = predictor.logits_fn(predictor.model, predictor.networks, images, settings)
-            if corrupted.columns is not None:
-                logits = logits[..., corrupted.columns]
-                record["corruptions_mapping"] = corrupted.description
-            found[name][str(severity)] = _short_metrics(
-                ss.ensemble(logits), jnp.asarray(labels), settings.num_bins
-            )
+            (images, labels), description, columns = load()
+            logits = predictor.logits(images)
+            if columns is not None:
+                logits = logits[..., columns]
+                record["corruptions_mapping"] = description
+            metrics = _short_metrics(ss.ensemble(logits), jnp.asarray(labels), num_bins)
+            found[name][str(severity)] = metrics
+    if not found:
+        return {}
     errors = [[1 - each["accuracy"] for each in by.values()] for by in found.values()]
     mce = ss.metrics.mean_corruption_error(jnp.asarray(errors))
     return record | {"corruptions": found, "corruptions_mce": {"raw": mce}}
 
 
-def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array, settings: Settings) -> dict:
+def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array) -> dict:
     """How its confidence tells foreign images from those of log probabilities `own`."""
     inside, found = _confidence(own), {}
     for name, load in shifted.outside.items():
-        logits = predictor.logits_fn(predictor.model, predictor.networks, load(), settings)
-        outside = _confidence(ss.ensemble(logits))
+        outside = _confidence(ss.ensemble(predictor.logits(load())))
         found[name] = {
             "auroc": ss.detection.auroc(inside, outside),
             "fpr95": ss.detection.fpr_at_tpr(inside, outside),

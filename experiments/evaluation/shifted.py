@@ -12,15 +12,10 @@ from experiments.data.corrupted import Corrupted
 
 
 class Shifted(NamedTuple):
-    """Images that are not those of the test split, made when they are asked for.
+    """Images that are not those of the test split, made when they are asked for."""
 
-    Attributes:
-      corrupted: `name -> severity -> () -> Corrupted`, test images corrupted.
-      outside: `name -> () -> uint8 [M, H, W, C]`, out-of-distribution images.
-    """
-
-    corrupted: Mapping[str, Mapping[int, Callable[[], Corrupted]]] = {}
-    outside: Mapping[str, Callable[[], np.ndarray]] = {}
+    corrupted: Mapping[str, Mapping[int, Callable[[], Corrupted]]] = {}  # by name and severity
+    outside: Mapping[str, Callable[[], np.ndarray]] = {}  # uint8 [M, H, W, C] of other data sets
 
 
 NOTHING_SHIFTED = Shifted()
@@ -31,15 +26,9 @@ def shifted_images(
     dataset: sets.Dataset,
     shared: Callable[[tuple, Callable], object] = lambda key, make: make(),
 ) -> Shifted:
-    """The corrupted and the foreign images that a config asks for, made when they are needed.
+    """The corrupted and the foreign images that a config asks for.
 
-    Args:
-      config: of the run.
-      dataset: of the run.
-      shared: `(key, make) -> images`, which may know what a key stands for already.
-
-    Raises:
-      UserError: a corruption or severity that does not exist.
+    `shared(key, make)` returns images that are made already, by what they are made of, or makes them.
     """
     evaluation, source = config.evaluation, config.evaluation.corruption_source
     corrupted.check_names(evaluation.corruptions)
@@ -69,11 +58,7 @@ def shifted_images(
 
 
 def check_shifted(config: ml_collections.ConfigDict, shifted: Shifted) -> None:
-    """Loads the foreign images and a severity of each published corruption, before any training.
-
-    Raises:
-      UserError: they do not exist, can't be read, or do not fit the model.
-    """
+    """Loads the foreign images and a severity of each published corruption, before any training."""
     if config.evaluation.corruption_source != corrupted.GENERATED:
         for severities in shifted.corrupted.values():
             next(iter(severities.values()))()

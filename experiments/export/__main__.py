@@ -1,21 +1,9 @@
-"""Exports one network of a finished run as an ordinary checkpoint, with a model card."""
-
-import functools
-import signal
-import sys
-from collections.abc import Sequence
-
-from experiments.export import formats
-from experiments.export.export import export
-from experiments.system import cli, xla
-
-_DESCRIPTION = """\
-Export one network of a finished run as an ordinary checkpoint with a model card.
+"""Export one network of a finished run as an ordinary checkpoint with a model card.
 
 The batch-norm statistics of the point are measured anew on training images, as evaluation does, and
 its test metrics too. What is written is read by a fresh process without this project, and its logits
-are compared; on a mismatch nothing is kept."""
-_EPILOG = """\
+are compared; on a mismatch nothing is kept.
+
 points:
   midpoint             the one to deploy, and the default; of a single network, that network
   0.3                  of a line or curve: from 0, its first endpoint, to 1, its last
@@ -30,13 +18,22 @@ examples:
   python -m experiments.export runs/simplex --point 0.2,0.3,0.5 --format npz --int8
 """
 
+import functools
+import signal
+import sys
+from collections.abc import Sequence
+
+from experiments.export import formats
+from experiments.export.export import export
+from experiments.system import cli, xla
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parser = cli.parser("experiments.export", _DESCRIPTION, _EPILOG)
+    parser = cli.parser("experiments.export", __doc__)
     add, switch = parser.add_argument, functools.partial(parser.add_argument, action="store_true")
     add("workdir", metavar="WORKDIR", help="folder of a finished run")
-    add("--point", default="midpoint", help="which network; see below")
+    add("--point", default="midpoint", help="which network; see above")
     add("--format", default="orbax", choices=list(formats.FORMATS))
     add("--output", default="", help="folder to make; default: WORKDIR/export/POINT-FORMAT")
     switch("--int8", help="keep kernels as int8 numbers")

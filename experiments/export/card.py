@@ -15,53 +15,7 @@ from experiments.runs.finished import FinishedRun
 
 EXAMPLE, NETWORK, README, RECORD = "example.npz", "network.py", "README.md", "model_card.json"
 _REFERENCE = "Wortsman et al. 2021, Learning Neural Network Subspaces"
-_PAGE = """\
-# {network[name]} on {data[name]}: {title}
-
-{what}
-
-## How good it is
-
-Measured when it was exported, on {data[sizes][test]:,} test images, with the weights that the \
-file holds:
-
-| Weights | Accuracy [%] | NLL [nats] | Brier | ECE [%] | File [bytes] |
-|:--|--:|--:|--:|--:|--:|
-{metrics_said}
-
-{calibration}
-
-## How to load it
-
-In this folder, with {packages} alone:
-
-```python
-{code}
-```
-
-Before this folder was kept, a fresh process ran this code, without the project that trained the \
-network, and its logits of test images were compared with those that were measured. `network.py` is the \
-network; `model_card.json` has every number of this card, and more.
-
-- **Input**: uint8 images `[B, {shape}]`, from 0 to 255. `logits` divides by 255, subtracts the mean \
-{mean} and divides by the standard deviation {std} of a channel.
-- **Output**: logits `[B, {data[num_classes]}]`, float32, of classes in the order of their \
-labels{labels}.
-
-## Limits
-
-{limits_said}
-
-## Where it comes from
-
-- Training: {training[num_epochs]} epochs, {training[num_steps]:,} steps of {training[batch_size]} \
-images{more}; {training[gradient_passes]:,} gradient passes over images, {training[seconds]:.0f} s on \
-{run[device]}; seed {training[seed]}. {data[sizes][validation]:,} training images were held out.
-- Batch-norm statistics: of {recalibration[num_examples]:,} {augmented}training images, pooled over \
-batches of {recalibration[batch_size]}.
-- The run: `{run[command]}`, commit {run[commit]}, {run[date]}.
-- The export: `{export[command]}`, commit {export[commit]}, {export[date]}; {versions}.
-"""
+_PAGE = Path(__file__).with_name("card.md").read_text("utf-8")  # to be formatted
 
 
 def record(
@@ -71,15 +25,7 @@ def record(
     int8: bool,
     recalibration: ss.recalibration.Recalibration,
 ) -> dict:
-    """All that is known before anything is measured, as JSON values.
-
-    Args:
-      finished: the run.
-      chosen: the point.
-      format_name: a name in `experiments.export.formats.FORMATS`.
-      int8: whether its weights are.
-      recalibration: of the point.
-    """
+    """All that is known before anything is measured, as JSON values."""
     config, run, dataset = finished.config, finished.run, finished.dataset
     method, steps = run.program.method, run.program.num_steps
     answer = method.answer
@@ -118,7 +64,7 @@ def record(
             "image_shape": list(dataset.test.images.shape[1:]),
             "num_classes": dataset.num_classes,
             "class_names": list(sets.class_names(config.dataset, config.data_dir)),
-            "normalization": {"mean": mean, "std": std},
+            "normalization": {"mean": list(mean), "std": list(std)},
             "augmentation": config.augmentation,
             "label_noise": config.label_noise.to_dict(),
         },
@@ -162,7 +108,7 @@ def _limits(found: dict) -> list[str]:
         "neither is in the numbers of its training.": start,
         "The point lies outside of what was trained.": not point["inside"],
         "Networks that were trained apart were averaged; nothing between them was trained.": apart,
-        "The point was chosen on the validation images, which are not the test images.": (
+        "The point was chosen by its NLL on the validation images, which are not the test images.": (
             point["chosen_by_validation_nll"] is not None
         ),
         "Weights are kept as int8 numbers and computed with in float32: the file is smaller, "
@@ -174,6 +120,8 @@ def _limits(found: dict) -> list[str]:
 def loading_code(format_name: str, tolerance: float) -> str:
     """The code of the card, to be run in the exported folder; it defines `weights` and `logits`."""
     return f"""\
+import numpy as np
+from network import logits  # network.py, a Flax module and its input's scale
 {FORMATS[format_name].load}
 example = np.load("{EXAMPLE}")  # uint8 images and the logits that they should give
 found = np.asarray(logits(weights, example["images"]))
@@ -190,21 +138,18 @@ def code_of(folder: Path) -> str:
 def page(card: dict, code: str) -> str:
     """The card as Markdown."""
     about, method, point = card["data"], card["method"], card["point"]
-    names, moments = about["class_names"], about["normalization"]
-    versions = card["provenance"]["export"]["versions"]
+    names, versions = about["class_names"], card["provenance"]["export"]["versions"]
     more = " besides those of the weights that it started from"
-    one = method["num_networks"] == 1
-    title = f"{point['name'] or 'a point'} of a {method['spans']}"
     words = {
-        "title": f"recipe {method['recipe']}" if one else title,
-        "what": _what(card, one),
+        "point_said": f"the {point['name']}" if point["name"] else "a point",
+        "coords": ", ".join(f"{x:g}" for x in np.atleast_1d(point["coords"])),
+        "weights": ", ".join(f"{x:g}" for x in point["mixing_weights"]),
+        "reference": f"; {method['reference']}" if "reference" in method else "",
+        "networks": f", which are {method['networks']}," if "networks" in method else "",
         "metrics_said": "\n".join(_row(card, name) for name in card["metrics"]),
-        "calibration": _calibration(card),
         "packages": ", ".join(FORMATS[card["format"]].packages),
         "code": code,
         "shape": ", ".join(map(str, about["image_shape"])),
-        "mean": list(moments["mean"]),
-        "std": list(moments["std"]),
         "labels": f": {', '.join(names)}" if 0 < len(names) <= 20 else "",
         "limits_said": "\n".join(f"- {sentence}" for sentence in card["limits"]),
         "more": more if card["training"]["starts_from_other_weights"] else "",
@@ -214,58 +159,16 @@ def page(card: dict, code: str) -> str:
     return _PAGE.format(**card, **card["provenance"], **words)
 
 
-def _what(card: dict, one: bool) -> str:
-    method, point = card["method"], card["point"]
-    said = [f"One ordinary network with {card['network']['num_parameters']:,} parameters."]
-    if one:
-        said.append(f"It was trained by the recipe `{method['recipe']}`.")
-    else:
-        coords = ", ".join(f"{x:g}" for x in np.atleast_1d(point["coords"]))
-        weights = ", ".join(f"{x:g}" for x in point["mixing_weights"])
-        reference = f"; {method['reference']}" if "reference" in method else ""
-        said.append(
-            f"It is the {point['name'] or 'point'} ({coords}) of a {method['spans']} (recipe "
-            f"`{method['recipe']}`{reference}): {method['num_networks']} networks mixed with the "
-            f"weights {weights}."
-        )
-    if "networks" in method:
-        said.append(f"What was evaluated are {method['networks']}.")
-    if (nll := point["chosen_by_validation_nll"]) is not None:
-        said.append(
-            f"It has the lowest validation NLL, {nll:.4f}, of the points that the run evaluated."
-        )
-    return " ".join(said)
-
-
-def _row(card: dict, name: str) -> str:
-    found = card["metrics"][name]
-    kept = "" if name == ("int8" if card["int8"] else "float32") else " (not in this folder)"
-    numbers = [
-        _number(found["accuracy"], 2, 100),
-        *(_number(found[metric], 4) for metric in ("nll", "brier")),
-        _number(found["ece"], 2, 100),
+def _row(card: dict, kind: str) -> str:
+    """Of the table of metrics, for float32 or int8 weights."""
+    found = card["metrics"][kind]
+    kept = "" if kind == ("int8" if card["int8"] else "float32") else " (not in this folder)"
+    scaled = {name: f"{x:.4f}" for name, x in found.get("scaled", {}).items()}
+    cells = [
+        kind + kept,
+        *(f"{found[name]:.4f}" for name in ("accuracy", "nll", "brier", "ece")),
+        f"{found['temperature']:.3f}" if scaled else "",
+        *(scaled.get(name, "") for name in ("nll", "ece")),
+        f"{card['bytes'][kind]:,}",
     ]
-    return f"| {name}{kept} | {' | '.join(numbers)} | {card['bytes'][name]:,} |"
-
-
-def _calibration(card: dict) -> str:
-    bins = next(iter(card["metrics"].values()))["num_bins"]
-    said = [f"ECE is that of {bins} bins of equal width."]
-    for name, found in card["metrics"].items():
-        if "temperature" in found:
-            scaled = found["scaled"]
-            said.append(
-                f"With logits divided by {_number(found['temperature'], 3)}, fitted on "
-                f"{card['data']['sizes']['validation']:,} validation images, {name} weights have NLL "
-                f"{_number(scaled['nll'], 4)} and ECE {_number(scaled['ece'], 2, 100)} %."
-            )
-    if recorded := card["recorded"]:
-        said.append(
-            f"The run's own report has accuracy {100 * recorded['accuracy']:.2f} % and NLL "
-            f"{_number(recorded['nll'], 4)} at this point."
-        )
-    return "\n".join(said)
-
-
-def _number(value: float | None, decimals: int, scale: float = 1) -> str:
-    return "not finite" if value is None else f"{scale * value:.{decimals}f}"
+    return f"| {' | '.join(cells)} |"

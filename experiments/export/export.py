@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -48,17 +47,7 @@ np.savez(results, logits=logits, modules=sorted({name.split(".")[0] for name in 
 
 
 def export(options: SimpleNamespace) -> Path:
-    """Exports a network; the folder is whole or not there.
-
-    Args:
-      options: of the command line.
-
-    Returns:
-      The folder.
-
-    Raises:
-      UserError: a run, point or folder that can't be had, or files that give other logits.
-    """
+    """Exports a network as the command line says; the folder that it returns is whole or not there."""
     begun = provenance("experiments.export")
     folder = Path(options.workdir).expanduser()
     output = _output(folder, options)
@@ -72,15 +61,14 @@ def export(options: SimpleNamespace) -> Path:
     # Beside the output, so that it can be moved there as a whole.
     beside = next(parent for parent in output.absolute().parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
-        made = Path(scratch) / output.name
+        made = Path(scratch) / "made"
         made.mkdir()
-        networks, record = _measured(finished, chosen, options)
+        network, record = _measured(made, finished, chosen, options)
         _check_record(folder, record)
         own = begun | finished_now()
         record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
-        shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
-        _write(made, finished, networks, record, options)
-        record["verification"] = _verify(made, finished, networks)
+        _describe(made, folder, finished, network, record)
+        record["verification"] = _verify(made, finished, network)
         files.write_json(made / card.RECORD, record)
         output.parent.mkdir(parents=True, exist_ok=True)
         _put(made, output)
@@ -103,67 +91,77 @@ def _output(folder: Path, options: SimpleNamespace) -> Path:
 
 
 def _measured(
-    finished: FinishedRun, chosen: points.Chosen, options: SimpleNamespace
+    made: Path, finished: FinishedRun, chosen: points.Chosen, options: SimpleNamespace
 ) -> tuple[Networks, dict]:
-    """The network, and after it the one of int8 weights if that is wanted; and what the card says."""
-    run, settings = finished.run, finished.settings
-    params = mixtures(finished.stack, jnp.asarray(chosen.weights, jnp.float32)[None])
-    if options.int8:
-        rounded = formats.dequantised(formats.quantised(_one(params, 0)))
-        params = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), params, rounded)
-    networks, recalibration = recalibrated(run, params, settings, with_bar)
+    """The network `[1, ...]` whose file is in the new folder, and what the card says of it.
+
+    With int8 weights those of float32 are measured beside them, and only the size of their file is kept.
+    """
+    config, run, settings = finished.config, finished.run, finished.settings
     splits = {"test": finished.dataset.test}
     if len(finished.dataset.validation.labels):
         splits["validation"] = finished.dataset.validation
-    record = card.record(finished, chosen, options.format, options.int8, recalibration)
-    record["metrics"], logits_fn = {}, functools.partial(predict, wrap=with_bar)
-    for i, name in enumerate(["float32", "int8"][: 1 + options.int8]):
+    format_ = formats.FORMATS[options.format]
+    metadata = {
+        "recipe": config.recipe,
+        "point": options.point,
+        "network": config.model.name,
+        "data": config.dataset,
+    }
+    params = mixtures(finished.stack, jnp.asarray(chosen.weights, jnp.float32)[None])
+    kept = {"float32": _one(params)}
+    if options.int8:
+        kept["int8"] = formats.quantised(kept["float32"])
+        rounded = formats.dequantised(kept["int8"])
+        params = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), params, rounded)
+    networks, recalibration = recalibrated(run, params, settings, with_bar)
+    metrics, sizes = {}, {}
+    for i, kind in enumerate(kept):
         network = networks.take([i])
-        predictor = Predictor(name, run.program.model, network, logits_fn=logits_fn)
-        record["metrics"][name] = to_json(measure(predictor, splits, settings))
-    record["recorded"] = points.recorded(chosen, finished.metrics)
-    return networks, record
+        logits = functools.partial(
+            predict, run.program.model, network, settings=settings, wrap=with_bar
+        )
+        metrics[kind] = to_json(measure(Predictor(kind, logits), splits, settings.num_bins))
+        path = (made if i == len(kept) - 1 else made.parent) / format_.file
+        variables = {"params": kept[kind], "batch_stats": _one(network.stats)}
+        format_.write(path, variables, metadata | {"weights": kind})
+        sizes[kind] = formats.num_bytes(path)
+    record = card.record(finished, chosen, options.format, options.int8, recalibration)
+    recorded = points.recorded(chosen, finished.metrics)
+    return network, record | {"metrics": metrics, "recorded": recorded, "bytes": sizes}
 
 
-def _one(tree, i: int):
-    """One network of a stack, in NumPy."""
-    return jax.tree.map(lambda x: np.asarray(x[i]), tree)
+def _one(stack):
+    """The only network of a stack, in NumPy."""
+    return jax.tree.map(lambda x: np.asarray(x[0]), stack)
 
 
 def _check_record(folder: Path, record: dict) -> None:
-    """Refuses what the run itself did not find: data, weights or code are others than its own."""
+    """Refuses what is not finite or not what the run found, with other data, weights or code."""
+    if any(found["nll"] is None for found in record["metrics"].values()):
+        raise UserError(
+            "Predictions at this --point are not finite; choose another, or another run."
+        )
     here, there = record["metrics"]["float32"]["nll"], (record["recorded"] or {}).get("nll")
-    if None not in (here, there) and abs(here - there) > _SAME_NLL * (1 + abs(there)):
+    if there is not None and abs(here - there) > _SAME_NLL * (1 + abs(there)):
         raise UserError(
             f"The point has test NLL {here:.4f} here but {there:.4f} in {folder / workdir.METRICS}, so "
             "that the data or weights are not those of the run; name its data with --data_dir."
         )
 
 
-def _write(made: Path, finished: FinishedRun, networks: Networks, record: dict, options) -> None:
-    """All files of the folder but the record, whose last entry is the verification."""
-    format_, model = formats.FORMATS[options.format], finished.run.program.model
-    kinds = ["float32", "int8"][: 1 + options.int8]  # of which the last is kept
-    metadata = {
-        "recipe": finished.config.recipe,
-        "point": options.point,
-        "network": finished.config.model.name,
-        "data": record["data"]["name"],
-    }
-    params, record["bytes"] = _one(networks.params, 0), {}
-    with tempfile.TemporaryDirectory() as elsewhere:
-        for i, kind in enumerate(kinds):
-            path = (made if kind == kinds[-1] else Path(elsewhere)) / format_.file
-            weights = formats.quantised(params) if kind == "int8" else params
-            variables = {"params": weights, "batch_stats": _one(networks.stats, i)}
-            format_.write(path, variables, metadata | {"weights": kind})
-            record["bytes"][kind] = formats.num_bytes(path)
-    source = formats.source(model.network, model.normalization, options.int8)
+def _describe(
+    made: Path, folder: Path, finished: FinishedRun, network: Networks, record: dict
+) -> None:
+    """Writes what stands beside the weights, but for the record, whose last entry is still to come."""
+    model = finished.run.program.model
+    shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
+    source = formats.source(model.network, model.normalization, record["int8"])
     files.write_atomically(made / card.NETWORK, source)
     shape = (_EXAMPLES, *record["data"]["image_shape"])
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, networks))
-    code = card.loading_code(options.format, 10 * _tolerance(model))
+    np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
+    code = card.loading_code(record["format"], 10 * _tolerance(model))
     files.write_atomically(made / card.README, card.page(record, code))
 
 
@@ -171,28 +169,23 @@ def _tolerance(model: Model) -> float:
     return _TOLERANCES[np.dtype(model.network.dtype).name]
 
 
-def _reference(images: np.ndarray, finished: FinishedRun, networks: Networks) -> np.ndarray:
+def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> np.ndarray:
     """The logits that the exported network should give, whatever the device rounds to by default."""
-    last, model = networks.take([-1]), finished.run.program.model
+    model, settings = finished.run.program.model, finished.settings
     with jax.default_matmul_precision("highest"):
-        return np.asarray(predict(model, last, images, finished.settings)[0])
+        return np.asarray(predict(model, network, images, settings)[0])
 
 
-def _verify(made: Path, finished: FinishedRun, networks: Networks) -> dict:
-    """Runs the card's code in a fresh process, and compares logits of test images.
-
-    Raises:
-      UserError: it fails, imports this project, or gives other logits.
-    """
+def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
+    """Refuses files from which a fresh process gets other logits of test images."""
     test = finished.dataset.test.images
     images = np.asarray(test[np.arange(min(_CHECKED_IMAGES, len(test)))])
-    wanted = _reference(images, finished, networks)
+    wanted = _reference(images, finished, network)
     found, modules = _in_fresh_process(made, images)
     if ours := modules & {"experiments", "subspace_jax"}:
         raise _mismatch(f"it imported {', '.join(sorted(ours))}")
-    if found.shape != wanted.shape:
-        raise _mismatch(f"its logits have shape {list(found.shape)} and not {list(wanted.shape)}")
-    difference, largest = np.abs(found - wanted).max(), np.abs(wanted).max()
+    same_shape, largest = found.shape == wanted.shape, np.abs(wanted).max()
+    difference = np.abs(found - wanted).max() if same_shape else np.inf
     allowed = _tolerance(finished.run.program.model) * max(largest, 1e-6)
     if not difference <= allowed:
         raise _mismatch(f"its logits differ by {difference:.3g} where {allowed:.3g} is allowed")
@@ -210,18 +203,17 @@ def _in_fresh_process(made: Path, images: np.ndarray) -> tuple[np.ndarray, set[s
     # On the CPU: this process may hold all memory of an accelerator.
     changes = {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | changes
-    with tempfile.TemporaryDirectory() as scratch:
-        given, results = Path(scratch) / "images.npy", Path(scratch) / "results.npz"
-        np.save(given, images)
-        command = [sys.executable, "-c", _FRESH_PROCESS, card.code_of(made), given, results]
-        done = subprocess.run(
-            command, cwd=made, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise _mismatch(f"it failed: {lines[-1]}")
-        with np.load(results) as file:
-            return file["logits"], set(file["modules"].tolist())
+    given, results = made.with_name("images.npy"), made.with_name("results.npz")
+    np.save(given, images)
+    command = [sys.executable, "-c", _FRESH_PROCESS, card.code_of(made), given, results]
+    done = subprocess.run(
+        command, cwd=made, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise _mismatch(f"it failed: {lines[-1]}")
+    with np.load(results) as file:
+        return file["logits"], set(file["modules"].tolist())
 
 
 def _mismatch(reason: str) -> UserError:
@@ -233,25 +225,22 @@ def _mismatch(reason: str) -> UserError:
 
 def _put(made: Path, output: Path) -> None:
     """Moves a whole folder into its place; an older export goes when the new one is there."""
-    if not os.path.lexists(output):
-        os.rename(made, output)
-        return
-    old = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    os.rename(output, old)
+    older = made.with_name("older")  # which is deleted with the folder that it is in
+    if output.exists():
+        os.rename(output, older)
     try:
         os.rename(made, output)
     except BaseException:  # a signal too: the older one stays
-        os.rename(old, output)
+        if older.exists():
+            os.rename(older, output)
         raise
-    workdir.delete(old)
 
 
 def _say(output: Path, record: dict) -> None:
     for name, found in record["metrics"].items():
-        numbers = {key: np.nan if found[key] is None else found[key] for key in ("nll", "ece")}
         print(
-            f"{name}: test accuracy {100 * found['accuracy']:.2f} %, NLL {numbers['nll']:.4f}, ECE "
-            f"{100 * numbers['ece']:.2f} %, {record['bytes'][name]:,} bytes."
+            f"{name}: test accuracy {100 * found['accuracy']:.2f} %, NLL {found['nll']:.4f}, ECE "
+            f"{100 * found['ece']:.2f} %, {record['bytes'][name]:,} bytes."
         )
     check = record["verification"]
     print(

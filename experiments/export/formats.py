@@ -9,7 +9,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -23,30 +23,17 @@ Tree = dict[str, Any]
 _LARGEST = 127  # int8 number of both signs, so that zero is zero
 
 
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """A way to keep variables in a file.
+class Format(NamedTuple):
+    """A way to keep variables in a file, a row of `FORMATS`."""
 
-    Attributes:
-      file: its name; a folder's for Orbax.
-      write: `(path, variables, metadata)`.
-      load: lines of code that read it as `weights` in the folder that holds it.
-      packages: all that a process needs that loads it.
-    """
-
-    file: str
-    write: Callable[[Path, Tree, dict[str, str]], None]
-    load: str
-    packages: tuple[str, ...]
+    file: str  # its name; a folder's for Orbax
+    write: Callable[[Path, Tree, dict[str, str]], None]  # of path, variables and metadata
+    load: str  # code that reads it as `weights` in the folder that holds it
+    packages: tuple[str, ...]  # all that a process needs that loads it
 
 
 def flat(variables: Tree) -> dict[str, np.ndarray]:
-    """Arrays by their dotted names.
-
-    Example:
-      >>> list(flat({"params": {"Dense_0": {"bias": [0.0]}}}))
-      ['params.Dense_0.bias']
-    """
+    """Arrays by their dotted names."""
     return {name: np.asarray(x) for name, x in flatten_dict(variables, sep=".").items()}
 
 
@@ -73,10 +60,7 @@ FORMATS = {
         _write_orbax,
         """\
 import os
-
-import numpy as np
 import orbax.checkpoint as ocp
-from network import logits  # network.py, a Flax module and its input's scale
 
 weights = ocp.StandardCheckpointer().restore(os.path.abspath("weights"))""",
         ("numpy", "jax", "flax", "orbax-checkpoint"),
@@ -85,9 +69,7 @@ weights = ocp.StandardCheckpointer().restore(os.path.abspath("weights"))""",
         "weights.safetensors",
         _write_safetensors,
         """\
-import numpy as np
 from flax.traverse_util import unflatten_dict
-from network import logits  # network.py, a Flax module and its input's scale
 from safetensors.numpy import load_file
 
 weights = unflatten_dict(load_file("weights.safetensors"), sep=".")""",
@@ -97,9 +79,7 @@ weights = unflatten_dict(load_file("weights.safetensors"), sep=".")""",
         "weights.npz",
         _write_npz,
         """\
-import numpy as np
 from flax.traverse_util import unflatten_dict
-from network import logits  # network.py, a Flax module and its input's scale
 
 arrays = np.load("weights.npz")
 weights = unflatten_dict({name: arrays[name] for name in arrays if name != "metadata"}, sep=".")""",
@@ -115,22 +95,15 @@ def num_bytes(path: Path) -> int:
 
 
 def source(network: nn.Module, normalization: str, int8: bool = False) -> str:
-    """A file that holds a network on its own: the networks word for word, and its values.
+    """Source of `network` and `logits(variables, images)`, which needs JAX and Flax alone.
 
-    Args:
-      network: of `experiments.training.networks`.
-      normalization: a name in `experiments.data.augment`.
-      int8: whether the weights are those of `quantised`.
-
-    Returns:
-      Source that needs JAX and Flax alone and defines `network` and `logits(variables, images)`.
+    It is the file of this project's networks word for word, and the values of this one. With `int8` the
+    variables have the weights of `quantised`.
     """
-    fields = [field.name for field in dataclasses.fields(network)]
-    values = {name: getattr(network, name) for name in fields if name not in ("parent", "name")}
-    said = ", ".join(
-        f"{name}=" + (f"jnp.{np.dtype(value).name}" if name == "dtype" else repr(value))
-        for name, value in values.items()
-    )
+    names = [field.name for field in dataclasses.fields(network)]
+    values = {x: repr(getattr(network, x)) for x in names if x not in ("parent", "name")}
+    values["dtype"] = f"jnp.{np.dtype(network.dtype).name}"
+    said = ", ".join(f"{name}={value}" for name, value in values.items())
     mean, std = NORMALIZATIONS[normalization]
     return f"""{inspect.getsource(networks)}
 
@@ -154,20 +127,8 @@ def quantised(tree: Tree) -> Tree:
     .. math:: q = \mathrm{round}(w / s), \qquad s = \max |w| / 127
 
     with the largest weight of an output channel, which is the last axis of a kernel. Kernels are the
-    float32 leaves of rank two or more. No weight moves by more than half a scale, and zero stays zero.
-
-    Args:
-      tree: nested dictionaries of arrays.
-
-    Returns:
-      The same tree; every `kernel` is int8, with a float32 `kernel_scale` `[1, ..., K]` beside it.
-
-    Example:
-      >>> found = quantised({"kernel": np.float32([[1.27, 0.0], [-0.5, 0.0]])})
-      >>> found["kernel"].tolist(), found["kernel_scale"].round(4)[0, 0].item()
-      ([[127, 0], [-50, 0]], 0.01)
-      >>> dequantised(found)["kernel"].round(2).tolist()
-      [[1.27, 0.0], [-0.5, 0.0]]
+    float32 leaves of rank two or more; a `kernel` gets a float32 `kernel_scale` `[1, ..., K]` beside it.
+    No weight moves by more than half a scale, and zero stays zero.
     """
     found = {}
     for name, leaf in tree.items():

@@ -4,6 +4,7 @@ They are entries of a suite like its runs: of the setting "landscape", they need
 networks they look at, and leave a record of their own.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,7 +95,7 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.W
         stack,
         subspace,
         records.points_of(metrics),
-        Loss(run.program.model),
+        loss_fn(run.program.model),
         batches,
         key,
         num_iterations=options["hessian_iterations"],
@@ -102,10 +103,13 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.W
     )
 
 
-class Loss(predict.ModelFunction):
-    """The mean cross-entropy of `(images, labels)` in training mode, images as they are."""
+@functools.cache  # so that nothing is compiled again
+def loss_fn(trained: model.Model) -> Callable:
+    """`(params, (images, labels)) -> mean cross-entropy` in training mode, images as they are."""
 
-    def __call__(self, params: ss.tree.PyTree, batch) -> jax.Array:
+    def loss(params, batch):
         images, labels = batch
-        logits, _ = model.training_logits(self.model, params, images)
+        logits, _ = model.training_logits(trained, params, images)
         return ss.metrics.nll(jax.nn.log_softmax(logits), labels)
+
+    return loss

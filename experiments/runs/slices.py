@@ -31,12 +31,11 @@ def plane_of(
 
     It has `resolution` points along each axis; see `landscape.slice_record`.
     """
-    single = predict.Single(run.program.model, settings.recalibration_augment)
     return landscape.slice_record(
         run.program.method.subspace,
         weights.concatenate(stacks),
-        single.moments,
-        single.logits,
+        predict.moments_fn(run.program.model, settings.recalibration_augment),
+        predict.logits_fn(run.program.model),
         predict.recalibration_batches(run, settings),
         data.test,
         key=jax.random.fold_in(jax.random.key(run.seed), STREAM),
