@@ -228,7 +228,11 @@ def _measure(functions, images, wrap, batch_size, stack, weights) -> dict[str, A
     (stats_fn, logits_fn), (recal_batches, split) = functions, images
     recal_batches = wrap(recal_batches, "recalibrate the plane")
     pooled = ss.recalibrate(
-        _stats_at(stats_fn), (stack, weights), recal_batches, num_examples=_num_images
+        _stats_at(stats_fn),
+        (stack, weights),
+        recal_batches,
+        num_examples=_num_images,
+        check=False,
     )
     total = len(split.labels)
     size = min(batch_size, total)

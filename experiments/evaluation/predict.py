@@ -89,6 +89,7 @@ def recalibrated(
         params,
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
+        check=False,
     )
     recalibration = recalibration._replace(stats=hosts.local(recalibration.stats))
     return Networks(params, recalibration.stats), recalibration
