@@ -1,66 +1,52 @@
 """Bounds of values: what each may be, what several may be together, and that a record of old is read."""
 
 import itertools
-import json
 import math
-from pathlib import Path
+import re
 
 import pytest
 import tiny
 
 from experiments.configs import check, cifar10, digits, imagenet, suites, tiny_imagenet
-from experiments.configs.check import BOUNDS, REMOVED, RULES, SUITE_BOUNDS, said, without_removed
+from experiments.configs.check import BOUNDS, REMOVED, SUITE_BOUNDS, said, without_removed
 from experiments.configs.recipes import RECIPES
 from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from experiments.data.labels import FILE_MODE, NOISE_MODES
 from experiments.evaluation.predict import Settings
-from experiments.reproduce import known_runs
 from experiments.system.errors import UserError
 from experiments.system.values import flatten
 from experiments.training import models
 from experiments.training.methods import KINDS, SCHEDULES
 from experiments.training.starting import HEADS
 
-ROOT = Path(__file__).resolve().parent.parent
 NAN = math.nan
 # One value outside of every bound; more where there is more than one way out.
 OUTSIDE = {
+    **{name: ["nosuch"] for name in ("normalization", "augmentation", "label_noise.mode")},
+    **{name: ["nosuch"] for name in ("model.name", "model.stem", "model.dtype", "init_head")},
+    **{name: ["nosuch"] for name in ("schedule.name", "average.name")},
     "kind": ["lines", "", "Line"],
-    "steps_per_call": [-1],
-    "normalization": ["cifar100"],
-    "augmentation": ["flip"],
-    "label_noise.rate": [-0.1, 1.0, NAN],
-    "label_noise.mode": ["pairs"],
-    "model.name": ["vgg"],
+    **{name: [-0.1, 1.0, NAN] for name in ("label_noise.rate", "model.dropout", "average.decay")},
+    **{name: [-0.1, 1.0] for name in ("label_smoothing", "optimizer.momentum")},
+    "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
+    "optimizer.weight_decay": [-1e-4, math.inf],
+    **{name: [-0.1, NAN] for name in ("sharpness.rho", "subspace.penalty", "subspace.volume")},
+    "checkpoint_seconds": [-1.0, NAN],
     "model.depth": [7, -4],
     "model.widths": [(), (4, 0)],
-    "model.stem": ["large"],
-    "model.dropout": [-0.1, 1.0, NAN],
-    "model.dtype": ["int8"],
-    "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
-    "optimizer.momentum": [1.0, -0.1],
-    "optimizer.weight_decay": [-1e-4, math.inf],
-    "schedule.name": ["cosines"],
-    "average.name": ["cosines"],
-    "average.decay": [1.0, -0.1, NAN],
-    "sharpness.rho": [-0.1, NAN],
-    "subspace.penalty": [-1.0, NAN],
-    "subspace.volume": [-1.0],
-    "label_smoothing": [1.0, -0.5],
-    "init_head": ["both"],
     "evaluation.num_points": [1, 6],
     "evaluation.grid_steps": [-6, 4],
     "evaluation.severities": [(0,), (1, 6)],
-    "checkpoint_seconds": [-1.0, NAN],
-    **dict.fromkeys(["optimizer.warmup_epochs", "seed", "label_noise.seed"], [-1]),
-    **dict.fromkeys(["max_corrupt", "image_size", "num_classes", "train_size"], [-1]),
-    **dict.fromkeys(["validation_size", "loader.num_workers", "loader.num_threads"], [-1]),
-    **dict.fromkeys(["evaluation.recalibration_examples", "evaluation.at_once"], [-1]),
-    **dict.fromkeys(["evaluation.oracle_epochs"], [-1]),
-    **dict.fromkeys(["batch_size", "loader.prefetch", "model.width", "schedule.num_models"], [0]),
-    **dict.fromkeys(["num_epochs", "subspace.num_endpoints", "subspace.num_samples"], [0]),
-    **dict.fromkeys(["evaluation.num_bins", "evaluation.batch_size"], [0]),
-    **dict.fromkeys(["evaluation.num_samples", "evaluation.recalibration_batch_size"], [0]),
+    **{name: [-1] for name in ("steps_per_call", "optimizer.warmup_epochs", "seed", "max_corrupt")},
+    **{name: [-1] for name in ("image_size", "num_classes", "train_size", "validation_size")},
+    **{name: [-1] for name in ("label_noise.seed", "loader.num_workers", "loader.num_threads")},
+    **{f"evaluation.{name}": [-1] for name in ("recalibration_examples", "at_once")},
+    "evaluation.oracle_epochs": [-1],
+    **{name: [0] for name in ("batch_size", "loader.prefetch", "model.width", "num_epochs")},
+    **{name: [0] for name in ("schedule.num_models", "evaluation.num_bins")},
+    **{f"subspace.{name}": [0] for name in ("num_endpoints", "num_samples")},
+    **{f"evaluation.{name}": [0] for name in ("batch_size", "num_samples")},
+    "evaluation.recalibration_batch_size": [0],
 }
 
 
@@ -181,23 +167,19 @@ TIED = [
 ]
 
 
-@pytest.mark.parametrize(("recipe", "changes", "sentence"), TIED)
-def test_values_that_do_not_go_together_are_refused(recipe, changes, sentence):
-    with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
-        check.check(changed(tiny.config(recipe), changes))
-    assert sentence_of(changed(tiny.config(recipe), changes))
+def test_values_that_do_not_go_together_are_refused():
+    failures = []
+    for recipe, changes, sentence in TIED:
+        found = sentence_of(changed(tiny.config(recipe), changes))
+        if not re.match(rf"config\..*{sentence}", found):
+            failures.append((recipe, changes, found))
+    assert failures == []
 
 
 def test_a_resnet_has_layers_that_exist():
     for depth in (9, 18, 21):
         found = sentence_of(changed(cifar10.get_config(), {"model.depth": depth}))
         assert found.startswith(f"config.model.depth is {depth} but a CIFAR ResNet has 6 n + 2")
-
-
-def test_every_rule_is_broken_by_some_of_these():
-    configs = [changed(tiny.config(recipe), changes) for recipe, changes, _ in TIED]
-    configs.append(changed(cifar10.get_config(), {"model.depth": 9}))
-    assert [rule for rule in RULES if not any(rule(config) for config in configs)] == []
 
 
 # Records of old
@@ -216,16 +198,3 @@ def test_values_that_left_are_dropped_where_they_are_the_usual_ones_and_refused_
                 continue
             with pytest.raises(UserError, match=rf"^config\.{full} is 'other' .*{instead}; leave"):
                 without_removed(stored)
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/metrics.json")), ids=str)
-def test_committed_records_are_read_as_known_runs_of_todays_configs(path):
-    config = json.loads(path.read_text()).get("config", {})
-    if "suite" not in config:
-        return  # of a single run, or of corruptions
-    known = known_runs.read(str(path))
-    assert known.runs
-    names = {name for name, _ in flatten(digits.get_config("line").to_dict())}
-    names |= {name for name, _ in flatten(cifar10.get_config("line").to_dict())}
-    for entry in known.entries.values():
-        assert {name for name, _ in flatten(entry.config.to_dict())} <= names

@@ -26,8 +26,8 @@ def entries_of(count):
 # Running them all
 
 
-@pytest.mark.parametrize("num_threads", [0, 1, 3, 10])
-def test_every_entry_has_its_record(num_threads):
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_every_entry_has_its_record_in_its_place(num_threads):
     lock, running, most = threading.Lock(), [0], [0]
 
     def run_one(entry, advance):
@@ -40,8 +40,8 @@ def test_every_entry_has_its_record(num_threads):
         return {"seed": entry.seed}
 
     outcome = scheduler.run_all(entries_of(7), run_one, num_threads)
-    assert outcome.records == {entry.id: {"seed": entry.seed} for entry in entries_of(7)}
-    assert list(outcome.records) == [f"article/line/noise0/seed{seed}" for seed in range(7)]
+    expected = {entry.id: {"seed": entry.seed} for entry in entries_of(7)}
+    assert list(outcome.records.items()) == list(expected.items())
     assert outcome.failures == {}
     assert not num_threads or most[0] <= num_threads
     assert scheduler.run_all([], run_one, 2) == ({}, {})
@@ -55,11 +55,11 @@ def test_what_an_entry_needs_runs_before_it():
         done.append(entry.id)
         return {}
 
-    entries = entries_of(3)
-    first = entries[0]._replace(needs=(entries[2].id,))
-    second = entries[1]._replace(needs=(first.id,))
-    scheduler.run_all([first, second, entries[2]], run_one, 3)
-    assert done == [entries[2].id, first.id, second.id]
+    first, second, third = entries_of(3)
+    second = second._replace(needs=(first.id,))
+    third = third._replace(needs=(second.id,))
+    scheduler.run_all([first, second, third], run_one, 3)
+    assert done == [first.id, second.id, third.id]
 
 
 def test_one_of_every_method_comes_first():
@@ -185,14 +185,6 @@ def test_a_run_of_another_config_is_refused_and_a_damaged_one_is_named(done, con
             finished(tmp_path, entry)
 
 
-def test_records_of_an_earlier_version_are_refused(tmp_path):
-    path = tmp_path / "runs" / "article" / "line" / "noise0" / "seed0.json"
-    path.parent.mkdir(parents=True)
-    path.write_text("{}")
-    with pytest.raises(UserError, match="record of an earlier version"):
-        records.ids_of_records(tmp_path)
-
-
 def test_where_data_lie_is_no_part_of_a_run(config):
     there = entry_of(config, data_dir="/elsewhere.npz", checkpoint_seconds=1.0)
     assert digest(there) == digest(entry_of(config))
@@ -259,14 +251,6 @@ def test_runs_of_other_data_are_refused(done, tmp_path):
         finished(folder, other)
 
 
-def test_what_a_results_file_says_of_a_run_is_read_back(config, tmp_path):
-    entry = entry_of(config)
-    row = records.identity(entry) | {"made": {"cpu": "another"}, "places": {}}
-    records.write_known(tmp_path, entry, row)
-    assert finished(tmp_path, entry) == row
-    assert records.ids_of_records(tmp_path) == {entry.id}
-
-
 def test_threads_do_not_change_results(config, tmp_path):
     entries = [entry_of(config, seed=seed) for seed in range(3)]
 
@@ -287,7 +271,7 @@ def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path)
     needs = tuple(first.id for first in firsts)
     both = entry_of(tiny.config("ensemble", **data))._replace(needs=needs, given="x")
     run_one = lambda entry, advance: run_entry(entry, tmp_path, advance)
-    rows = scheduler.run_all([both, *firsts], run_one, 2).records
+    rows = scheduler.run_all([*firsts, both], run_one, 2).records
     ends = [rows[first.id]["places"]["midpoint"] for first in firsts]
     place = rows[both.id]["places"]
     assert place["ensemble"]["inference_passes"] == 2
@@ -295,17 +279,11 @@ def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path)
     assert rows[both.id]["cost"]["gradient_passes"] == 2 * 120
 
 
-# Checking them first
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"batch_size": 100}, "batch_size is 100 but the training split has 60"),
-        ({"validation_size": 64}, "validation_size is 64"),
         ({"evaluation__corruptions": ("rain",)}, "rain"),
-        ({"evaluation__corruptions": ("snow",), "evaluation__severities": (6,)}, "6"),
-        ({"evaluation__corruptions": ("snow",), "evaluation__severities": ()}, "is empty"),
         (
             {"evaluation__corruptions": ("snow",), "evaluation__corruption_source": "/nowhere"},
             "/nowhere has neither",
@@ -315,8 +293,7 @@ def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path)
 )
 def test_a_config_that_cannot_run_is_refused(config, changes, sentence):
     scheduler.check([entry_of(config), entry_of(config, seed=1)], INPUTS)
-    scheduler.check([], INPUTS)
-    bad = entry_of(config, **changes)._replace(setting="tuned")
+    bad = entry_of(config, "tuned", **changes)
     with pytest.raises(UserError, match=sentence):
         scheduler.check([entry_of(config), bad], INPUTS)
 

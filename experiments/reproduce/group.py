@@ -58,20 +58,9 @@ def train(
     inputs: Inputs,
     stop: Callable[[], bool],
 ) -> dict[str, float]:
-    """Trains runs as one; each of them is left for `scheduler.run_entry` to evaluate.
+    """Trains runs of one method as one; returns by id the share of the work that is done.
 
-    Args:
-      entries: of one method, what they need is done.
-      advance: see `scheduler.run_all`.
-      folder: of the suite.
-      inputs: from which they get their data.
-      stop: whether a signal came, so that the runs are to be saved and given up.
-
-    Returns:
-      By id the share of its work that is done.
-
-    Raises:
-      Interrupted: a signal came.
+    Each of them is left for `scheduler.run_entry` to evaluate.
     """
     trainings, done = {}, 0.0
     for slot, entry in enumerate(entries):
