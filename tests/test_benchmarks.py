@@ -155,19 +155,12 @@ def programs():
         config.batch_size = 8
         made = training_run.make_run(config, Dataset("zeros", split, split, split, 10))
         key, indices = jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
-        return steps.train_call.lower(
-            steps.init_state(made),
-            made.hyper,
-            key,
-            made.images,
-            made.labels,
-            indices,
-            program=made.program,
-            unroll=True,
-        ).compile(compiler_options=compilations.USERS)
+        arguments = (made.hyper, key, made.images, made.labels, indices)
+        call = {"program": made.program, "unroll": True}
+        lowered = steps.train_call.lower(steps.init_state(made), *arguments, **call)
+        return lowered.compile(compiler_options=compilations.USERS)
 
-    recipes = ("standard", "layerwise_line", "simplex_6")
-    return {recipe: compiled(recipe) for recipe in recipes}
+    return {recipe: compiled(recipe) for recipe in ("standard", "layerwise_line", "simplex_6")}
 
 
 def kernels(program):

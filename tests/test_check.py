@@ -20,33 +20,21 @@ from experiments.training.methods import KINDS, SCHEDULES
 from experiments.training.starting import HEADS
 
 NAN = math.nan
-# One value outside of every bound; more where there is more than one way out.
+# Values outside of a bound of every kind.
 OUTSIDE = {
-    **{name: ["nosuch"] for name in ("normalization", "augmentation", "label_noise.mode")},
-    **{name: ["nosuch"] for name in ("model.name", "model.stem", "model.dtype", "init_head")},
-    **{name: ["nosuch"] for name in ("schedule.name", "average.name")},
     "kind": ["lines", "", "Line"],
-    **{name: [-0.1, 1.0, NAN] for name in ("label_noise.rate", "model.dropout", "average.decay")},
-    **{name: [-0.1, 1.0] for name in ("label_smoothing", "optimizer.momentum")},
+    "seed": [-1],
+    "batch_size": [0],
+    "steps_per_call": [-1],
+    "label_noise.rate": [-0.1, 1.0, NAN],
     "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
-    "optimizer.weight_decay": [-1e-4, math.inf],
-    **{name: [-0.1, NAN] for name in ("sharpness.rho", "subspace.penalty", "subspace.volume")},
+    "optimizer.weight_decay": [-1e-4, NAN, math.inf],
     "checkpoint_seconds": [-1.0, NAN],
     "model.depth": [7, -4],
     "model.widths": [(), (4, 0)],
     "evaluation.num_points": [1, 6],
     "evaluation.grid_steps": [-6, 4],
     "evaluation.severities": [(0,), (1, 6)],
-    **{name: [-1] for name in ("steps_per_call", "optimizer.warmup_epochs", "seed", "max_corrupt")},
-    **{name: [-1] for name in ("image_size", "num_classes", "train_size", "validation_size")},
-    **{name: [-1] for name in ("label_noise.seed", "loader.num_workers", "loader.num_threads")},
-    **{f"evaluation.{name}": [-1] for name in ("recalibration_examples", "at_once")},
-    "evaluation.oracle_epochs": [-1],
-    **{name: [0] for name in ("batch_size", "loader.prefetch", "model.width", "num_epochs")},
-    **{name: [0] for name in ("schedule.num_models", "evaluation.num_bins")},
-    **{f"subspace.{name}": [0] for name in ("num_endpoints", "num_samples")},
-    **{f"evaluation.{name}": [0] for name in ("batch_size", "num_samples")},
-    "evaluation.recalibration_batch_size": [0],
 }
 
 
@@ -64,22 +52,16 @@ def sentence_of(config):
     except UserError as error:
         message = str(error)
         assert message.endswith(".")
-        assert ". " not in message.replace("e.g. ", "")
+        assert ". " not in message
         assert "\n" not in message
         return message
     return ""
 
 
 def test_every_bound_refuses_what_is_outside_and_says_what_may_be():
-    makers = (digits, cifar10, tiny_imagenet)
-    assert OUTSIDE.keys() == BOUNDS.keys()
     failures = []
     for name, values in OUTSIDE.items():
-        config = next(
-            config
-            for config in (module.get_config("line") for module in makers)
-            if f"config.{name}" in dict(flatten(config.to_dict()))
-        )
+        config = (cifar10 if name == "model.depth" else digits).get_config("line")
         for value in values:
             found = sentence_of(changed(config, {name: value}))
             shown = list(value) if isinstance(value, tuple) else value
@@ -127,10 +109,12 @@ def test_every_recipe_is_allowed_on_every_data_set():
 
 TIED = [
     ("line", {"subspace.num_endpoints": 3}, "num_endpoints is 3 but line has 2; .* simplex"),
-    ("layerwise_line", {"subspace.num_endpoints": 1}, "is 1 but layerwise_line has 2"),
-    ("standard", {"subspace.num_endpoints": 2}, "is 2 but standard has 1"),
-    ("curve", {"subspace.num_endpoints": 2}, "is 2 but a curve has at least 3; use the kind line"),
-    ("standard_matched", {"subspace.num_endpoints": 1}, "is 1 but standard_matched .*; use 2"),
+    ("curve", {"subspace.num_endpoints": 2}, "is 2 but curve has at least 3; use 3 or more"),
+    (
+        "standard_matched",
+        {"subspace.num_endpoints": 1},
+        "is 1 but standard_matched has at least 2; use 2",
+    ),
     (
         "spro_1",
         {"subspace.num_endpoints": 4},
@@ -138,20 +122,20 @@ TIED = [
     ),
     ("spro_1", {"subspace.given": (0, 3)}, r"given is \(0, 3\) but there are 3 endpoints"),
     ("line", {"subspace.given": (-1,)}, r"given is \(-1,\) but there are 2 endpoints; .*0 to 1"),
-    ("line", {"subspace.given": (0, 0)}, r"given is \(0, 0\), which names an endpoint twice"),
+    (
+        "line",
+        {"subspace.given": (0, 0)},
+        r"given is \(0, 0\) but there are 2 endpoints; use different",
+    ),
     ("line", {"subspace.num_samples": 4}, "num_samples is 4, which does not divide .* of 6; cho"),
     ("standard", {"subspace.penalty": 1.0}, r"penalty is 1\.0 but standard has 1 endpoint and so"),
-    ("standard_matched", {"subspace.penalty": 1.0}, "standard_matched has 1 endpoint and so no"),
-    ("simplex", {"subspace.num_endpoints": 1}, "but simplex has 1 endpoint and so no pair"),
     ("line", {"average.name": "swag"}, "is 'swag' but line has 2 endpoints; .* 'ema' or 'swa'"),
-    ("curve", {"average.name": "snapshots"}, "is 'snapshots' but curve has 3 endpoints"),
     (
         "line",
         {"num_epochs": 2, "optimizer.warmup_epochs": 5},
         r"num_epochs is 2 and config\.optimizer\.warmup_epochs is 5, .*; pass "
         r"--config\.optimizer\.warmup_epochs=1, or --config\.num_epochs=6\.$",
     ),
-    ("line", {"num_epochs": 1, "optimizer.warmup_epochs": 1}, r"pass .*\.warmup_epochs=0, or"),
     (
         "line",
         {"label_noise.mode": "file", "label_noise.file": "a", "label_noise.rate": 0.2},
@@ -168,18 +152,14 @@ TIED = [
 
 
 def test_values_that_do_not_go_together_are_refused():
+    resnet = sentence_of(changed(cifar10.get_config(), {"model.depth": 9}))
+    assert resnet.startswith("config.model.depth is 9 but a CIFAR ResNet has 6 n + 2 layers")
     failures = []
     for recipe, changes, sentence in TIED:
         found = sentence_of(changed(tiny.config(recipe), changes))
         if not re.match(rf"config\..*{sentence}", found):
             failures.append((recipe, changes, found))
     assert failures == []
-
-
-def test_a_resnet_has_layers_that_exist():
-    for depth in (9, 18, 21):
-        found = sentence_of(changed(cifar10.get_config(), {"model.depth": depth}))
-        assert found.startswith(f"config.model.depth is {depth} but a CIFAR ResNet has 6 n + 2")
 
 
 # Records of old

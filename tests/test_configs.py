@@ -2,13 +2,12 @@
 
 import itertools
 import json
-import math
 
 import pytest
 
 from experiments.configs import cifar10, cifar100, digits, imagenet, suites, tiny_imagenet
 from experiments.configs.base import base_config
-from experiments.configs.recipes import NUM_ENDPOINTS, PRODUCTS, RECIPES, product_of
+from experiments.configs.recipes import NUM_ENDPOINTS, PRODUCTS, RECIPES
 from experiments.system.cli import config_differences
 from experiments.system.errors import UserError
 from experiments.system.values import flatten
@@ -104,16 +103,9 @@ def test_a_recipe_changes_the_same_values_on_every_data_set():
 def test_data_sets_hold_images_out_and_are_normalised_as_in_the_article():
     for name, (module, size, normalization) in DATA.items():
         config = module.get_config()
-        found = (config.dataset, config.validation_size, config.normalization)
-        assert found == (name, size, normalization)
+        assert (config.dataset, config.validation_size) == (name, size)
+        assert config.normalization == normalization
     assert changed(cifar100.get_config(), cifar10.get_config()) == {"dataset"}
-
-
-def test_digits_are_a_whole_number_of_calls_an_epoch():
-    config = digits.get_config("line")
-    steps, rest = divmod(1797 - 500 - config.validation_size, config.batch_size)
-    assert rest == 0
-    assert steps % config.steps_per_call == 0
 
 
 def test_every_config_can_be_locked_and_stored_and_makes_a_method_and_a_network():
@@ -158,11 +150,6 @@ def suite(request):
     return suites.get_config(request.param)
 
 
-def test_a_suite_has_its_name_and_its_scale():
-    names = [(config.suite, config.scale) for config in map(suites.get_config, SUITES)]
-    assert names == [("digits", "digits")] + [tuple(name.split("-")) for name in SUITES[1:]]
-
-
 def test_what_recipes_seeds_and_noise_decide_is_not_in_the_runs_config(suite):
     one = suites.run_config(suite.suite, "line")
     missing = set(flat(one)) - set(flat(suite.run))
@@ -173,29 +160,14 @@ def test_what_recipes_seeds_and_noise_decide_is_not_in_the_runs_config(suite):
     }
 
 
-def test_values_of_single_recipes_are_values_of_their_configs(suite):
-    trained = {product_of(product)[0] for product in suite.products}
-    for recipe, values in suite.recipes.items():
-        assert recipe in RECIPES  # trained, or what --config.products may add
-        names = {name.replace("__", ".") for name in values}
-        assert names <= set(flat(suites.run_config(suite.suite, recipe)))
-    for recipe, sweep in suite.sweeps.items():
-        assert recipe in trained
-        # A sweep varies what makes the recipe, around its own value.
-        assert min(sweep["values"]) <= RECIPES[recipe].values[sweep.name] <= max(sweep["values"])
-    assert set(suite.tuning.recipes) <= trained
-    looks = suite.recipes.get("standard", {}).get("evaluation__oracle_epochs", 0)
-    assert (looks > 0) == ("early_stopping" in suite.products)
-
-
 def test_grids_and_sweeps_rise_and_hold_the_articles_own_values(suite):
     tuning = suite.tuning
     grids = [tuning.learning_rate, tuning.weight_decay, suite.noise_rates, suite.seeds]
     for values in [*grids, *(sweep["values"] for sweep in suite.sweeps.values())]:
         assert list(values) == sorted(set(values))
-        assert 0 <= values[0] <= values[-1] < math.inf
-    assert suite.noise_rates == ((0.0,) if suite.suite == "imagenet" else (0.0, 0.2))
     assert set(suite.landscape.seeds) <= set(suite.seeds)
+    for recipe, sweep in suite.sweeps.items():  # around what makes the recipe
+        assert min(sweep["values"]) <= RECIPES[recipe].values[sweep.name] <= max(sweep["values"])
     for recipe in tuning.recipes:
         optimizer = suites.run_config(suite.suite, recipe).optimizer
         assert optimizer.learning_rate in tuning.learning_rate

@@ -73,12 +73,6 @@ def test_commands_are_accepted(page, up_to_the_work, monkeypatch):
             assert call(command) == 0, command
 
 
-def test_commands_with_bad_values_are_not_accepted(up_to_the_work, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    assert call("python -m experiments.reproduce digits --config.seeds='(0, 0)'") == 2
-    assert capsys.readouterr().err.startswith("error: ")
-
-
 def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
     """Word for word, but for a smaller network and less training: train, export, load."""
     line, single, export = (

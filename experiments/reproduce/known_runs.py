@@ -40,14 +40,15 @@ def read(path: str) -> KnownRuns:
     try:
         metrics = json.loads(Path(path).expanduser().read_text())
         record, runs = metrics["provenance"], metrics["runs"]
-        config = _config(metrics["config"])
+        config = suites.plain(metrics["config"]["suite"])
+        with config.unlocked():  # what suites have got since then, it does without
+            config.update(_tuples(without_removed(metrics["config"])))
         entries = plan.entries(config, suites.FIGURES)
         entries += plan.tuned_entries(config, summary.choose_values(runs))
         found = {run["id"]: _whole(run, record) for run in [*runs, *metrics["landscapes"]]}
     except OSError as error:
-        raise UserError(
-            f"--known_runs has {path!r}, which can't be read ({error.strerror})."
-        ) from error
+        reason = error.strerror
+        raise UserError(f"--known_runs has {path!r}, which can't be read ({reason}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--known_runs has {path!r}, which is not the metrics.json of a suite; give one that "
@@ -64,14 +65,6 @@ def _whole(run: dict, record: dict) -> dict:
     cost = run.get("cost", {})
     seconds = cost.get("training_seconds", 0) + cost.get("evaluation_seconds", 0)
     return {"wall_seconds": seconds} | run | {"made": provenance.of_a_run(made)}
-
-
-def _config(stored: dict) -> ConfigDict:
-    """The config of a file; what suites have got since then, it does without."""
-    config = suites.plain(stored["suite"])
-    with config.unlocked():
-        config.update(_tuples(without_removed(stored)))
-    return config
 
 
 def _tuples(value: Any) -> Any:
@@ -107,7 +100,9 @@ def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entr
 def _record(known: KnownRuns, entry: Entry) -> dict:
     run, planned = known.runs[entry.id], known.entries.get(entry.id)
     if planned is None or records.digest(planned) != records.digest(entry):
-        differences = _differences(planned, entry) if planned else []
+        # By the names that the values have in a suite's config.
+        old, new = ({"run": one.config.to_dict()} for one in (planned or entry, entry))
+        differences = config_differences(old, ConfigDict(new), workdir.IRRELEVANT_IN_A_SUITE)
         what = f" ({', '.join(differences[:3])})" if differences else ""
         raise UserError(
             f"--known_runs has {str(known.path)!r} but its {entry.id} was made with another config"
@@ -120,9 +115,3 @@ def _record(known: KnownRuns, entry: Entry) -> dict:
             f"{here[:12]} here); give the same data, or leave that file out."
         )
     return run | records.identity(entry)
-
-
-def _differences(there: Entry, here: Entry) -> list[str]:
-    """Sentences with the names that the values have in a suite's config."""
-    old, new = ({"run": entry.config.to_dict()} for entry in (there, here))
-    return config_differences(old, ConfigDict(new), workdir.IRRELEVANT_IN_A_SUITE)

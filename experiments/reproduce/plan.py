@@ -1,5 +1,6 @@
 """From a suite's config to its runs: which recipes its figures need, at which noise, from what."""
 
+import itertools
 import json
 from collections.abc import Iterable
 
@@ -144,14 +145,12 @@ def tuned_entries(config: ConfigDict, chosen: dict[tuple, dict]) -> list[Entry]:
 def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, float]]:
     """Recipes and noise rates, each pair once, in the order of the products."""
     pairs = {}
-    for product in config.products:
-        for figure in figures:
-            products, clean, noisy = FIGURES[figure]
-            if product in products:
-                recipe = product_of(product)[0]
-                for noise in config.noise_rates:
-                    if (noisy and not _is_clean_only(config, recipe)) if noise else clean:
-                        pairs[recipe, noise] = None
+    for product, figure in itertools.product(config.products, figures):
+        products, clean, noisy = FIGURES[figure]
+        recipe = product_of(product)[0]
+        for noise in config.noise_rates if product in products else ():
+            if (noisy and not _is_clean_only(config, recipe)) if noise else clean:
+                pairs[recipe, noise] = None
     return list(pairs)
 
 

@@ -130,15 +130,13 @@ def _run_group(entries, run_one, advance, pool, outcome: Outcome, begun: dict) -
 def check(entries: Sequence[Entry], inputs: Inputs) -> None:
     """Refuses configs that training or evaluation can't work with, before anything is written."""
     first = {(*entry[:3], tuple(entry.values)): entry for entry in reversed(entries)}
-    looked_at = set()  # for all methods alike, as a rule
+    # For all methods alike, as a rule.
+    evaluated = {str(entry.config.evaluation): entry.config for entry in first.values()}
+    for config in evaluated.values():
+        check_shifted(config, inputs.shifted(config))
     for entry in first.values():
-        data = inputs.dataset(entry.config)
-        shifted, images = inputs.shifted(entry.config), str(entry.config.evaluation)
-        if images not in looked_at:
-            check_shifted(entry.config, shifted)
-            looked_at.add(images)
         if not entry.needs:
-            run = make_run(entry.config, data, slot=0)
+            run = make_run(entry.config, inputs.dataset(entry.config), slot=0)
             predict.make_settings(entry.config, run)
 
 
@@ -160,18 +158,10 @@ def run_entry(
     if row := records.finished(folder, entry):
         return row
     config, data = config_and_data(entry, folder, inputs)
-    job.execute(
-        records.run_folder(folder, entry.id),
-        config,
-        data=data,
-        shifted=inputs.shifted(config),
-        stop=stop,
-        module="experiments.reproduce",
-        advance=advance,
-        in_suite=entry.in_suite,
-        slot=slot,
-        at_once=at_once,
-    )
+    given = {"data": data, "shifted": inputs.shifted(config), "stop": stop, "advance": advance}
+    given |= {"in_suite": entry.in_suite, "slot": slot, "at_once": at_once}
+    own = records.run_folder(folder, entry.id)
+    job.execute(own, config, module="experiments.reproduce", **given)
     return records.finished(folder, entry)
 
 
