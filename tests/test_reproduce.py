@@ -22,18 +22,12 @@ from experiments.system import provenance
 
 PRODUCTS = ("standard", "line", "ensemble", "dropout")
 SHORT = [
-    "--config.run.num_epochs=2",
-    "--config.run.model.widths=(4, 8)",
-    "--config.run.steps_per_call=1",
-    "--config.run.evaluation.num_points=3",
-    "--config.run.evaluation.severities=(1,)",
-    "--config.run.evaluation.outside=('noise',)",
-    "--config.sweeps.dropout.values=(0.1, 0.2)",
-    "--config.tuning.recipes=('line',)",
-    "--config.tuning.seeds=(100,)",
-    "--config.tuning.learning_rate=(0.1, 1e30)",
-    "--config.tuning.weight_decay=(1e-4,)",
-    "--config.landscape.seeds=()",
+    *("--config.run.num_epochs=2", "--config.run.model.widths=(4, 8)"),
+    *("--config.run.steps_per_call=1", "--config.run.evaluation.num_points=3"),
+    *("--config.run.evaluation.severities=(1,)", "--config.run.evaluation.outside=('noise',)"),
+    *("--config.sweeps.dropout.values=(0.1, 0.2)", "--config.landscape.seeds=()"),
+    *("--config.tuning.recipes=('line',)", "--config.tuning.seeds=(100,)"),
+    *("--config.tuning.learning_rate=(0.1, 1e30)", "--config.tuning.weight_decay=(1e-4,)"),
 ]
 ALL = "fig3,fig5,fig7,tuned,rivals"
 
@@ -65,14 +59,10 @@ def metrics(suite):
 
 
 def test_every_product_is_in_the_table_with_every_seed(metrics):
-    rows = {
-        (row["setting"], row["label_noise"], row["method"]): row["num_seeds"]
-        for row in metrics["table"]
-    }
-    for product in PRODUCTS:
-        for noise in (0.0, 0.2):
-            assert rows["article", noise, product] == 2
-    assert rows["tuned", 0.2, "line"] == 2
+    names = ("setting", "label_noise", "method", "num_seeds")
+    rows = {tuple(row[name] for name in names) for row in metrics["table"]}
+    assert {("article", noise, name, 2) for name in PRODUCTS for noise in (0.0, 0.2)} <= rows
+    assert ("tuned", 0.2, "line", 2) in rows
     costs = {row["method"]: row["training_cost"] for row in metrics["table"]}
     assert costs["standard"] == costs["line"] == 1
     assert costs["ensemble"] == 2
@@ -93,8 +83,8 @@ def test_tuning_that_diverges_is_named_and_never_chosen(metrics):
     for failure in metrics["failed"]:
         assert "learning_rate=1e+30" in failure["id"]
         assert "learning rate" in failure["error"]
-    for cell in metrics["chosen"]:
-        assert cell["values"].get("optimizer.learning_rate", 0.1) == 0.1
+    rates = {cell["values"].get("optimizer.learning_rate") for cell in metrics["chosen"]}
+    assert rates == {None, 0.1}
 
 
 def test_figures_their_data_and_the_report_are_written(suite):
