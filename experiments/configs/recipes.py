@@ -5,7 +5,8 @@ a place of a trained run that predicts, such as its midpoint, or an ensemble of 
 stochastic weight averaging and a soup, a network and its Monte-Carlo ensemble, a line's midpoint and
 the ensemble of its ends are products, and no code of their own.
 
-A row of `METHODS` is all that there is to say of a method: runs, tables, claims and figures read it.
+A row of `METHODS`, and `SHOWN` of what is drawn besides, are all that there is to say of a method: runs,
+tables, claims and figures read them.
 """
 
 import difflib
