@@ -1,66 +1,40 @@
 """Bounds of values: what each may be, what several may be together, and that a record of old is read."""
 
 import itertools
-import json
 import math
-from pathlib import Path
+import re
 
 import pytest
 import tiny
 
 from experiments.configs import check, cifar10, digits, imagenet, suites, tiny_imagenet
-from experiments.configs.check import BOUNDS, REMOVED, RULES, SUITE_BOUNDS, said, without_removed
+from experiments.configs.check import BOUNDS, REMOVED, SUITE_BOUNDS, said, without_removed
 from experiments.configs.recipes import RECIPES
 from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from experiments.data.labels import FILE_MODE, NOISE_MODES
 from experiments.evaluation.predict import Settings
-from experiments.reproduce import known_runs
 from experiments.system.errors import UserError
 from experiments.system.values import flatten
 from experiments.training import models
 from experiments.training.methods import KINDS, SCHEDULES
 from experiments.training.starting import HEADS
 
-ROOT = Path(__file__).resolve().parent.parent
 NAN = math.nan
-# One value outside of every bound; more where there is more than one way out.
+# Values outside of a bound of every kind.
 OUTSIDE = {
     "kind": ["lines", "", "Line"],
+    "seed": [-1],
+    "batch_size": [0],
     "steps_per_call": [-1],
-    "normalization": ["cifar100"],
-    "augmentation": ["flip"],
     "label_noise.rate": [-0.1, 1.0, NAN],
-    "label_noise.mode": ["pairs"],
-    "model.name": ["vgg"],
+    "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
+    "optimizer.weight_decay": [-1e-4, NAN, math.inf],
+    "checkpoint_seconds": [-1.0, NAN],
     "model.depth": [7, -4],
     "model.widths": [(), (4, 0)],
-    "model.stem": ["large"],
-    "model.dropout": [-0.1, 1.0, NAN],
-    "model.dtype": ["int8"],
-    "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
-    "optimizer.momentum": [1.0, -0.1],
-    "optimizer.weight_decay": [-1e-4, math.inf],
-    "schedule.name": ["cosines"],
-    "average.name": ["cosines"],
-    "average.decay": [1.0, -0.1, NAN],
-    "sharpness.rho": [-0.1, NAN],
-    "subspace.penalty": [-1.0, NAN],
-    "subspace.volume": [-1.0],
-    "label_smoothing": [1.0, -0.5],
-    "init_head": ["both"],
     "evaluation.num_points": [1, 6],
     "evaluation.grid_steps": [-6, 4],
     "evaluation.severities": [(0,), (1, 6)],
-    "checkpoint_seconds": [-1.0, NAN],
-    **dict.fromkeys(["optimizer.warmup_epochs", "seed", "label_noise.seed"], [-1]),
-    **dict.fromkeys(["max_corrupt", "image_size", "num_classes", "train_size"], [-1]),
-    **dict.fromkeys(["validation_size", "loader.num_workers", "loader.num_threads"], [-1]),
-    **dict.fromkeys(["evaluation.recalibration_examples", "evaluation.at_once"], [-1]),
-    **dict.fromkeys(["evaluation.oracle_epochs"], [-1]),
-    **dict.fromkeys(["batch_size", "loader.prefetch", "model.width", "schedule.num_models"], [0]),
-    **dict.fromkeys(["num_epochs", "subspace.num_endpoints", "subspace.num_samples"], [0]),
-    **dict.fromkeys(["evaluation.num_bins", "evaluation.batch_size"], [0]),
-    **dict.fromkeys(["evaluation.num_samples", "evaluation.recalibration_batch_size"], [0]),
 }
 
 
@@ -78,22 +52,16 @@ def sentence_of(config):
     except UserError as error:
         message = str(error)
         assert message.endswith(".")
-        assert ". " not in message.replace("e.g. ", "")
+        assert ". " not in message
         assert "\n" not in message
         return message
     return ""
 
 
 def test_every_bound_refuses_what_is_outside_and_says_what_may_be():
-    makers = (digits, cifar10, tiny_imagenet)
-    assert OUTSIDE.keys() == BOUNDS.keys()
     failures = []
     for name, values in OUTSIDE.items():
-        config = next(
-            config
-            for config in (module.get_config("line") for module in makers)
-            if f"config.{name}" in dict(flatten(config.to_dict()))
-        )
+        config = (cifar10 if name == "model.depth" else digits).get_config("line")
         for value in values:
             found = sentence_of(changed(config, {name: value}))
             shown = list(value) if isinstance(value, tuple) else value
@@ -141,10 +109,12 @@ def test_every_recipe_is_allowed_on_every_data_set():
 
 TIED = [
     ("line", {"subspace.num_endpoints": 3}, "num_endpoints is 3 but line has 2; .* simplex"),
-    ("layerwise_line", {"subspace.num_endpoints": 1}, "is 1 but layerwise_line has 2"),
-    ("standard", {"subspace.num_endpoints": 2}, "is 2 but standard has 1"),
-    ("curve", {"subspace.num_endpoints": 2}, "is 2 but a curve has at least 3; use the kind line"),
-    ("standard_matched", {"subspace.num_endpoints": 1}, "is 1 but standard_matched .*; use 2"),
+    ("curve", {"subspace.num_endpoints": 2}, "is 2 but curve has at least 3; use 3 or more"),
+    (
+        "standard_matched",
+        {"subspace.num_endpoints": 1},
+        "is 1 but standard_matched has at least 2; use 2",
+    ),
     (
         "spro_1",
         {"subspace.num_endpoints": 4},
@@ -152,20 +122,20 @@ TIED = [
     ),
     ("spro_1", {"subspace.given": (0, 3)}, r"given is \(0, 3\) but there are 3 endpoints"),
     ("line", {"subspace.given": (-1,)}, r"given is \(-1,\) but there are 2 endpoints; .*0 to 1"),
-    ("line", {"subspace.given": (0, 0)}, r"given is \(0, 0\), which names an endpoint twice"),
+    (
+        "line",
+        {"subspace.given": (0, 0)},
+        r"given is \(0, 0\) but there are 2 endpoints; use different",
+    ),
     ("line", {"subspace.num_samples": 4}, "num_samples is 4, which does not divide .* of 6; cho"),
     ("standard", {"subspace.penalty": 1.0}, r"penalty is 1\.0 but standard has 1 endpoint and so"),
-    ("standard_matched", {"subspace.penalty": 1.0}, "standard_matched has 1 endpoint and so no"),
-    ("simplex", {"subspace.num_endpoints": 1}, "but simplex has 1 endpoint and so no pair"),
     ("line", {"average.name": "swag"}, "is 'swag' but line has 2 endpoints; .* 'ema' or 'swa'"),
-    ("curve", {"average.name": "snapshots"}, "is 'snapshots' but curve has 3 endpoints"),
     (
         "line",
         {"num_epochs": 2, "optimizer.warmup_epochs": 5},
         r"num_epochs is 2 and config\.optimizer\.warmup_epochs is 5, .*; pass "
         r"--config\.optimizer\.warmup_epochs=1, or --config\.num_epochs=6\.$",
     ),
-    ("line", {"num_epochs": 1, "optimizer.warmup_epochs": 1}, r"pass .*\.warmup_epochs=0, or"),
     (
         "line",
         {"label_noise.mode": "file", "label_noise.file": "a", "label_noise.rate": 0.2},
@@ -181,23 +151,15 @@ TIED = [
 ]
 
 
-@pytest.mark.parametrize(("recipe", "changes", "sentence"), TIED)
-def test_values_that_do_not_go_together_are_refused(recipe, changes, sentence):
-    with pytest.raises(UserError, match=rf"^config\..*{sentence}"):
-        check.check(changed(tiny.config(recipe), changes))
-    assert sentence_of(changed(tiny.config(recipe), changes))
-
-
-def test_a_resnet_has_layers_that_exist():
-    for depth in (9, 18, 21):
-        found = sentence_of(changed(cifar10.get_config(), {"model.depth": depth}))
-        assert found.startswith(f"config.model.depth is {depth} but a CIFAR ResNet has 6 n + 2")
-
-
-def test_every_rule_is_broken_by_some_of_these():
-    configs = [changed(tiny.config(recipe), changes) for recipe, changes, _ in TIED]
-    configs.append(changed(cifar10.get_config(), {"model.depth": 9}))
-    assert [rule for rule in RULES if not any(rule(config) for config in configs)] == []
+def test_values_that_do_not_go_together_are_refused():
+    resnet = sentence_of(changed(cifar10.get_config(), {"model.depth": 9}))
+    assert resnet.startswith("config.model.depth is 9 but a CIFAR ResNet has 6 n + 2 layers")
+    failures = []
+    for recipe, changes, sentence in TIED:
+        found = sentence_of(changed(tiny.config(recipe), changes))
+        if not re.match(rf"config\..*{sentence}", found):
+            failures.append((recipe, changes, found))
+    assert failures == []
 
 
 # Records of old
@@ -216,16 +178,3 @@ def test_values_that_left_are_dropped_where_they_are_the_usual_ones_and_refused_
                 continue
             with pytest.raises(UserError, match=rf"^config\.{full} is 'other' .*{instead}; leave"):
                 without_removed(stored)
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/metrics.json")), ids=str)
-def test_committed_records_are_read_as_known_runs_of_todays_configs(path):
-    config = json.loads(path.read_text()).get("config", {})
-    if "suite" not in config:
-        return  # of a single run, or of corruptions
-    known = known_runs.read(str(path))
-    assert known.runs
-    names = {name for name, _ in flatten(digits.get_config("line").to_dict())}
-    names |= {name for name, _ in flatten(cifar10.get_config("line").to_dict())}
-    for entry in known.entries.values():
-        assert {name for name, _ in flatten(entry.config.to_dict())} <= names

@@ -239,7 +239,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(npz, tmp_path,
         ("--config.subspace.num_endpoints=0", "num_endpoints is 0; use at least 1"),
         ("--config.validation_size=64", "64"),
         ("--config.data_dir=/nowhere/x.npz", "/nowhere/x.npz"),
-        ("--config.evaluation.num_points=4", "leaves out the midpoint"),
+        ("--config.evaluation.num_points=4", "use an odd number of at least 3"),
     ):
         assert cifar.main(arguments(npz, tmp_path / "bad", argument)) == 2
         (said,) = capsys.readouterr().err.splitlines()

@@ -12,12 +12,8 @@ import pytest
 from notebooks import repository
 from tests.compilations import users_environment
 
-NAMES = ["1_first_line", "2_lines_curves_simplexes", "3_calibration_robustness"]
 BOOKS = {path.stem: path.read_text() for path in repository.NOTEBOOKS}
-
-
-def test_there_are_three():
-    assert list(BOOKS) == NAMES
+NAMES = list(BOOKS)
 
 
 # What makes a run short; what a notebook claims of its numbers is left out of it.
@@ -68,29 +64,24 @@ def test_runs_as_published(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_holds_no_outputs(name):
-    for cell in json.loads(BOOKS[name])["cells"]:
+def test_holds_no_outputs_and_says_the_address_of_setup_cfg(name):
+    text, url = BOOKS[name], repository.address()
+    for cell in json.loads(text)["cells"]:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
-
-
-def test_first_cells_are_alike():
-    assert len({tuple(json.loads(text)["cells"][1]["source"]) for text in BOOKS.values()}) == 1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_says_the_address_of_setup_cfg(name):
-    text, url = BOOKS[name], repository.address()
     assert repository.addressed(text, url, f"{name}.ipynb") == text
     elsewhere = repository.addressed(text, "https://github.com/someone/project", f"{name}.ipynb")
     assert f"github/someone/project/blob/main/notebooks/{name}.ipynb)" in elsewhere
-    cell = "".join(json.loads(elsewhere)["cells"][1]["source"])
-    assert 'REPOSITORY = "https://github.com/someone/project"' in cell
+    assert 'REPOSITORY = "https://github.com/someone/project"' in first_cell(elsewhere)
     assert repository.addressed(elsewhere, url, f"{name}.ipynb") == text
 
 
+def first_cell(text):
+    return "".join(json.loads(text)["cells"][1]["source"])
+
+
 def test_first_cell_says_what_is_missing_outside_of_a_clone(tmp_path, monkeypatch):
-    cell = "".join(json.loads(BOOKS[NAMES[0]])["cells"][1]["source"])
+    (cell,) = set(map(first_cell, BOOKS.values()))  # they are alike
     # As in a fresh runtime: a folder with nothing in it, and no package installed.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)

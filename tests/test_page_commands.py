@@ -16,11 +16,7 @@ from experiments.system import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("first_ten_minutes", "runs", "reproducing", "results")
-TINY = [
-    "--config.num_epochs=2",
-    "--config.model.widths=(4,8)",
-    "--config.evaluation.num_points=3",
-]
+TINY = [f"--config.{value}" for value in ("num_epochs=2", "model.widths=(4,8)")]
 
 
 def commands(page: str) -> list[str]:
@@ -29,9 +25,6 @@ def commands(page: str) -> list[str]:
     blocks += re.findall(r"((?:^    .*\n)+)", text, re.MULTILINE)
     lines = [line.strip() for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
     return [line for line in lines if line.startswith("python -m experiments.")]
-
-
-COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
 
 
 class Parsed(Exception):
@@ -46,8 +39,7 @@ def up_to_the_work(monkeypatch):
     def check(options, *_, **__):
         if "suite" in options.config:
             plan.check(options.config)
-            entries = plan.article_entries(options.config, plan.figures_of(options.only))
-            entries += plan.tuning_entries(options.config, plan.figures_of(options.only))
+            entries = plan.entries(options.config, plan.figures_of(options.only))
             configs = [entry.config for entry in entries]
         else:
             configs = [options.config]
@@ -72,29 +64,13 @@ def call(command: str) -> int:
     return found.main(arguments)
 
 
-def test_every_page_has_commands():
-    assert all(commands(page) for page in PAGES)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_accepted(command, up_to_the_work, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_accepted(page, up_to_the_work, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with contextlib.suppress(Parsed):
-        assert call(command) == 0
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "python -m experiments.cifar --config experiments/configs/digits.py:line "
-        "--config.subspace.num_endpoints=5 --workdir runs/line",
-        "python -m experiments.reproduce digits --config.seeds='(0, 0)'",
-    ],
-)
-def test_commands_with_bad_values_are_not_accepted(command, up_to_the_work, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    assert call(command) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    assert commands(page)
+    for command in dict.fromkeys(commands(page)):
+        with contextlib.suppress(Parsed):
+            assert call(command) == 0, command
 
 
 def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
@@ -108,9 +84,7 @@ def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
     for command in (line, single):
         assert call(" ".join([command, *map(shlex.quote, TINY)])) == 0
     assert call(export) == 0
-    assert all(
-        (tmp_path / name / "report.html").exists() for name in ("layerwise_line", "standard")
-    )
+    assert len(list(tmp_path.glob("*/report.html"))) == 2
     folder = tmp_path / "layerwise_line" / "export" / "midpoint-safetensors"
     assert json.loads((folder / "model_card.json").read_text())
     page = (ROOT / "docs" / "first_ten_minutes.md").read_text()

@@ -5,7 +5,7 @@ Comments above values are what `--help` says of them, under the headings that be
 
 import ml_collections
 
-from experiments.configs.recipes import RECIPES, check_recipe, default_num_endpoints
+from experiments.configs.recipes import NUM_ENDPOINTS, RECIPES, check_recipe
 
 
 def base_config(recipe: str) -> ml_collections.ConfigDict:
@@ -13,9 +13,8 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     recipe = check_recipe(recipe)
     kind = RECIPES[recipe].kind
     config = ml_collections.ConfigDict()
-    for group in ("loader", "label_noise", "model", "optimizer", "schedule", "average"):
-        config[group] = ml_collections.ConfigDict()
-    for group in ("sharpness", "subspace", "evaluation"):
+    groups = "loader label_noise model optimizer schedule average sharpness subspace evaluation"
+    for group in groups.split():
         config[group] = ml_collections.ConfigDict()
 
     ## Training
@@ -42,11 +41,10 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     # The subspace that is trained.
     config.kind = kind
     # Of simplexes and curves; for standard_matched, the number of endpoints that it is matched to.
-    config.subspace.num_endpoints = default_num_endpoints(kind)
+    config.subspace.num_endpoints = NUM_ENDPOINTS[kind]
+    alone = kind in ("standard", "standard_matched", "independent")
     # beta, the factor of the cosine penalty (Eq. 3) of one random pair of endpoints; 0 for none.
-    config.subspace.penalty = 1.0 if default_num_endpoints(kind) > 1 else 0.0
-    if kind in ("standard_matched", "independent"):
-        config.subspace.penalty = 0.0
+    config.subspace.penalty = 0.0 if alone else 1.0
     # Into how many chunks a batch is split, each at its own point (appendix B).
     config.subspace.num_samples = 1
     # Of a complex: the vertices of its simplexes.

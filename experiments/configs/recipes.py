@@ -5,7 +5,8 @@ a place of a trained run that predicts, such as its midpoint, or an ensemble of 
 stochastic weight averaging and a soup, a network and its Monte-Carlo ensemble, a line's midpoint and
 the ensemble of its ends are products, and no code of their own.
 
-A row of `METHODS` is all that there is to say of a method: runs, tables, claims and figures read it.
+A row of `METHODS`, and `SHOWN` of what is drawn besides, are all that there is to say of a method: runs,
+tables, claims and figures read them.
 """
 
 import difflib
@@ -54,38 +55,20 @@ class Need(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """One method.
+    """One method. Of one that has sizes there is a recipe `NAME_m` for each number `m` too."""
 
-    Attributes:
-      label: how it is called.
-      family: a key of `COLOURS`.
-      marker, linestyle: of Matplotlib; no other method of its family has both.
-      values: values by their names in the config; `kind` is one of `NUM_ENDPOINTS`.
-      needs: the runs whose networks it starts from, in the order of `subspace.given`.
-      place: what its product predicts with; "" if it is in no table.
-      of: the recipe that is trained, if that is another one.
-      matched: the ordinary training whose steps are those of its midpoint.
-      sizes: numbers `m` for which there is a recipe `NAME_m` too; `matched` may have `{}` for it.
-      counts: the value that is `m`.
-      sized: the label of these, with `{}` for `m`.
-      shows: what is drawn of it beside its place in the tables: "article" (in the article's figures 5
-        to 7), "path" (accuracy along it), "level" (beside paths), "curves" (confidences), "severity",
-        "slice" (of the loss landscape), "curvature".
-    """
-
-    label: str
-    family: str
+    label: str  # how it is called
+    family: str  # a key of COLOURS; no other method of it has the same marker and linestyle
     marker: str
     linestyle: str = "-"
-    values: Mapping[str, Any] = {}
-    needs: tuple[Need, ...] = ()
-    place: str = "midpoint"
-    of: str = ""
-    matched: str = ""
+    values: Mapping[str, Any] = {}  # by their names in the config
+    needs: tuple[Need, ...] = ()  # the runs that it starts from, in the order of `subspace.given`
+    place: str = "midpoint"  # what its product predicts with; "" if it is in no table
+    of: str = ""  # the recipe that is trained, if that is another one
+    matched: str = ""  # the ordinary training with the steps of its midpoint; `{}` stands for `m`
     sizes: Iterable[int] = ()
-    counts: str = "subspace.num_endpoints"
-    sized: str = ""
-    shows: frozenset[str] = frozenset()
+    counts: str = "subspace.num_endpoints"  # the value that is `m`
+    sized: str = ""  # the label of these, with `{}` for `m`
 
     @property
     def color(self) -> str:
@@ -96,12 +79,9 @@ class Recipe(NamedTuple):
         return self.values.get("kind", "standard")
 
 
-def _swa(schedule: str) -> dict[str, Any]:
-    return {"schedule.name": schedule, "schedule.num_models": 5, "average.name": "swa"}
-
-
-def _snapshots(schedule: str) -> dict[str, Any]:
-    return {"schedule.name": schedule, "schedule.num_models": 5, "average.name": "snapshots"}
+def _visits(schedule: str, average: str, num_models: int = 5) -> dict[str, Any]:
+    values = {"schedule.name": schedule, "schedule.num_models": num_models}
+    return values | {"average.name": average}
 
 
 def _given(simplexes: tuple, given: tuple, num_endpoints: int) -> dict[str, Any]:
@@ -117,60 +97,43 @@ def _given(simplexes: tuple, given: tuple, num_endpoints: int) -> dict[str, Any]
 _TWO = (Need("standard"), Need("standard", PARTNER_SEED))
 _MORE, _MODELS = range(3, LARGEST + 1), range(2, LARGEST + 1)
 _SIZES = {"sizes": _MODELS, "counts": "schedule.num_models"}
+_SIMPLEXES = {"place": "", "matched": "standard_matched_{}", "sizes": _MORE}
 
 # In the order in which they are always shown.
 METHODS: dict[str, Recipe] = {
-    "standard": Recipe(
-        *("Standard", "standard", "o", "--"),
-        shows=frozenset({"article", "level", "curves", "severity", "slice", "curvature"}),
-    ),
+    "standard": Recipe("Standard", "standard", "o", "--"),
     "standard_matched": Recipe(
         *("Standard (matched)", "standard", "s", ":"),
         values={"kind": "standard_matched", "subspace.num_endpoints": 2},
         sizes=_MORE,
         sized="Standard (matched to {})",
-        shows=frozenset({"article", "level", "severity"}),
     ),
     "early_stopping": Recipe(
         *("Optimal early stopping (oracle)", "standard", "<", "-."),
         of="standard",
         place="early stopping",
-        shows=frozenset({"article"}),
     ),
-    "ema": Recipe(
-        *("EMA", "average", "v", "-.", {"average.name": "ema"}),
-        shows=frozenset({"article", "level", "curves", "severity"}),
-    ),
+    "ema": Recipe("EMA", "average", "v", "-.", {"average.name": "ema"}),
     "swa_constant": Recipe(
-        *("SWA (constant lr)", "average", "<", "--", _swa("swa_constant")),
+        *("SWA (constant lr)", "average", "<", "--", _visits("swa_constant", "swa")),
         of="swa_constant_5",
         sized="SWA (constant lr, {})",
-        shows=frozenset({"article", "severity"}),
         **_SIZES,
     ),
     "swa_cyclic": Recipe(
-        *("SWA (cyclic lr)", "average", ">", ":", _swa("swa_cyclic")),
+        *("SWA (cyclic lr)", "average", ">", ":", _visits("swa_cyclic", "swa")),
         of="swa_cyclic_5",
         sized="SWA (cyclic lr, {})",
-        shows=frozenset({"article"}),
         **_SIZES,
     ),
     "swag": Recipe(
-        *("SWAG", "average", "d", "-."),
-        {"schedule.name": "swa_constant", "schedule.num_models": 20, "average.name": "swag"},
-        place="ensemble",
+        "SWAG", "average", "d", "-.", _visits("swa_constant", "swag", 20), place="ensemble"
     ),
     "soup_uniform": Recipe("Uniform soup", "average", "s", "--", of="fge"),
     "soup_greedy": Recipe("Greedy soup", "average", "D", ":", of="fge", place="greedy soup"),
-    "dropout": Recipe(
-        *("Dropout", "regulariser", "o", "--", {"model.dropout": 0.1}),
-        shows=frozenset({"article", "curves", "severity"}),
-    ),
+    "dropout": Recipe("Dropout", "regulariser", "o", "--", {"model.dropout": 0.1}),
     "mc_dropout": Recipe("MC dropout", "regulariser", "s", "-.", of="dropout", place="mc ensemble"),
-    "label_smoothing": Recipe(
-        *("Label smoothing", "regulariser", "P", ":", {"label_smoothing": 0.1}),
-        shows=frozenset({"article", "curves"}),
-    ),
+    "label_smoothing": Recipe("Label smoothing", "regulariser", "P", ":", {"label_smoothing": 0.1}),
     "sam": Recipe("SAM", "regulariser", "^", "--", {"sharpness.rho": 0.05}),
     "asam": Recipe(
         "ASAM", "regulariser", "v", "-.", {"sharpness.rho": 0.5, "sharpness.adaptive": True}
@@ -180,13 +143,14 @@ METHODS: dict[str, Recipe] = {
         {"kind": "independent", "subspace.num_endpoints": 2},
         _TWO,
         place="ensemble",
-        shows=frozenset({"level"}),
     ),
     "snapshot": Recipe(
-        *("Snapshot ensemble", "several", "<", ":", _snapshots("snapshot")), place="ensemble"
+        *("Snapshot ensemble", "several", "<", ":", _visits("snapshot", "snapshots")),
+        place="ensemble",
     ),
     "fge": Recipe(
-        *("Fast geometric ensemble", "several", ">", "-.", _snapshots("fge")), place="ensemble"
+        *("Fast geometric ensemble", "several", ">", "-.", _visits("fge", "snapshots")),
+        place="ensemble",
     ),
     "curve_finding": Recipe(
         *("Curve between trained networks", "several", "p", "--"),
@@ -206,38 +170,24 @@ METHODS: dict[str, Recipe] = {
         (Need("spro_1"),),
         place="ensemble",
     ),
-    "line": Recipe(
-        *("Line", "line", "^", "-", {"kind": "line"}),
-        matched="standard_matched",
-        shows=frozenset({"article", "path", "curves", "severity", "slice", "curvature"}),
-    ),
+    "line": Recipe("Line", "line", "^", "-", {"kind": "line"}, matched="standard_matched"),
     "layerwise_line": Recipe(
         *("Layerwise line", "layerwise", "D", "-", {"kind": "layerwise_line"}),
         matched="standard_matched",
-        shows=frozenset({"article", "path", "curves", "severity", "curvature"}),
     ),
     # Each of a curve's three points has mean weight 1/3: its midpoint moves at a third of the rate.
-    "curve": Recipe(
-        *("Curve", "curve", "p", "-", {"kind": "curve"}),
-        matched="standard_matched_3",
-        shows=frozenset({"article", "path", "severity", "slice", "curvature"}),
-    ),
+    "curve": Recipe("Curve", "curve", "p", "-", {"kind": "curve"}, matched="standard_matched_3"),
     "simplex": Recipe(
         *("Simplex", "simplex", "*", "-", {"kind": "simplex"}),
         of="simplex_3",
-        place="",
-        matched="standard_matched_{}",
-        sizes=_MORE,
         sized="Simplex ({})",
-        shows=frozenset({"slice"}),
+        **_SIMPLEXES,
     ),
     "layerwise_simplex": Recipe(
         *("Layerwise simplex", "simplex", "X", "-", {"kind": "layerwise_simplex"}),
         of="layerwise_simplex_3",
-        place="",
-        matched="standard_matched_{}",
-        sizes=_MORE,
         sized="Layerwise simplex ({})",
+        **_SIMPLEXES,
     ),
     "line_ensemble": Recipe(
         "Ensemble of the line's ends", "line", "d", of="line", place="ensemble"
@@ -257,9 +207,30 @@ METHODS: dict[str, Recipe] = {
     "line_sam": Recipe("Line + SAM", "line", "h", "-", {"kind": "line", "sharpness.rho": 0.05}),
 }
 
+# What is drawn of methods beside their place in the tables.
+SHOWN = {
+    # In the article's figures 5 to 7.
+    "article": (
+        *("standard", "standard_matched", "early_stopping", "ema", "swa_constant", "swa_cyclic"),
+        *("dropout", "label_smoothing", "line", "layerwise_line", "curve"),
+    ),
+    # Accuracy along it, and beside these paths.
+    "path": ("line", "layerwise_line", "curve"),
+    "level": ("standard", "standard_matched", "ema", "ensemble"),
+    # Confidences.
+    "curves": ("standard", "ema", "dropout", "label_smoothing", "line", "layerwise_line"),
+    "severity": (
+        *("standard", "standard_matched", "ema", "swa_constant_5", "dropout"),
+        *("line", "layerwise_line", "curve"),
+    ),
+    # Of the loss landscape.
+    "slice": ("standard", "line", "curve", "simplex_3"),
+    "curvature": ("standard", "line", "layerwise_line", "curve"),
+}
+
 
 def of_size(name: str, m: int) -> Recipe:
-    """The method `NAME_m` of one that has sizes; what is drawn of it is drawn of one size alone."""
+    """The method `NAME_m` of one that has sizes."""
     base = METHODS[name]
     return base._replace(
         label=base.sized.format(m),
@@ -268,7 +239,6 @@ def of_size(name: str, m: int) -> Recipe:
         of="",
         matched=base.matched.format(m),
         sizes=(),
-        shows=base.shows if base.of == f"{name}_{m}" else frozenset(),
     )
 
 
@@ -290,57 +260,23 @@ PRODUCTS: dict[str, tuple[str, str]] = {
 }
 
 
-def shown(what: str, among: Mapping[str, Recipe] = RECIPES) -> tuple[str, ...]:
-    """The recipes (or methods) of which something is drawn, in their order.
-
-    Example:
-      >>> shown("path")
-      ('line', 'layerwise_line', 'curve')
-    """
-    return tuple(name for name, row in among.items() if what in row.shows)
-
-
-def default_num_endpoints(kind: str) -> int:
-    """How many endpoints a kind has unless the config says otherwise.
-
-    Raises:
-      UserError: there is no such kind.
-    """
-    if kind not in NUM_ENDPOINTS:
-        raise UserError(f"Unknown kind {kind!r}; choose one of {', '.join(NUM_ENDPOINTS)}.")
-    return NUM_ENDPOINTS[kind]
+def shown(what: str) -> tuple[str, ...]:
+    """The methods of which something is drawn, in their order."""
+    return SHOWN[what]
 
 
 def product_of(name: str) -> tuple[str, str]:
-    """The recipe that a product is trained by, and the place that it predicts with.
-
-    Example:
-      >>> product_of("line"), product_of("mc_dropout")
-      (('line', 'midpoint'), ('dropout', 'mc ensemble'))
-    """
+    """The recipe that a product is trained by, and the place that it predicts with."""
     return PRODUCTS[name]
 
 
 def places_of(recipe: str) -> tuple[str, ...]:
-    """The places of a recipe's runs that some product predicts with.
-
-    Example:
-      >>> places_of("dropout")
-      ('midpoint', 'mc ensemble')
-    """
+    """The places of a recipe's runs that some product predicts with."""
     return tuple(dict.fromkeys(place for owner, place in PRODUCTS.values() if owner == recipe))
 
 
 def check_recipe(name: str) -> str:
-    """A recipe's own name: of a method that has sizes, the one that it stands for.
-
-    Raises:
-      UserError: there is none of that name.
-
-    Example:
-      >>> check_recipe("line"), check_recipe("simplex")
-      ('line', 'simplex_3')
-    """
+    """A recipe's own name: of a method that has sizes, the one that it stands for."""
     short = {method: row.of for method, row in METHODS.items() if row.of and row.sizes}
     name = short.get(name, name)
     if name not in RECIPES:

@@ -1,28 +1,19 @@
-"""Suites: which methods are trained how often on what, for `python -m experiments.reproduce`.
-
-digits              scikit-learn's digits, a small convolutional network; the scale is `digits`
-cifar10-small       a ResNet-8 of width 8 on 10,000 images of CIFAR-10, for two CPU cores
-cifar10-full        the article's cResNet20, 160 epochs
-tiny_imagenet-full  its ResNet18, 160 epochs
-imagenet-full       WideResNet50-2, 200 epochs: standard training, its control, two lines
-"""
+"""Suites: which methods are trained how often on what, for `python -m experiments.reproduce`."""
 
 from types import ModuleType
 
 import ml_collections
 
 from experiments.configs import cifar10, digits, imagenet, tiny_imagenet
-from experiments.configs.recipes import METHODS, PRODUCTS, SIZED, shown
+from experiments.configs.recipes import PRODUCTS, SIZED, shown
 from experiments.system.errors import UserError
 from subspace_jax import corruptions
 
 # What the article's figures compare.
-_FIRST = shown("article", METHODS)
+_FIRST = shown("article")
 _MODULES = {
-    "digits": digits,
-    "cifar10": cifar10,
-    "tiny_imagenet": tiny_imagenet,
-    "imagenet": imagenet,
+    module.__name__.rpartition(".")[2]: module
+    for module in (digits, cifar10, tiny_imagenet, imagenet)
 }
 # Settings of a run that its recipe, seed and noise decide, and not `config.run`.
 OF_RECIPE = ("recipe", "kind", "seed", "subspace", "schedule", "average", "sharpness")
@@ -30,16 +21,9 @@ OF_RECIPE = ("recipe", "kind", "seed", "subspace", "schedule", "average", "sharp
 
 def get_config(name: str = "digits") -> ml_collections.ConfigDict:
     """The suite of a name, with its scale after a hyphen where it has several."""
-    makers = {
-        "digits": _digits,
-        "cifar10-small": _cifar10_small,
-        "cifar10-full": lambda: _full(cifar10),
-        "tiny_imagenet-full": lambda: _full(tiny_imagenet),
-        "imagenet-full": _imagenet_full,
-    }
-    if name not in makers:
-        raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(makers)}.")
-    config = makers[name]()
+    if name not in _SUITES:
+        raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(_SUITES)}.")
+    config = _SUITES[name]()
     config.suite, _, scale = name.partition("-")
     config.scale = scale or name
     return config
@@ -47,7 +31,7 @@ def get_config(name: str = "digits") -> ml_collections.ConfigDict:
 
 def plain(suite: str) -> ml_collections.ConfigDict:
     """A suite on a data set, without what its scales choose."""
-    return _suite(_MODULES[suite].get_config("standard"))
+    return _suite(run_config(suite, "standard"))
 
 
 def run_config(suite: str, recipe: str) -> ml_collections.ConfigDict:
@@ -122,13 +106,8 @@ def _digits() -> ml_collections.ConfigDict:
     config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.15))
     config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.15))
     config.tuning.recipes = (
-        "standard",
-        "ema",
-        "sam",
-        "label_smoothing",
-        "line",
-        "layerwise_line",
-        "layerwise_line_ema",
+        *("standard", "ema", "sam", "label_smoothing"),
+        *("line", "layerwise_line", "layerwise_line_ema"),
     )
     config.tuning.seeds = (100, 101)
     config.tuning.learning_rate = (0.1, 0.5, 2.0)
@@ -138,6 +117,7 @@ def _digits() -> ml_collections.ConfigDict:
 
 
 def _cifar10_small() -> ml_collections.ConfigDict:
+    """A ResNet-8 of width 8 on 10,000 images: what two cores can train in four hours."""
     run = cifar10.get_config("standard")
     run.num_epochs = 60
     run.model.depth, run.model.width = 8, 8
@@ -146,7 +126,7 @@ def _cifar10_small() -> ml_collections.ConfigDict:
     run.evaluation.recalibration_examples = 5_000
     run.evaluation.corruptions = ("snow",)
     config = _suite(run)
-    # What two cores can train in four hours, the article's first figures and their control.
+    # The article's first figures and their control.
     config.products = (
         *("standard", "standard_matched", "early_stopping", "line", "layerwise_line", "curve"),
         *("line_ensemble", "layerwise_line_ensemble"),
@@ -187,6 +167,15 @@ def _imagenet_full() -> ml_collections.ConfigDict:
     config.num_threads = 1
     config.landscape.seeds = ()
     return config
+
+
+_SUITES = {
+    "digits": _digits,
+    "cifar10-small": _cifar10_small,
+    "cifar10-full": lambda: _full(cifar10),
+    "tiny_imagenet-full": lambda: _full(tiny_imagenet),
+    "imagenet-full": _imagenet_full,
+}
 
 
 def _sweep(name: str, values: tuple) -> ml_collections.ConfigDict:

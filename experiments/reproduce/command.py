@@ -1,13 +1,14 @@
 """Every figure of the article, and every rival, by one command."""
 
+import argparse
 import functools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from experiments.configs import check, suites
 from experiments.configs.suites import FIGURES
@@ -46,6 +47,7 @@ The same command goes on where it was interrupted, and skips what is done; folde
 made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
 and --draw_only refuses to train what is missing. --known_runs takes the runs of published results as
 done, to add seeds or methods to them. --check prints every claim with its test."""
+_KNOWN_RUNS = "metrics.json files of this suite, with commas between, whose runs count as done."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,91 +72,72 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("only", "", "Figures to make, with commas between.", flag_values=values)
-    flags.DEFINE_bool(
-        "draw_only",
-        False,
-        "Train nothing; refuse figures whose runs are not done.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "known_runs",
-        "",
-        "metrics.json files of this suite, with commas between, whose runs count as done.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool("check", False, "Print every claim with its test.", flag_values=values)
+    for define, name, default, said in (
+        (flags.DEFINE_string, "only", "", "Figures to make, with commas between."),
+        (flags.DEFINE_bool, "draw_only", False, "Train nothing; refuse figures that lack runs."),
+        (flags.DEFINE_string, "known_runs", "", _KNOWN_RUNS),
+        (flags.DEFINE_bool, "check", False, "Print every claim with its test."),
+    ):
+        define(name, default, said, flag_values=values)
 
 
 def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
     """The name of a suite's config, and the other arguments."""
     names = [argument for argument in argv[:1] if not argument.startswith("-")]
-    rest = argv[len(names) :]
     if not names and not {"-h", "-help", "--help"} & set(argv):
         raise UserError(f"The first argument names no suite; choose one of {', '.join(SUITES)}.")
     name = names[0] if names else "digits"
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}; choose one of {', '.join(SUITES)}.")
-    scale = SUITES[name][0]
-    for i, argument in enumerate(rest):
-        if argument == "--scale" or argument.startswith("--scale="):
-            value = argument.partition("=")[2] if "=" in argument else "".join(rest[i + 1 : i + 2])
-            rest = rest[:i] + rest[i + (1 if "=" in argument else 2) :]
-            if value not in SUITES[name]:
-                raise UserError(
-                    f"--scale is {value!r} but {name} has {', '.join(SUITES[name])}; choose one."
-                )
-            scale = value
-            break
-    return name if scale == name else f"{name}-{scale}", rest
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--scale", nargs="?", const="", default=SUITES[name][0])
+    found, rest = parser.parse_known_args(argv[len(names) :])
+    if found.scale not in SUITES[name]:
+        raise UserError(
+            f"--scale is {found.scale!r} but {name} has {', '.join(SUITES[name])}; choose one."
+        )
+    return name if found.scale == name else f"{name}-{found.scale}", rest
 
 
 def run(options: SimpleNamespace, failed: list[str]) -> None:
-    """Makes the figures that are asked for; names of failed runs are appended to `failed`.
-
-    Raises:
-      UserError: a config, data or workdir that it can't have, another process in the workdir.
-    """
+    """Makes the figures that are asked for; names of failed runs are appended to `failed`."""
     plan.check(options.config)
-    chosen_figures = plan.figures_of(options.only)
+    figures = plan.figures_of(options.only)
     folder = workdir.check(options.workdir, options.config, options.overwrite)
     with lock.hold(folder):
         # Whoever held it may have made another suite.
         workdir.check(options.workdir, options.config, options.overwrite)
-        _run(options, folder, chosen_figures, failed)
+        _run(options, folder, figures, failed)
 
 
 def _run(
-    options: SimpleNamespace, folder: Path, chosen_figures: tuple[str, ...], failed: list[str]
+    options: SimpleNamespace, folder: Path, figures: tuple[str, ...], failed: list[str]
 ) -> None:
-    config = options.config
-    entries = plan.article_entries(config, chosen_figures)
-    tuning = plan.tuning_entries(config, chosen_figures)
-    scenery = plan.landscape_entries(config, chosen_figures)
-    if not entries:
+    config, inputs = options.config, Inputs()
+    entries = plan.entries(config, figures)
+    trained = [entry for entry in entries if entry.setting != "landscape"]
+    if not any(entry.setting == "article" for entry in entries):
         raise UserError(
             f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
             "add products to config.products."
         )
-    inputs = Inputs()
-    scheduler.check([*entries, *tuning], inputs)
-    everything = [*entries, *tuning, *scenery]
-    plan.check_landscapes(scenery, options.only)
+    scheduler.check(trained, inputs)
+    plan.check_landscapes(entries, options.only)
     known = _known(options, folder)
     existing = set() if options.overwrite else records.ids_of_records(folder)
     # Refuses runs of another config.
-    found = known_runs.sort(None if options.overwrite else folder, known, everything)
+    found = known_runs.sort(None if options.overwrite else folder, known, entries)
     if options.draw_only:
-        _require(everything, found.done | found.known.keys(), folder)
+        _require(entries, found, folder)
     previous = None if options.overwrite else workdir.finished(folder)
     workdir.prepare(folder, config, options.overwrite)
-    _take(found, everything, folder)
+    _take(found, entries, folder)
     record = provenance("experiments.reproduce", config.run.model.dtype)
     record |= {"seeds": list(config.seeds)}
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _run_all(config, folder, inputs, everything, known, stop, options.draw_only)
+            outcome = _run_all(options, folder, inputs, entries, known, lambda: stop.requested)
         except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
@@ -165,10 +148,12 @@ def _run(
             # Nothing was run: the numbers come from where they came from before.
             drawn = {name: record[name] for name in ("command", "commit", "date")}
             record = previous["provenance"] | {"drawn": drawn}
-        found = metrics.results(config, runs, outcome.failures, record)
-        _publish(folder, found, chosen_figures)
+        results = metrics.results(config, runs, outcome.failures, record)
+        files.write_atomically(folder / workdir.TABLE, tables.results(results) + "\n")
+        workdir.publish(folder, *pages.of_suite(results, figures))
+        files.write_json(folder / workdir.METRICS, results)
     failed.extend(outcome.failures)
-    _show(found, folder, options.check)
+    _show(results, folder, options.check)
 
 
 def _known(options: SimpleNamespace, folder: Path) -> list[KnownRuns]:
@@ -201,81 +186,57 @@ def _take(found: Sorted, entries: list[Entry], folder: Path) -> None:
             records.write_known(folder, entry, found.known[entry.id])
 
 
-def _require(entries: list[Entry], done: set[str], folder: Path) -> None:
-    if len(done) < len(entries):
-        missing = next(entry.id for entry in entries if entry.id not in done)
+def _require(entries: list[Entry], found: Sorted, folder: Path) -> None:
+    missing = [entry.id for entry in entries if entry.id not in found.done | found.known.keys()]
+    if missing:
         raise UserError(
-            f"--draw_only is given but {len(done)} of {len(entries)} runs are done in {folder} (not "
-            f"{missing}); run the same command without it."
+            f"--draw_only is given but {len(entries) - len(missing)} of {len(entries)} runs are done "
+            f"in {folder} (not {missing[0]}); run the same command without it."
         )
 
 
 def _run_all(
-    config: ConfigDict,
+    options: SimpleNamespace,
     folder: Path,
     inputs: Inputs,
     entries: list[Entry],
     known: list[KnownRuns],
-    stop: Stop,
-    draw_only: bool,
+    stop: Callable[[], bool],
 ) -> Outcome:
     """All entries; those with tuned values when it is known which these are."""
-    options = config.landscape.to_dict()
-    first_seed = next(iter(plan.landscape_seeds(config)), -1)
-
-    def requested():
-        return stop.requested
+    config = options.config
+    at_once, slots = config.runs_at_once, dict[str, int]()
+    shared = {"folder": folder, "inputs": inputs, "stop": stop}
+    looking = {"options": config.landscape.to_dict()}
+    looking["first_seed"] = next(iter(plan.landscape_seeds(config)), -1)
 
     def run_one(entry, advance):
-        if stop.requested:
+        if stop():
             raise Interrupted
         if entry.setting == "landscape":
-            return scenes.record(
-                entry,
-                advance,
-                folder=folder,
-                inputs=inputs,
-                options=options,
-                first_seed=first_seed,
-                stop=requested,
-            )
-        return scheduler.run_entry(
-            entry,
-            advance,
-            folder=folder,
-            inputs=inputs,
-            stop=requested,
-            slot=slots.get(entry.id, 0),
-            at_once=config.runs_at_once,
-        )
+            return scenes.record(entry, advance, **shared, **looking)
+        slot = slots.get(entry.id, 0)
+        return scheduler.run_entry(entry, advance, **shared, slot=slot, at_once=at_once)
 
     def train_group(runs, advance):
         slots.update({entry.id: slot for slot, entry in enumerate(runs)})
         trained = [entry for entry in runs if entry.setting != "landscape"]
-        return group.train(trained, advance, folder=folder, inputs=inputs, stop=requested)
+        return group.train(trained, advance, **shared)
 
     def run_all(entries):
-        together = train_group if config.runs_at_once > 1 else None
-        threads = config.num_threads
-        return scheduler.run_all(entries, run_one, threads, together, config.runs_at_once)
+        together = train_group if at_once > 1 else None
+        return scheduler.run_all(entries, run_one, config.num_threads, together, at_once)
 
-    slots: dict[str, int] = {}
     first = run_all(entries)
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
     found = known_runs.sort(folder, known, tuned)
-    if draw_only:
-        _require(tuned, found.done | found.known.keys(), folder)
+    if options.draw_only:
+        _require(tuned, found, folder)
     _take(found, tuned, folder)
     second = run_all(tuned)
     return Outcome(first.records | second.records, first.failures | second.failures)
-
-
-def _publish(folder: Path, found: dict, names: tuple[str, ...]) -> None:
-    files.write_atomically(folder / workdir.TABLE, tables.results(found) + "\n")
-    workdir.publish(folder, *pages.of_suite(found, names))
-    files.write_json(folder / workdir.METRICS, found)
 
 
 def _show(found: dict, folder: Path, check: bool) -> None:

@@ -14,7 +14,7 @@ from experiments.runs.inputs import Inputs
 from experiments.runs.job import Advance, Interrupted, Oracle
 from experiments.system.errors import UserError
 from experiments.training import groups, steps
-from experiments.training.history import History, NonFiniteLoss, check_finite
+from experiments.training.history import History, NonFiniteLoss
 from experiments.training.run import make_run
 
 
@@ -44,7 +44,6 @@ class _Training:
         try:
             if isinstance(state, NonFiniteLoss):
                 raise state
-            check_finite(self.run, state)
             job.save(self.checkpoints, self.run, state, self.member.history, self._look)
         except NonFiniteLoss as error:
             workdir.set_diverged(self._folder, str(error))
@@ -58,20 +57,9 @@ def train(
     inputs: Inputs,
     stop: Callable[[], bool],
 ) -> dict[str, float]:
-    """Trains runs as one; each of them is left for `scheduler.run_entry` to evaluate.
+    """Trains runs of one method as one; returns by id the share of the work that is done.
 
-    Args:
-      entries: of one method, what they need is done.
-      advance: see `scheduler.run_all`.
-      folder: of the suite.
-      inputs: from which they get their data.
-      stop: whether a signal came, so that the runs are to be saved and given up.
-
-    Returns:
-      By id the share of its work that is done.
-
-    Raises:
-      Interrupted: a signal came.
+    Each of them is left for `scheduler.run_entry` to evaluate.
     """
     trainings, done = {}, 0.0
     for slot, entry in enumerate(entries):
@@ -82,26 +70,25 @@ def train(
                 continue
     if not trainings:
         return {}
-    last, states = time.monotonic(), [one.member.state for one in trainings.values()]
+    last, runs = time.monotonic(), list(trainings.values())
     try:
-        for states in groups.fit([one.member for one in trainings.values()]):
+        for states in groups.fit([one.member for one in runs]):
             stopping = stop()
-            due = time.monotonic() - last >= min(one.seconds for one in trainings.values())
-            if stopping or due:
+            if stopping or time.monotonic() - last >= min(one.seconds for one in runs):
                 last = time.monotonic()
-                _save(trainings, states)
+                _save(runs, states)
             if stopping:
                 raise Interrupted(f"Stopped; everything is saved in {folder}.")
-            now = sum(one.share for one in trainings.values())
+            now = sum(one.share for one in runs)
             advance(now - done)
             done = now
-        _save(trainings, states)
+        _save(runs, states)
     finally:
-        for one in trainings.values():
+        for one in runs:
             one.checkpoints.close()
     return {name: one.share for name, one in trainings.items()}
 
 
-def _save(trainings: dict[str, _Training], states: Sequence) -> None:
-    for one, state in zip(trainings.values(), states, strict=True):
+def _save(runs: Sequence[_Training], states: Sequence) -> None:
+    for one, state in zip(runs, states, strict=True):
         one.save(state)

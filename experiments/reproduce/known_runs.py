@@ -20,13 +20,7 @@ from experiments.system.errors import UserError
 
 
 class KnownRuns(NamedTuple):
-    """What a results file says of each of its runs, and with which config each was made.
-
-    Attributes:
-      path: the file.
-      runs: what it keeps of them, by id.
-      entries: its runs as its own config plans them, by id.
-    """
+    """What a results file keeps of its runs, and the entries that its own config plans, both by id."""
 
     path: Path
     runs: dict[str, dict]
@@ -34,41 +28,27 @@ class KnownRuns(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The entries of a suite that need not be done, by why.
+    """The entries of a suite that need not be done, and those that are to be done again."""
 
-    Attributes:
-      done: ids of those that are settled in the folder.
-      known: records of those that a results file has, by id.
-      stale: ids of those that have a record but no weights, while another one that is to be done
-        starts from their networks.
-    """
-
-    done: set[str]
-    known: dict[str, dict]
-    stale: set[str]
+    done: set[str]  # settled in the folder
+    known: dict[str, dict]  # records of a results file, by id
+    stale: set[str]  # with a record but no weights, while another one starts from their networks
 
 
 def read(path: str) -> KnownRuns:
-    """The runs of the metrics.json of a suite.
-
-    Raises:
-      UserError: it can't be read, or is no such file.
-    """
+    """The runs of the metrics.json of a suite."""
     try:
         metrics = json.loads(Path(path).expanduser().read_text())
-        config, record, runs = (metrics[name] for name in ("config", "provenance", "runs"))
-        config = _config(config)
-        entries = [
-            *plan.article_entries(config, suites.FIGURES),
-            *plan.tuning_entries(config, suites.FIGURES),
-            *plan.landscape_entries(config, suites.FIGURES),
-            *plan.tuned_entries(config, summary.choose_values(runs)),
-        ]
+        record, runs = metrics["provenance"], metrics["runs"]
+        config = suites.plain(metrics["config"]["suite"])
+        with config.unlocked():  # what suites have got since then, it does without
+            config.update(_tuples(without_removed(metrics["config"])))
+        entries = plan.entries(config, suites.FIGURES)
+        entries += plan.tuned_entries(config, summary.choose_values(runs))
         found = {run["id"]: _whole(run, record) for run in [*runs, *metrics["landscapes"]]}
     except OSError as error:
-        raise UserError(
-            f"--known_runs has {path!r}, which can't be read ({error.strerror})."
-        ) from error
+        reason = error.strerror
+        raise UserError(f"--known_runs has {path!r}, which can't be read ({reason}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--known_runs has {path!r}, which is not the metrics.json of a suite; give one that "
@@ -77,7 +57,7 @@ def read(path: str) -> KnownRuns:
     return KnownRuns(Path(path), found, {entry.id: entry for entry in entries})
 
 
-def _whole(run: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def _whole(run: dict, record: dict) -> dict:
     """A run as its record had it: with how it was made in place of a number, and its time."""
     made = record
     if groups := record.get("made"):  # the rest of the record is of the command that joined them
@@ -85,14 +65,6 @@ def _whole(run: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     cost = run.get("cost", {})
     seconds = cost.get("training_seconds", 0) + cost.get("evaluation_seconds", 0)
     return {"wall_seconds": seconds} | run | {"made": provenance.of_a_run(made)}
-
-
-def _config(stored: dict[str, Any]) -> ConfigDict:
-    """The config of a file; what suites have got since then, it does without."""
-    config = suites.plain(stored["suite"])
-    with config.unlocked():
-        config.update(_tuples(without_removed(stored)))
-    return config
 
 
 def _tuples(value: Any) -> Any:
@@ -106,23 +78,18 @@ def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entr
     """Which entries need not be done.
 
     Results files have no weights. So a run is not known, and one that has a record without weights is
-    not done, if another one starts from its networks that is to be done.
-
-    Args:
-      folder: of the suite; None if nothing in it counts.
-      known: what `read` returns; of several files with one run, the first counts.
-      entries: all of the suite, those that others need before them.
-
-    Raises:
-      UserError: a run was made with another config, or on other data.
+    not done, if another one starts from its networks that is to be done. Those that others need stand
+    before them, and without a folder nothing in it counts.
     """
     found, needed = Sorted(set(), {}, set()), set()
     for entry in reversed(entries):
         is_needed = entry.id in needed
         holder = next((file for file in known if entry.id in file.runs), None)
         if folder and records.is_settled(folder, entry):
-            is_stale = is_needed and not _has_networks(folder, entry)
-            (found.stale if is_stale else found.done).add(entry.id)
+            # Nothing starts from a run that diverged.
+            has_weights = records.weights_path(folder, entry.id).exists()
+            is_done = not is_needed or has_weights or records.diverged(folder, entry)
+            (found.done if is_done else found.stale).add(entry.id)
         elif holder and not is_needed:
             found.known[entry.id] = _record(holder, entry)
         if entry.id not in found.done and entry.id not in found.known:
@@ -130,16 +97,12 @@ def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entr
     return found
 
 
-def _has_networks(folder: Path, entry: Entry) -> bool:
-    """Whether others can start from a settled run; from one that diverged nothing starts."""
-    there = records.weights_path(folder, entry.id).exists()
-    return there or bool(records.diverged(folder, entry))
-
-
 def _record(known: KnownRuns, entry: Entry) -> dict:
     run, planned = known.runs[entry.id], known.entries.get(entry.id)
     if planned is None or records.digest(planned) != records.digest(entry):
-        differences = _differences(planned, entry) if planned else []
+        # By the names that the values have in a suite's config.
+        old, new = ({"run": one.config.to_dict()} for one in (planned or entry, entry))
+        differences = config_differences(old, ConfigDict(new), workdir.IRRELEVANT_IN_A_SUITE)
         what = f" ({', '.join(differences[:3])})" if differences else ""
         raise UserError(
             f"--known_runs has {str(known.path)!r} but its {entry.id} was made with another config"
@@ -152,9 +115,3 @@ def _record(known: KnownRuns, entry: Entry) -> dict:
             f"{here[:12]} here); give the same data, or leave that file out."
         )
     return run | records.identity(entry)
-
-
-def _differences(there: Entry, here: Entry) -> list[str]:
-    """Sentences with the names that the values have in a suite's config."""
-    old, new = ({"run": entry.config.to_dict()} for entry in (there, here))
-    return config_differences(old, ConfigDict(new), workdir.IRRELEVANT_IN_A_SUITE)

@@ -11,6 +11,7 @@ from experiments.results import claims, summary
 
 # Kept of those recipes alone that they are drawn of; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")
+_OF_TUNING = ("id", "method", "setting", "label_noise", "seed", "values", "cost", "made")
 
 
 def seconds(runs: list[dict], wall: float) -> dict:
@@ -69,7 +70,7 @@ def _made(runs: list[dict]) -> tuple[list[dict], list[dict]]:
     numbers = {machine: number for number, machine in enumerate(groups)}
     made = []
     for group in groups.values():
-        speeds = [run["cost"].get("images_per_second") for run in group if "cost" in run]
+        speeds = [run.get("cost", {}).get("images_per_second") for run in group]
         speeds = [speed for speed in speeds if speed]
         made.append(
             max((run["made"] for run in group), key=lambda made: made.get("date", ""))
@@ -87,13 +88,9 @@ def _machine(run: dict) -> str:
 def _kept(run: dict) -> dict:
     """A run's record without what no figure or table shows."""
     if run["setting"] == "tuning":
-        places = {
-            name: {"validation": place["validation"]}
-            for name, place in run["places"].items()
-            if name == "midpoint"
-        }
-        names = ("id", "method", "setting", "label_noise", "seed", "values", "cost")
-        names += ("made", "wall_seconds")
+        found = run["places"].items()
+        places = {k: {"validation": v["validation"]} for k, v in found if k == "midpoint"}
+        names = (*_OF_TUNING, "wall_seconds")
         return {name: run[name] for name in names if name in run} | {"places": places}
     if run["method"] not in shown("path") or run["setting"] != "article":
         run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}

@@ -26,19 +26,12 @@ _COST += ("images_per_second", "evaluation_seconds")
 class Entry(NamedTuple):
     """One run of a suite.
 
-    Attributes:
-      method: its recipe.
-      setting: "article", "tuning", "tuned", "partner" of a run that others start from, or "landscape"
-        (see `scenes`).
-      label_noise, seed: of the run.
-      config: all of it; the weights that it starts from are filled in when they are there.
-      values: what a sweep or the tuning chose, by name in the config.
-      needs: ids of the entries whose networks it starts from.
-      given: what else than the config decides the result: digests of those entries, and how a landscape
-        is looked at.
+    `setting` is "article", "tuning", "tuned", "partner" of a run that others start from, or "landscape"
+    (see `scenes`). `values` are what a sweep or the tuning chose, `needs` the ids of the entries whose
+    networks it starts from, and `given` what else than the config decides the result.
     """
 
-    method: str
+    method: str  # its recipe
     setting: str
     label_noise: float
     seed: int
@@ -80,17 +73,8 @@ def weights_path(folder: Path, entry_id: str) -> Path:
 
 
 def ids_of_records(folder: Path) -> set[str]:
-    """Of all runs of a suite that are done.
-
-    Raises:
-      UserError: there are records as an earlier version wrote them.
-    """
+    """Of all runs of a suite that are done."""
     root = folder / workdir.RUNS
-    for path in root.rglob("seed*.json"):
-        raise UserError(
-            f"{path} is a record of an earlier version, whose runs have no folders; choose another "
-            f"--workdir, and give {folder / workdir.METRICS} as --known_runs."
-        )
     return {
         path.parent.relative_to(root).as_posix()
         for name in (workdir.METRICS, workdir.KNOWN)
@@ -99,11 +83,7 @@ def ids_of_records(folder: Path) -> set[str]:
 
 
 def finished(folder: Path, entry: Entry) -> dict | None:
-    """What a suite says of a run that is done, here or on another machine; `None` if it is not.
-
-    Raises:
-      UserError: it is that of another config, or damaged.
-    """
+    """What a suite says of a run that is done, here or on another machine; `None` if it is not."""
     own = run_folder(folder, entry.id)
     workdir.check(str(own), entry.config, False, entry.in_suite)
     for name, read in ((workdir.METRICS, _row), (workdir.KNOWN, lambda folder, entry, row: row)):
@@ -130,9 +110,7 @@ def _row(folder: Path, entry: Entry, metrics: dict) -> dict:
         "places": metrics["places"],
         "points": points_of(metrics),
         "ensembles": [_kept(ensemble) for ensemble in metrics["ensembles"]],
-        "geometry": metrics["geometry"],
-        "data": metrics["data"],
-        "recalibration": metrics["recalibration"],
+        **{name: metrics[name] for name in ("geometry", "data", "recalibration")},
         "cost": cost | {name: record.get(name) for name in _COST},
         "wall_seconds": record["wall_seconds"],
     }
@@ -164,24 +142,14 @@ def diverged(folder: Path, entry: Entry) -> str:
 
 
 def is_settled(folder: Path, entry: Entry) -> bool:
-    """Whether a run is done, or known to diverge.
-
-    Raises:
-      UserError: its folder is of another config, or damaged.
-    """
+    """Whether a run is done, or known to diverge."""
     return finished(folder, entry) is not None or bool(diverged(folder, entry))
 
 
 def identity(entry: Entry) -> dict:
     """Which run it is."""
-    return {
-        "id": entry.id,
-        "method": entry.method,
-        "setting": entry.setting,
-        "label_noise": entry.label_noise,
-        "seed": entry.seed,
-        "values": entry.values,
-    }
+    names = ("id", "method", "setting", "label_noise", "seed", "values")
+    return {name: getattr(entry, name) for name in names}
 
 
 def _kept(entry: dict) -> dict:

@@ -40,19 +40,8 @@ def record(
 ) -> dict:
     """Looks at the networks of a run, and writes what it sees; what is done is only read.
 
-    Args:
-      entry: of the setting "landscape"; its first need is the run, a line's second an independently
-        trained network.
-      advance: see `scheduler.run_all`.
-      folder: of the suite.
-      inputs: from which it gets the data.
-      options: `config.landscape` of the suite.
-      first_seed: the one of which all slices are drawn, and not the triangle alone.
-      stop: whether a signal came, so that looking is to be given up.
-
-    Raises:
-      UserError: three networks that determine no plane.
-      Interrupted: a signal came.
+    The entry's first need is the run, a line's second an independently trained network. `options` are
+    `config.landscape`; of seeds but the first one the triangle alone is drawn.
     """
     if done := records.finished(folder, entry):
         return done

@@ -42,23 +42,14 @@ def run_all(
     train_group: Callable[[Sequence[Entry], Advance], dict[str, float]] | None = None,
     at_once: int = 1,
 ) -> Outcome:
-    """Runs every entry after those that it needs, with progress and time left.
+    """Runs every entry after those that it needs, which stand before it, with progress and time left.
 
     A run that fails for a reason that the user can mend, such as divergence, is reported with the
-    others done; so are those that need it.
-
-    Args:
-      entries: what to run. Programs are compiled when they are first met, each once.
-      run_one: `(entry, advance) -> record`; as it goes it calls `advance(share)` with the share of its
-        work that is newly done, and lets pass whatever that raises.
-      num_threads: how many run at once; 0 for one per CPU core.
-      train_group: what trains runs of one method as one, before each of them is run; it returns by id
-        the share of its work that is done then.
-      at_once: how many these are, at most.
-
-    Raises:
-      Interrupted: a signal came; runs that have begun were saved.
-      KeyboardInterrupt: a second one came.
+    others done; so are those that need it. `run_one` calls `advance(share)` with the share of its work
+    that is newly done, and lets pass whatever that raises. Before, `train_group` trains at most
+    `at_once` runs of one method as one, and returns by id the share of the work that is done then. No
+    thread per run (0) is one per CPU core. After a signal, and when runs that have begun were saved,
+    it raises `Interrupted`.
     """
     stop, lock = threading.Event(), threading.Lock()
     outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)
@@ -93,16 +84,8 @@ def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
     In a group one of every method comes first, so that no two threads compile the same program.
     """
     depths: dict[str, int] = {}
-    by_id = {entry.id: entry for entry in entries}
-
-    def depth(entry):
-        if entry.id not in depths:
-            needed = [by_id[need] for need in entry.needs if need in by_id]
-            depths[entry.id] = 1 + max(map(depth, needed), default=-1)
-        return depths[entry.id]
-
     for entry in entries:
-        depth(entry)
+        depths[entry.id] = 1 + max((depths.get(need, -1) for need in entry.needs), default=-1)
     layers: list[list[Entry]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
     firsts = {entry.method: entry for entry in reversed(entries)}
     for entry in sorted(entries, key=lambda entry: entry is not firsts[entry.method]):
@@ -110,32 +93,24 @@ def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
     return layers
 
 
-def _groups(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
+def _groups(entries: Sequence[Entry], size: int) -> list[list[Entry]]:
     """Entries of one method together, at most so many of them."""
     methods: dict[str, list[Entry]] = {}
     for entry in entries:
         methods.setdefault(entry.method, []).append(entry)
-    return [
-        tuple(same[start : start + size])
-        for same in methods.values()
-        for start in range(0, len(same), size)
-    ]
+    return [same[i : i + size] for same in methods.values() for i in range(0, len(same), size)]
 
 
 def _run_group(entries, run_one, advance, pool, outcome: Outcome, begun: dict) -> None:
-    def run_whole(entry):
-        shares = [begun.get(entry.id, 0.0)]
+    futures, left = {}, {entry.id: 1.0 - begun.get(entry.id, 0.0) for entry in entries}
 
+    def run_whole(entry):
         def count(share):
             advance(share)
-            shares.append(share)
+            left[entry.id] -= share
 
-        try:
-            return run_one(entry, count)
-        finally:
-            left[entry.id] = max(0.0, 1.0 - sum(shares))
+        return run_one(entry, count)
 
-    futures, left = {}, {}
     for entry in entries:
         missing = [need for need in entry.needs if need in outcome.failures]
         if missing:
@@ -149,29 +124,19 @@ def _run_group(entries, run_one, advance, pool, outcome: Outcome, begun: dict) -
             outcome.records[entry.id] = future.result()
         except UserError as error:
             outcome.failures[entry.id] = " ".join(str(error).split())
-        advance(left[entry.id])
+        advance(max(0.0, left[entry.id]))
 
 
 def check(entries: Sequence[Entry], inputs: Inputs) -> None:
-    """Refuses what can't run, before anything is written.
-
-    Args:
-      entries: of the suite.
-      inputs: from which they will get their data.
-
-    Raises:
-      UserError: a config that training or evaluation can't work with.
-    """
+    """Refuses configs that training or evaluation can't work with, before anything is written."""
     first = {(*entry[:3], tuple(entry.values)): entry for entry in reversed(entries)}
-    looked_at = set()  # for all methods alike, as a rule
+    # For all methods alike, as a rule.
+    evaluated = {str(entry.config.evaluation): entry.config for entry in first.values()}
+    for config in evaluated.values():
+        check_shifted(config, inputs.shifted(config))
     for entry in first.values():
-        data = inputs.dataset(entry.config)
-        shifted, images = inputs.shifted(entry.config), str(entry.config.evaluation)
-        if images not in looked_at:
-            check_shifted(entry.config, shifted)
-            looked_at.add(images)
         if not entry.needs:
-            run = make_run(entry.config, data, slot=0)
+            run = make_run(entry.config, inputs.dataset(entry.config), slot=0)
             predict.make_settings(entry.config, run)
 
 
@@ -185,38 +150,18 @@ def run_entry(
     slot: int = 0,
     at_once: int = 1,
 ) -> dict:
-    """Trains and evaluates one run in its folder; one that is done is only read.
+    """Trains and evaluates one run in its folder, when what it needs is done.
 
-    Args:
-      entry: what to run; what it needs is done.
-      advance: see `run_all`.
-      folder: of the suite.
-      inputs: from which it gets its data.
-      stop: whether a signal came, so that the run is to be saved and given up.
-      slot, at_once: of a run that `train_group` has trained, see `job.execute`.
-
-    Returns:
-      See `records.finished`.
-
-    Raises:
-      UserError: training diverged, or data are missing.
-      Interrupted: a signal came.
+    One that is done is only read. `stop` says whether a signal came, so that the run is to be saved and
+    given up; `slot` and `at_once` are those of a run that a group has trained.
     """
     if row := records.finished(folder, entry):
         return row
     config, data = config_and_data(entry, folder, inputs)
-    job.execute(
-        records.run_folder(folder, entry.id),
-        config,
-        data=data,
-        shifted=inputs.shifted(config),
-        stop=stop,
-        module="experiments.reproduce",
-        advance=advance,
-        in_suite=entry.in_suite,
-        slot=slot,
-        at_once=at_once,
-    )
+    given = {"data": data, "shifted": inputs.shifted(config), "stop": stop, "advance": advance}
+    given |= {"in_suite": entry.in_suite, "slot": slot, "at_once": at_once}
+    own = records.run_folder(folder, entry.id)
+    job.execute(own, config, module="experiments.reproduce", **given)
     return records.finished(folder, entry)
 
 
