@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from stacks import SEEDS, arbitrary
 
 import subspace_jax as ss
+from examples.permutations import permutation_groups
 from experiments.system.errors import UserError
 from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
-from experiments.training.permutations import permutation_groups
 from subspace_jax.contrib import alignment
 
 # A perceptron of two hidden layers, 64 wide, on digits.

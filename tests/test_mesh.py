@@ -1,6 +1,5 @@
 """Runs of the experiments on several devices are those of one."""
 
-import functools
 import re
 
 import chex
@@ -124,7 +123,7 @@ def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
 
 def test_a_run_that_will_not_fit_is_refused_before_its_first_step(tmp_path, monkeypatch, capsys):
     original = job.memory_report
-    limited = functools.partial(original, limit=1000)
+    limited = lambda *given: original(*given)._replace(limit=1000)
     monkeypatch.setattr(job, "memory_report", limited)
     monkeypatch.setattr(steps, "fit", None)
     assert main(data_file(tmp_path), tmp_path / "run", "data=8") == 2

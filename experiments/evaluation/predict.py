@@ -263,14 +263,6 @@ class _Streamed:
         return len(self._order)
 
     def __iter__(self):
-        run = self._run
-        images = feed.recalibration_images(
-            run.loader,
-            run.images,
-            run.labels,
-            self._order,
-            seed=run.seed,
-            crop=run.crops and self._augment,
-            mesh=run.program.model.mesh,
-        )
+        crop = self._run.crops and self._augment
+        images = feed.recalibration_images(self._run, self._order, crop)
         return zip(self._keys, images, strict=True)

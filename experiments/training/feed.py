@@ -9,18 +9,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.data.decode import Pictures
-from experiments.data.loader import RECALIBRATION, TRAINING, Batches, Loader, Order
+from experiments.data.loader import RECALIBRATION, TRAINING, Batches, Order
 from experiments.training import placement
+from experiments.training.run import Run
 from subspace_jax import sharding
 
 
 class Chunk(NamedTuple):
-    """What one training call takes.
+    """What one training call takes: images `[k, B, ...]` and labels `[k, B]` on the device.
 
-    Attributes:
-      images, labels: on the device, `[k, B, ...]` and `[k, B]`.
-      wait: seconds that passed until the batches were there.
+    `wait` is how many seconds passed until the batches were there.
     """
 
     images: jax.Array
@@ -28,86 +26,46 @@ class Chunk(NamedTuple):
     wait: float
 
 
-def training_chunks(
-    loader: Loader,
-    pictures: Pictures,
-    labels: np.ndarray,
-    *,
-    batch_size: int,
-    num_epochs: int,
-    steps_per_call: int,
-    first: int,
-    seed: int,
-    crop: bool,
-    mesh: jax.sharding.Mesh | None,
-) -> Iterator[Chunk]:
-    """The batches of a run from a step on, in chunks that end with the epoch.
-
-    Args:
-      loader: makes them.
-      pictures, labels: the training split.
-      batch_size, num_epochs: of the run.
-      steps_per_call: the most batches of a chunk.
-      first: the step to begin with.
-      seed: of the run.
-      crop: whether images are cropped at random.
-      mesh: whose devices share a batch; `None` for one device.
-    """
-    order = Order(len(labels), batch_size, num_epochs, seed)
-    rows = loader.rows(batch_size)
-    batches = Batches(pictures, labels, order, rows, crop=crop, seed=seed, stream=TRAINING)
-    stream = loader.stream(batches, first)
-    lengths = call_lengths(first, len(order), len(order) // num_epochs, steps_per_call)
-    yield from ahead(_chunked(stream, lengths, batch_size, mesh))
+def training_chunks(run: Run, first: int) -> Iterator[Chunk]:
+    """The batches of a run from a step on, in chunks that end with the epoch."""
+    length = run.program.length
+    order = Order(len(run.labels), run.batch_size, length.num_epochs, run.seed)
+    stream = run.loader.stream(_batches(run, order, run.batch_size, run.crops, TRAINING), first)
+    lengths = call_lengths(first, len(order), length.steps_per_epoch, run.steps_per_call)
+    yield from ahead(_chunked(stream, lengths, run.batch_size, run.program.model.mesh))
 
 
-def recalibration_images(
-    loader: Loader,
-    pictures: Pictures,
-    labels: np.ndarray,
-    order: np.ndarray,
-    *,
-    seed: int,
-    crop: bool,
-    mesh: jax.sharding.Mesh | None,
-) -> Iterator[jax.Array]:
+def recalibration_images(run: Run, order: np.ndarray, crop: bool) -> Iterator[jax.Array]:
     """Images of the examples `order [steps, B]`, on the device, one batch ahead."""
-    size = order.shape[1]
-    whole = mesh is not None and size % placement.num_shards(mesh)
-    rows = range(size) if whole else loader.rows(size)
-    batches = Batches(pictures, labels, order, rows, crop=crop, seed=seed, stream=RECALIBRATION)
-    stream = loader.stream(batches)
+    size, mesh = order.shape[1], run.program.model.mesh
+    stream = run.loader.stream(_batches(run, order, size, crop, RECALIBRATION))
     yield from ahead(put(images, size, mesh) for images, _ in stream)
+
+
+def _batches(run: Run, order, size: int, crop: bool, kind: int) -> Batches:
+    """This process's rows of batches: all of them where the devices do not divide a batch."""
+    mesh = run.program.model.mesh
+    whole = mesh is not None and size % placement.num_shards(mesh)
+    rows = range(size) if whole else run.loader.rows(size)
+    return Batches(run.images, run.labels, order, rows, crop=crop, seed=run.seed, stream=kind)
 
 
 def call_lengths(
     first: int, num_steps: int, steps_per_epoch: int, steps_per_call: int
 ) -> Iterator[int]:
-    """How many steps each call takes, from a step on: calls end with the epoch.
-
-    Example:
-      >>> list(call_lengths(1, 10, 5, 3))
-      [3, 1, 3, 2]
-    """
+    """How many steps each call takes, from a step on: calls end with the epoch."""
     while first < num_steps:
         length = min(steps_per_call, steps_per_epoch - first % steps_per_epoch)
         yield length
         first += length
 
 
-def ahead(items: Iterable, count: int = 1) -> Iterator:
-    """The same items, so many of them made before they are asked for.
-
-    Example:
-      >>> made = []
-      >>> items = ahead(made.append(i) or i for i in range(3))
-      >>> next(items), made
-      (0, [0, 1])
-    """
+def ahead(items: Iterable) -> Iterator:
+    """The same items, one of them made before it is asked for."""
     waiting = collections.deque()
     for item in items:
         waiting.append(item)
-        if len(waiting) > count:
+        if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
 

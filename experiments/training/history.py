@@ -19,9 +19,7 @@ class NonFiniteLoss(UserError):
 class History:
     """Means of the training metrics over epochs, read one call late so that nothing waits.
 
-    Args:
-      run: the run that it records.
-      on_epoch: called with the record of every finished epoch.
+    `on_epoch` is called with the record of every finished epoch.
     """
 
     def __init__(self, run: Run, on_epoch: Callable[[dict], None] = lambda record: None):
@@ -66,11 +64,7 @@ class History:
         self._read(previous)
 
     def flush(self) -> None:
-        """Reads all metrics there are, waiting for them.
-
-        Raises:
-          NonFiniteLoss: the loss of a step is infinite or not a number.
-        """
+        """Reads all metrics there are, waiting for them."""
         previous, self._pending = self._pending, None
         self._read(previous)
 
@@ -111,11 +105,7 @@ class History:
 
 
 def check_finite(run: Run, state: ss.TrainState) -> None:
-    """Refuses a state with weights that are infinite or not a number.
-
-    Raises:
-      NonFiniteLoss: there are some; the next loss would be the first to show it.
-    """
+    """Refuses a state with weights that are not finite, which the next loss would be first to show."""
     if not all(np.isfinite(hosts.fetch(leaf)).all() for leaf in jax.tree.leaves(state)):
         step = int(state.step)
         raise NonFiniteLoss(
