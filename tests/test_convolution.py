@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments.training import networks
-from experiments.training.convolution import conv_general_dilated, unfused
+from experiments.training.convolution import conv_general_dilated
 from experiments.training.models import make_network
 from tests import compilations
 
@@ -67,16 +67,6 @@ def test_values_gradients_and_curvature_are_those_of_lax(geometry):
     chex.assert_trees_all_close(*curvatures, rtol=1e-4, atol=1e-4)
 
 
-def test_maps_over_kernels():
-    images, kernel, ours, plain = setting("same")
-    kernels = jnp.stack([kernel, -2 * kernel])
-    gradients = [
-        jax.vmap(jax.grad(functools.partial(energy, fn), argnums=1), in_axes=(None, 0))
-        for fn in (ours, plain)
-    ]
-    chex.assert_trees_all_close(*(g(images, kernels) for g in gradients), rtol=1e-4, atol=1e-4)
-
-
 def test_only_the_kernel_s_gradient_reads_its_input_apart():
     """One barrier a convolution in a gradient, none in a prediction."""
     images, kernel, ours, _ = setting("same")
@@ -109,35 +99,7 @@ def test_xla_computes_nothing_anew_for_a_weight_gradient():
     assert maxima[0] < maxima[1]
 
 
-def test_the_barrier_changes_nothing():
-    x = jax.random.normal(jax.random.key(0), (3, 2))
-    chex.assert_trees_all_equal(jax.jit(unfused)(x), x)
-    chex.assert_trees_all_equal(jax.grad(lambda x: unfused(x).sum())(x), jnp.ones_like(x))
-
-
 def test_networks_of_a_config_have_it(monkeypatch):
     monkeypatch.setattr(networks, "convolution", jax.lax.conv_general_dilated)
     make_network(ConfigDict({"name": "conv_net", "widths": (4,)}), 3)
     assert networks.convolution is conv_general_dilated
-
-
-def test_a_network_s_step_is_that_of_the_plain_convolution(monkeypatch):
-    """The fast path against the plain one, in float32: loss and all gradients."""
-    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
-
-    def gradients():
-        network = networks.CifarResNet(10, depth=8, width=4)
-        variables = network.init(jax.random.key(1), images, train=False)
-
-        def loss(params):
-            logits, _ = network.apply(
-                variables | {"params": params}, images, train=True, mutable="batch_stats"
-            )
-            return -jax.nn.log_softmax(logits)[:, 0].mean()
-
-        return jax.jit(jax.value_and_grad(loss))(variables["params"])
-
-    monkeypatch.setattr(networks, "convolution", conv_general_dilated)
-    fast = gradients()
-    monkeypatch.setattr(networks, "convolution", jax.lax.conv_general_dilated)
-    chex.assert_trees_all_close(fast, gradients(), rtol=1e-4, atol=1e-6)
