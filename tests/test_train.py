@@ -1,5 +1,6 @@
 """Training: the schedule, the order of the examples, calls of several steps, and what is recorded."""
 
+import functools
 import itertools
 import json
 import math
@@ -36,6 +37,10 @@ def fitted(run, state=None, history=None):
     return [copied(state) for state in fit(run, state, history)]
 
 
+def one_network(run):
+    return jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
+
+
 def metrics_of(*losses, **others):
     losses = np.asarray(losses, np.float32)
     return {"loss": losses, "penalty": np.zeros_like(losses)} | others
@@ -45,18 +50,10 @@ def timeless(records):
     return [{k: v for k, v in record.items() if k not in TIMES} for record in records]
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    """The examples and keys of all calls, which train nothing."""
-    calls = []
-
-    def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
-        count = len(indices)
-        calls.append((np.asarray(indices), jax.random.key_data(key), int(state.step)))
-        return state._replace(step=state.step + count), metrics_of(*[1.0] * count)
-
-    monkeypatch.setattr(training_steps, "train_call", train_call)
-    return calls
+def batches(run, first=0):
+    """The examples of every step from one on, and how many steps each call takes."""
+    calls = [given[-1] for given, _ in training_steps.arguments_of_calls(run, first)]
+    return np.array([batch for call in calls for batch in call]), [len(call) for call in calls]
 
 
 @pytest.fixture(scope="module")
@@ -109,37 +106,24 @@ def test_every_example_is_left_out_now_and_then():
 
 
 @pytest.mark.parametrize("per_call", [1, 3, 10])
-def test_the_batches_are_the_same_whatever_the_calls_and_the_start(recorded, per_call):
-    state = init_state(tiny.run("standard"))
-    fitted(tiny.run("standard"), state)
-    batches = [indices[0] for indices, _, _ in recorded]
-    assert len(batches) == 2 * STEPS_PER_EPOCH
+def test_the_batches_are_the_same_whatever_the_calls_and_the_start(per_call):
+    expected, _ = batches(tiny.run("standard"))
+    assert len(expected) == 2 * STEPS_PER_EPOCH
     run = tiny.run("standard", steps_per_call=per_call)
-    for first in (0, 9, 10, 13, 20):
-        recorded.clear()
-        history = History(run)
-        history.restore({"epochs": [], "step": first, "sums": {}, "seconds": 0.0})
-        calls = len(fitted(run, state._replace(step=jnp.int32(first)), history))
-        assert calls == len(recorded)
-        rest = [batch for indices, _, _ in recorded for batch in indices]
-        np.testing.assert_array_equal(rest, batches[first:] or rest)
-        steps = [step for _, _, step in recorded]
-        assert steps == sorted(steps)
-        assert history.num_steps == 2 * STEPS_PER_EPOCH
+    for first in (0, 9, 10, 13):
+        found, lengths = batches(run, first)
+        np.testing.assert_array_equal(found, expected[first:])
+        ends = first + np.cumsum(lengths)
+        assert set(ends) >= {10, 20} - set(range(first + 1))
+        assert max(lengths) <= per_call
+    assert batches(run, 20)[1] == []
 
 
-def test_all_methods_of_a_seed_see_the_same_batches_and_other_seeds_others(recorded):
-    def seen(kind, **changes):
-        recorded.clear()
-        fitted(tiny.run(kind, **changes))
-        return [(indices, key) for indices, key, _ in recorded]
-
-    standard = seen("standard")
-    chex.assert_trees_all_equal(seen("curve"), standard)
-    chex.assert_trees_all_equal(seen("line", subspace__num_samples=2), standard)
-    for one, other in zip(seen("standard", seed=1), standard, strict=True):
-        assert (one[0] != other[0]).any()
-        assert (one[1] != other[1]).any()
+def test_all_methods_of_a_seed_see_the_same_batches_and_other_seeds_others():
+    runs = [tiny.run("standard"), tiny.run("curve"), tiny.run("line", subspace__num_samples=2)]
+    standard, *others = (batches(run)[0] for run in runs)
+    chex.assert_trees_all_equal(standard, *others)
+    assert (batches(tiny.run("standard", seed=1))[0] != standard).any(1).all()
 
 
 # The loss
@@ -148,7 +132,7 @@ def test_all_methods_of_a_seed_see_the_same_batches_and_other_seeds_others(recor
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
     run = tiny.run("standard", augmentation="none", label_smoothing=smoothing)
-    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
+    params = one_network(run)
     batch = (run.images[:9], run.labels[:9])
     loss_fn = training_steps.make_loss_fn(run.program, run.hyper)
     loss, metrics = loss_fn(params, jax.random.key(0), batch)
@@ -163,27 +147,22 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
 
 
 def test_loss_is_that_of_augmented_images():
-    run = tiny.run("standard", augmentation="crop_and_flip")
-    plain = training_steps.make_loss_fn(
-        tiny.run("standard", augmentation="none").program, run.hyper
-    )
-    augmented = training_steps.make_loss_fn(run.program, run.hyper)
-    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
-    key, labels = jax.random.key(3), run.labels[:6]
-    images = training_steps.AUGMENTATIONS["crop_and_flip"](key, run.images[:6])
-    loss = augmented(params, key, (run.images[:6], labels))
-    chex.assert_trees_all_close(loss, plain(params, key, (images, labels)), rtol=1e-6)
+    runs = [tiny.run("standard", augmentation=name) for name in ("none", "crop_and_flip")]
+    plain, augmented = (training_steps.make_loss_fn(run.program, run.hyper) for run in runs)
+    params, key = one_network(runs[0]), jax.random.key(3)
+    images, labels = runs[0].images[:6], runs[0].labels[:6]
+    shifted = training_steps.AUGMENTATIONS["crop_and_flip"](key, images)
+    loss = augmented(params, key, (images, labels))
+    chex.assert_trees_all_close(loss, plain(params, key, (shifted, labels)), rtol=1e-6)
 
 
 def test_units_are_dropped_with_a_key_alone():
-    run = tiny.run("dropout", model__dropout=0.5)
-    params = jax.tree.map(lambda leaf: leaf[0], init_state(run).endpoints)
-    model, images = run.program.model, run.images[:6]
+    run, images = tiny.run("dropout", model__dropout=0.5), tiny.run().images[:6]
+    params = one_network(run)
+    logits_of = functools.partial(training_logits, run.program.model, params, images)
     plain, _ = training_logits(tiny.run("standard").program.model, params, images)
-    chex.assert_trees_all_equal(training_logits(model, params, images)[0], plain)
-    one, same, other = (
-        training_logits(model, params, images, jax.random.key(seed))[0] for seed in (0, 0, 1)
-    )
+    chex.assert_trees_all_equal(logits_of()[0], plain)
+    one, same, other = (logits_of(jax.random.key(seed))[0] for seed in (0, 0, 1))
     chex.assert_trees_all_equal(one, same)
     assert (one != plain).any()
     assert (one != other).any()
