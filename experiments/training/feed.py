@@ -4,7 +4,6 @@ import collections
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,24 +14,29 @@ from experiments.training.run import Run
 from subspace_jax import sharding
 
 
-class Chunk(NamedTuple):
-    """What one training call takes: images `[k, B, ...]` and labels `[k, B]` on the device.
+def training_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """Images `[k, B, ...]` and labels `[k, B]` of every training call from a step on, on the device.
 
-    `wait` is how many seconds passed until the batches were there.
+    They come as `steps.train_call` takes them, with the seconds that each step waited for its batch.
     """
-
-    images: jax.Array
-    labels: jax.Array
-    wait: float
-
-
-def training_chunks(run: Run, first: int) -> Iterator[Chunk]:
-    """The batches of a run from a step on, in chunks that end with the epoch."""
-    length = run.program.length
-    order = Order(len(run.labels), run.batch_size, length.num_epochs, run.seed)
+    order = Order(len(run.labels), run.batch_size, run.program.length.num_epochs, run.seed)
     stream = run.loader.stream(_batches(run, order, run.batch_size, run.crops, TRAINING), first)
-    lengths = call_lengths(first, len(order), length.steps_per_epoch, run.steps_per_call)
-    yield from ahead(_chunked(stream, lengths, run.batch_size, run.program.model.mesh))
+    yield from ahead(_calls(run, stream, first, len(order)))
+
+
+def _calls(run: Run, stream: Iterator, first: int, num_steps: int) -> Iterator[tuple[tuple, dict]]:
+    per_epoch, mesh = run.program.steps_per_epoch, run.program.model.mesh
+    while first < num_steps:
+        length = min(run.steps_per_call, per_epoch - first % per_epoch)  # calls end with the epoch
+        first += length
+        begin = time.perf_counter()
+        batches = list(itertools.islice(stream, length))
+        wait = (time.perf_counter() - begin) / length
+        images, labels = (
+            x[0][None] if length == 1 else np.stack(x) for x in zip(*batches, strict=True)
+        )
+        chunk = (put(x, run.batch_size, mesh, axis=1) for x in (images, labels))
+        yield (*chunk, None), {"data_wait": np.full(length, wait, np.float32)}
 
 
 def recalibration_images(run: Run, order: np.ndarray, crop: bool) -> Iterator[jax.Array]:
@@ -48,16 +52,6 @@ def _batches(run: Run, order, size: int, crop: bool, kind: int) -> Batches:
     whole = mesh is not None and size % placement.num_shards(mesh)
     rows = range(size) if whole else run.loader.rows(size)
     return Batches(run.images, run.labels, order, rows, crop=crop, seed=run.seed, stream=kind)
-
-
-def call_lengths(
-    first: int, num_steps: int, steps_per_epoch: int, steps_per_call: int
-) -> Iterator[int]:
-    """How many steps each call takes, from a step on: calls end with the epoch."""
-    while first < num_steps:
-        length = min(steps_per_call, steps_per_epoch - first % steps_per_epoch)
-        yield length
-        first += length
 
 
 def ahead(items: Iterable) -> Iterator:
@@ -88,14 +82,3 @@ def placed(
     if mesh is None or batch_size % placement.num_shards(mesh):
         return placement.everywhere(mesh)
     return sharding.batch_sharding(mesh, batch_size, axis=axis)
-
-
-def _chunked(stream, lengths, batch_size, mesh) -> Iterator[Chunk]:
-    for length in lengths:
-        begin = time.perf_counter()
-        batches = list(itertools.islice(stream, length))
-        wait = time.perf_counter() - begin
-        images, labels = (
-            x[0][None] if length == 1 else np.stack(x) for x in zip(*batches, strict=True)
-        )
-        yield Chunk(*(put(x, batch_size, mesh, axis=1) for x in (images, labels)), wait)

@@ -27,7 +27,7 @@ class Member(NamedTuple):
     run: Run
     state: ss.TrainState
     history: History
-    on_epoch: steps.OnEpoch = steps.nothing_on_epoch
+    on_epoch: steps.OnEpoch = lambda epoch, state: None
 
 
 class _Call(NamedTuple):
@@ -53,8 +53,7 @@ def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLos
 
     with contextlib.ExitStack() as stack:
         given = [steps.arguments_of_calls(m.run, int(m.state.step)) for m in members]
-        for calls in given:
-            stack.enter_context(contextlib.closing(calls))
+        given = [stack.enter_context(contextlib.closing(calls)) for calls in given]
         while True:
             going = [i for i, state in enumerate(found) if not isinstance(state, NonFiniteLoss)]
             made = {i: call for i in going if (call := next(given[i], None)) is not None}
@@ -103,17 +102,13 @@ def _blocks(calls: Sequence[_Call], group: list[int]) -> Iterable[list[list[int]
         waiting.setdefault(place, []).append(i)
     while waiting:
         # In the order of the devices, whoever came first: it is part of what is compiled.
-        rows = sorted({place[0]: place for place in waiting}.values(), key=_first_device)
+        first_device = lambda row: 0 if row[0] is None else row[0].devices.flat[0].id
+        rows = sorted({place[0]: place for place in waiting}.values(), key=first_device)
         depth = min(len(waiting[row]) for row in rows)
         yield [waiting[row][:depth] for row in rows]
         for row in rows:
             del waiting[row][:depth]
         waiting = {row: left for row, left in waiting.items() if left}
-
-
-def _first_device(row: tuple) -> int:
-    mesh, _ = row
-    return 0 if mesh is None else mesh.devices.flat[0].id
 
 
 def _train_block(block: list[list[_Call]]) -> list[tuple]:

@@ -58,6 +58,15 @@ def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Ar
     return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
 
 
+def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:
+    """The end of a block: `y` and its shortcut, the identity or a strided 1x1 convolution."""
+    if x.shape != y.shape:
+        x = batch_norm(
+            conv(x, y.shape[-1], 1, stride, name="shortcut"), train, name="shortcut_norm"
+        )
+    return nn.relu(x + y)
+
+
 class ConvNet(nn.Module):
     """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
 
@@ -82,10 +91,7 @@ class ConvNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution.
-
-    Dropout comes after the second batch norm, before the shortcut is added.
-    """
+    """Two 3x3 convolutions and a shortcut; dropout comes before the shortcut is added."""
 
     width: int
     stride: int
@@ -97,10 +103,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(batch_norm(y, train))
         y = conv(y, self.width, 3)
         y = drop(batch_norm(y, train), self.dropout, train, dropout)
-        if x.shape != y.shape:
-            x = conv(x, self.width, 1, self.stride, name="shortcut")
-            x = batch_norm(x, train, name="shortcut_norm")
-        return nn.relu(x + y)
+        return add(x, y, self.stride, train)
 
 
 class CifarResNet(nn.Module):
@@ -131,10 +134,7 @@ class CifarResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is that of the 3x3 convolution.
-
-    Dropout comes after the last batch norm, before the shortcut is added.
-    """
+    """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut; dropout as in a basic block."""
 
     width: int  # a quarter of the channels of the output
     inner: int  # channels between the convolutions; `width` in a ResNet, more in a WideResNet
@@ -147,10 +147,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(batch_norm(conv(y, self.inner, 3, self.stride), train))
         y = batch_norm(conv(y, 4 * self.width, 1), train)
         y = drop(y, self.dropout, train, dropout)
-        if x.shape != y.shape:
-            x = conv(x, 4 * self.width, 1, self.stride, name="shortcut")
-            x = batch_norm(x, train, name="shortcut_norm")
-        return nn.relu(x + y)
+        return add(x, y, self.stride, train)
 
 
 class ImageNetResNet(nn.Module):

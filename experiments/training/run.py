@@ -138,18 +138,14 @@ def _load_given(config, run: Run) -> ss.tree.PyTree | None:
     """The stack of networks that a run starts from, or `None` if it starts from none."""
     sub = config.subspace
     wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
-    if not wanted and not sub.weights:
-        return None
+    if bool(wanted) != bool(sub.weights):
+        raise UserError(
+            f"config.subspace.weights names {len(sub.weights)} files but {config.recipe} starts from "
+            f"{wanted} trained networks; name the weights.npz files of as many finished runs, or use "
+            "experiments.reproduce."
+        )
     if not wanted:
-        raise UserError(
-            f"config.subspace.weights is {tuple(sub.weights)} but {config.recipe} starts from no "
-            "trained networks; leave it out, or name their endpoints in config.subspace.given."
-        )
-    if not sub.weights:
-        raise UserError(
-            f"config.subspace.weights is empty but {config.recipe} starts from {wanted} trained "
-            "networks; name the weights.npz files of finished runs, or use experiments.reproduce."
-        )
+        return None
     network = one_network(run)
     stack = weights.concatenate([weights.load(path, network) for path in sub.weights])
     if (found := ss.tree.num_stacked(stack)) != wanted:

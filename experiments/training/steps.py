@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -178,12 +177,11 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int)
 OnEpoch = Callable[[int, ss.TrainState], None]
 
 
-def nothing_on_epoch(epoch: int, state: ss.TrainState) -> None:
-    """What `fit` does after an epoch if it is not told otherwise."""
-
-
 def fit(
-    run: Run, state: ss.TrainState, history: History, on_epoch: OnEpoch = nothing_on_epoch
+    run: Run,
+    state: ss.TrainState,
+    history: History,
+    on_epoch: OnEpoch = lambda epoch, state: None,
 ) -> Iterator[ss.TrainState]:
     """Trains from a state to the end, yielding the state after every call.
 
@@ -202,7 +200,7 @@ def fit(
 def arguments_of_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
     """What `train_call` takes after the state, call by call from a step on, and what was measured."""
     step_key = jax.random.fold_in(jax.random.key(run.seed), _STEPS)
-    examples = _resident_examples if run.loader is None else _streamed_examples
+    examples = _resident_examples if run.loader is None else feed.training_calls
     with contextlib.closing(examples(run, first)) as chunks:
         for chunk, measured in chunks:
             yield (run.hyper, step_key, *chunk), measured
@@ -224,13 +222,6 @@ def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
         order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
         for start in range(max(first - epoch * steps, 0), steps, per_call):
             yield (run.images, run.labels, order[start : start + per_call]), {}
-
-
-def _streamed_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
-    """The same of a run whose batches are streamed, and how long each step waited for its own."""
-    for images, labels, wait in feed.training_chunks(run, first):
-        share = np.full(len(labels), wait / len(labels), np.float32)
-        yield (images, labels, None), {"data_wait": share}
 
 
 def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
