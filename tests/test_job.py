@@ -143,7 +143,9 @@ def test_weights_of_finished_runs_are_what_others_start_from(npz, finished, tmp_
     for name in ends:
         np.testing.assert_array_equal(middle[name][[0, 2]], ends[name])
     assert cifar.main(arguments(npz, tmp_path / "none", kind="curve_finding")) == 2
-    assert "subspace.weights names 0 files but curve_finding starts from 2" in capsys.readouterr().err
+    assert (
+        "subspace.weights names 0 files but curve_finding starts from 2" in capsys.readouterr().err
+    )
 
 
 def test_a_finished_run_is_left_as_it_is(npz, finished, capsys):

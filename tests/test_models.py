@@ -143,17 +143,6 @@ def test_kernels_are_normal_with_variance_2_over_fan_in(network):
             assert np.abs(z).max() > 3, path
 
 
-def test_kernels_differ_between_keys_and_layers(small):
-    network, variables = small
-    kernels, others = (
-        [np.asarray(k) for path, k in by_path(v["params"]).items() if path[-1] == "kernel"]
-        for v in (variables, initialised(network, seed=1))
-    )
-    assert all((one != other).all() for one, other in zip(kernels, others, strict=True))
-    firsts = [float(kernel.ravel()[0] * kernel[..., 0].size ** 0.5) for kernel in kernels]
-    assert len(set(firsts)) == len(firsts)
-
-
 def test_training_mode_returns_the_moments_of_the_batch_alone(small):
     network, variables = small
     before = jax.tree.map(lambda x: x + 7, variables["batch_stats"])

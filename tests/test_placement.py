@@ -36,11 +36,6 @@ def make_run(slot, mesh="run=8", recipe="line", **changes):
     return training_run.make_run(config, DATA._replace(train=split), slot)
 
 
-def alone(run):
-    """The same run on one device."""
-    return make_run(run.seed, mesh="")
-
-
 @pytest.mark.parametrize(
     ("mesh", "slots", "devices"),
     [
@@ -56,7 +51,7 @@ def test_runs_are_what_they_are_alone(mesh, slots, devices):
     assert "jit(train_call)" not in names
     places = set()
     for run, (state, epochs) in zip(runs, together, strict=True):
-        expected, history = trained(alone(run))
+        expected, history = trained(make_run(run.seed, mesh=""))
         chex.assert_trees_all_close(state, expected, rtol=2e-3, atol=2e-4)
         losses = ([epoch["loss"] for epoch in found] for found in (epochs, history))
         np.testing.assert_allclose(*losses, rtol=1e-3)
