@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import chex
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -167,27 +166,15 @@ def test_evaluation_mode_uses_the_given_moments(small):
     chex.assert_trees_all_close(alone, evaluated, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("config", "network"),
-    [
+def test_a_config_names_a_network():
+    resnet = {"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25, "dtype": "bfloat16"}
+    for config, network in (
         ({"name": "conv_net", "widths": [4, 8]}, NETWORKS["conv_net"]),
-        (
-            {"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25, "dtype": "bfloat16"},
-            CifarResNet(3, 8, 4, dropout=0.25, dtype=jnp.bfloat16),
-        ),
+        (resnet, CifarResNet(3, 8, 4, dropout=0.25, dtype=jnp.bfloat16)),
         ({"name": "resnet18", "stem": "small"}, ImageNetResNet(3, stem="small")),
         ({"name": "resnet50", "stem": "imagenet"}, ImageNetResNet(3, (3, 4, 6, 3), widening=1)),
-    ],
-)
-def test_a_config_names_a_network(config, network):
-    assert make_network(ConfigDict(config), num_classes=3) == network
-
-
-@pytest.fixture(scope="module")
-def dropping(small):
-    """A network, the same with dropout, and variables of both."""
-    network, variables = small
-    return network, dataclasses.replace(network, dropout=0.5, parent=None), variables
+    ):
+        assert make_network(ConfigDict(config), num_classes=3) == network
 
 
 def program(network, variables, **options):
@@ -200,20 +187,9 @@ def program(network, variables, **options):
     return str(jax.make_jaxpr(call)(variables, jax.random.key(2)))
 
 
-def test_dropout_changes_no_parameter_and_needs_a_key(dropping):
-    network, with_dropout, variables = dropping
-    inits = [
-        str(jax.make_jaxpr(functools.partial(each.init, train=False))(jax.random.key(0), BATCH))
-        for each in (network, with_dropout)
-    ]
-    assert inits[0] == inits[1]
-    call = functools.partial(with_dropout.apply, train=False, dropout=True)
-    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
-        jax.eval_shape(call, variables, BATCH)
-
-
-def test_dropout_acts_in_training_mode_unless_told_otherwise(dropping):
-    network, with_dropout, variables = dropping
+def test_dropout_acts_in_training_mode_unless_told_otherwise(small):
+    network, variables = small
+    with_dropout = dataclasses.replace(network, dropout=0.5, parent=None)
     for train in (False, True):
         plain = program(network, variables, train=train)
         assert "random" not in plain
@@ -226,14 +202,11 @@ def test_dropout_acts_in_training_mode_unless_told_otherwise(dropping):
 
 
 @pytest.mark.parametrize(
-    ("name", "block", "norm"),
-    [
-        ("cifar_resnet", "BasicBlock_1", "BatchNorm_1"),
-        ("wide_resnet", "Bottleneck_1", "BatchNorm_2"),
-    ],
+    ("name", "kind", "norm"),
+    [("cifar_resnet", "BasicBlock", "BatchNorm_1"), ("wide_resnet", "Bottleneck", "BatchNorm_2")],
 )
-def test_dropout_comes_before_the_addition_of_a_block(name, block, norm):
-    network = NETWORKS[name]
+def test_dropout_comes_before_the_addition_of_a_block(name, kind, norm):
+    network, block = NETWORKS[name], f"{kind}_1"
     dropping = dataclasses.replace(network, dropout=0.5, parent=None)
     outputs, _ = captured(dropping, initialised(network))
     dropped, normed = outputs[block, "Dropout_0"], outputs[block, norm]

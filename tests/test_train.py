@@ -63,21 +63,6 @@ def line():
     return run, fitted(run, history=history), history
 
 
-# Learning rate
-
-
-def test_a_step_is_as_long_as_the_schedule_says(line):
-    run, states, _ = line
-    assert learning_rate(run, 0) == pytest.approx(0.1)
-    start = copied(init_state(run).endpoints)
-    step = jax.tree.map(np.subtract, states[0].endpoints, start)
-    warm = tiny.run("line", num_epochs=8, optimizer__warmup_epochs=4)
-    assert learning_rate(warm, 0) == pytest.approx(0.1 / 4)
-    state = next(fit(warm, init_state(warm), History(warm)))
-    quarter = jax.tree.map(np.subtract, copied(state.endpoints), start)
-    chex.assert_trees_all_close(quarter, jax.tree.map(lambda x: x / 4, step), rtol=1e-3, atol=1e-6)
-
-
 # Order of the examples
 
 
@@ -178,6 +163,7 @@ def test_training_learns(line):
     run, states, history = line
     assert len(states) == run.program.num_steps
     assert [int(state.step) for state in states] == list(range(1, 21))
+    assert history.epochs[0]["learning_rate"] == pytest.approx(run.hyper.learning_rate)
     assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
     assert history.epochs[-1]["accuracy"] > history.epochs[0]["accuracy"]
 

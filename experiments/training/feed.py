@@ -25,7 +25,7 @@ def training_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
 
 
 def _calls(run: Run, stream: Iterator, first: int, num_steps: int) -> Iterator[tuple[tuple, dict]]:
-    per_epoch, mesh = run.program.steps_per_epoch, run.program.model.mesh
+    per_epoch, mesh = run.program.length.steps_per_epoch, run.program.model.mesh
     while first < num_steps:
         length = min(run.steps_per_call, per_epoch - first % per_epoch)  # calls end with the epoch
         first += length

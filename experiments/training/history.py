@@ -79,11 +79,11 @@ class History:
         for name, values in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
         self.num_steps += len(finite)
-        if self.num_steps % self._run.program.steps_per_epoch == 0:
+        if self.num_steps % self._run.program.length.steps_per_epoch == 0:
             self._finish_epoch()
 
     def _finish_epoch(self) -> None:
-        steps, now = self._run.program.steps_per_epoch, time.perf_counter()
+        steps, now = self._run.program.length.steps_per_epoch, time.perf_counter()
         seconds, self._start = now - self._start, now
         record = {
             "epoch": self.num_steps // steps,

@@ -164,13 +164,9 @@ def spread(mesh: Mesh | None, batch: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(batch, where)
 
 
-def place(mesh: Mesh | None, state: ss.TrainState) -> ss.TrainState:
+def place(mesh: Mesh | None, state: ss.TrainState, put=jax.device_put) -> ss.TrainState:
     """A state, on the devices of a mesh if there is one."""
-    return state if mesh is None else jax.device_put(state, sharding.state_shardings(mesh, state))
+    return state if mesh is None else put(state, sharding.state_shardings(mesh, state))
 
 
-def keep(mesh: Mesh | None, state: ss.TrainState) -> ss.TrainState:
-    """The same, traced."""
-    if mesh is None:
-        return state
-    return jax.lax.with_sharding_constraint(state, sharding.state_shardings(mesh, state))
+keep = functools.partial(place, put=jax.lax.with_sharding_constraint)  # of a state that is traced

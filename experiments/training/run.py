@@ -37,10 +37,6 @@ class Program:
     def num_steps(self) -> int:
         return self.length.num_steps
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.length.steps_per_epoch
-
 
 class Run(NamedTuple):
     """One training run: a program and what it is called with.

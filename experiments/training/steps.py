@@ -209,7 +209,7 @@ def arguments_of_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
 def took(run: Run, state: ss.TrainState, history: History, metrics, on_epoch: OnEpoch) -> None:
     """Notes a call that was made."""
     history.append(metrics)
-    epoch, rest = divmod(history.num_dispatched, run.program.steps_per_epoch)
+    epoch, rest = divmod(history.num_dispatched, run.program.length.steps_per_epoch)
     if not rest:
         on_epoch(epoch, state)
 
@@ -217,7 +217,7 @@ def took(run: Run, state: ss.TrainState, history: History, metrics, on_epoch: On
 def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
     """Images, labels and indices of every call of `train_call` from a step on."""
     order_key = jax.random.fold_in(jax.random.key(run.seed), _ORDER)
-    size, per_call, steps = len(run.labels), run.steps_per_call, run.program.steps_per_epoch
+    size, per_call, steps = len(run.labels), run.steps_per_call, run.program.length.steps_per_epoch
     for epoch in range(first // steps, run.program.length.num_epochs):
         order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
         for start in range(max(first - epoch * steps, 0), steps, per_call):
