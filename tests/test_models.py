@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from experiments.training.models import make_network
@@ -23,19 +24,10 @@ BATCH = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
 FAST = {"xla_backend_optimization_level": 0}  # to compile
 
 
-def by_path(tree):
-    """Leaves by their path of names and indices."""
-    paths = {
-        jax.tree_util.keystr(p, simple=True, separator="/"): x
-        for p, x in jax.tree.leaves_with_path(tree)
-    }
-    return {tuple(path.split("/")): leaf for path, leaf in paths.items()}
-
-
 def shapes(network, channels=3):
     images = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
     init = functools.partial(network.init, train=True)
-    return by_path(jax.eval_shape(init, jax.random.key(0), images)["params"])
+    return flatten_dict(jax.eval_shape(init, jax.random.key(0), images)["params"])
 
 
 @functools.cache
@@ -60,7 +52,7 @@ def captured(network, variables):
     """The outputs of all modules in training mode, by path, and the updated `batch_stats`."""
     updated = _captured(network, variables)
     # A module's outputs are a tuple with one entry a call, under the name `__call__`.
-    outputs = {path[:-2]: leaf for path, leaf in by_path(updated["intermediates"]).items()}
+    outputs = {path[:-1]: leaf for path, (leaf,) in flatten_dict(updated["intermediates"]).items()}
     return outputs, updated["batch_stats"]
 
 
@@ -103,9 +95,9 @@ def test_stages_halve_the_resolution_and_double_the_channels(name, stem, size, r
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     logits, variables = jax.eval_shape(call, jax.random.key(0), images)
     chex.assert_shape(logits, (2, 200))
-    outputs, names = by_path(variables["intermediates"]), ("BasicBlock", "Bottleneck")
+    outputs, names = flatten_dict(variables["intermediates"]), ("BasicBlock", "Bottleneck")
     blocks = {
-        x.shape for path, x in outputs.items() if len(path) == 3 and path[0].startswith(names)
+        x.shape for path, (x,) in outputs.items() if len(path) == 2 and path[0].startswith(names)
     }
     assert blocks == {(2, r, r, width * 2**i) for i, r in enumerate(resolutions)}
 
@@ -124,7 +116,7 @@ def test_the_imagenet_stem_pools_the_maximum_of_3x3():
 
 
 def test_batch_norm_starts_at_scale_1_and_bias_0_and_convolutions_have_no_bias(small):
-    for path, leaf in by_path(small[1]["params"]).items():
+    for path, leaf in flatten_dict(small[1]["params"]).items():
         if path[-1] != "kernel":
             chex.assert_trees_all_equal(leaf, jnp.full_like(leaf, path[-1] == "scale"))
             assert path[0] == "Dense_0" or "norm" in path[-2].lower()
@@ -132,7 +124,7 @@ def test_batch_norm_starts_at_scale_1_and_bias_0_and_convolutions_have_no_bias(s
 
 @pytest.mark.parametrize("network", [CifarResNet(10, 8, 16), ConvNet(10)], ids=["resnet", "conv"])
 def test_kernels_are_normal_with_variance_2_over_fan_in(network):
-    for path, leaf in by_path(initialised(network)["params"]).items():
+    for path, leaf in flatten_dict(initialised(network)["params"]).items():
         if path[-1] != "kernel":
             continue
         z = np.asarray(leaf).ravel() / np.sqrt(2 / np.prod(leaf.shape[:-1]))
@@ -147,8 +139,8 @@ def test_training_mode_returns_the_moments_of_the_batch_alone(small):
     before = jax.tree.map(lambda x: x + 7, variables["batch_stats"])
     outputs, updated = captured(network, {**variables, "batch_stats": before})
     convolutions = {f"BatchNorm_{i}": f"Conv_{i}" for i in range(3)} | {"shortcut_norm": "shortcut"}
-    stats = by_path(updated)
-    assert len(stats) == 2 * sum(path[-1] == "scale" for path in by_path(variables["params"]))
+    stats = flatten_dict(updated)
+    assert len(stats) == 2 * sum(path[-1] == "scale" for path in flatten_dict(variables["params"]))
     for (*owner, norm, moment), value in stats.items():
         normed = outputs[*owner, convolutions[norm]]
         chex.assert_trees_all_close(value, getattr(normed, moment)((0, 1, 2)), rtol=1e-4, atol=1e-5)

@@ -32,17 +32,12 @@ def bits(stack):
     return jax.tree.map(lambda leaf: np.asarray(leaf).view(np.uint32), stack)
 
 
-def refusal(path, like=LIKE):
+def refusal(path):
     """The sentence that a file is refused with."""
     with pytest.raises(UserError) as caught:
-        weights.load(path, like)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"{path} ")
-    assert sentence.endswith(".")
-    assert sentence.count(";") == 1
-    assert ". " not in sentence
-    assert "\n" not in sentence
-    return sentence
+        weights.load(path, LIKE)
+    assert str(caught.value).startswith(f"{path} ")
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -106,13 +101,10 @@ def damaged(path):
 
 
 @pytest.mark.parametrize(
-    "write", [lambda path: path.write_bytes(b"weights"), pickled, one_array, damaged]
+    "write", [None, lambda path: path.write_bytes(b"weights"), pickled, one_array, damaged]
 )
 def test_files_of_something_else_are_refused(path, write):
-    write(path)
-    sentence = refusal(path)
-    assert "can't be read as weights (it is no .npz file of plain arrays); name the" in sentence
-
-
-def test_absent_files_are_refused(path):
-    assert "can't be read as weights (No such file or directory); name the" in refusal(path)
+    reason = "it is no .npz file of plain arrays" if write else "No such file or directory"
+    if write:
+        write(path)
+    assert f"can't be read as weights ({reason}); name the weights.npz" in refusal(path)
