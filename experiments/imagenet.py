@@ -18,9 +18,7 @@ SIGTERM and Ctrl-C save before they stop."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    from experiments.runs import (
-        job,  # imports JAX, which processes that decode images have no need of
-    )
+    from experiments.runs import job  # imports JAX, which processes that decode have no need of
 
     return job.command(
         "experiments.imagenet", DESCRIPTION, "experiments/configs/imagenet.py:line", argv

@@ -9,7 +9,6 @@ prints the table of what predicts, for docs/results.md; or claims, each with its
 differs between two suites with the same methods and seeds, such as precisions.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -23,18 +22,15 @@ from experiments.system.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what a metrics.json says as Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.markdown",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("experiments.markdown", __doc__)
     parser.add_argument("metrics", type=Path, help="the metrics.json of a suite")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", default="", help="methods with commas between; default: all")
     which.add_argument("--against", type=Path, help="another metrics.json: what differs from it")
     which.add_argument("--claims", default="", help="figures with commas between: their claims")
     options = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         metrics = _read(options.metrics)
         if options.claims:
             print(tables.claims_of(metrics, options.claims.split(",")))
@@ -42,16 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(tables.against(metrics, _read(options.against)))
         else:
             print(tables.results(metrics, filter(None, options.only.split(","))))
-    except UserError as error:
-        return cli.fail(error)
-    return 0
+
+    return cli.exit_code(command)
 
 
 def _read(path: Path) -> Record:
     try:
         metrics = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}).") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON; give a metrics.json.") from error
     if not isinstance(metrics, dict) or "table" not in metrics:

@@ -18,39 +18,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     from experiments.runs import slices  # imports JAX
     from experiments.system import cli, xla
 
-    parser = cli.parser(
-        "experiments.plane",
-        "Draw the loss around the networks of a finished run into its report.",
-        "A triangle or curve has its own plane, a single network random directions; that of a "
-        "line goes through one more network.\n\nexample: python -m experiments.plane runs/line --beside "
-        "runs/standard",
-    )
-    parser.add_argument(
-        "workdir", metavar="WORKDIR", type=Path, help="the folder of a finished run"
-    )
-    parser.add_argument(
-        "--resolution", type=int, default=21, help="points along each axis; default: 21"
-    )
-    parser.add_argument(
-        "--beside",
-        metavar="WORKDIR",
-        type=Path,
-        help="for a line: the folder of a run whose network is in the plane too",
-    )
-    parser.add_argument(
-        "--data_dir", default="", metavar="DIR", help="where the data are now, if they were moved"
-    )
-    options = parser.parse_args(argv)
+    parser = cli.parser("experiments.plane", __doc__)
+    add = parser.add_argument
+    add("workdir", metavar="WORKDIR", type=Path, help="the folder of a finished run")
+    add("--resolution", type=int, default=21, help="points along each axis; default: 21")
+    text = "for a line: the folder of a run whose network is in the plane too"
+    add("--beside", metavar="WORKDIR", type=Path, help=text)
+    text = "where the data are now, if they were moved"
+    add("--data_dir", default="", metavar="DIR", help=text)
+    options = vars(parser.parse_args(argv))
 
     def command() -> None:
         xla.configure()
-        slices.draw(
-            options.workdir,
-            resolution=options.resolution,
-            beside=options.beside,
-            data_dir=options.data_dir,
-        )
-        print(f"Report: {(options.workdir / slices.workdir.REPORT).absolute()}")
+        folder = options.pop("workdir")
+        slices.draw(folder, **options)
+        print(f"Report: {(folder / slices.workdir.REPORT).absolute()}")
 
     return cli.exit_code(command)
 

@@ -7,14 +7,12 @@ names, versions, features, keys and checksums, unpack with `tarfile`, encode wit
 array_record files, which are read without TensorFlow: the records are those of the stock builders.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
 from experiments.data.tfds import BUILDERS, is_no_chatter, prepare
 from experiments.system import cli
-from experiments.system.errors import UserError
 
 DESCRIPTION = """Downloads CIFAR and lays it out for TensorFlow Datasets, without TensorFlow.
 
@@ -31,23 +29,12 @@ logging.getLogger("absl").addFilter(is_no_chatter)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.prepare",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("experiments.prepare", DESCRIPTION)
     parser.add_argument("name", choices=sorted(BUILDERS), help="which data set")
-    parser.add_argument(
-        "--data_dir",
-        default="",
-        help="where to put it; default: $TFDS_DATA_DIR or ~/tensorflow_datasets",
-    )
-    arguments = parser.parse_args(argv)
-    try:
-        print(f"ready: {prepare(arguments.name, arguments.data_dir)}")
-    except UserError as error:
-        return cli.fail(error)
-    return 0
+    where = "where to put it; default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+    parser.add_argument("--data_dir", default="", help=where)
+    options = parser.parse_args(argv)
+    return cli.exit_code(lambda: print(f"ready: {prepare(options.name, options.data_dir)}"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,15 @@ import pytest
 import sklearn.metrics
 
 
+def random_batch(seed, n=24, k=4):
+    """float32 probabilities without ties, labels that they often get right, weights 0 to 3."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probs.astype(np.float32), labels, rng.permutation(np.arange(n) % 4).astype(np.float32)
+
+
 def assert_metrics(record, probs, labels, num_bins=10):
     """That a record of `predictors.all_metrics` is one of `probs [N, K]`, float64."""
     num_classes = probs.shape[1]

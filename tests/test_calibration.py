@@ -2,16 +2,13 @@
 
 import functools
 
-import hypothesis.extra.numpy as npst
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
-from hypothesis import given
-from stacks import arbitrary, normal
+from stacks import normal
 
 from subspace_jax import ensemble, line, metrics
 from subspace_jax.calibration import (
@@ -25,6 +22,8 @@ from subspace_jax.calibration import (
 N, K, M = 40, 4, 3
 MODES = ("per_member", "after_average")
 AVERAGES = ("probability", "logit")
+every_average = pytest.mark.parametrize("average", AVERAGES)
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 
 
 def make_batch(seed, *leading, sharpness=3.0):
@@ -61,49 +60,15 @@ def test_temperature_is_the_minimum_that_scipy_finds(seed, sharpness, weighted):
     logits, labels, weights = make_batch(seed, sharpness=sharpness)
     weights = weights if weighted else None
     expected = best_temperature(logits, labels, weights)
-    np.testing.assert_allclose(
-        fit_temperature(logits, labels, weights=weights), expected, rtol=1e-4
-    )
+    assert_close(fit_temperature(logits, labels, weights=weights), expected)
 
 
-def test_temperature_of_a_known_distribution():
-    logits = 4 * normal(0, 20_000, K)
-    labels = jax.random.categorical(jax.random.key(0), jnp.asarray(logits) / 2.5)
-    np.testing.assert_allclose(fit_temperature(logits, labels), 2.5, rtol=0.03)
-
-
-@arbitrary
-@given(
-    npst.arrays(np.float32, (8, 3), elements=st.floats(-50, 50, width=32)),
-    npst.arrays(np.int32, 8, elements=st.integers(0, 2)),
-    npst.arrays(np.float32, 8, elements=st.sampled_from([0.0, 1.0, 2.5])),
-)
-def test_temperature_is_finite_and_never_worse_than_none(logits, labels, weights):
-    temperature = float(fit_temperature(logits, labels, weights=weights))
-    assert 0.0099 < temperature < 100.1
-    if weights.any():
-        scaled = nll(logits, labels, weights, temperature)
-        assert scaled <= nll(logits, labels, weights) * (1 + 1e-4) + 1e-5
-
-
-def test_temperature_scales_with_the_logits():
-    logits, labels, _ = make_batch(0)
-    doubled = fit_temperature(2 * logits, labels)
-    np.testing.assert_allclose(doubled, 2 * fit_temperature(logits, labels), rtol=1e-4)
-    shifted = fit_temperature(logits + normal(1, N, 1), labels)
-    np.testing.assert_allclose(shifted, fit_temperature(logits, labels), rtol=1e-4)
-    of_log_probs = fit_temperature(jax.nn.log_softmax(logits), labels)
-    np.testing.assert_allclose(of_log_probs, fit_temperature(logits, labels), rtol=1e-4)
-
-
-def test_weights_count_examples_and_padding_has_no_effect():
+def test_weights_count_examples_and_neither_padding_nor_impossible_classes_have_an_effect():
     logits, labels, weights = make_batch(0)
-    repeated = [np.repeat(x, weights.astype(int), axis=0) for x in (logits, labels)]
-    expected = fit_temperature(*repeated)
+    expected = fit_temperature(*(x.repeat(weights.astype(int), axis=0) for x in (logits, labels)))
     logits[weights == 0], labels[weights == 0] = np.nan, -1
-    np.testing.assert_allclose(
-        fit_temperature(logits, labels, weights=weights), expected, rtol=1e-4
-    )
+    masked = np.concatenate([logits, np.full((N, 2), -np.inf, np.float32)], axis=1)
+    assert_close(fit_temperature(masked, labels, weights=weights), expected)
 
 
 ZEROS = np.zeros(5, int)
@@ -125,96 +90,45 @@ def test_degenerate_data_give_a_finite_temperature(logits, labels, weights, expe
     np.testing.assert_allclose(temperature, expected, rtol=1e-5)
 
 
-def test_impossible_classes_have_no_effect():
+def test_invalid_examples_give_nan():
     logits, labels, _ = make_batch(0)
-    masked = np.concatenate([logits, np.full((N, 2), -np.inf, np.float32)], axis=1)
-    np.testing.assert_allclose(
-        fit_temperature(masked, labels), fit_temperature(logits, labels), rtol=1e-5
-    )
+    for logit, label in [(np.nan, labels[0]), (-np.inf, labels[0]), (1, K)]:
+        broken, wrong = logits.copy(), labels.copy()
+        broken[0, labels[0]], wrong[0] = logit, label
+        assert np.isnan(fit_temperature(broken, wrong))
 
 
-@pytest.mark.parametrize("spoil", ["nan logit", "label outside", "impossible label"])
-def test_invalid_examples_give_nan(spoil):
-    logits, labels, _ = make_batch(0)
-    if spoil == "label outside":
-        labels[0] = K
-    else:
-        logits[0, labels[0]] = np.nan if spoil == "nan logit" else -np.inf
-    assert np.isnan(fit_temperature(logits, labels))
-
-
-def test_an_empty_validation_split_is_refused():
-    with pytest.raises(ValueError, match="0 validation examples; hold out at least 1 of the train"):
-        fit_temperature(np.ones((0, K)), np.zeros(0, int))
-    for mode in MODES:
-        with pytest.raises(ValueError, match="0 validation examples; hold out at least 1"):
-            fit_ensemble_temperature(np.ones((M, 0, K)), np.zeros(0, int), mode=mode)
-
-
-def test_applying_a_temperature_divides_and_keeps_the_predictions():
-    logits, labels, _ = make_batch(0)
-    scaled = apply_temperature(logits, fit_temperature(logits, labels))
-    np.testing.assert_array_equal(scaled.argmax(axis=1), logits.argmax(axis=1))
+def test_applying_a_temperature_divides_in_float32():
+    logits, _, _ = make_batch(0)
     np.testing.assert_allclose(apply_temperature(logits, 4.0), logits / 4)
     assert apply_temperature(jnp.asarray(logits, jnp.bfloat16), 4.0).dtype == jnp.float32
-
-
-def test_temperatures_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"shape \[2\] do not fit logits of shape \[3, 40, 4\]"):
-        apply_temperature(np.ones((M, N, K)), np.ones(2))
-    with pytest.raises(ValueError, match="give a scalar, or one per member"):
-        apply_temperature(np.ones((N, K)), np.ones(N))
 
 
 # Ensembles
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@every_average
 def test_temperatures_of_members_are_those_of_each_alone(average):
     logits, labels, weights = make_batch(0, M)
-    kwargs = {"average": average, "mode": "per_member"}
-    temperatures = fit_ensemble_temperature(logits, labels, weights=weights, **kwargs)
+    options = {"average": average, "mode": "per_member"}
+    fit = jax.jit(functools.partial(fit_ensemble_temperature, **options))
+    temperatures = fit(logits, labels, weights=weights)
     alone = [fit_temperature(member, labels, weights=weights) for member in logits]
-    np.testing.assert_allclose(temperatures, alone, rtol=1e-6)
+    assert_close(temperatures, alone)
     members = logits / np.asarray(alone)[:, None, None]
-    np.testing.assert_allclose(
-        apply_ensemble_temperature(logits, temperatures, **kwargs),
-        ensemble(members, average),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    log_probs = apply_ensemble_temperature(logits, temperatures, **options)
+    assert_close(log_probs, ensemble(members, average))
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@every_average
 def test_temperature_after_the_average_is_the_best_for_it(average):
     logits, labels, weights = make_batch(0, M)
-    kwargs = {"average": average, "mode": "after_average"}
-    temperature = fit_ensemble_temperature(logits, labels, weights=weights, **kwargs)
-    expected = best_temperature(ensemble(logits, average), labels, weights)
-    np.testing.assert_allclose(temperature, expected, rtol=1e-4)
-    log_probs = apply_ensemble_temperature(logits, temperature, **kwargs)
-    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
-    calibrated = metrics.nll(log_probs, labels, weights=weights)
-    assert calibrated < metrics.nll(ensemble(logits, average), labels, weights=weights)
-
-
-@pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("mode", MODES)
-def test_a_temperature_of_one_is_the_plain_ensemble(mode, average):
-    logits, _, _ = make_batch(0, M)
-    ones = np.ones(M if mode == "per_member" else ())
-    log_probs = apply_ensemble_temperature(logits, ones, average=average, mode=mode)
-    np.testing.assert_allclose(log_probs, ensemble(logits, average), rtol=1e-4, atol=1e-5)
-
-
-def test_unknown_modes_and_averages_are_refused():
-    logits, labels, _ = make_batch(0, M)
-    for fit in (fit_ensemble_temperature, apply_ensemble_temperature):
-        with pytest.raises(ValueError, match="mode='members' is unknown; use 'per_member' or"):
-            fit(logits, labels, mode="members")
-    for mode in MODES:
-        with pytest.raises(ValueError, match="average='mean' is unknown"):
-            fit_ensemble_temperature(logits, labels, average="mean", mode=mode)
+    options = {"average": average, "mode": "after_average"}
+    temperature = fit_ensemble_temperature(logits, labels, weights=weights, **options)
+    assert_close(temperature, best_temperature(ensemble(logits, average), labels, weights))
+    log_probs = apply_ensemble_temperature(logits, temperature, **options)
+    scaled = apply_temperature(ensemble(logits, average), temperature)
+    assert_close(log_probs, jax.nn.log_softmax(scaled))
 
 
 # The point
@@ -225,11 +139,10 @@ def test_unknown_modes_and_averages_are_refused():
 def test_the_chosen_point_is_the_best_of_a_loop(seed, weighted):
     logits, labels, weights = make_batch(seed, 5)
     weights = weights if weighted else None
-    losses = [nll(point, labels, weights) for point in logits]
-    assert int(choose_point(logits, labels, weights=weights)) == np.argmin(losses)
-    accuracies = [np.average(p.argmax(axis=1) == labels, weights=weights) for p in logits]
-    by_accuracy = choose_point(logits, labels, criterion="accuracy", weights=weights)
-    assert int(by_accuracy) == np.argmax(accuracies)
+    errors = lambda point: np.average(point.argmax(axis=1) != labels, weights=weights)
+    for criterion, loss in [("nll", lambda p: nll(p, labels, weights)), ("accuracy", errors)]:
+        found = choose_point(logits, labels, criterion=criterion, weights=weights)
+        assert int(found) == np.argmin([loss(point) for point in logits])
 
 
 @pytest.mark.parametrize("criterion", ["nll", "accuracy"])
@@ -238,15 +151,6 @@ def test_the_first_of_equal_points_is_chosen_and_never_a_diverged_one(criterion)
     points = np.stack([logits * np.nan, logits, logits])
     assert int(choose_point(points, labels, criterion=criterion)) == 1
     assert int(choose_point(points[:1], labels, criterion=criterion)) == 0
-
-
-def test_points_that_cannot_be_compared_are_refused():
-    logits, labels, _ = make_batch(0, 5)
-    with pytest.raises(ValueError, match="criterion='ece' is unknown; use 'nll' or 'accuracy'"):
-        choose_point(logits, labels, criterion="ece")
-    for shape in [(N, K), (0, N, K), (2, 0, K)]:
-        with pytest.raises(ValueError, match="give .* at least 1 point at at least 1 validation"):
-            choose_point(np.ones(shape), labels)
 
 
 def test_the_gradient_of_the_calibrated_nll_is_exact_without_that_of_the_temperature():
@@ -264,12 +168,3 @@ def test_the_gradient_of_the_calibrated_nll_is_exact_without_that_of_the_tempera
         step = 1e-2
         slope = (calibrated_nll(alpha + step) - calibrated_nll(alpha - step)) / (2 * step)
         np.testing.assert_allclose(jax.grad(calibrated_nll)(alpha), slope, rtol=0.05, atol=2e-3)
-
-
-def test_everything_about_temperatures_can_be_jitted():
-    logits, labels, _ = make_batch(0, M)
-    fit = jax.jit(functools.partial(fit_ensemble_temperature, mode="per_member"))
-    np.testing.assert_allclose(
-        fit(logits, labels), fit_ensemble_temperature(logits, labels, mode="per_member"), rtol=1e-6
-    )
-    assert int(jax.jit(choose_point)(logits, labels)) == int(choose_point(logits, labels))

@@ -80,40 +80,18 @@ def test_every_corruption(name):
     assert np.array_equal(first, other) == np.array_equal(first[0], first[1]) == (name in FIXED)
 
 
-def test_larger_images():
-    images, shape = pictures(64)[:1], jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+def test_larger_images_and_half_precision():
+    images, shape = pictures(64)[:1], (2, 224, 224, 3)
     for name, function in corruptions.CORRUPTIONS.items():
         corrupted = corrupt(name, images, 4)
         assert (corrupted.min() >= 0, corrupted.max() <= 1) == (True, True), name
         assert 0.001 < np.abs(corrupted - images).mean() < 0.5, name
-        for severity in (1, 5):
-            traced = jax.eval_shape(
-                functools.partial(function, severity=severity), jax.random.key(0), shape
+        for severity, dtype in [(1, jnp.float32), (5, jnp.bfloat16)]:
+            trace = functools.partial(
+                jax.eval_shape, functools.partial(function, severity=severity)
             )
-            assert (traced.shape, traced.dtype) == (shape.shape, shape.dtype), name
-
-
-def test_half_precision_stays():
-    for name in ("brightness", "gaussian_noise", "jpeg_compression"):
-        assert corrupt(name, pictures(32).astype(jnp.bfloat16), 1).dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("name", "images", "severity", "message"),
-    [
-        ("fog", jnp.zeros((1, 32, 32, 3)), 0, r"severity is 0; choose 1, 2, 3, 4 or 5\."),
-        ("fog", jnp.zeros((1, 32, 32, 3)), 6, r"severity is 6; choose 1, 2, 3, 4 or 5\."),
-        ("mist", jnp.zeros((1, 32, 32, 3)), 1, r"'mist'; choose one of gaussian_noise, .*rate\.$"),
-        ("fog", jnp.zeros((1, 32, 32, 3), jnp.uint8), 1, "images are uint8; give floats"),
-        *(
-            ("fog", jnp.zeros(shape), 1, r"S 32, 64 or 224 \(repeat the channel of a grayscale")
-            for shape in [(2, 32, 32, 1), (32, 32, 3), (2, 28, 28, 3), (2, 32, 64, 3)]
-        ),
-    ],
-)
-def test_bad_input(name, images, severity, message):
-    with pytest.raises(ValueError, match=message):
-        corrupt(name, images, severity)
+            traced = trace(jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype))
+            assert (traced.shape, traced.dtype) == (shape, dtype), name
 
 
 # Other programs
@@ -184,23 +162,19 @@ def test_blurs_keep_a_constant():
         np.testing.assert_allclose(corrupt(name, images, 5), images, atol=1e-5, err_msg=name)
 
 
-def sequential_sweep(sources, reach):
-    """The pixel-by-pixel loop that `_sweep` unrolls; `sources` are the neighbours' places."""
-    size = int(len(sources) ** 0.5)
-    pixels = np.arange(size * size)
-    for row in range(size - reach, reach, -1):
-        for column in range(size - reach, reach, -1):
-            pixels[size * row + column] = pixels[sources[size * row + column]]
-    return pixels
-
-
-@pytest.mark.parametrize(("size", "reach"), [(32, 1), (32, 4)])
-def test_glass_sweep_is_the_sequential_loop(size, reach):
-    key = jax.random.key(3)
-    rows, columns = np.asarray(jax.random.randint(key, (2, 2, size * size), -reach, reach))
-    for image, found in enumerate(np.asarray(blur._sweep(key, 2, size, reach))):
-        neighbours = np.arange(size * size) + size * rows[image] + columns[image]
-        np.testing.assert_array_equal(found, sequential_sweep(neighbours, reach))
+@pytest.mark.parametrize("reach", [1, 4])
+def test_glass_sweep_is_the_sequential_loop(reach):
+    key, size = jax.random.key(3), 32
+    shifts = np.asarray(jax.random.randint(key, (2, 2, size * size), -reach, reach))
+    for shift, found in zip(
+        size * shifts[0] + shifts[1], blur._sweep(key, 2, size, reach), strict=True
+    ):
+        pixels = np.arange(size * size)
+        for row in range(size - reach, reach, -1):
+            for column in range(size - reach, reach, -1):
+                at = size * row + column
+                pixels[at] = pixels[at + shift[at]]
+        np.testing.assert_array_equal(found, pixels)
 
 
 def test_distance_is_that_of_the_nearest_edge_up_to_twenty():

@@ -62,15 +62,6 @@ def test_matrices_and_the_penalty_are_those_of_loops_over_pairs(seed, n):
     np.testing.assert_array_equal(np.diagonal(d), 0)
 
 
-@arbitrary
-@given(seed=SEEDS, logs=st.tuples(*3 * [st.floats(-5, 3)]))
-def test_the_penalty_sees_directions_alone(seed, logs):
-    endpoints = device(make_endpoints(seed, 3))
-    scales = 10 ** np.array(logs, np.float32) * np.array([1, -1, 1], np.float32)
-    scaled = jax.tree.map(lambda x: x * scales.reshape(3, *(1,) * (x.ndim - 1)), endpoints)
-    np.testing.assert_allclose(every(scaled)[2], every(endpoints)[2], rtol=1e-3)
-
-
 def test_the_penalty_of_parallel_orthogonal_and_almost_orthogonal_endpoints():
     parallel = jnp.array([[[1.0, 2.0]], [[-2.0, -4.0]], [[0.5, 1.0]]])
     assert cosine_penalty(parallel) == pytest.approx(1)
@@ -99,8 +90,6 @@ def test_the_gradient_of_the_penalty_turns_kernels_apart_and_leaves_all_else():
 
 def test_select_decides_what_counts():
     endpoints = device(make_endpoints(0, 3))
-    dense = every(endpoints, lambda path, leaf: path[0].key == "dense" and leaf.ndim > 2)
-    chex.assert_trees_all_equal(dense, every({"dense": endpoints["dense"]}))
     norms = every(endpoints, lambda path, leaf: path[-1].key == "scale")
     chex.assert_trees_all_close(norms, every(endpoints["norm"]["scale"][..., None]), rtol=1e-6)
 
@@ -134,9 +123,8 @@ def test_zero_and_equal_endpoints_have_finite_gradients():
 
 def test_distances_between_almost_equal_endpoints_are_rounding():
     endpoint, noise = normal(0, 1, 20, 30), 1e-6 * normal(1, 8, 20, 30)
-    norm = np.linalg.norm(endpoint)
     found = distances(jnp.asarray(endpoint + noise))
-    np.testing.assert_allclose(found, np.zeros((8, 8)), atol=1e-3 * norm)
+    np.testing.assert_allclose(found, np.zeros((8, 8)), atol=1e-3 * np.linalg.norm(endpoint))
 
 
 def test_functions_are_mapped_and_sum_low_precision_in_float32():
@@ -147,16 +135,6 @@ def test_functions_are_mapped_and_sum_low_precision_in_float32():
         found = [x[i] for x in many]
         chex.assert_trees_all_close(found, every(endpoints), rtol=1e-4, atol=1e-5)
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), several[0])
-    widened = jax.tree.map(lambda x: x.astype(jnp.float32), low)
-    chex.assert_trees_all_equal_dtypes(every(low), every(widened))
-    chex.assert_trees_all_close(every(low), every(widened), rtol=1e-5, atol=1e-6)
-
-
-def test_bad_input():
-    biases, message = {"scale": jnp.ones((2, 3))}, "None of the 1 leaves .* pass `select`"
-    for function in FUNCTIONS:
-        with pytest.raises(ValueError, match=message):
-            function(biases)
-    for key in (None, KEY):
-        with pytest.raises(ValueError, match="between pairs but there is 1 endpoint; .* at least"):
-            cosine_penalty(jnp.ones((1, 2, 3)), key)
+    widened = every(jax.tree.map(lambda x: x.astype(jnp.float32), low))
+    chex.assert_trees_all_equal_dtypes(every(low), widened)
+    chex.assert_trees_all_close(every(low), widened, rtol=1e-5, atol=1e-6)

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from experiments import cifar
 from experiments.data.sets import Split
 from experiments.doctor import __main__ as doctor
 from experiments.doctor import data, machine, runs
-from experiments.doctor.findings import LOOK, NOTE, OK, PROBLEM, guarded
+from experiments.doctor.findings import LOOK, OK, PROBLEM, guarded
 from experiments.system.errors import UserError
 from tests import tiny
 
@@ -29,12 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def levels(found):
-    found = list(found)
-    assert all(finding.fix for finding in found if finding.level in (LOOK, PROBLEM))
-    assert not any(finding.fix for finding in found if finding.level in (OK, NOTE))
+def has(found, level, said):
+    """Whether there is such a finding; what is wrong always has a fix, on one line."""
+    assert all(bool(finding.fix) == (finding.level in (LOOK, PROBLEM)) for finding in found)
     assert all("\n" not in str(finding) for finding in found)
-    return {finding.level for finding in found}
+    return any(finding.level == level and said in finding.what for finding in found)
 
 
 def test_a_check_that_raises_is_a_finding_and_keeps_what_it_found():
@@ -42,91 +40,57 @@ def test_a_check_that_raises_is_a_finding_and_keeps_what_it_found():
         yield from machine.disk("/")
         raise error
 
-    found = guarded(check, KeyError("no such thing"))
-    assert len(found) == 2
-    assert "KeyError: 'no such thing'" in found[1].what
-    said = guarded(check, UserError("It is 3 but 4 is needed; use 4."))[1]
-    assert said == (PROBLEM, "It is 3 but 4 is needed", "use 4.")
+    _, found = guarded(check, KeyError("no such thing"))
+    assert "KeyError: 'no such thing'" in found.what
+    _, found = guarded(check, UserError("It is 3 but 4 is needed; use 4."))
+    assert found == (PROBLEM, "It is 3 but 4 is needed", "use 4.")
 
 
-def _version(monkeypatch, **versions):
+def installed(patch, **versions):
     def version(name, of=importlib.metadata.version):
         if versions.get(name, "") is None:
             raise importlib.metadata.PackageNotFoundError
         return versions.get(name) or of(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    patch.setattr(importlib.metadata, "version", version)
 
 
-def _gpu(monkeypatch, tmp_path):
-    (tmp_path / "0000:01").mkdir()
-    monkeypatch.setattr(machine, "NVIDIA", tmp_path)
+def free(patch, free, *container):
+    patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    patch.setattr(machine, "CONTAINER", container)
 
 
-def _container(monkeypatch, tmp_path):
+def test_machine(tmp_path):
     (tmp_path / "max").write_text("1500\n")
     (tmp_path / "current").write_text("1000\n")
-    names = (str(tmp_path / "max"), str(tmp_path / "current"))
-    monkeypatch.setattr(machine, "CONTAINER", (names,))
-
-
-def _free(monkeypatch, free):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-    monkeypatch.setattr(machine, "CONTAINER", ())
-
-
-MACHINE = {  # check, level, what is said, what is done before
-    "all packages": (machine.versions, OK, "In their ranges: jax 0", lambda m, t: None),
-    "old": (machine.versions, PROBLEM, "jax is 0.9.2, not", lambda m, t: _version(m, jax="0.9.2")),
-    "new": (machine.versions, PROBLEM, "jax is 0.13.0", lambda m, t: _version(m, jax="0.13.0")),
-    "needed": (machine.versions, PROBLEM, "jax is not", lambda m, t: _version(m, jax=None)),
-    "some": (machine.versions, LOOK, "it is for ImageNet", lambda m, t: _version(m, grain=None)),
-    "python": (
-        *(machine.versions, PROBLEM, "Python is 3.10.9"),
-        lambda m, t: m.setattr(machine.platform, "python_version", lambda: "3.10.9"),
-    ),
-    "cpu": (
-        machine.devices,
-        OK,
-        "on the CPU: enough",
-        lambda m, t: m.setattr(machine, "NVIDIA", t),
-    ),
-    "idle GPU": (machine.devices, PROBLEM, "an NVIDIA GPU", _gpu),
-    "GPU": (
-        *(machine.devices, OK, " x cpu (gpu)"),
-        lambda m, t: m.setattr(jax, "default_backend", lambda: "gpu"),
-    ),
-    "flags": (machine.settings, OK, "--xla_a=1", lambda m, t: m.setenv("XLA_FLAGS", "--xla_a=1")),
-    "cores": (
-        *(machine.cores, NOTE, "OMP_NUM_THREADS is 0"),
-        lambda m, t: m.setenv("OMP_NUM_THREADS", "0"),
-    ),
-    "one core": (
-        *(machine.cores, LOOK, "JAX uses one core"),
-        lambda m, t: m.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false"),
-    ),
-    "load": (
-        *(machine.cores, LOOK, "The load is 999.0"),
-        lambda m, t: m.setattr(os, "getloadavg", lambda: (999.0, 0, 0)),
-    ),
-    "cache": (
-        machine.cache,
-        LOOK,
-        "can't be kept",
-        lambda m, t: m.setattr(os, "access", lambda *_: 0),
-    ),
-    "memory": (machine.memory, OK, "5.0 GB of memory are free", lambda m, t: _free(m, 5e9)),
-    "no memory": (machine.memory, PROBLEM, "1.0 GB of memory are free", lambda m, t: _free(m, 1e9)),
-    "container": (machine.memory, PROBLEM, "0 MB of memory are free", _container),
-}
-
-
-@pytest.mark.parametrize(("check", "level", "said", "before"), MACHINE.values(), ids=MACHINE)
-def test_machine(monkeypatch, tmp_path, check, level, said, before):
-    before(monkeypatch, tmp_path)
-    found = guarded(check)
-    levels(found)
-    assert [f for f in found if f.level == level and said in f.what], found
+    container = (str(tmp_path / "max"), str(tmp_path / "current"))
+    table = (  # check, level, what is said, what is done before
+        (machine.versions, OK, "In their ranges: jax 0", lambda m: None),
+        (machine.versions, PROBLEM, "jax is 0.9.2, not", lambda m: installed(m, jax="0.9.2")),
+        (machine.versions, PROBLEM, "jax is not", lambda m: installed(m, jax=None)),
+        (
+            *(machine.versions, PROBLEM, "Python is 3.10.9"),
+            lambda m: m.setattr(machine.platform, "python_version", lambda: "3.10.9"),
+        ),
+        (machine.devices, OK, "CPU: enough", lambda m: m.setattr(machine, "NVIDIA", Path("/no"))),
+        (machine.devices, PROBLEM, "NVIDIA GPU", lambda m: m.setattr(machine, "NVIDIA", tmp_path)),
+        (
+            *(machine.devices, OK, " x cpu (gpu)"),
+            lambda m: m.setattr(jax, "default_backend", lambda: "gpu"),
+        ),
+        (machine.settings, OK, "--xla_a=1", lambda m: m.setenv("XLA_FLAGS", "--xla_a=1")),
+        (
+            *(machine.settings, LOOK, "JAX uses one core"),
+            lambda m: m.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false"),
+        ),
+        (machine.settings, LOOK, "can't be kept", lambda m: m.setattr(os, "access", lambda *_: 0)),
+        (machine.memory, PROBLEM, "1.0 GB of memory are free", lambda m: free(m, 1e9)),
+        (machine.memory, PROBLEM, "0 MB of memory are free", lambda m: free(m, 5e9, container)),
+    )
+    for check, level, said, before in table:
+        with pytest.MonkeyPatch.context() as patch:
+            before(patch)
+            assert has(guarded(check), level, said), said
 
 
 def test_places_of_data_and_runs(tmp_path, monkeypatch):
@@ -134,110 +98,85 @@ def test_places_of_data_and_runs(tmp_path, monkeypatch):
     file.write_bytes(b"1")
     other.mkdir()
     (tmp_path / "config.json").write_text("{")
-    table = [
+    table = (
         (data.place, ("digits", ""), OK, "scikit-learn"),
         (data.place, ("digit", ""), PROBLEM, "no data set 'digit'"),
-        (data.place, ("mine", str(file)), OK, "The data are"),
-        (data.place, ("mine", f"{other}/b.npz"), PROBLEM, "There is no file"),
+        (data.place, ("mine", f"{other}/b.npz"), PROBLEM, "mine has no data in"),
         (data.place, ("cifar10", str(other)), PROBLEM, "cifar10 is not prepared"),
-        (data.place, ("tiny_imagenet", ""), PROBLEM, "no folder"),
-        (data.place, ("tiny_imagenet", str(other)), OK, "The data are in"),
+        (data.place, ("tiny_imagenet", str(other)), OK, "The data are"),
         (machine.disk, (str(other / "new"),), OK, "are free where"),
         (machine.disk, (str(file / "run"),), PROBLEM, "is a file"),
-        (runs.state, (other / "new",), OK, "a run would make it"),
-        (runs.state, (other,), OK, "is empty"),
+        (runs.state, (other,), OK, "is free for a run"),
         (runs.state, (file,), PROBLEM, "is a file"),
         (runs.state, (tmp_path,), PROBLEM, "is not JSON"),
-    ]
+    )
     for check, arguments, level, said in table:
-        (finding,) = guarded(check, *arguments)
-        assert levels([finding]) == {level}, finding
-        assert said in finding.what
+        found = guarded(check, *arguments)
+        assert len(found) == 1
+        assert has(found, level, said), found
     assert not list(other.iterdir())  # nothing is downloaded or made
     monkeypatch.setattr(machine, "LEAST_DISK", 1e18)
-    assert levels(machine.disk("/")) == {PROBLEM}
+    assert has(list(machine.disk("/")), PROBLEM, "less than")
 
 
-def test_content_of_data():
-    def said(name, train, test, labels=(0, 1, 2)):
-        parts = [
-            Split(np.array(x, np.uint8).reshape(-1, 1, 1, 1), np.resize(labels, len(x)))
-            for x in (train, test)
-        ]
-        found = list(data.content(name, *parts, 3, np))
-        levels(found)
-        return {(finding.level, word) for finding in found for word in finding.what.split()}
-
+def test_content_of_data(monkeypatch):
     good, test = range(0, 240, 2), range(1, 240, 2)
-    assert {level for level, _ in said("mine", good, test)} == {OK, NOTE}
-    assert {(LOOK, "SHA-256"), (LOOK, "1,297,")} <= said("digits", good, test)
-    assert (LOOK, "no") in said("mine", good, test, (0, 2))
-    assert (LOOK, "to") in said("mine", good, test, (0, 0, 0, 1, 2))
-    assert (PROBLEM, "fractions") in said("mine", [0, 1, 0], test)
-    assert (PROBLEM, "equal.") in said("mine", [7, 7, 7], test)
-    assert (LOOK, "far") in said("mine", [0, 16, 8], test)
-    assert (PROBLEM, "too.") in said("mine", good, good)
-    assert (LOOK, "too.") in said("mine", good, [*test, 2])
+    table = (
+        ("digits", good, test, LOOK, "digits has 1,297"),
+        ("digits", good, test, LOOK, "those of digits f7e"),
+        ("mine", good, test, OK, "0 of 120 test images"),
+        ("mine", good, good, PROBLEM, "120 of 120 test images are training images"),
+        ("mine", good, [*test, 2], LOOK, "1 of 121 test images are training images"),
+    )
+    for name, *parts, level, said in table:
+        splits = [
+            Split(np.array(x, np.uint8).reshape(-1, 1, 1, 1), np.resize(range(3), len(x)))
+            for x in parts
+        ]
+        monkeypatch.setattr("experiments.data.sets.load_arrays", lambda *_, s=splits: (*s, 3))
+        assert has(list(data.content(name, "", 0)), level, said), said
 
 
 def test_a_run_from_its_start_to_its_damage(tmp_path, capsys):
-    """Finished, with other numbers, without metrics, and with a damaged checkpoint."""
-    folder = tmp_path / "run"
-    config = tiny.config("line", data_dir=tiny.npz_file(tmp_path / "tiny.npz"))
-    config.dataset = "tiny"
-    path = tmp_path / "config.py"
-    path.write_text(
-        "import json, ml_collections\n"
-        f"def get_config(): return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
-    )
+    """Finished, with other numbers, and with damaged metrics and checkpoints."""
+    folder, npz = tmp_path / "run", tiny.npz_file(tmp_path / "tiny.npz")
 
-    def said():
-        code = doctor.main(["--workdir", str(folder)])
-        return code, capsys.readouterr().out
+    def said(expected, *sentences):
+        capsys.readouterr()
+        assert doctor.main(["--workdir", str(folder)]) == expected
+        out = capsys.readouterr().out
+        assert all(sentence in out for sentence in sentences), out
 
-    assert cifar.main([f"--config={path}", f"--workdir={folder}"]) == 0
-    capsys.readouterr()
-    code, out = said()
-    assert code == 0
-    assert "metrics.json is reproduced" in out
-    assert "are intact (SHA-256)" in out
-    assert "batch-norm statistics the deployed network has" in out
+    config = [f"--config={tiny.__file__}:line", f"--config.data_dir={npz}"]
+    assert cifar.main([*config, f"--workdir={folder}"]) == 0
+    stale = "batch-norm statistics the deployed network has"
+    said(0, "metrics.json is reproduced", "is intact (SHA-256)", stale)
     metrics = json.loads((folder / "metrics.json").read_text())
     for point in metrics["points"]:
         point["accuracy"] += 0.1
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    code, out = said()
-    assert code == 1
-    assert "metrics.json is not reproduced" in out
+    said(1, "metrics.json is not reproduced")
     (folder / "metrics.json").write_text("{")
     for file in (folder / "checkpoints").rglob("state/**/*"):
         if file.is_file():
             file.write_bytes(b"x" * file.stat().st_size)
-    code, out = said()
-    assert code == 1
-    assert "metrics.json is damaged" in out
-    assert "can't be read" in out
+    said(1, "metrics.json is not JSON", "can't be read")
     (folder / "metrics.json").unlink()
     (folder / ".lock").touch()
-    shutil.rmtree(folder / "checkpoints")
-    found = list(runs.state(folder))
-    assert levels(found) == {LOOK}
-    assert "has no checkpoint yet" in found[-1].what
+    in_use, unfinished = runs.state(folder)
+    assert has([in_use, unfinished], LOOK, "is not finished")
+    assert unfinished.fix.startswith("python -m experiments.cifar --config")
 
 
-def test_digits_are_the_published_ones(capsys):
+def test_the_command(capsys):
     assert doctor.main([]) in (0, 1)
     assert capsys.readouterr().out.count("are the published ones") == 2
-
-
-def test_exit_codes_and_configs(capsys):
-    assert doctor.main(["--quick", "--config", "missing.py:line"]) == 1
-    assert "There is no config missing.py -> give --config" in capsys.readouterr().out
-    config = f"{ROOT}/experiments/configs/digits.py:lines"
-    assert doctor.main(["--quick", "--config", config]) == 1
-    assert "Unknown method 'lines', did you mean 'line' -> choose one of" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        doctor.main(["--worktree"])
+    for config, said in (
+        ("missing.py:line", "There is no config missing.py -> give one"),
+        (f"{ROOT}/experiments/configs/digits.py:lines", "did you mean 'line' -> choose one of"),
+    ):
+        assert doctor.main(["--quick", "--config", config]) == 1
+        assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["numpy", "jax", "packaging", "psutil"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from experiments.system import files
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
-SCALARS = SCALARS.filter(lambda x: not isinstance(x, float) or math.isfinite(x))
+SCALARS = st.none() | st.booleans() | st.integers() | st.text()
+SCALARS |= st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
     SCALARS,
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
@@ -23,23 +23,12 @@ VALUES = st.recursive(
 DICTIONARIES = st.dictionaries(st.text(), VALUES)
 
 
-# Writing
-
-
 def test_a_file_holds_what_was_written_and_nothing_is_beside_it(tmp_path):
     path = tmp_path / "file"
-    for content in (
-        b"longer than what is written over it",
-        "",
-        "a\nb\n",
-        "Bézier ± 1",
-        b"\x00\xff\r\n",
-    ):
+    for content in (b"longer than what is written over it", "", "Bézier ± 1\n", b"\x00\xff\r\n"):
         files.write_atomically(path, content)
         assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
         assert os.listdir(tmp_path) == ["file"]
-    files.write_atomically(str(path), "as text")
-    assert path.read_text() == "as text"
 
 
 def no_space(*args, **kwargs):
@@ -52,69 +41,38 @@ def half_written(self, content):
     no_space()
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "failure"),
-    [
-        (Path, "write_bytes", no_space),
-        (Path, "write_bytes", half_written),
-        (os, "replace", no_space),
-    ],
-)
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_failure_leaves_the_old_file_and_no_other(
-    tmp_path, monkeypatch, place, name, failure, exists
-):
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, exists):
     path = tmp_path / "file"
-    if exists:
-        path.write_text("old")
-    with monkeypatch.context() as patch:
-        patch.setattr(place, name, failure)
-        with pytest.raises(OSError, match=re.escape(str(path))) as caught:
-            files.write_atomically(path, "new")
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
-    assert os.listdir(tmp_path) == ["file"] * exists
-    if exists:
-        assert path.read_text() == "old"
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    path = tmp_path / "missing" / "file"
-    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
-        files.write_atomically(path, "new")
+    for place, name, failure in ((Path, "write_bytes", half_written), (os, "replace", no_space)):
+        if exists:
+            path.write_text("old")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(place, name, failure)
+            with pytest.raises(OSError, match=re.escape(str(path))) as caught:
+                files.write_atomically(path, "new")
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+        assert os.listdir(tmp_path) == ["file"] * exists
+        assert not exists or path.read_text() == "old"
 
 
 def test_values_that_are_not_json_leave_the_old_file(tmp_path):
     path = tmp_path / "file.json"
     files.write_json(path, {"a": 1})
-    for value in (math.nan, math.inf, [{"b": -math.inf}], {"c": [math.nan]}):
+    for value in (math.nan, [{"b": -math.inf}], {"c": [math.nan]}):
         with pytest.raises(ValueError, match="not JSON compliant"):
             files.write_json(path, {"a": value})
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-# JSON
-
-
-def refuse(constant):
-    raise AssertionError(f"{constant} is not JSON")
-
-
 @settings(max_examples=20, deadline=None)
-@given(DICTIONARIES)
-def test_json_reads_back_as_what_was_written(value):
-    text = files.to_json(value | {"tuple": (1, (2, 3))})
-    value = value | {"tuple": [1, [2, 3]]}
-    assert json.loads(text, parse_constant=refuse) == value
-    assert list(json.loads(text)) == list(value)
-    assert text.endswith("}\n")
-
-
-@settings(max_examples=10, deadline=None)
 @given(st.lists(DICTIONARIES, min_size=1, max_size=4), DICTIONARIES)
-def test_every_entry_of_a_list_has_its_line(rows, other):
-    lines = files.to_json({"rows": rows, "other": list(other.values())}).splitlines()
-    start = lines.index(' "rows": [')
-    for line, row in zip(lines[start + 1 :], rows, strict=False):
-        assert json.loads(line.strip().rstrip(",")) == row
-    assert lines[start + 1 + len(rows)] == " ],"
+def test_json_reads_back_as_what_was_written_and_rows_have_their_lines(rows, other):
+    value = {"rows": rows, "tuple": (1, (2, 3)), **other}
+    text = files.to_json(value)
+    assert json.loads(text, parse_constant=pytest.fail) == json.loads(json.dumps(value))
+    assert list(json.loads(text)) == list(value)
+    if "rows" not in other:
+        for line, row in zip(text.splitlines()[2:], rows, strict=False):
+            assert json.loads(line.strip().rstrip(",")) == row

@@ -12,12 +12,7 @@ from PIL import Image
 from experiments.data import decode, jpegs, sets, tiny_imagenet
 from experiments.system.errors import UserError
 
-NAMES = ("n01", "n02", "n10")
-TRAIN = {  # class -> file -> grey value
-    "n10": {"n10_0.JPEG": 200, "n10_1.JPEG": 210},
-    "n01": {"n01_1.JPEG": 20, "n01_0.JPEG": 10, "n01_10.JPEG": 30},
-    "n02": {"n02_0.JPEG": 100},
-}
+TRAIN = {"n10_0": 200, "n10_1": 210, "n01_1": 20, "n01_0": 10, "n01_10": 30, "n02_0": 100}
 VAL = {"val_3.JPEG": ("n10", 205), "val_1.JPEG": ("n01", 15), "val_2.JPEG": ("n02", 105)}
 ANNOTATIONS = "val/val_annotations.txt"
 
@@ -30,10 +25,9 @@ def save(path, value, size=64):
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     root = tmp_path_factory.mktemp("template")
-    for name, images in TRAIN.items():
-        for file, value in images.items():
-            save(root / "train" / name / "images" / file, value)
-        (root / "train" / name / f"{name}_boxes.txt").write_text("")
+    for file, value in TRAIN.items():
+        save(root / "train" / file[:3] / "images" / f"{file}.JPEG", value)
+    (root / "train/n10/n10_boxes.txt").write_text("")
     (root / "train/notes.txt").write_text("not a class")
     (root / "train/.hidden").mkdir()
     for file, (_, value) in VAL.items():
@@ -63,20 +57,16 @@ def decoded(monkeypatch):
 
 
 def test_images_come_by_class_then_file_and_test_images_as_annotated(root):
-    assert tiny_imagenet.classes(root) == tiny_imagenet.classes(str(root)) == NAMES
+    assert tiny_imagenet.classes(root) == ("n01", "n02", "n10")
     arrays = tiny_imagenet.read(root)
     np.testing.assert_array_equal(arrays["train_labels"], [0, 0, 0, 1, 2, 2])
     np.testing.assert_array_equal(arrays["test_labels"], [2, 0, 1])
     for part, values in (("train", [10, 20, 30, 100, 200, 210]), ("test", [205, 15, 105])):
         assert np.abs(arrays[f"{part}_images"][:, 9, 9, 0].astype(int) - values).max() <= 3
-    train, test, num_classes = sets.load_arrays("any", str(root / tiny_imagenet.CACHE))
-    chex.assert_trees_all_equal(train, sets.Split(arrays["train_images"], arrays["train_labels"]))
-    chex.assert_trees_all_equal(test, sets.Split(arrays["test_images"], arrays["test_labels"]))
-    assert num_classes == arrays["num_classes"] == 3
 
 
 @pytest.mark.parametrize("cache_dir", ["", "elsewhere/deeper"])
-def test_images_are_decoded_once(root, tmp_path, decoded, monkeypatch, cache_dir):
+def test_images_are_decoded_once(root, tmp_path, decoded, monkeypatch, capsys, cache_dir):
     cache_dir = str(tmp_path / cache_dir) if cache_dir else ""
     first = tiny_imagenet.read(root, cache_dir)
     chex.assert_trees_all_equal(first, tiny_imagenet.read(root, cache_dir))
@@ -87,6 +77,9 @@ def test_images_are_decoded_once(root, tmp_path, decoded, monkeypatch, cache_dir
     cache.unlink()
     monkeypatch.setattr(decode, "_CHUNK", 1)  # threads keep the order
     chex.assert_trees_all_equal(first, tiny_imagenet.read(root, cache_dir))
+    (tmp_path / "file").write_text("")
+    chex.assert_trees_all_equal(first, tiny_imagenet.read(root, str(tmp_path / "file")))
+    assert "can't be written" in capsys.readouterr().err
 
 
 def test_a_damaged_cache_is_made_anew(root, decoded, capsys):
@@ -97,15 +90,15 @@ def test_a_damaged_cache_is_made_anew(root, decoded, capsys):
     def flipped(place):
         return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
-    damages = [b"", b"not an archive", content[:-100]]
-    # In every array, where numpy sees no fault, its header, the names and the table at the end.
+    # No archive, a part of one, and a bit in every array, where numpy sees no fault, its header, the
+    # names and the table at the end. What goes unnoticed are times and attributes in the zip.
     places = [*range(0, 300, 37), *range(300, len(content) - 1800, 20_011)]
-    damages += map(flipped, [*places, *range(len(content) - 1800, len(content), 197)])
+    damages = [b"", content[:-100], *map(flipped, places)]
+    damages += map(flipped, range(len(content) - 1800, len(content), 197))
     for damaged in damages:
         cache.write_bytes(damaged)
         chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
-    # The rest are times and attributes of files in the zip, which say nothing of the arrays.
-    assert capsys.readouterr().err.count("is damaged") > 3 + len(places) / 2
+    assert capsys.readouterr().err.count("is damaged") > 2 + len(places) / 2
     np.savez(cache, train_images=np.zeros(3))
     chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
     before = len(decoded)
@@ -113,36 +106,22 @@ def test_a_damaged_cache_is_made_anew(root, decoded, capsys):
     assert len(decoded) == before
 
 
-def _relabel(root):
-    text = (root / ANNOTATIONS).read_text()
-    swapped = {"n01": "n02", "n02": "n10", "n10": "n01"}
-    (root / ANNOTATIONS).write_text(re.sub("n01|n02|n10", lambda m: swapped[m[0]], text))
-
-
 def test_a_cache_of_other_files_is_made_anew(root, tmp_path):
-    noise = Image.effect_noise((64, 64), 9)
+    labels = (root / ANNOTATIONS).read_text().replace("n01", "n03").replace("n02", "n01")
     changes = (
         lambda: save(root / "train/n02/images/n02_9.JPEG", 110),
         lambda: (root / "train/n01/images/n01_10.JPEG").unlink(),
-        lambda: noise.save(root / "train/n01/images/n01_0.JPEG"),  # of another size
-        lambda: _relabel(root),
+        lambda: Image.effect_noise((64, 64), 9).save(root / "train/n01/images/n01_0.JPEG"),
+        lambda: (root / ANNOTATIONS).write_text(labels.replace("n03", "n02")),
     )
     for i, change in enumerate(changes):
         tiny_imagenet.read(root)
         change()
-        chex.assert_trees_all_equal(
-            tiny_imagenet.read(root), tiny_imagenet.read(root, str(tmp_path / f"fresh{i}"))
-        )
+        fresh = tiny_imagenet.read(root, str(tmp_path / f"fresh{i}"))
+        chex.assert_trees_all_equal(tiny_imagenet.read(root), fresh)
 
 
-def test_reading_works_where_no_cache_can_be_written(root, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    expected = tiny_imagenet.read(root)
-    chex.assert_trees_all_equal(tiny_imagenet.read(root, str(tmp_path / "file")), expected)
-    assert "can't be written" in capsys.readouterr().err
-
-
-def _append(line):
+def _add(line):
     def change(root):
         with (root / ANNOTATIONS).open("a") as stream:
             stream.write(line)
@@ -150,58 +129,33 @@ def _append(line):
     return change
 
 
-def _empty(root):
-    shutil.rmtree(root / "train")
-    (root / "train").mkdir()
+def _move(name, to="lost"):
+    return lambda root: (root / name).rename(root / to)
 
 
-REFUSED = {
-    **{
-        f"no {lost}": (lambda r, lost=lost: (r / lost).rename(r / "lost"), f"which has no {lost};")
-        for lost in ("train", "val/images", ANNOTATIONS)
-    },
-    "no classes": (_empty, r"train has no folders of classes; unpack"),
-    "no folder": (
-        lambda r: shutil.rmtree(r / "train/n02/images"),
-        "n02/images has no JPEG files; ",
-    ),
-    "an empty class": (
-        lambda r: (r / "train/n02/images/n02_0.JPEG").unlink(),
-        r"n02/images has no JPEG files; unpack that class anew",
-    ),
-    "a class less": (
-        lambda r: (r / "train/n02").rename(r / "train/n03"),
-        r"names the class 'n02' for val_2\.JPEG, but train has no",
-    ),
-    "a class more": (
-        lambda r: save(r / "train/n04/images/n04_0.JPEG", 50),
-        r"no image of the class 'n04', which train has; keep",
-    ),
-    "a line more": (
-        _append("val_9.JPEG\tn01\t0\n"),
-        r"has 3 images but .* 4 lines \(see .*val_9\.JPEG\)",
-    ),
-    "a line twice": (
-        _append("val_1.JPEG\tn01\t0\n"),
-        r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)",
-    ),
-    "an image more": (
-        lambda r: save(r / "val/images/val_7.JPEG", 50),
-        r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)",
-    ),
-    "no tabs": (_append("val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs a file"),
-    "an empty line": (_append("\n"), "^Line 4 of .* is '' but needs a file name and a"),
-}
+def _image(name):
+    return lambda root: save(root / name, 50)
 
 
-@pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED)
+REFUSED = (
+    (_move("train"), "which has no train;"),
+    (_move("val/images"), "which has no val/images;"),
+    (_move(ANNOTATIONS), f"which has no {ANNOTATIONS};"),
+    (_move("train/n02/images"), "n02/images has no JPEG files; unpack that class anew"),
+    (_move("train/n02", "train/n03"), r"names the class 'n02' for val_2\.JPEG, but train has no"),
+    (_image("train/n04/images/n04_0.JPEG"), r"no image of the class 'n04', which train has; keep"),
+    (_image("val/images/val_7.JPEG"), r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)"),
+    (_add("val_9.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_9\.JPEG\)"),
+    (_add("val_1.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)"),
+    (_add("val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs a file"),
+)
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[said for _, said in REFUSED])
 def test_folders_that_do_not_fit_are_refused(root, change, sentence):
     change(root)
     with pytest.raises(UserError, match=sentence):
         tiny_imagenet.read(root)
-
-
-# Images that can't be used
 
 
 def _unreadable(path, monkeypatch):
@@ -217,7 +171,6 @@ def _unreadable(path, monkeypatch):
 
 CORRUPTIONS = {
     "truncated": (lambda p, _: p.write_bytes(p.read_bytes()[:500]), r"can't be decoded \(.*\)"),
-    "text": (lambda p, _: p.write_text("text"), r"can't be decoded \(it is no image\)"),
     "empty": (lambda p, _: p.write_bytes(b""), r"can't be decoded \(it is empty\)"),
     "size": (lambda p, _: save(p, 15, size=32), "has 32 x 32 pixels but .* have 64 x 64"),
     "unreadable": (_unreadable, r"can't be decoded \(Permission denied\)"),
@@ -261,14 +214,14 @@ def test_training_images_are_left_out_and_named_and_test_images_stop(
 def test_the_limit_is_applied_to_the_cache_too_which_remembers(root, decoded, capsys):
     for name in ("n01_0", "n01_10"):
         (root / f"train/n01/images/{name}.JPEG").write_text("text")
-    with pytest.raises(UserError) as caught:
-        load(root, 1)
-    assert str(caught.value) == (
-        f"2 training images can't be used ({root}/train/n01/images/n01_0.JPEG can't be decoded (it is "
-        f"no image), {root}/train/n01/images/n01_10.JPEG can't be decoded (it is no image)) but "
-        "config.max_corrupt is 1; restore the data set, or pass --config.max_corrupt=2 to train "
-        "without them."
+    sentence = (
+        r"^2 training images can't be used \(.*n01_0.JPEG can't be decoded \(it is no image\), "
     )
+    sentence += (
+        ".*n01_10.JPEG .* but config.max_corrupt is 1; .* pass --config.max_corrupt=2 to train"
+    )
+    with pytest.raises(UserError, match=sentence):
+        load(root, 1)
     assert capsys.readouterr().err == ""
     assert len(decoded) == 9
     for limit in (2, 5):
@@ -277,17 +230,9 @@ def test_the_limit_is_applied_to_the_cache_too_which_remembers(root, decoded, ca
         sets.load("tiny_imagenet", str(root), validation_size=0, max_corrupt=limit)
         assert capsys.readouterr().err == ""  # once
     assert len(decoded) == 9 + 4 * 2  # the two are looked at again: they might be mended
-    with pytest.raises(UserError, match="but config.max_corrupt is 0;"):
-        load(root)
-    with pytest.raises(UserError, match="config.max_corrupt is -1; use 0 or more"):
-        load(root, -1)
-
-
-def test_a_class_without_an_intact_image_is_refused(root):
     (root / "train/n02/images/n02_0.JPEG").write_bytes(b"")
     sentence = (
         r"^No image of .*n02/images can be used \(the first one can't be decoded \(it is empty"
     )
-    for _ in range(2):
-        with pytest.raises(UserError, match=sentence):
-            tiny_imagenet.read(root)
+    with pytest.raises(UserError, match=sentence):
+        tiny_imagenet.read(root)

@@ -1,5 +1,7 @@
 """Planes, paths, directions and curvature against geometry and dense linear algebra in float64."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.flatten_util import ravel_pytree
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import landscape, line, mix, recalibrate, stack
+from subspace_jax import landscape, mix, stack
 
 RIGHT_ANGLE = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
 
@@ -52,62 +53,19 @@ def test_the_plane_is_isometric(seed, offset, size):
 
 
 @arbitrary
-@given(seed=SEEDS, offset=st.sampled_from([0.0, 30.0]))
-def test_coordinates_are_those_of_the_three_networks(seed, offset):
-    endpoints = device(make_endpoints(seed, offset))
+@given(seed=SEEDS, offset=st.sampled_from([0.0, 30.0]), narrow=st.booleans())
+def test_coordinates_are_those_of_the_three_networks(seed, offset, narrow):
+    dtype = jnp.bfloat16 if narrow else jnp.float32
+    endpoints = jax.tree.map(lambda x: jnp.asarray(x, dtype), make_endpoints(seed, offset))
     plane = landscape.plane(endpoints)
+    chex.assert_type(list(plane), jnp.float32)
     chex.assert_trees_all_close(plane.weights(plane.coordinates), jnp.eye(3), atol=1e-5)
-    np.testing.assert_allclose(
-        pairwise(np.asarray(plane.coordinates)), pairwise(vectors(endpoints)), rtol=1e-5
-    )
+    found, expected = pairwise(np.asarray(plane.coordinates)), pairwise(vectors(endpoints))
+    np.testing.assert_allclose(found, expected, rtol=5e-3 if narrow else 1e-5)
     x, y = plane.coordinates.T
     assert x[0] == y[0] == y[1] == 0
     assert x[1] > 0
     assert y[2] > 0
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_the_plane_is_at_least_float32(dtype):
-    endpoints = jax.tree.map(lambda x: jnp.asarray(x, dtype), make_endpoints(0))
-    plane = landscape.plane(endpoints)
-    chex.assert_type(list(plane), jnp.float32)
-    expected = pairwise(vectors(endpoints))
-    np.testing.assert_allclose(pairwise(np.asarray(plane.coordinates)), expected, rtol=5e-3)
-
-
-def test_the_plane_works_under_jit():
-    endpoints = device(make_endpoints(0))
-    compiled = jax.jit(lambda e: landscape.grid(landscape.plane(e), 3))(endpoints)
-    chex.assert_trees_all_close(
-        compiled, landscape.grid(landscape.plane(endpoints), 3), rtol=1e-5, atol=1e-5
-    )
-
-
-def test_another_number_of_networks_has_no_plane():
-    with pytest.raises(ValueError, match="3 networks but the stack holds 2; stack the three"):
-        landscape.plane(jnp.ones((2, 4)))
-
-
-def test_collinear_networks_have_no_plane():
-    endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (100,)))
-    with_midpoint = stack([*endpoints, line().midpoint(endpoints)])
-    with pytest.raises(ValueError, match=r"collinear.* longest side of 1\d.* height of .*; choose"):
-        landscape.plane(with_midpoint)
-
-
-@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
-def test_coincident_networks_have_no_plane(pair):
-    networks = [jnp.zeros(2)] * 3
-    (apart,) = {0, 1, 2} - set(pair)
-    networks[apart] = jnp.array([3.0, 4.0])
-    message = f"Networks {pair[0]} and {pair[1]} are 0 apart and the farthest two 5: .*; choose"
-    with pytest.raises(ValueError, match=message):
-        landscape.plane(stack(networks))
-
-
-def test_diverged_networks_have_no_plane():
-    with pytest.raises(ValueError, match="are nan and .*finite"):
-        landscape.plane(RIGHT_ANGLE.at[1, 0].set(jnp.nan))
 
 
 @arbitrary
@@ -132,72 +90,27 @@ def test_grid_weights_are_in_the_order_of_the_rows():
     chex.assert_trees_all_close(points.reshape(4, 4, 2), xy, atol=1e-5)
 
 
-def test_grids_that_cover_nothing_are_refused():
-    plane = landscape.plane(RIGHT_ANGLE)
-    with pytest.raises(ValueError, match="resolution 1 covers no area; use at least 2"):
-        landscape.grid(plane, 1)
-    with pytest.raises(ValueError, match=r"margin of -0.1 cuts the triangle"):
-        landscape.grid(plane, 5, -0.1)
-
-
 @pytest.mark.parametrize("at_once", [None, 1, 2, 7])
 def test_along_maps_over_mixtures(at_once):
     endpoints, weights, x = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3)), jnp.ones(4)
-
-    def fn(params, x):
-        return {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
-
+    fn = lambda params, x: {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
     expected = [fn(mix(w, endpoints), x) for w in weights]
     actual = landscape.along(fn, endpoints, weights, x, at_once=at_once)
     chex.assert_trees_all_close(actual, stack(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_along_is_compiled_once_for_a_function():
-    traces = []
-
-    def fn(params, x):
-        traces.append(1)
-        return jnp.sum(params * x)
-
+    fn = chex.assert_max_traces(lambda params, x: jnp.sum(params * x), n=1)
     for x in (1.0, 2.0):
         landscape.along(fn, RIGHT_ANGLE, jnp.eye(3), jnp.float32(x))
-    assert len(traces) == 1
 
 
 @pytest.mark.parametrize(("at_once", "networks"), [(None, 1), (4, 4)])
 def test_along_holds_few_networks_at_a_time(at_once, networks):
-    endpoints = jax.ShapeDtypeStruct((3, 250, 1000), jnp.float32)
-    weights = jax.ShapeDtypeStruct((64, 3), jnp.float32)
-
-    def losses(endpoints, weights):
-        return landscape.along(lambda w: jnp.sum(w**2), endpoints, weights, at_once=at_once)
-
-    memory = jax.jit(losses).lower(endpoints, weights).compile().memory_analysis()
-    one = 4 * 250 * 1000
-    assert memory.temp_size_in_bytes < 2.5 * networks * one
-
-
-def test_along_refuses_other_weights():
-    with pytest.raises(ValueError, match=r"shape \[5, 2\] but the stack holds 3 networks; give"):
-        landscape.along(jnp.sum, RIGHT_ANGLE, jnp.ones((5, 2)))
-    with pytest.raises(ValueError, match=r"shape \[3\] but the stack holds 3"):
-        landscape.along(jnp.sum, RIGHT_ANGLE, jnp.ones(3))
-
-
-def test_statistics_of_a_grid_are_recalibrated_in_one_pass():
-    endpoints = jnp.asarray(normal(0, 3, 4, 2))
-    weights = jnp.asarray(normal(1, 5, 3))
-    batches = [jnp.asarray(normal(2 + b, 6 + b, 4)) for b in range(3)]
-
-    def stats_fn(kernel, x):
-        out = x @ kernel
-        return {"mean": out.mean(0), "var": out.var(0)}
-
-    stats_at = lambda where, batch: landscape.along(stats_fn, *where, batch)
-    pooled = recalibrate(stats_at, (endpoints, weights), batches).stats
-    everything = jnp.concatenate(batches)
-    expected = [stats_fn(mix(w, endpoints), everything) for w in weights]
-    chex.assert_trees_all_close(pooled, stack(expected), rtol=1e-4, atol=1e-5)
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(3, 250, 1000), (64, 3)])
+    along = functools.partial(landscape.along, lambda w: jnp.sum(w**2), at_once=at_once)
+    memory = jax.jit(along).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2.5 * networks * 4 * 250 * 1000
 
 
 @arbitrary
@@ -212,22 +125,9 @@ def test_a_tilt_of_the_loss_does_not_change_its_barrier(seed, slope, height):
 
 
 def test_a_barrier_that_diverges_is_seen():
-    assert np.isposinf(landscape.barrier([3.0, np.inf, 2.0], [0.0, 0.5, 1.0]))
-    assert np.isnan(landscape.barrier([3.0, np.nan, 2.0], [0.0, 0.5, 1.0]))
-
-
-def test_barrier_works_under_jit_and_strict_promotion():
-    losses = jnp.array([1, 5, 2], jnp.bfloat16)
-    assert jax.jit(landscape.barrier)(losses, jnp.array([0.0, 0.5, 1.0])) == 3.5
-
-
-def test_barrier_refuses_what_is_no_path():
-    with pytest.raises(ValueError, match=r"losses has shape \[3\] and alphas \[2\]; give vectors"):
-        landscape.barrier(jnp.ones(3), jnp.ones(2))
-    with pytest.raises(ValueError, match="length of at least 2"):
-        landscape.barrier(jnp.ones(1), jnp.ones(1))
-    with pytest.raises(ValueError, match="from 0.5 to 0.25 at entry 2; sort the points"):
-        landscape.barrier(jnp.ones(3), jnp.array([0.0, 0.5, 0.25]))
+    for middle, expected in [(np.inf, np.inf), (np.nan, np.nan), (1.0, 0.0)]:
+        losses, alphas = jnp.array([3, middle, 2], jnp.bfloat16), jnp.array([0.0, 0.5, 1.0])
+        np.testing.assert_equal(np.asarray(jax.jit(landscape.barrier)(losses, alphas)), expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -241,12 +141,17 @@ def test_filters_of_a_direction_are_as_large_as_the_network(dtype):
     network = jax.tree.map(lambda x: jnp.asarray(x, dtype), network)
     direction = landscape.filter_normalized_direction(jax.random.key(0), network)
     chex.assert_trees_all_equal_shapes_and_dtypes(direction, network)
+    norms = landscape.filter_norms(network)
+    chex.assert_type(jax.tree.leaves(norms), jnp.float32)
     for layer in ("conv", "dense"):
         kernels = (np.asarray(p[layer]["kernel"], float) for p in (direction, network))
-        norms = [np.linalg.norm(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels]
-        np.testing.assert_allclose(*norms, rtol=1e-2 if dtype == jnp.bfloat16 else 1e-5)
-    rest = [direction["conv"]["bias"], direction["norm"], direction["dense"]["temperature"]]
-    chex.assert_trees_all_equal(rest, jax.tree.map(jnp.zeros_like, rest))
+        found, expected = (np.linalg.norm(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels)
+        np.testing.assert_allclose(found, expected, rtol=1e-2 if dtype == jnp.bfloat16 else 1e-5)
+        of_filters = np.reshape(norms[layer]["kernel"], (-1, len(expected)))
+        np.testing.assert_allclose(of_filters, [expected] * len(of_filters), rtol=1e-5)
+    for tree in (direction, norms):
+        rest = [tree["conv"]["bias"], tree["norm"], tree["dense"]["temperature"]]
+        chex.assert_trees_all_equal(rest, jax.tree.map(jnp.zeros_like, rest))
 
 
 def test_directions_are_gaussian_and_independent():
@@ -293,42 +198,5 @@ def test_the_top_eigenvalue_where_the_krylov_space_ends_early(num_iterations):
         for matrix in (np.diag(np.float32(eigenvalues)), symmetric(eigenvalues)):
             found = top_of_matrix(matrix, num_iterations, dtype=jnp.bfloat16)
             np.testing.assert_allclose(found, max(eigenvalues), atol=1e-4)
-
-
-def test_a_product_that_is_not_finite_has_no_eigenvalue():
-    assert np.isnan(top_of_matrix(np.full((4, 4), np.nan, np.float32), 3))
-
-
-def test_the_top_eigenvalue_of_a_network_s_hessian_is_bounded_from_below():
-    params = device({"hidden": normal(0, 4, 6), "out": normal(2, 6, 3)})
-    x, labels = jnp.asarray(normal(3, 32, 4)), np.arange(32) % 3
-
-    def loss_fn(params):
-        logits = jnp.tanh(x @ params["hidden"]) @ params["out"]
-        return -jax.nn.log_softmax(logits)[np.arange(32), labels].mean()
-
-    flat, unravel = ravel_pytree(params)
-    hessian = jax.hessian(lambda flat: loss_fn(unravel(flat)))(flat)
-    largest = np.linalg.eigvalsh(np.asarray(hessian, float))[-1]
-    product = jax.jit(lambda v: jax.jvp(jax.grad(loss_fn), (params,), (v,))[1])
-    found = [
-        float(landscape.top_eigenvalue(product, params, jax.random.key(0), num_iterations=m))
-        for m in (1, 3, 12, 30)
-    ]
-    assert (np.diff(found) > -1e-4).all()
-    assert found[0] < largest * (1 - 1e-4)
-    np.testing.assert_allclose(found[-1], largest, rtol=1e-4)
-    with pytest.raises(ValueError, match="num_iterations=0 finds no eigenvalue; use at least 1"):
-        landscape.top_eigenvalue(product, params, jax.random.key(0), num_iterations=0)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_filter_norms_are_those_of_all_that_leads_to_an_output(dtype):
-    network = {"kernel": normal(0, 3, 3, 2, 4), "bias": normal(1, 4)}
-    network = jax.tree.map(lambda x: jnp.asarray(x, dtype), network)
-    norms = landscape.filter_norms(network)
-    chex.assert_trees_all_equal_shapes(norms, network)
-    chex.assert_type(jax.tree.leaves(norms), jnp.float32)
-    expected = np.linalg.norm(np.asarray(network["kernel"], float).reshape(18, 4), axis=0)
-    np.testing.assert_allclose(norms["kernel"], np.broadcast_to(expected, (3, 3, 2, 4)), rtol=1e-5)
-    assert not norms["bias"].any()
+    broken = np.full((4, 4), np.nan, np.float32)
+    assert np.isnan(top_of_matrix(broken, num_iterations))

@@ -163,8 +163,8 @@ def test_what_cannot_be_printed_is_refused_in_one_sentence(file, tmp_path, capsy
         ([other, "--against", other.replace("other", "cifar")], "suites None and cifar10; compare"),
         ([cifar, "--against", path], "the suites cifar10 and digits; compare"),
         ([file("x.json", runs=runs_of("sam", [0.9])), "--against", other], "no run of the same"),
-        ([path, "--against", str(missing)], f"{missing} can't be read"),
-        ([str(missing)], f"{missing} can't be read (No such file or directory)."),
+        ([path, "--against", str(missing)], f"No such file or directory: {missing}"),
+        ([str(missing)], f"No such file or directory: {missing}; mend that"),
         ([str(broken)], f"{broken} is not JSON"),
         ([str(bare)], f"{bare} has no table; give"),
     ):

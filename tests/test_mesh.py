@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cifar
 from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.reproduce import records
@@ -31,29 +30,6 @@ def trained(run, state=None):
     for latest in steps.fit(run, state or steps.init_state(run), history):
         state = latest
     return state
-
-
-def data_file(folder):
-    data = tiny.dataset()
-    file = folder / "tiny.npz"
-    np.savez(
-        file,
-        train_images=data.train.images,
-        train_labels=data.train.labels,
-        test_images=data.test.images,
-        test_labels=data.test.labels,
-    )
-    return file
-
-
-def main(file, workdir, mesh):
-    """The command for a line; its exit code."""
-    small = {"model.depth": 8, "model.width": 4, "num_epochs": 3, "batch_size": 8, "seed": 1}
-    small |= {"optimizer.warmup_epochs": 1, "evaluation.num_points": 3, "checkpoint_seconds": 0}
-    small |= {"evaluation.recalibration_batch_size": 16, "normalization": "none"}
-    small |= {"validation_size": 8, "data_dir": file, "dataset": "tiny", "mesh": mesh}
-    where = ["--config", "experiments/configs/cifar10.py:line", "--workdir", str(workdir)]
-    return cifar.main([*where, *(f"--config.{name}={value}" for name, value in small.items())])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -90,17 +66,6 @@ def test_a_suite_s_run_is_the_same_run_on_every_mesh():
     assert records.digest(entries[0]) == records.digest(entries[1])
 
 
-@pytest.mark.parametrize("layout", ["", "data=4,endpoint=2"])
-def test_the_program_of_a_run_is_not_compiled_again(layout):
-    # A program of this test alone: what an earlier one compiled may be forgotten by now.
-    run = make_run(layout, model__widths=(6,))
-    trained(run)
-    state = steps.init_state(run)
-    with compilations.noted() as names:
-        steps.compiled_call(run, state)
-    assert "train_call" not in str(names)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_memory_is_known_before_the_first_step_and_nothing_is_compiled_twice(layout, capsys):
     run = make_run(layout, model__widths=(5,))  # a program that no other test compiles
@@ -121,15 +86,13 @@ def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
     assert not capsys.readouterr().err
 
 
-def test_a_run_that_will_not_fit_is_refused_before_its_first_step(tmp_path, monkeypatch, capsys):
+def test_a_run_that_will_not_fit_is_refused_before_its_first_step(monkeypatch):
     original = job.memory_report
     limited = lambda *given: original(*given)._replace(limit=1000)
     monkeypatch.setattr(job, "memory_report", limited)
-    monkeypatch.setattr(steps, "fit", None)
-    assert main(data_file(tmp_path), tmp_path / "run", "data=8") == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.search(r"A step needs .* and it has .* GiB; enlarge the axis (data|endpoint)", said)
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    run = make_run("data=8")
+    with pytest.raises(UserError, match="A step needs .* and it has .* GiB; enlarge the axis"):
+        job.step_report(run, steps.init_state(run))
 
 
 def test_a_batch_is_computed_by_all_devices():
@@ -143,27 +106,16 @@ def test_a_batch_is_computed_by_all_devices():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mesh": "data=3"}, "The mesh 'data=3' is for 3 devices but there are 8"),
-        (
-            {"mesh": "endpoint=4"},
-            "splits endpoints 4 ways but there are 2 of them; use endpoint=1 or 2",
-        ),
-        (
-            {"mesh": "data=8", "batch_size": 6},
-            "config.batch_size is 6 but is to be split over 8 devices and 1 sampled networks; use 8.",
-        ),
-        (
-            {"mesh": "data=8", "batch_size": 40, "subspace__num_samples": 2},
-            "config.batch_size is 40 but is to be split over 8 devices and 2 sampled networks; "
-            "use 32 or 48.",
-        ),
+        ({"mesh": "endpoint=4"}, "endpoints 4 ways but there are 2 of them; use endpoint=1 or 2"),
+        ({"batch_size": 6}, "batch_size is 6 .* over 8 devices and 1 sampled networks; use 8."),
+        ({"batch_size": 40, "subspace__num_samples": 2}, "8 devices and 2 .*; use 32 or 48."),
         ({"mesh": "run=2"}, "config.mesh is 'run=2' but a run trains alone"),
         ({"mesh": "pods=8"}, "'pods=8' in the mesh 'pods=8' is no axis and size"),
     ],
 )
 def test_bad_input(changes, sentence):
-    with pytest.raises(UserError, match=re.escape(sentence)):
-        tiny.run("line", **({"batch_size": 8} | changes))
+    with pytest.raises(UserError, match=sentence):
+        tiny.run("line", **({"batch_size": 8, "mesh": "data=8"} | changes))
 
 
 def test_a_run_goes_on_from_a_checkpoint_of_another_mesh(tmp_path):

@@ -66,13 +66,13 @@ MUTATIONS = (
         "subspace_jax/averaging.py",
         "    due = (step >= start_step) & ((step - start_step) % every == 0)\n    count",
         "    due = (step > start_step) & ((step - start_step) % every == 0)\n    count",
-        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
+        "test_averaging.py::test_swa_is_the_plain_mean_of_the_visited_networks",
     ),
     (
         "subspace_jax/averaging.py",
         "1 / jnp.maximum(count, 1)",
         "1 / (count + 1)",
-        "test_averaging.py::test_the_mean_of_all_snapshots_is_swa",
+        "test_averaging.py::test_swa_is_the_plain_mean_of_the_visited_networks",
     ),
     (
         "subspace_jax/averaging.py",
@@ -227,8 +227,8 @@ MUTATIONS = (
     ),
     (
         "experiments/runs/checkpoint.py",
-        "self._manager.all_steps(), reverse=True):\n            reason",
-        "self._manager.all_steps()):\n            reason",
+        "sorted(self._manager.all_steps(), reverse=True)",
+        "sorted(self._manager.all_steps())",
         "test_checkpoint.py::test_restores_the_newest_state_and_its_record_exactly",
     ),
     (

@@ -1,6 +1,7 @@
 """The command that looks at the loss around a finished run, on networks that were never trained."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -26,11 +27,11 @@ def npz(tmp_path_factory):
 def finished(npz, tmp_path):
     """Makes the folder of a run that is finished but for its training."""
 
-    def make(recipe, networks=None, **changes):
+    def make(recipe, **changes):
         folder = tmp_path / recipe
         config = tiny.config(recipe, dataset="tiny", data_dir=npz, **changes)
         workdir.prepare(folder, config, overwrite=False)
-        stack = steps.init_state(tiny.run(networks or recipe, **changes)).endpoints
+        stack = steps.init_state(tiny.run(recipe, **changes)).endpoints
         weights.save(folder / workdir.WEIGHTS, stack)
         kind = "simplex" if recipe == "simplex_3" else recipe
         metrics = synthetic_metrics.run_metrics(kind) | {"config": json.loads(config.to_json())}
@@ -66,41 +67,27 @@ def test_the_plane_of_one_network_is_around_it_and_in_its_report(finished, npz, 
     assert not (folder / "landscape.json").exists()
 
 
-def refused(capsys, *arguments):
-    assert plane.main(list(map(str, arguments))) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
-def test_what_has_no_plane_is_refused_in_one_sentence(finished, tmp_path, capsys):
-    line = finished("line")
-    assert "2 endpoints, through which many planes go; give one more" in refused(capsys, line)
-    assert "--beside is given but" in refused(capsys, finished("simplex_3"), "--beside", line)
-    network = finished("standard")
-    assert "resolution 1" in refused(capsys, network, "--resolution", 1)
-    assert "lies in no plane" in refused(capsys, finished("simplex_4"))
-    for folder in (line, network):
-        assert not (folder / "landscape.json").exists()
-        assert not (folder / "report.html").exists()
-
-
-def test_a_network_of_another_model_is_refused(finished, tmp_path, capsys):
-    line, other = finished("line"), finished("standard", model__widths=(4, 6))
-    said = refused(capsys, line, "--beside", other)
-    assert f"--beside is a run of another network than {line} (" in said
-    assert "(6,) there and (8,) here" in said
-
-
-def test_a_folder_without_a_finished_run_is_refused(finished, tmp_path, capsys):
-    folder = finished("curve")
-    assert f"{tmp_path} has no config.json" in refused(capsys, tmp_path)
-    (folder / "weights.npz").rename(tmp_path / "weights.npz")
-    assert "has no weights.npz; delete its metrics.json" in refused(capsys, folder)
-    (tmp_path / "weights.npz").rename(folder / "weights.npz")
-    (folder / "metrics.json").unlink()
-    assert "holds a run that is not finished; finish it" in refused(capsys, folder)
-
-
-def test_a_file_of_other_networks_is_refused(finished, capsys):
-    folder = finished("curve", networks="line")
-    assert "holds 2 networks but the run of config.json has 3" in refused(capsys, folder)
+def test_what_has_no_plane_is_one_sentence_and_writes_nothing(finished, tmp_path, capsys):
+    line, network, curve = finished("line"), finished("standard"), finished("curve")
+    wider = finished("layerwise_line", model__widths=(4, 6))
+    unfinished, bare, other = (shutil.copytree(curve, tmp_path / name) for name in "abc")
+    (unfinished / "metrics.json").unlink()
+    (bare / "weights.npz").unlink()
+    shutil.copy(line / "weights.npz", other)
+    for arguments, sentence in (
+        ([line], "2 endpoints, through which many planes go; give one more"),
+        ([network, "--beside", line], "--beside is given but"),
+        ([network, "--resolution", "1"], "resolution 1"),
+        ([finished("simplex_4")], "lies in no plane"),
+        ([line, "--beside", wider], "of shape (6,) but the network's is (8,); use weights of"),
+        ([line, "--beside", tmp_path], "can't be read as weights (No such file or directory)"),
+        ([tmp_path], f"{tmp_path} has no config.json"),
+        ([unfinished], "holds a run that is not finished; finish it"),
+        ([bare], "has no weights.npz; delete its metrics.json"),
+        ([other], "holds 2 networks but the run of config.json has 3"),
+    ):
+        assert plane.main(list(map(str, arguments))) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert sentence in said
+        assert not (arguments[0] / "landscape.json").exists()
+        assert not (arguments[0] / "report.html").exists()

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import sets
-from experiments.data.decode import is_lazy
 from experiments.data.labels import corrupt_labels
-from experiments.data.loader import TRAINING, Batches, Loader, Options
 from experiments.data.sets import Split
 
 CLASSES = ("n01", "n02", "n10")
@@ -141,26 +139,3 @@ def test_noise_reaches_the_labels_of_the_training_part_alone(kind, formats):
     assert (clean.train.labels != expected).sum() == round(0.4 * len(expected))
     for part in ("validation", "test"):
         assert_split(getattr(noisy, part), Split(*(x[:] for x in getattr(clean, part))))
-
-
-def test_what_is_streamed_is_what_is_indexed(formats):
-    one = formats["pictures"]
-    train, _, _ = sets.load_arrays(one.name, one.data_dir, one.image_size)
-    assert is_lazy(train.images)
-    order = np.random.default_rng(1).permutation(15).reshape(3, 5)
-    loader = Loader(Options(0, 1, 1, 0))
-    batches = Batches(*train, order, loader.rows(5), crop=False, seed=0, stream=TRAINING)
-    images, labels = (np.stack(x) for x in zip(*loader.stream(batches), strict=True))
-    np.testing.assert_array_equal(images, one.train.images[order])
-    np.testing.assert_array_equal(labels, one.train.labels[order])
-
-
-def test_an_npz_file_has_a_fingerprint_of_its_content(formats, tmp_path):
-    path = tmp_path / "copy.npz"
-    shutil.copy(formats["npz"].data_dir, path)
-    first = sets.fingerprint(str(path))
-    assert first == sets.fingerprint(formats["npz"].data_dir)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content + b"!")
-    assert sets.fingerprint(str(path)) != first

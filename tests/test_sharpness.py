@@ -43,33 +43,6 @@ def flat(params):
 
 
 @kinds
-def test_a_step_is_along_the_gradient_at_the_worst_point_nearby(adaptive):
-    optimizer = sam(optax.sgd(LR), RHO, adaptive=adaptive)
-    params = device(PARAMS)
-    after, _ = step(optimizer, params, optimizer.init(params))
-    w, a = flat(PARAMS), MATRIX.astype(np.float64)
-    expected = w - LR * a @ perturbed(w, a @ w, RHO, adaptive)
-    np.testing.assert_allclose(flat(after), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_asam_does_not_depend_on_the_scale_of_weights():
-    """Large weights, so that the 0.01 hardly counts: f(w / s) at s w is perturbed by s as much."""
-    params, scale = jnp.array([2.0, -3.0, 4.0]), jnp.array([1.0, 10.0, 100.0])
-    optimizer = sam(optax.sgd(1.0), 0.1, adaptive=True)
-
-    def perturbation(function, w):
-        # The second "gradient" is the difference that it sees.
-        updates, _ = optimizer.update(
-            jax.grad(function)(w), optimizer.init(w), w, grad_fn=lambda worst, i: worst - w
-        )
-        return -updates
-
-    function = lambda w: jnp.sum(jnp.cos(w))
-    scaled = perturbation(lambda w: function(w / scale), params * scale)
-    np.testing.assert_allclose(scaled, scale * perturbation(function, params), rtol=0.02)
-
-
-@kinds
 @pytest.mark.parametrize("make", [lambda: optax.sgd(0.1, momentum=0.9), lambda: optax.adam(0.1)])
 def test_a_radius_of_zero_is_the_optimizer_itself(make, adaptive):
     around, plain = sam(make(), 0.0, adaptive=adaptive), make()
@@ -84,43 +57,25 @@ def test_a_radius_of_zero_is_the_optimizer_itself(make, adaptive):
 
 
 @kinds
-def test_where_the_gradient_is_zero_nothing_moves(adaptive):
-    optimizer = sam(optax.sgd(LR), RHO, adaptive=adaptive)
-    params = jax.tree.map(jnp.zeros_like, device(PARAMS))
-    after, state = step(optimizer, params, optimizer.init(params))
-    chex.assert_trees_all_equal(after, params)
-    chex.assert_tree_all_finite(state)
-
-
-def test_the_radius_may_be_traced():
-    params = device(PARAMS)
-
-    @jax.jit
-    def move(rho):
-        optimizer = sam(optax.sgd(LR), rho)
-        return step(optimizer, params, optimizer.init(params))[0]
-
-    for rho in (0.0, RHO):
-        optimizer = sam(optax.sgd(LR), rho)
-        expected, _ = step(optimizer, params, optimizer.init(params))
-        chex.assert_trees_all_close(move(jnp.float32(rho)), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_low_precision_stays_so():
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), device(PARAMS))
-    optimizer = sam(optax.sgd(LR), jnp.float32(RHO), adaptive=True)
-    function = lambda p: loss(jax.tree.map(lambda x: x.astype(jnp.float32), p))
-    after, _ = step(optimizer, params, optimizer.init(params), function)
-    chex.assert_trees_all_equal_dtypes(after, params)
+def test_where_the_gradient_is_zero_nothing_moves_in_any_precision(adaptive):
+    optimizer = sam(optax.sgd(LR), jnp.float32(RHO), adaptive=adaptive)
+    params = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.bfloat16), PARAMS)
+    wide = lambda params: loss(jax.tree.map(lambda x: x.astype(jnp.float32), params))
+    after, _ = step(optimizer, params, optimizer.init(params), wide)
+    chex.assert_trees_all_equal(after, params, strict=True)
 
 
 @kinds
-def test_weight_decay_inside_acts_on_the_weights_and_not_on_the_perturbation(adaptive):
-    decay = 0.2
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_a_step_is_along_the_gradient_at_the_worst_point_and_decay_acts_on_weights(adaptive, decay):
     inner = optax.chain(optax.add_decayed_weights(decay), optax.sgd(LR))
-    optimizer = optax.chain(sam(inner, RHO, adaptive=adaptive), ema(0.5))
-    params = device(PARAMS)
-    after, state = step(optimizer, params, optimizer.init(params))
+
+    @jax.jit
+    def move(params, rho):
+        optimizer = optax.chain(sam(inner, rho, adaptive=adaptive), ema(0.5))
+        return step(optimizer, params, optimizer.init(params))
+
+    after, state = move(device(PARAMS), RHO)
     w, a = flat(PARAMS), MATRIX.astype(np.float64)
     expected = w - LR * (a @ perturbed(w, a @ w, RHO, adaptive) + decay * w)
     np.testing.assert_allclose(flat(after), expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Lines, curves and simplexes: their points, their random points, and the points of each layer."""
+"""Lines, curves and simplexes: their points, random points, points of each layer, and starts."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ from stacks import Block, device, network, normal
 
 from subspace_jax import bezier, layerwise, line, simplex
 from subspace_jax.subspaces import parent
+from subspace_jax.tree import num_stacked
 
 CURVES = {1: line(), 2: bezier(2), 3: bezier(3), 5: bezier(5)}
 SIMPLEXES = {1: simplex(1), 2: simplex(2), 4: simplex(4)}
@@ -74,18 +75,15 @@ def test_points_are_sums_of_endpoints_inside_and_outside():
 
 
 def test_corners_are_the_endpoints_exactly_in_every_dtype():
-    corners = [(line(), 0.0, 0), (line(), 1.0, 1), (bezier(2), 0, 0), (bezier(2), 1, 2)]
+    e = np.eye(3)
+    corners = [(bezier(2), 0, 0), (bezier(2), 1, 2), (simplex(3), e[1], 1)]
     for dtype in ("bfloat16", "float32", "float64"):
         endpoints = {"a": Block(normal(0, 3, 2), normal(1, 3)), "b": [1e30 * normal(2, 3, 2, 2)]}
         endpoints = jax.tree.map(lambda x, d=dtype: x.astype(jnp.dtype(d)), endpoints)
-        for subspace, coords, i in [
-            *corners,
-            (simplex(3), np.eye(3, dtype=np.float32)[1], 1),
-            (layerwise(simplex(3)), np.eye(3)[2], 2),
-        ]:
+        for subspace, coords, i in [*corners, (layerwise(simplex(3)), e[2], 2)]:
             stack = jax.tree.map(lambda x, s=subspace: x[: s.num_endpoints], endpoints)
             with jax.enable_x64(dtype == "float64"):
-                corner = subspace.point(device(stack), coords)
+                corner = subspace.point(device(stack), np.float32(coords))
             chex.assert_trees_all_equal(corner, network(endpoints, i), strict=True)
 
 
@@ -104,33 +102,13 @@ def test_endpoints_get_their_share_of_the_gradient():
         assert_close(found[0], jax.tree.map(lambda x, w=weights: np.multiply.outer(w, x), found[1]))
 
 
-def test_tangents_of_a_curve_at_its_ends_are_sides_of_its_polygon():
-    endpoints = jnp.asarray(normal(0, 6, 3))
-    ends = jax.jit(
-        lambda e, alpha: [
-            jax.jacobian(lambda a, s=s, d=d: s.point(e[: d + 1], a))(alpha)
-            for d, s in CURVES.items()
-        ]
-    )
-    for at, i in ((0.0, lambda d: 0), (1.0, lambda d: d - 1)):
-        sides = [d * (endpoints[i(d) + 1] - endpoints[i(d)]) for d in CURVES]
-        assert_close(ends(endpoints, at), sides)
-
-
-def test_constant_coordinates_may_be_captured_by_jit():
-    coords = jnp.array([0.25, 0.75])
-    point = jax.jit(lambda endpoints: simplex(2).point(endpoints, coords))
-    assert point(jnp.array([0.0, 4.0])) == 3
-
-
 def test_coordinates_may_be_a_tree_prefix():
     endpoints = small_network(0, 2)
     coords = {"conv": 0.25, "norm0": {"scale": 1.0, "bias": 0.0}, "norm1": 1.0}
-    norm0, norm1 = endpoints["norm0"], endpoints["norm1"]
-    expected = {
+    first, second = (network(endpoints, i) for i in range(2))
+    expected = second | {
         "conv": line().point(endpoints["conv"], 0.25),
-        "norm0": {"scale": norm0["scale"][1], "bias": norm0["bias"][0]},
-        "norm1": network(norm1, 1),
+        "norm0": second["norm0"] | {"bias": first["norm0"]["bias"]},
     }
     for subspace in (line(), layerwise(line())):
         chex.assert_trees_all_equal(subspace.point(endpoints, coords), expected)
@@ -141,13 +119,11 @@ def test_coordinates_may_be_a_tree_prefix():
 
 def test_random_points_are_uniform():
     """By the marginals (Kolmogorov and Smirnov, p = 0.001) and, of a simplex, the second moments."""
-    draws = jax.jit(lambda keys: [jax.vmap(s.draw)(keys) for s in (line(), bezier(3))])(KEYS)
-    for alphas in draws:
-        assert_uniform(alphas)
-    draws = jax.jit(lambda keys: {n: jax.vmap(s.draw)(keys) for n, s in SIMPLEXES.items()})(KEYS)
-    for n, weights in draws.items():
-        assert weights.shape == (NUM_DRAWS, n)
-        assert weights.min() >= 0
+    for curve in (line(), bezier(3)):
+        assert_uniform(jax.vmap(curve.draw)(KEYS))
+    for n, subspace in SIMPLEXES.items():
+        weights = jax.vmap(subspace.draw)(KEYS)
+        assert (weights.shape, bool(weights.min() >= 0)) == ((NUM_DRAWS, n), True)
         np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
         for weight in weights.T if n > 1 else []:
             assert_uniform(1 - (1 - weight) ** (n - 1))
@@ -176,22 +152,11 @@ def test_sample_is_the_point_at_sampled_coordinates():
         assert not np.array_equal(sample["conv"]["kernel"], other["conv"]["kernel"])
 
 
-def test_a_subspace_is_a_static_argument():
-    sample = chex.assert_max_traces(lambda s, key, e: s.sample(key, e), n=2)
-    sample = jax.jit(sample, static_argnums=0)
-    for seed in range(2):
-        for make in (line, lambda: layerwise(line())):
-            sample(make(), jax.random.key(seed), small_network(0, 2))
-
-
 def test_init_draws_the_endpoints_independently():
     init_fn = lambda key: {"w": jax.random.normal(key, (5,)), "b": jnp.zeros(2)}
     for subspace in SOME:
-        n = subspace.num_endpoints
-        endpoints = subspace.init(KEY, init_fn)
-        chex.assert_trees_all_equal_shapes(
-            endpoints, {"w": np.zeros((n, 5)), "b": np.zeros((n, 2))}
-        )
+        n, endpoints = subspace.num_endpoints, subspace.init(KEY, init_fn)
+        assert jax.tree.map(jnp.shape, endpoints) == {"w": (n, 5), "b": (n, 2)}
         assert len(np.unique(endpoints["w"])) == 5 * n
         assert_close(network(endpoints, 1), init_fn(jax.random.split(KEY, n)[1]))
 
@@ -201,10 +166,9 @@ def test_init_draws_the_endpoints_independently():
 
 def test_layers_draw_independently_and_like_their_subspace():
     for subspace in (line(), simplex(3)):
-        sample_coords = functools.partial(
-            layerwise(subspace).sample_coords, endpoints=small_network(0, subspace.num_endpoints)
-        )
-        coords = jax.jit(jax.vmap(sample_coords))(KEYS)
+        endpoints = small_network(0, subspace.num_endpoints)
+        sample_coords = jax.vmap(layerwise(subspace).sample_coords, (0, None))
+        coords = jax.jit(sample_coords)(KEYS, endpoints)
         for layer in coords.values():
             chex.assert_trees_all_equal(*layer.values())  # a layer's leaves share a point
         layers = np.stack([np.reshape(c["bias"], (NUM_DRAWS, -1))[:, 0] for c in coords.values()])
@@ -218,20 +182,16 @@ def test_layers_can_be_named():
     # Some libraries wrap every parameter, here in a field `kernel`: the layer is two levels up.
     leaf = lambda seed: {"value": normal(seed, 2, 2)}
     endpoints = {"a": Block(leaf(0), leaf(1)), "b": Block(leaf(2), leaf(3))}
+    assert layerwise(simplex(3)).sample_coords(KEY, jnp.zeros((3, 2))).shape == (3,)  # one array
     for layer_of, partition in [
         (lambda path: path[1].name, [[0, 2], [1, 3]]),
         (lambda path: path[:-2], [[0, 1], [2, 3]]),
-        (lambda path: "the only layer", [[0, 1, 2, 3]]),
     ]:
         coords = layerwise(line(), layer_of).sample_coords(KEY, endpoints)
         leaves = np.array(jax.tree.leaves(coords))
         values = [np.unique(leaves[members]) for members in partition]
         assert [len(v) for v in values] == [1] * len(partition)
         assert len(np.unique(leaves)) == len(partition)
-
-
-def test_a_single_array_is_one_layer():
-    assert layerwise(simplex(3)).sample_coords(KEY, jnp.zeros((3, 2))).shape == (3,)
 
 
 def test_equal_calls_return_one_object_however_they_are_written():
@@ -242,45 +202,55 @@ def test_equal_calls_return_one_object_however_they_are_written():
     assert simplex(3) is simplex(3) is not simplex(4)
 
 
-# Mistakes
-
-STACK = jnp.zeros((2, 4))
-FLAT = {"a": jnp.zeros((2, 3, 4)), "b": jnp.zeros((2, 4, 5))}
+# Endpoints that start from trained networks
 
 
-def sums_to(*coords):
-    return lambda: layerwise(simplex(2)).point({"a": STACK}, {"a": np.array(coords)})
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-REFUSED = {
-    "degree 0 has no ends; use a degree >= 1": lambda: bezier(0),
-    "simplex of 0 endpoints is empty; use at least 1": lambda: simplex(0),
-    "holds 3 networks but the subspace has 2 endpoints; .* `init`": (
-        lambda: layerwise(line()).sample(KEY, jnp.zeros((3, 4)))
-    ),
-    r"shape \[3\] but a point of this subspace of 2 .* has shape \[\];": (
-        lambda: line().point(STACK, np.zeros(3))
-    ),
-    r"shape \[\] but .* of 2 endpoints has shape \[2\];": (
-        lambda: simplex(2).point(STACK, np.float32(0.5))
-    ),
-    r"shape \[3\] but .* has shape \[2\]; use jax.vmap": (
-        lambda: simplex(2).point(STACK, np.ones(3) / 3)
-    ),
-    "Barycentric coordinates sum to 1.1 instead of 1; normalise them": sums_to(0.5, 0.6),
-    "sum to 0 instead": sums_to(0.0, 0.0),
-    "sum to nan instead": sums_to(np.nan, 1.0),
-    "All 2 kernels are in 1 layer": lambda: layerwise(line()).sample_coords(KEY, FLAT),
-}
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("n", "positions", "noise"),
+    [(1, (0,), 0.0), (2, (1,), 0.5), (3, (2, 0), 0.5), (3, (0, 2), 0.0), (3, (1, 2, 0), 0.5)],
+)
+def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, dtype):
+    one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}
+    networks = [one(i) | {"c": np.array([-0.0, np.inf])} for i in range(len(positions))]
+    networks = jax.tree.map(lambda x: jnp.asarray(x, dtype), networks)
+    endpoints = simplex(n).grow(networks, jax.random.key(0), noise=noise, positions=positions)
+    for position, given in zip(positions, networks, strict=True):
+        assert bits(network(endpoints, position)) == bits(given)
+    assert num_stacked(endpoints) == n
+    chex.assert_trees_all_equal_dtypes(network(endpoints, 0), networks[0])
 
 
-def test_bad_input():
-    for message, call in REFUSED.items():
-        with pytest.raises(ValueError, match=message):
-            call()
+def test_missing_endpoints_are_at_the_mean():
+    for count in (1, 2, 3):
+        networks = [{"w": normal(i, 4, 3), "b": normal(i + 9)} for i in range(count)]
+        endpoints = simplex(count + 2).grow(networks)
+        mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *networks)
+        for i in (count, count + 1):
+            assert_close(network(endpoints, i), mean)
 
 
-def test_barycentric_coordinates_may_be_normalised_in_float32():
+def test_noise_is_in_units_of_each_leaf():
+    base = {"small": 1e-3 * normal(0, 100, 100), "large": 10 * normal(1, 5000), "zero": np.zeros(3)}
+    base = jax.tree.map(np.float32, base)
+    endpoints = simplex(3).grow([base], jax.random.key(0), noise=0.1)
+    for name in ("small", "large"):
+        rms = np.sqrt(np.mean(base[name] ** 2))
+        first, second = (np.ravel(endpoints[name][i] - base[name]) for i in (1, 2))
+        np.testing.assert_allclose([first.std(), second.std()], 0.1 * rms, rtol=0.05)
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.06
+    assert not endpoints["zero"].any()
+    again = simplex(3).grow([base], jax.random.key(0), noise=0.1)
+    chex.assert_trees_all_equal(again, endpoints)
+
+
+def test_barycentric_coordinates_may_be_normalised_in_float32_and_captured_by_jit():
     for seed in range(20):
         coords = np.abs(normal(seed, 300))
-        simplex(300).point(jnp.zeros((300, 1)), coords / coords.sum())
+        coords = jnp.asarray(coords / coords.sum())
+        point = jax.jit(lambda endpoints, coords=coords: simplex(300).point(endpoints, coords))
+        np.testing.assert_allclose(point(jnp.ones((300, 1))), [1], rtol=1e-5)

@@ -6,10 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import SEEDS, Block, arbitrary, device, network, normal, stacks
+from stacks import SEEDS, arbitrary, device, network, normal, stacks
 
 from subspace_jax import tree
 
@@ -45,12 +44,6 @@ def test_sums_and_inner_products_are_those_of_float64(data, n, seed, dtype):
     np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-5, atol=1e-4)
 
 
-def test_weights_may_be_a_tree_prefix():
-    stack = {"a": Block(normal(0, 2, 3), normal(1, 2)), "b": normal(2, 2)}
-    mixed = tree.mix({"a": jnp.array([1.0, 0.0]), "b": jnp.array([0.0, 1.0])}, device(stack))
-    chex.assert_trees_all_equal(mixed, {"a": network(stack["a"], 0), "b": stack["b"][1]})
-
-
 def test_sums_run_in_the_wider_dtype_whatever_promotion_is_in_force():
     stack = jnp.full(2, 256, jnp.bfloat16)
     for promotion in ("strict", "standard"):
@@ -61,54 +54,3 @@ def test_sums_run_in_the_wider_dtype_whatever_promotion_is_in_force():
             assert tree.mix(jnp.array([257 / 256, -1]), stack) == 1
             both = {"a": jnp.ones((2, 3), jnp.bfloat16), "b": jnp.ones((2, 3), jnp.float32)}
             np.testing.assert_array_equal(tree.gram(both), np.full((2, 2), 6, "f"), strict=True)
-
-
-def test_mix_is_transformable():
-    stack, weights = {"a": jnp.asarray(normal(0, 2, 3))}, jnp.asarray(normal(1, 5, 2))
-    mapped = jax.jit(jax.vmap(tree.mix, in_axes=(0, None)))(weights, stack)
-    np.testing.assert_allclose(mapped["a"], weights @ stack["a"], rtol=1e-5)
-    total = lambda weights, stack: tree.mix(weights, stack)["a"].sum()
-    to_weights, to_stack = jax.jit(jax.grad(total, argnums=(0, 1)))(weights[0], stack)
-    np.testing.assert_allclose(to_weights, stack["a"].sum(1), rtol=1e-5)
-    np.testing.assert_allclose(to_stack["a"], np.tile(weights[0][:, None], (1, 3)), rtol=1e-5)
-
-
-A, B = np.zeros(2), np.zeros(3)
-ONE, HALF = jnp.ones(2), np.float32(0.5)
-NO_STACKS = (
-    ({}, "has 0 leaves; a stack of networks needs at least 1"),
-    ({"a": HALF}, r"Leaf \['a'\] is a scalar and has no endpoint axis"),
-    (HALF, r"Leaf \(the array itself\) is a scalar"),
-    (
-        {"a": A, "b": B},
-        r"endpoint axis: \['a'\] has 2 endpoints and \['b'\] has 3; stack",
-    ),
-)
-REFUSED = [
-    (tree.stack, [], "stack got 0 networks; give it at least 1"),
-    (tree.stack, [{"a": A}, {"a": A}, {"b": A}], r"Networks 0 and 2 .*: leaf \['a'\] is in one"),
-    (tree.stack, [[A], (A,)], "structure: their containers are others"),
-    (tree.stack, [{"a": A}, {"a": B}], r"shape of leaf \['a'\]: \[2\] and \[3\]; stack"),
-    *((tree.num_stacked, *bad) for bad in NO_STACKS),
-    *((tree.gram, *bad) for bad in NO_STACKS),
-    *((functools.partial(tree.mix, 1.0), *bad) for bad in NO_STACKS),
-    *(
-        (functools.partial(tree.mix, weights), {"a": np.zeros((2, 3), "f")}, message)
-        for weights, message in [
-            (np.ones(3, "f"), r"shape \[3\] do not fit leaf \['a'\] of a stack of 2 networks;"),
-            (HALF, r"shape \[\] do not fit leaf \['a'\] .* per network, shape \[2\]"),
-        ]
-    ),
-    (functools.partial(tree.mix, ONE), {"b": jnp.arange(2)}, r"Leaf \['b'\] has dtype int32 and"),
-    (
-        functools.partial(tree.mix, ONE),
-        {"b": jax.random.split(jax.random.key(0))},
-        r"Leaf \['b'\] has dtype key<fry> and can't be mixed; share",
-    ),
-]
-
-
-def test_bad_input():
-    for function, given_, message in REFUSED:
-        with pytest.raises((ValueError, TypeError), match=message):
-            function(given_)

@@ -1,14 +1,18 @@
-"""XLA's flags and the cache of compiled programs."""
+"""XLA's flags and the cache of compiled programs; huge pages for commands, and for nothing else."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from experiments.system import xla
+from experiments.system import launch, xla
 
 NAME = "--xla_cpu_experimental_ynn_fusion_type"
+TUNABLES = "GLIBC_TUNABLES"
+COMMANDS = ("cifar", "tiny_imagenet", "imagenet", "plane", "reproduce.__main__")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_flags_are_added_to_those_that_are_given():
@@ -18,21 +22,32 @@ def test_flags_are_added_to_those_that_are_given():
     assert xla.cpu_flags(given, "0.10.2") == given  # the user's stays as it is
     for version in ("0.9.2", "0.11.2", "0.12.0.1", "1.10.0"):  # an unknown flag ends the process
         assert xla.cpu_flags("", version) == ""
+    given = {TUNABLES: "glibc.malloc.hugetlb=0", "HOME": "/root"}
+    assert launch.environment(given) == given
 
 
 def test_other_processors_have_another_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     here = xla.cache_folder()
     assert here.is_relative_to(tmp_path)
-    monkeypatch.setattr(xla, "_processor", lambda: "another one")
+    monkeypatch.setattr(xla, "cpuinfo", lambda: ["model name: another one"])
     assert xla.cache_folder() != here
+
+
+def run(*arguments, without, **environment):
+    bare = {name: value for name, value in os.environ.items() if name != without}
+    command, environment = [sys.executable, *arguments], bare | environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("chosen", ["", "elsewhere", "off"])
 def test_a_command_keeps_what_it_compiled(chosen, tmp_path):
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    del environment["JAX_COMPILATION_CACHE_DIR"]
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     if chosen == "elsewhere":
         environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "elsewhere")
     if chosen == "off":
@@ -45,7 +60,34 @@ assert not xla_bridge._backends
 xla.configure()
 jax.jit(lambda x: x + 1)(1.0)
 """
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+    run("-c", code, without="JAX_COMPILATION_CACHE_DIR", **environment)
     ours, theirs = tmp_path / "cache" / "subspace_jax", tmp_path / "elsewhere"
     assert any(ours.rglob("*-cache")) == (chosen == "")
     assert (theirs.exists() and any(theirs.iterdir())) == (chosen == "elsewhere")
+
+
+def test_commands_start_anew_with_huge_pages_where_they_are_run_and_not_imported():
+    for name in COMMANDS:
+        file = ROOT / "experiments" / f"{name.replace('.', '/')}.py"
+        guarded = file.read_text().partition('if __name__ == "__main__":\n')[2]
+        assert guarded.startswith("    launch.with_huge_pages()\n"), file
+    names = ", ".join(f"experiments.{name}" for name in COMMANDS)
+    show = f"print(os.environ.get({TUNABLES!r}), 'jax' in sys.modules)"
+    code = f"import os, sys, benchmarks, {names}; {show}"
+    assert run("-c", code, without=TUNABLES) == "None False\n"
+
+
+def test_a_command_is_started_anew_once_with_its_arguments(tmp_path):
+    """The interpreter's own options and the command's survive; so does its number."""
+    tmp_path.joinpath("show.py").write_text(
+        "import os, sys\nfrom experiments.system import launch\n"
+        "print('begun', os.getpid(), flush=True)\nlaunch.with_huge_pages()\n"
+        f"print(os.getpid(), os.environ[{TUNABLES!r}], sys.flags.optimize, sys.argv[1:])\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    said = run("-O", "-m", "show", "a b", "--c=d", without=TUNABLES, PYTHONPATH=path)
+    *begun, last = said.splitlines()
+    pid = begun[0].removeprefix("begun ")
+    assert begun == [f"begun {pid}"] * (1 + (sys.platform == "linux"))
+    if sys.platform == "linux":
+        assert last == f"{pid} glibc.malloc.hugetlb=1 1 ['a b', '--c=d']"

@@ -51,6 +51,11 @@ def config(recipe: str = "line", **changes) -> ConfigDict:
     return tiny
 
 
+def get_config(recipe: str = "line") -> ConfigDict:
+    """Of commands with `--config=tests/tiny.py:RECIPE` on the data set as a file."""
+    return config(recipe, dataset="tiny")
+
+
 def run(recipe: str = "line", **changes) -> Run:
     return make_run(config(recipe, **changes), dataset())
 

@@ -1,7 +1,7 @@
 """Is all in order? Versions, devices, memory, data and a run's folder, with what mends each."""
 
 import argparse
-import importlib.util
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +19,6 @@ DESCRIPTION = """Says what is in order and what is not, a line for each, and wha
 Versions, devices, JAX's settings, memory and disks; whether the data are the published ones, pixel
 by pixel; of a run's folder, whether its checkpoints are intact and its numbers are those of its
 weights. Nothing is downloaded or changed. The exit code is 1 if something is a problem."""
-
-_COLOURS = {OK: "\033[32m", LOOK: "\033[33m", PROBLEM: "\033[31m"}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,69 +39,56 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_config(given: str):
-    """The config of FILE:KIND; of a suite that of its runs.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The config of FILE:KIND; of a suite that of its runs."""
     from experiments.system.errors import UserError
 
     file, _, kind = given.partition(":")
     if not Path(file).is_file():
-        raise UserError(
-            f"There is no config {file}; give --config experiments/configs/cifar10.py:line"
-        )
-    spec = importlib.util.spec_from_file_location("doctors_config", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*([kind] if kind else []))
+        raise UserError(f"There is no config {file}; give one of experiments/configs/")
+    config = runpy.run_path(file)["get_config"](*([kind] if kind else []))
     return config.run if "suite" in config else config
 
 
 def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]:
     """What is found, by a title for each group of checks, as it is found."""
-    yield "Versions", guarded(machine.versions)
-    yield "Devices", guarded(machine.devices)
-    yield "JAX's settings", guarded(machine.settings)
-    yield "Compiled programs", guarded(machine.cache)
-    yield "Processor", guarded(machine.cores)
-    yield "Memory", guarded(machine.memory)
+    for check in (machine.versions, machine.devices, machine.settings, machine.memory):
+        yield check.__name__.capitalize(), guarded(check)
     yield "Disk", guarded(machine.disk, options.workdir or ".")
     folder = Path(options.workdir).expanduser() if options.workdir else None
-    config, values = None, {}
-
-    def read() -> Iterator[Finding]:
-        nonlocal config, values
-        if folder is not None:
-            yield from runs.state(folder)
-        if folder is not None and runs.is_run(folder):
-            from experiments.runs import workdir
-
-            values = workdir.stored_config(folder)
-            values = values.get("run", values)
-        if options.config and "recipe" not in values:
-            config = load_config(options.config)
-            values = config.to_dict()
-            yield Finding(OK, f"{options.config} is a config.")
-
-    found = guarded(read)
-    if found:
-        yield "Config and workdir", found
-    name = options.dataset or values.get("dataset", "digits")
+    if folder is not None:
+        yield "Workdir", guarded(runs.state, folder)
+    found: list = []
+    if read := guarded(_config, options, folder, found):
+        yield "Config", read
+    config = found[0] if found else None
+    name = options.dataset or (config.dataset if config else "digits")
     data_dir = options.data_dir
-    if data_dir is None:
-        data_dir = values.get("data_dir", "")
-    found = guarded(data.place, name, data_dir)
-    yield f"Data: {name}", found
-    if options.quick or any(finding.level == PROBLEM for finding in found):
+    data_dir = data_dir if data_dir is not None else config.data_dir if config else ""
+    read = guarded(data.place, name, data_dir)
+    yield f"Data: {name}", read
+    if options.quick or any(finding.level == PROBLEM for finding in read):
         return
-    image_size = values.get("image_size", 224 * (name == "imagenet"))
-    yield f"Images: {name}", guarded(data.images, name, data_dir, image_size)
-    if config is not None:
+    image_size = config.get("image_size", 0) if config else 224 * (name == "imagenet")
+    yield f"Images: {name}", guarded(data.content, name, data_dir, image_size)
+    if config and "recipe" in config:
         config.dataset, config.data_dir = name, data_dir
-        yield "Run", guarded(runs.to_come, config)
-    elif "recipe" in values:
-        yield "Run", guarded(runs.there, folder, data_dir)
+        trained = folder if folder is not None and runs.is_run(folder) else None
+        yield "Run", guarded(runs.run, config, trained)
+
+
+def _config(options: argparse.Namespace, folder: Path | None, found: list) -> Iterator[Finding]:
+    """Puts the config of a run's or suite's folder into a list, or else that of the flag."""
+    if folder is not None and runs.is_run(folder):
+        from ml_collections import ConfigDict
+
+        from experiments.runs import finished, workdir
+
+        stored = workdir.stored_config(folder)
+        suite = stored.get("run")
+        found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
+    elif options.config:
+        found.append(load_config(options.config))
+        yield Finding(OK, f"{options.config} is a config.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,14 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(title)
         for finding in found:
             levels.append(finding.level)
-            line = str(finding)
-            if sys.stdout.isatty() and finding.level in _COLOURS:
-                coloured = f"{_COLOURS[finding.level]}{finding.level}\033[0m"
-                line = line.replace(finding.level, coloured, 1)
-            print(f"  {line}", flush=True)
-    problems, looks = levels.count(PROBLEM), levels.count(LOOK)
+            print(f"  {finding}", flush=True)
+    problems = levels.count(PROBLEM)
     said = "1 problem" if problems == 1 else f"{problems} problems"
-    print(f"\n{said}, {looks} to look at, {levels.count(OK)} in order.")
+    print(f"\n{said}, {levels.count(LOOK)} to look at, {levels.count(OK)} in order.")
     return int(problems > 0)
 
 

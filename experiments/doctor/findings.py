@@ -10,12 +10,7 @@ INSTALL = "python -m pip install -e '.[experiments]'"
 
 
 class Finding(NamedTuple):
-    """A level, what was found, and what to do about it.
-
-    Example:
-      >>> str(Finding(LOOK, "1 GB is free.", "Free some."))
-      'look     1 GB is free. -> Free some.'
-    """
+    """A level, what was found, and what to do about it."""
 
     level: str
     what: str
@@ -36,22 +31,21 @@ def guarded(check: Callable[..., Iterable[Finding]], *args) -> list[Finding]:
         text = " ".join(str(error).split())[:500]
         if type(error).__name__ == "UserError":  # a sentence that says the fix itself
             what, _, fix = text.partition("; ")
-            found.append(Finding(PROBLEM, what, fix))
         else:
             what = f"The check {check.__name__} failed: {type(error).__name__}: {text}"
             fix = "mend what it names, or report it as a bug of the doctor"
             fix = INSTALL if isinstance(error, ModuleNotFoundError) else fix
-            found.append(Finding(PROBLEM, what, fix))
+        found.append(Finding(PROBLEM, what, fix))
     return found
 
 
-def size(num_bytes: float) -> str:
-    """A number of bytes for people.
+def first(*rows: tuple) -> Finding:
+    """The finding of the first row whose condition holds: condition, level, what, and perhaps a fix."""
+    return next(Finding(*row) for holds, *row in rows if holds)
 
-    Example:
-      >>> size(3_200_000_000), size(1_500_000)
-      ('3.2 GB', '2 MB')
-    """
+
+def size(num_bytes: float) -> str:
+    """A number of bytes for people, such as 3.2 GB."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 

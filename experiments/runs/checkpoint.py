@@ -22,9 +22,6 @@ from experiments.system import hosts
 from experiments.system.errors import UserError
 from subspace_jax.tree import PyTree
 
-# Bytes of metadata beside a checkpoint's arrays, more than enough.
-_OVERHEAD = 1 << 18
-
 
 @functools.cache
 def _quiet_orbax() -> None:
@@ -37,10 +34,6 @@ def _quiet_orbax() -> None:
             previous(unraisable)
 
     sys.unraisablehook = hook
-
-
-class _OtherArrays(UserError):
-    """A checkpoint does not fit the run."""
 
 
 class Checkpoints:
@@ -64,17 +57,14 @@ class Checkpoints:
         return self._opened
 
     def save(self, step: int, state: PyTree, record: dict) -> None:
-        """Starts to write a checkpoint; the arrays are copied before it returns, so donate them.
+        """Starts to write a checkpoint, unless there is one of this step.
 
-        A step that is there already is not written again.
-
-        Raises:
-          UserError: the disk is full; earlier checkpoints are kept.
+        The arrays are copied before it returns, so that they can be donated. On a full disk it or a
+        later call says so, and earlier checkpoints are kept.
         """
         if step == self._manager.latest_step():
             return
         arrays = jax.tree.map(_copied, state)
-        self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(arrays)))
         record = record | {"sha256": _digest(arrays), "arrays": _shapes(arrays)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
@@ -84,29 +74,15 @@ class Checkpoints:
         self.last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
-        """The newest checkpoint that is intact, or `None` if there is none at all.
+        """The newest state that is intact, of the structure of `like`, and its record, if there is any.
 
-        A damaged one is named on standard error, moved out of the way and passed over.
-
-        Args:
-          like: a tree of arrays with the structure, shapes and dtypes of the state.
-
-        Raises:
-          UserError: there are checkpoints and none of them is intact, or one is of another network or
-            optimizer; then nothing is moved.
+        A damaged one is named on standard error, moved out of the way and passed over. If none is
+        intact, or one is of another network or optimizer, that is a sentence and nothing is moved.
         """
         if not self._folder.exists():
             return None
-        like = jax.tree.map(_target, like)
         damaged = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            reason = ""
-            try:
-                restored = self._restore(step, like)
-            except _OtherArrays:
-                raise
-            except Exception as error:  # whatever Orbax and its storage raise on damaged files
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+        for step, restored, reason in self._read(like):
             if hosts.any_of(bool(reason))[0]:
                 damaged[step] = reason or "another process can't read it"
                 continue
@@ -128,24 +104,34 @@ class Checkpoints:
         return None
 
     def examine(self, like: PyTree) -> dict[int, str]:
-        """Why each checkpoint can't be read, empty if it is intact; nothing is moved or written.
+        """Why each checkpoint can't be read, empty if it is intact; nothing is moved or written."""
+        return {step: reason for step, _, reason in self._read(like)}
 
-        Args:
-          like: as for `restore`.
-        """
+    def _read(self, like) -> Iterator[tuple[int, tuple[PyTree, dict] | None, str]]:
+        """Each step with its state and record, or with the reason why it can't be read."""
         like = jax.tree.map(_target, like)
-        found = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            restored, reason = None, ""
             try:
-                self._restore(step, like)
-                found[step] = ""
+                restored = self._restore(step, like)
+            except UserError:
+                raise
             except Exception as error:  # whatever Orbax and its storage raise on damaged files
-                found[step] = " ".join(str(error).split())[:200] or type(error).__name__
-        return found
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+            yield step, restored, reason
 
     def _restore(self, step, like):
         record = ocp.args.Composite(record=ocp.args.JsonRestore())
-        self._check_arrays(step, self._manager.restore(step, args=record).record, like)
+        there = self._manager.restore(step, args=record).record.get("arrays")
+        here = _shapes(like)
+        if there not in (None, here):  # an older one does not say
+            name = next(n for n in [*here, *there] if there.get(n) != here.get(n))
+            raise UserError(
+                f"Checkpoint {self._folder / str(step)} is of another network or optimizer ({name} is "
+                f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here); take the "
+                f"config that it was made with, move {self._folder} away, or start anew with "
+                "--overwrite."
+            )
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore()
         )
@@ -155,26 +141,11 @@ class Checkpoints:
             raise ValueError(f"SHA-256 is {digest}, not {restored.record['sha256']} as written")
         return jax.tree.map(jnp.asarray, restored.state), restored.record
 
-    def _check_arrays(self, step, record, like) -> None:
-        """Refuses a checkpoint that is whole, but not of this network and optimizer."""
-        there, here = record.get("arrays"), _shapes(like)
-        if there is None or there == here:  # an older one does not say
-            return
-        name = next(n for n in [*here, *there] if there.get(n) != here.get(n))
-        raise _OtherArrays(
-            f"Checkpoint {self._folder / str(step)} is of another network or optimizer ({name} is "
-            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here); take the "
-            f"config that it was made with, move {self._folder} away, or start anew with --overwrite."
-        )
-
     def _put_aside(self, step) -> Path:
         self._manager.close()
         target = self._folder.with_name(f"{DAMAGED}{step}")
-        number = 1
-        while target.exists():
-            number += 1
-            target = self._folder.with_name(f"{DAMAGED}{step}_{number}")
         if hosts.is_first():
+            shutil.rmtree(target, ignore_errors=True)
             os.rename(self._folder / str(step), target)
         hosts.any_of(False)  # not before it is done
         self._opened = None
@@ -186,16 +157,6 @@ class Checkpoints:
             with self._explained(self._opened.latest_step()):
                 self._opened.close()
             self._opened = None
-
-    def _check_space(self, step, num_bytes) -> None:
-        """Refuses before anything is written, so that nothing is half-written."""
-        free, needed = shutil.disk_usage(self._folder).free, num_bytes + _OVERHEAD
-        if hosts.any_of(free < needed)[0]:
-            raise UserError(
-                f"The disk is full: checkpoint {step} needs {needed:,} bytes and {self._folder} has "
-                f"{free:,} left; free space and run the same command again, it resumes from the last "
-                "checkpoint, which is kept."
-            )
 
     def _explained(self, step):
         return full_disk(f"checkpoint {step} could not be written to {self._folder}")
@@ -223,17 +184,11 @@ def _target(leaf):
 
 @contextlib.contextmanager
 def full_disk(what: str) -> Iterator[None]:
-    """Turns the many forms of "no space left on device" in its body into a sentence.
-
-    Raises:
-      UserError: the disk is full; it says `what` was the matter, and that the last checkpoint is kept.
-    """
+    """Turns the many forms of "no space left on device" into a sentence that begins with `what`."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if not _is_full_disk(error):
+        if isinstance(error, UserError) or not _is_full_disk(error):
             raise
         raise UserError(
             f"The disk is full: {what}; free space and run the same command again, it resumes from the "

@@ -1,7 +1,6 @@
 """A run that is finished, opened again from its folder: config, data, networks, results."""
 
 import importlib
-import json
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,8 @@ from experiments.data import sets
 from experiments.evaluation import predict
 from experiments.evaluation.points import layout
 from experiments.runs import workdir
-from experiments.system import cli
 from experiments.system.errors import UserError
+from experiments.system.values import flatten
 from experiments.training import weights
 from experiments.training.run import Run, make_run, one_network
 
@@ -28,13 +27,8 @@ _OWN = ("digits", "cifar10", "cifar100", *_COMMANDS)  # with a file in configs/
 class FinishedRun(NamedTuple):
     """What a finished run's folder holds, and what its config stands for.
 
-    Attributes:
-      config: as the run had it.
-      metrics: its results.
-      dataset: what it trained on; training labels are the true ones.
-      run: that trained it, on one device.
-      settings: with which it was evaluated.
-      stack: the networks that were evaluated, leaves `[n, ...]` (see `Method.trained`).
+    Training labels of `dataset` are the true ones, `run` is of one device, and `stack` has the networks
+    that were evaluated, leaves `[n, ...]` (see `Method.trained`).
     """
 
     config: ConfigDict
@@ -46,16 +40,7 @@ class FinishedRun(NamedTuple):
 
 
 def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
-    """Opens the folder of a finished run; nothing in it is changed.
-
-    Args:
-      folder: `--workdir` of the run.
-      data_dir: where its data are now, if they were moved.
-
-    Raises:
-      UserError: it holds no finished run, or its data or weights are not there or not those of its
-        config.
-    """
+    """Opens the folder of a finished run, whose data may be in `data_dir` now; nothing is changed."""
     check_folder(folder)
     stored = workdir.stored_config(folder)
     if "recipe" not in stored:
@@ -73,7 +58,12 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
         )
     config = config_of(folder)
     config.data_dir = data_dir or config.data_dir
-    _check_data(folder, config, workdir.data_sha256(folder))
+    there, here = workdir.data_sha256(folder), sets.fingerprint(config.data_dir)
+    if there and here and there != here:
+        raise UserError(
+            f"{config.data_dir} is not the file that {folder} was trained on (SHA-256 {there[:12]} "
+            f"there, {here[:12]} here); give that one with --data_dir."
+        )
     path = folder / workdir.WEIGHTS
     if not path.exists():
         raise UserError(
@@ -95,11 +85,7 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses what is not the folder of a single run, finished or not.
-
-    Raises:
-      UserError: what it is instead.
-    """
+    """Refuses what is not the folder of a single run, finished or not."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the --workdir of a finished run.")
     if (folder / workdir.RUNS).is_dir():
@@ -114,15 +100,6 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def _check_data(folder: Path, config: ConfigDict, there: str) -> None:
-    here = sets.fingerprint(config.data_dir)
-    if there and here and there != here:
-        raise UserError(
-            f"{config.data_dir} is not the file that {folder} was trained on (SHA-256 {there[:12]} "
-            f"there, {here[:12]} here); give that one with --data_dir."
-        )
-
-
 def config_of(folder: Path) -> ConfigDict:
     """The config of a single run's folder, with today's values for what came after it."""
     stored = workdir.stored_config(folder)
@@ -132,12 +109,7 @@ def config_of(folder: Path) -> ConfigDict:
 
 
 def alone(config: ConfigDict, path: Path) -> ConfigDict:
-    """The run without what it needed only to be trained, which may be gone by now.
-
-    Args:
-      config: of the run.
-      path: of its networks.
-    """
+    """The run of the networks in `path` without what only its training needed, which may be gone."""
     alone = config.copy_and_resolve_references()
     alone.mesh = ""
     alone.label_noise.update({"rate": 0.0, "mode": "uniform_wrong", "file": ""})
@@ -148,25 +120,18 @@ def alone(config: ConfigDict, path: Path) -> ConfigDict:
 
 
 def command_of(folder: Path) -> str:
-    """The command that trains, resumes or finishes the run of a folder.
-
-    Raises:
-      UserError: its config can't be read.
-    """
+    """The command that trains, resumes or finishes the run of a folder."""
     config = workdir.stored_config(folder)
     name, recipe = config.get("dataset"), config.get("recipe", "line")
     command = name if name in _COMMANDS else "cifar"
     file = name if name in _OWN else "cifar10"
-    usual = importlib.import_module(f"experiments.configs.{file}").get_config(recipe).to_dict()
-    usual = dict(cli.flatten(json.loads(json.dumps(usual))))
+    usual = importlib.import_module(f"experiments.configs.{file}").get_config(recipe)
+    usual = dict(flatten(usual.to_dict()))
     changed = [
         f"--{key}={tuple(value) if isinstance(value, list) else value}"
-        for key, value in cli.flatten(config)
+        for key, value in flatten(config)
         if key in usual and usual[key] != value
     ]
-    words = [
-        *("python", "-m", f"experiments.{command}"),
-        *("--config", f"experiments/configs/{file}.py:{recipe}", "--workdir", str(folder)),
-        *changed,
-    ]
-    return shlex.join(words)
+    words = ["python", "-m", f"experiments.{command}"]
+    words += ["--config", f"experiments/configs/{file}.py:{recipe}", "--workdir", str(folder)]
+    return shlex.join([*words, *changed])

@@ -13,15 +13,7 @@ _KEPT_BYTES = 3 << 30
 
 
 class Inputs:
-    """The data of the runs of one command, which may be threads.
-
-    Example:
-      >>> from experiments.configs.digits import get_config
-      >>> inputs = Inputs()
-      >>> one, two = (inputs.dataset(get_config("line")) for _ in range(2))
-      >>> one.train.images is two.train.images
-      True
-    """
+    """The data of the runs of one command, which may be threads."""
 
     def __init__(self):
         self._lock = threading.RLock()

@@ -58,31 +58,14 @@ def execute(
     at_once: int = 1,
     begin: float | None = None,
 ) -> dict:
-    """Trains what is left to train, evaluates, and records; twice the same as once.
+    """Trains what is left to train, evaluates, and records what it returns; twice the same as once.
 
-    Args:
-      folder: of the run, for which this process holds a lock.
-      config: of the run.
-      data: of the config. If its test split is empty the run is evaluated on validation images and
-        keeps no networks.
-      shifted: images of the config that are no test images.
-      stop: whether the run is to be saved and given up.
-      module: the command's, for the record.
-      advance: called with the share of the work that is newly done; what it raises is passed on.
-      overwrite: whether to delete what the folder holds.
-      in_suite: of a suite's run, which has neither progress bars nor logs, and no checkpoints when it
-        is done; `None` for a run by itself.
-      slot: of a run of a group, its place there (see `make_run`).
-      at_once: how many runs were trained as one with this one, for the record.
-      begin: when the command began, by `time.perf_counter()`.
-
-    Returns:
-      What `metrics.json` in the folder holds.
-
-    Raises:
-      UserError: a config or data that a run can't have, another run in the folder, or a full disk.
-      NonFiniteLoss: training diverged, now or before.
-      Interrupted: `stop` said so.
+    This process holds a lock for the folder. If the test split of the data is empty the run is
+    evaluated on validation images and keeps no networks. A run of a suite (`in_suite`) has neither
+    progress bars nor logs, and no checkpoints when it is done; `slot` is its place in a group of
+    `at_once` runs that were trained as one. `begin` is when the command began, by
+    `time.perf_counter()`. A run that diverged, now or before, raises `NonFiniteLoss`; one that is to
+    `stop` is saved and raises `Interrupted`.
     """
     if not overwrite:
         workdir.check(str(folder), config, overwrite, in_suite)
@@ -184,8 +167,10 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
                     save(checkpoints, run, state, history, look)
                     agreement = hosts.Agreement()  # what was due before is done
                 if stopping:
-                    waits = True
-                    raise Interrupted(_stopped_sentence(folder, history.num_steps, run))
+                    raise Interrupted(
+                        f"Stopped at step {history.num_steps} of {total}; everything is saved in "
+                        f"{folder}: run the same command again to go on."
+                    )
                 advance(TRAINING * (history.num_steps - seen) / total)
                 seen = history.num_steps
             check_finite(run, state)
@@ -193,7 +178,7 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
                 save(checkpoints, run, state, history, look)
             advance(TRAINING * (total - seen) / max(total, 1))
             waits = True
-        except NonFiniteLoss:  # which all of them see
+        except (Interrupted, NonFiniteLoss):  # which all of them see
             waits = True
             raise
         finally:
@@ -241,40 +226,31 @@ def data_record(dataset: sets.Dataset, run: Run) -> dict:
 
 
 def step_report(run: Run, state: ss.TrainState) -> MemoryReport | None:
-    """What the training needs on each device, said before its first step; `None` on a CPU alone.
-
-    Raises:
-      UserError: the device has less.
-    """
+    """What the training needs on each device, said before its first step; `None` on a CPU alone."""
     if model.on_cpu() and run.program.model.mesh is None:
         return None
     report = memory_report(steps.compiled_call(run, state), state)
-    if report is None:
-        return None
-    if not report.fits:
+    if report is not None and not report.fits:
         raise UserError(report.sentence())
-    if hosts.is_first():
+    if report is not None and hosts.is_first():
         print(report.sentence(), file=sys.stderr)
     return report
 
 
 def _with_bar(states, run, step, history) -> Iterator:
     """States of training, with a progress bar that shows the time left."""
-    total = run.program.num_steps
-    shown = {"disable": not hosts.is_first(), "mininterval": 0.5}
-    with tqdm.tqdm(total=total, initial=step, unit="step", desc="train", **shown) as bar:
+    with _bar(total=run.program.num_steps, initial=step, unit="step", desc="train") as bar:
         for latest in states:
             bar.update(history.num_steps - bar.n)
-            if history.epochs:
-                last = history.epochs[-1]
-                bar.set_postfix(
-                    epoch=last["epoch"],
-                    loss=f"{last['loss']:.3f}",
-                    accuracy=f"{last['accuracy']:.3f}",
-                    refresh=False,
-                )
+            for last in history.epochs[-1:]:
+                shown = {name: f"{last[name]:.3f}" for name in ("loss", "accuracy")}
+                bar.set_postfix(epoch=last["epoch"], **shown, refresh=False)
             yield latest
         bar.update(history.num_steps - bar.n)
+
+
+def _bar(*batches, shown: bool = True, **more) -> tqdm.tqdm:
+    return tqdm.tqdm(*batches, disable=not (shown and hosts.is_first()), mininterval=0.5, **more)
 
 
 def restore(checkpoints, run: Run, state, history: History, look: Oracle) -> ss.TrainState:
@@ -295,20 +271,12 @@ def save(checkpoints, run: Run, state, history: History, look: Oracle) -> None:
     checkpoints.save(int(state.step), state, record)
 
 
-def _stopped_sentence(folder, step, run) -> str:
-    return (
-        f"Stopped at step {step} of {run.program.num_steps}; everything is saved in {folder}: run "
-        "the same command again to go on."
-    )
-
-
 def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict.Wrap:
     """Passes batches of the evaluation through, and raises `Interrupted` when it is to stop."""
-    shown = {"disable": not (bars and hosts.is_first()), "mininterval": 0.5}
 
     def wrap(batches: Iterable, what: str) -> Iterator:
         agreement = hosts.Agreement()
-        for batch in tqdm.tqdm(batches, unit="batch", desc=what, **shown):
+        for batch in _bar(batches, shown=bars, unit="batch", desc=what):
             if agreement.any(stop())[0]:
                 raise Interrupted(
                     f"Stopped during the evaluation; what is trained is saved in {folder}: run the "
@@ -322,14 +290,7 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
 def command(
     module: str, description: str, default_config: str, argv: list[str] | None = None
 ) -> int:
-    """Runs a command that trains one run, in one process or several; returns its exit code.
-
-    Args:
-      module: of the command.
-      description: the first part of its help text.
-      default_config: file of the config, with the recipe after a colon.
-      argv: without the program's name; `sys.argv[1:]` by default.
-    """
+    """Runs a command that trains one run, in one process or several; returns its exit code."""
     run = functools.partial(
         cli.run,
         functools.partial(main, module=module),
@@ -344,17 +305,7 @@ def command(
 
 
 def main(options: SimpleNamespace, module: str) -> None:
-    """Trains, evaluates and reports one run.
-
-    Args:
-      options: `config`, `workdir`, `overwrite` and those of `hosts.define`, as `cli.run` gives
-        them.
-      module: the command's module, for the record.
-
-    Raises:
-      UserError: a config, data or workdir that a run can't have, divergence, a full disk, another
-        run's process in the workdir, or processes of this one that are lost.
-    """
+    """Trains, evaluates and reports the run of the options that `cli.run` gives."""
     begin = time.perf_counter()
     hosts.join(options)
     try:

@@ -13,7 +13,7 @@ from experiments.runs.finished import FinishedRun
 from experiments.system import files, lock
 from experiments.system.errors import UserError
 from experiments.training import weights
-from experiments.training.run import Run
+from experiments.training.run import Run, one_network
 
 # The stream of a run's randomness that landscapes take.
 STREAM = 5
@@ -27,14 +27,9 @@ def plane_of(
     resolution: int,
     wrap: predict.Wrap,
 ) -> dict:
-    """The record of the plane through a run's networks; see `landscape.slice_record`.
+    """The record of the plane through `stacks`: the networks of a run and, for a line, one more.
 
-    Args:
-      run, settings: of the networks.
-      data: whose test split is predicted.
-      stacks: of the run and, for a line, of one more network.
-      resolution: points along each axis.
-      wrap: what the batches pass through.
+    It has `resolution` points along each axis; see `landscape.slice_record`.
     """
     single = predict.Single(run.program.model, settings.recalibration_augment)
     return landscape.slice_record(
@@ -56,27 +51,18 @@ def draw(
 ) -> None:
     """Looks at the networks of a finished run, and publishes what it sees with the run's results.
 
-    Args:
-      folder: of the run.
-      resolution: points along each axis of the plane.
-      beside: of another run of the same model, whose first network a line's plane goes through.
-      data_dir: where the run's data are now, if they were moved.
-
-    Raises:
-      UserError: a folder without a finished run, or networks that determine no plane.
+    A line's plane goes through the first network of another run of the same model, `beside`, too.
     """
     finished.check_folder(folder)  # before a lock's file is put into any folder
     with lock.hold(folder):
         work = finished.reopen(folder, data_dir)
-        other = None if beside is None else finished.reopen(beside, data_dir).stack
-        found = _slice(folder, work, resolution, other)
+        found = _slice(folder, work, resolution, beside)
         files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
         job.publish(folder, work.metrics)
 
 
-def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyTree | None) -> dict:
-    """The record of the plane; see `plane_of`."""
-    subspace = work.run.program.method.subspace
+def _slice(folder: Path, work: FinishedRun, resolution: int, beside: Path | None) -> dict:
+    subspace, there = work.run.program.method.subspace, ss.tree.num_stacked(work.stack)
     if subspace.num_endpoints == 2 and beside is None:
         raise UserError(
             f"{folder} has 2 endpoints, through which many planes go; give one more network with "
@@ -86,34 +72,13 @@ def _slice(folder: Path, work: FinishedRun, resolution: int, beside: ss.tree.PyT
         raise UserError(
             f"--beside is given but {folder} has {subspace.num_endpoints} endpoints; give it for a line."
         )
-    stacks = [work.stack]
-    _check_size(folder, work.stack, subspace)
-    if beside is not None:
-        shapes = [
-            {
-                jax.tree_util.keystr(path): x.shape[1:]
-                for path, x in jax.tree.leaves_with_path(stack)
-            }
-            for stack in (work.stack, beside)
-        ]
-        if shapes[0] != shapes[1]:
-            name = next(
-                n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)
-            )
-            raise UserError(
-                f"--beside is a run of another network than {folder} ({name} is "
-                f"{shapes[1].get(name, 'missing')} there and {shapes[0].get(name, 'missing')} here); "
-                "give a run of the same config.model."
-            )
-        stacks.append(jax.tree.map(lambda x: x[:1], beside))
-    return plane_of(work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar)
-
-
-def _check_size(folder: Path, stack: ss.tree.PyTree, subspace: ss.Subspace) -> None:
-    """Averages such as SWAG and snapshots keep other networks than endpoints."""
-    there = ss.tree.num_stacked(stack)
-    if there != subspace.num_endpoints:
+    if there != subspace.num_endpoints:  # of averages such as SWAG
         raise UserError(
             f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has "
             f"{subspace.num_endpoints} endpoints; draw a run that trains a subspace or one network."
         )
+    stacks = [work.stack]
+    if beside is not None:
+        other = weights.load(beside / workdir.WEIGHTS, one_network(work.run))
+        stacks.append(jax.tree.map(lambda x: x[:1], other))
+    return plane_of(work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar)

@@ -27,16 +27,13 @@ _OURS = (
 )
 # Where things are, how they are loaded, how often they are saved, how many run at once, on which
 # devices, and how many corrupt images would have stopped a run changes no result by more than rounding.
+_OF_A_RUN = (
+    *("data_dir", "checkpoint_seconds", "mesh", "max_corrupt"),
+    *("loader.num_workers", "loader.num_threads", "loader.prefetch"),
+)
 IRRELEVANT = (
-    *("config.data_dir", "config.checkpoint_seconds", "config.num_threads", "config.runs_at_once"),
-    *("config.mesh", "config.run.mesh"),
-    *("config.max_corrupt", "config.run.max_corrupt"),
-    *("config.run.data_dir", "config.run.checkpoint_seconds"),  # of a suite
-    *(
-        f"config.{run}loader.{name}"
-        for run in ("", "run.")
-        for name in ("num_workers", "num_threads", "prefetch")
-    ),
+    *("config.num_threads", "config.runs_at_once"),
+    *(f"config.{run}{name}" for run in ("", "run.") for name in _OF_A_RUN),
 )
 # A suite's run starts from networks of runs beside it, whose configs say which they are.
 IRRELEVANT_IN_A_SUITE = (*IRRELEVANT, "config.subspace.weights")
@@ -45,10 +42,8 @@ IRRELEVANT_IN_A_SUITE = (*IRRELEVANT, "config.subspace.weights")
 class InSuite(NamedTuple):
     """What a suite says of one of its runs.
 
-    Attributes:
-      given: what else than the config decides the result: digests of the runs whose networks it starts
-        from, and how a landscape is looked at.
-      needs: ids of those runs.
+    `needs` are ids of the runs whose networks it starts from. `given` is what else than the config
+    decides the result: digests of those runs, and how a landscape is looked at.
     """
 
     given: str
@@ -58,18 +53,7 @@ class InSuite(NamedTuple):
 def check(
     folder: str, config: ConfigDict, overwrite: bool, in_suite: InSuite | None = None
 ) -> Path:
-    """The folder, if a run of this config may use it; nothing is written or deleted yet.
-
-    Args:
-      folder: of the run.
-      config: of the run.
-      overwrite: whether another run in it is to be deleted.
-      in_suite: of a suite's run.
-
-    Raises:
-      UserError: it is a file, or holds a run of another config, of another .npz file, or files of
-        unknown origin.
-    """
+    """The folder, if a run of this config may use it; nothing is written or deleted yet."""
     path = Path(folder).expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {folder} is a file; name a folder.")

@@ -4,7 +4,6 @@ import argparse
 import difflib
 import errno
 import functools
-import itertools
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -25,6 +24,7 @@ from experiments.system.values import flatten
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _NONE: Mapping[str, tuple] = {}
+_KEY = re.compile(r"--?(?:no)?config\.([\w.]+)")
 
 
 def run(
@@ -38,28 +38,40 @@ def run(
     said: Callable[[str], str] = lambda name: "",
     removed: Mapping[str, tuple] = _NONE,
 ) -> int:
-    """Runs a command.
+    """Runs a command whose config comes from a file and flags; returns its exit code.
 
-    Args:
-      main: takes the options `config` (locked), `workdir`, `overwrite` and those of `define`.
-      argv: without the program's name; `sys.argv[1:]` by default.
-      description: the first part of the help text.
-      default_config: file of the config, with the kind after a colon.
-      default_workdir: `None` if one must be given.
-      define: defines more flags.
-      said: what a value of the config may be, by its name.
-      removed: names of values that are no more; what stands in a value's place is last.
-
-    Returns:
-      The exit code: 0, or 2 after a sentence on standard error if the user can mend the failure.
+    `main` takes the options `config` (locked), `workdir`, `overwrite` and those of `define`. What a
+    value of the config may be is `said` of its name; `removed` has the names of values that are no
+    more, with what stands in their place last.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    asked = [argument for argument in argv if argument in ("-h", "-help", "--help")]
 
     def command() -> None:
-        options = _parse(argv, description, default_config, default_workdir, define, said, removed)
-        if options is not None:
-            xla.configure()
-            main(options)
+        values = flags.FlagValues()
+        define(values)
+        own = ["workdir", "overwrite", *values]
+        flags.DEFINE_string(
+            "workdir",
+            default_workdir,
+            "Folder for the results; made if needed.",
+            flag_values=values,
+        )
+        flags.DEFINE_bool(
+            "overwrite", False, "Delete what the workdir holds, and start anew.", flag_values=values
+        )
+        rest = _parse(values, [a for a in argv if a not in asked], default_config, removed)
+        if asked:
+            print(_help(description, values, default_config, said), flush=True)
+            return
+        if rest:
+            raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
+        if not values.workdir:
+            raise UserError(
+                "--workdir is not given; name a folder for the results: --workdir runs/line."
+            )
+        xla.configure()
+        main(SimpleNamespace(config=values.config, **{name: values[name].value for name in own}))
 
     return exit_code(command)
 
@@ -83,6 +95,8 @@ def exit_code(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # a program such as `head` has read enough; Python flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -98,89 +112,89 @@ def fail(error: object) -> int:
     return 2
 
 
-def _parse(
-    argv, description, default_config, default_workdir, define, said, removed
-) -> SimpleNamespace | None:
-    values = flags.FlagValues()
-    define(values)
-    more = list(values)
-    flags.DEFINE_string(
-        "workdir", default_workdir, "Folder for the results; made if needed.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "overwrite", False, "Delete what the workdir holds, and start anew.", flag_values=values
-    )
-    if {"-h", "-help", "--help"} & set(argv):
-        argv, wants_help = [a for a in argv if a not in ("-h", "-help", "--help")], True
-    else:
-        wants_help = False
+def _parse(values: flags.FlagValues, argv, default_config, removed) -> list[str]:
+    """Sets the flags, the config's among them, and returns what is no flag."""
     try:
-        config_flags.DEFINE_config_file(
-            "config",
-            default_config,
-            "FILE:KIND; override any value with --config.NAME=VALUE.",
-            flag_values=values,
-            sys_argv=["", *argv],
-        )
+        _define_config(values, argv, default_config)
         rest = values(["", *argv])[1:]
-        config = values.config
-        config.lock()  # fails if the file couldn't be loaded
+        values.config.lock()  # fails if the file couldn't be loaded
+        return rest
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_key(argv, default_config, removed)) from error
     except (flags.Error, OSError, ValueError, TypeError, SyntaxError, ImportError) as error:
         raise _reason(error) from error
-    if wants_help:
-        _print(_help(description, values, config, default_config, said))
-        return None
-    if rest:
-        raise UserError(f"Unexpected argument {rest[0]!r}; flags look like --config.seed=1.")
-    if not values.workdir:
-        raise UserError(
-            "--workdir is not given; name a folder for the results: --workdir runs/line."
-        )
-    own = {name: values[name].value for name in ("workdir", "overwrite", *more)}
-    return SimpleNamespace(config=config, **own)
 
 
-def _help(
-    description: str,
-    values: flags.FlagValues,
-    config: ConfigDict,
-    default_config: str,
-    said: Callable[[str], str],
-) -> str:
+def _define_config(values: flags.FlagValues, argv: Sequence[str], default: str) -> None:
+    text = "FILE:KIND; override any value with --config.NAME=VALUE."
+    config_flags.DEFINE_config_file(
+        "config", default, text, flag_values=values, sys_argv=["", *argv]
+    )
+
+
+def _unknown_key(argv: Sequence[str], default_config: str, removed: Mapping[str, tuple]) -> str:
+    """Which key of the command line the config has not, and which one is meant or in its place."""
+    given = [(argument, _KEY.match(argument)) for argument in argv]
+    values, others = flags.FlagValues(), [argument for argument, key in given if not key]
+    _define_config(values, others, default_config)
+    values(["", *others], known_only=True)
+    known = [name.removeprefix("config.") for name, _ in flatten(values.config.to_dict())]
+    for name in (key[1] for _, key in given if key):
+        if any(f"{one}.".startswith(f"{name}.") for one in known):
+            continue
+        own = name.removeprefix("run.")
+        if own in removed:
+            return f"config.{name} is no more: {removed[own][-1]}."
+        leaf = name.rpartition(".")[2]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        close += [other for other in known if other.rpartition(".")[2] == leaf]
+        meant = f", did you mean --config.{close[0]}?" if close else ";"
+        return f"The config has no key {name!r}{meant} --help lists its keys."
+    return "The config has not all of the keys that are given; --help lists its keys."
+
+
+def _reason(error) -> UserError:
+    """The sentence of a failure to parse: of the first `UserError` below it, or its own first line."""
+    first, cause = None, error
+    while cause is not None:
+        first = cause if isinstance(cause, UserError) else first
+        cause = cause.__cause__ or cause.__context__
+    if first:
+        return first
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OSError | SyntaxError | ImportError):
+        return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")
+    return UserError(f"{lines[0]}; --help lists the flags.")
+
+
+def _help(description: str, values: flags.FlagValues, default_config: str, said) -> str:
     """The description, the flags, then every value of the config with what it is and may be."""
     width = min(shutil.get_terminal_size().columns, 100)
     wrap = functools.partial(
         textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False
     )
+    indent = " " * 6
     lines = [description, "", "Flags:"]
     for name in sorted(name for name in values if "." not in name):
         flag = values[name]
         shown = f"--[no]{name}" if flag.boolean else f"--{name}"
         value = default_config if name == "config" else flag.default
-        default = "" if value in (None, "", False) else f" (default: {_shown(value)})"
+        value = str(value or "").removeprefix(f"{os.getcwd()}{os.sep}")
+        default = value and f" (default: {value})"
         text = f"  {shown}: {' '.join(flag.help.split())}{default}"
-        lines += [wrap(text, subsequent_indent="      ")]
+        lines.append(wrap(text, subsequent_indent=indent))
     lines += ["", "The config's values, as flags, with what each may be in brackets:"]
-    order, previous = list(comments()), ("", "")
-    groups = list(dict.fromkeys(comment.group for comment in comments().values()))
-    found = {name: (value, comment_of(name)) for name, value in flatten(config.to_dict())}
-
-    def place(name: str) -> tuple:
-        comment = found[name][1]
-        return groups.index(comment.group), order.index(comment.of), name
-
-    for name in sorted(found, key=place):
-        value, comment = found[name]
-        if comment.group != previous[0]:
+    order, previous = list(comments()), None
+    found = [(comment_of(name), name, value) for name, value in flatten(values.config.to_dict())]
+    for comment, name, value in sorted(found, key=lambda row: (order.index(row[0].of), row[1])):
+        if previous is None or comment.group != previous.group:
             lines += ["", f"{comment.group}:", ""]
-        sentence = "" if (comment.group, comment.text) == previous else comment.text
+        sentence = "" if comment == previous else comment.text
         bounds = f"[{said(name)}]" if said(name) else ""
-        lines += [wrap(f"  --{name}={value!r}", subsequent_indent="      ")]
+        lines.append(wrap(f"  --{name}={value!r}", subsequent_indent=indent))
         if text := f"{sentence} {bounds}".strip():
-            lines += [wrap(text, initial_indent="      ", subsequent_indent="      ")]
-        previous = comment.group, comment.text
+            lines.append(wrap(text, initial_indent=indent, subsequent_indent=indent))
+        previous = comment
     return "\n".join(lines)
 
 
@@ -210,89 +224,18 @@ def comments() -> dict[str, Comment]:
                     own = group or next(c.group for n, c in found.items() if n.startswith(top))
                     found[value[1]] = Comment(own, " ".join(lines), value[1])
                 lines = []
-    return found
+    groups = list(dict.fromkeys(comment.group for comment in found.values()))
+    return dict(sorted(found.items(), key=lambda item: groups.index(item[1].group)))
 
 
 def comment_of(name: str) -> Comment:
-    """The comment of a value, or of the group of values that it is in.
-
-    Raises:
-      KeyError: there is none.
-    """
+    """The comment of a value, or of the group of values that it is in."""
     name = name.replace("config.run.", "config.")
     while name not in comments():
         name, dot, _ = name.rpartition(".")
         if not dot:
             raise KeyError(name)
     return comments()[name]
-
-
-def _print(text: str) -> None:
-    """Prints, also to a program such as `head` that reads a part of it."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what Python flushes last
-
-
-def _shown(default: object) -> str:
-    """A default, its path as it is from here."""
-    return str(default).removeprefix(f"{os.getcwd()}{os.sep}")
-
-
-def _unknown_key(argv: Sequence[str], default_config: str, removed: Mapping[str, tuple]) -> str:
-    """Which key of the command line the config has not, and which one is meant or in its place."""
-    own, pairs = [], itertools.pairwise([*argv, ""])
-    for argument, after in pairs:
-        if argument.startswith("--config="):
-            own.append(argument)
-        elif argument == "--config":
-            own.append(f"--config={after}")
-    known = [name.removeprefix("config.") for name, _ in flatten(_config(own, default_config))]
-    groups = {group for name in known for group in itertools.accumulate(name.split("."), _dotted)}
-    named = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in argv)
-    for name in (found[1] for found in named if found):
-        if name in groups:
-            continue
-        if name.removeprefix("run.") in removed:
-            return f"config.{name} is no more: {removed[name.removeprefix('run.')][-1]}."
-        leaf = name.rpartition(".")[2]
-        others = [*known, *(group for group in groups if not name.startswith(group))]
-        close = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
-        close += [other for other in known if other.rpartition(".")[2] == leaf]
-        meant = f", did you mean --config.{close[0]}?" if close else ";"
-        return f"The config has no key {name!r}{meant} --help lists its keys."
-    return "The config has not all of the keys that are given; --help lists its keys."
-
-
-def _dotted(group: str, name: str) -> str:
-    return f"{group}.{name}"
-
-
-def _config(argv: Sequence[str], default_config: str) -> dict[str, Any]:
-    """The config without the values of the command line."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", default_config, "", flag_values=values, sys_argv=["", *argv]
-    )
-    values(["", *argv])
-    return values.config.to_dict()
-
-
-def _reason(error) -> UserError:
-    """The sentence of a failure to parse: of the first `UserError` below it, or its own first line."""
-    first, cause = None, error
-    while cause is not None:
-        first = cause if isinstance(cause, UserError) else first
-        cause = cause.__cause__ or cause.__context__
-    if first:
-        return first
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, OSError | SyntaxError | ImportError):
-        return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")
-    return UserError(f"{lines[0]}; --help lists the flags.")
 
 
 class Stop:

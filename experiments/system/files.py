@@ -17,12 +17,7 @@ from experiments.system.errors import UserError
 
 @contextlib.contextmanager
 def open_npz(path: str | os.PathLike[str], what: str) -> Iterator[np.lib.npyio.NpzFile]:
-    """An .npz file of plain arrays, open for reading.
-
-    Raises:
-      UserError: the file is none, or an array that is read in the body can't be; it says that the path
-        can't be read as `what`.
-    """
+    """An .npz file of plain arrays, open for reading; a `UserError` says if it is none of `what`."""
     try:
         with open(path, "rb") as stream, np.load(stream) as file:
             yield file
@@ -48,11 +43,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
 
 def plain(value: Any, digits: int | None = None) -> Any:
-    """JSON values: arrays and tuples as lists, `None` for what is not finite.
-
-    Args:
-      value: nested dictionaries, lists and tuples of numbers, texts and NumPy arrays.
-      digits: significant digits that floats keep; all if there is no number.
+    """JSON values: arrays and tuples as lists, `None` for what is not finite, floats of some digits.
 
     Example:
       >>> plain({"a": (0.123456, float("nan")), "b": np.arange(2)}, digits=3)

@@ -1,7 +1,7 @@
 """Several processes that train one run, each with its own devices: how they meet and what they agree on.
 
-Each of them runs the same command and the same program, in step, and holds its part of the arrays. Files
-are written by the first one, but for checkpoints, of which each writes its part.
+Each of them runs the same command in step and holds its part of the arrays. Files are written by the
+first one, but for checkpoints, of which each writes its part.
 """
 
 import functools
@@ -34,56 +34,44 @@ DESCRIPTION = """Several processes, each with its own devices, train one run tog
 with --distributed (Slurm, Open MPI, TPU, Kubernetes), or each with --coordinator, --num_processes
 and --process_id. They share the workdir, which has to be on a file system that all of them see."""
 
+_KNOWN = "Slurm, Open MPI, TPU, Kubernetes"
+_FLAGS = (
+    (flags.DEFINE_bool, "distributed", False, f"Train in a cluster that JAX knows: {_KNOWN}."),
+    (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
+    (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
+    (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
+    (flags.DEFINE_integer, "connect_seconds", 300, "How long processes wait for each other."),
+)
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags by which processes meet."""
-    flags.DEFINE_bool(
-        "distributed",
-        False,
-        "Train with the other processes of a cluster that JAX knows: Slurm, Open MPI, TPU, Kubernetes.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0, elsewhere than there.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "num_processes", None, "Of --coordinator: how many train together.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "process_id", None, "Of --coordinator: which one this is, from 0.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "connect_seconds", 300, "How long processes wait for each other.", flag_values=values
-    )
+    for make, name, default, text in _FLAGS:
+        make(name, default, text, flag_values=values)
 
 
 def join(options: SimpleNamespace) -> None:
-    """Meets the other processes that the flags speak of, if they do; before anything else of JAX.
-
-    Raises:
-      UserError: flags that contradict each other, no cluster, or processes that do not come.
-    """
-    by_hand = (options.coordinator, options.num_processes, options.process_id)
-    if not options.distributed and by_hand == (None, None, None):
+    """Meets the other processes that the flags speak of, if they do; before anything else of JAX."""
+    address, count, index = options.coordinator, options.num_processes, options.process_id
+    given = [value is not None for value in (address, count, index)]
+    if not options.distributed and not any(given):
         return
-    if options.distributed and by_hand != (None, None, None):
-        raise UserError(
-            "--distributed asks the cluster for what --coordinator, --num_processes and --process_id "
-            "say; give one or the other."
-        )
     if options.connect_seconds < 1:
         raise UserError(f"--connect_seconds is {options.connect_seconds}; use at least 1.")
     if options.distributed:
+        if any(given):
+            raise UserError(
+                "--distributed asks the cluster for what --coordinator, --num_processes and "
+                "--process_id say; give one or the other."
+            )
         _initialize("the cluster's coordinator", options.connect_seconds)
         return
-    address, count, index = by_hand
-    if None in by_hand:
+    if not all(given):
         raise UserError(
             f"--coordinator is {address}, --num_processes {count} and --process_id {index}; give all "
             "three, or --distributed."
         )
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not re.fullmatch(r".+:\d+", address):
         raise UserError(f"--coordinator is {address!r}; give HOST:PORT.")
     if not 0 <= index < count:
         raise UserError(
@@ -93,7 +81,7 @@ def join(options: SimpleNamespace) -> None:
     _initialize(address, options.connect_seconds, **where)
 
 
-# JAX ends a process at once when another one is gone; what is left to speak is this.
+# JAX ends a process at once when another one is gone, so that another program has to say why.
 _WATCHER = """
 import signal, sys
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,14 +94,9 @@ if not sys.stdin.buffer.read():
 _watcher: subprocess.Popen | None = None
 
 
-def _watch() -> None:
-    global _watcher
-    which = f"{jax.process_index()} of {jax.process_count()}"
-    command = [sys.executable, "-c", _WATCHER, which]
-    _watcher = subprocess.Popen(command, stdin=subprocess.PIPE)
-
-
 def _initialize(name: str, seconds: int, **settings) -> None:
+    global _watcher
+
     def nobody():
         cli.fail(
             f"Not all processes met at {name} within {seconds} seconds; start all of them, see that "
@@ -136,13 +119,17 @@ def _initialize(name: str, seconds: int, **settings) -> None:
             f"No cluster is found ({error}); give --coordinator, --num_processes and --process_id."
         ) from error
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"The processes could not meet at {name} ({reason}); use another address or port."
+            f"The processes could not meet at {name} ({_short(error)}); use another address or port."
         ) from error
     finally:
         alarm.cancel()
-    _watch()
+    which = f"{jax.process_index()} of {jax.process_count()}"
+    _watcher = subprocess.Popen([sys.executable, "-c", _WATCHER, which], stdin=subprocess.PIPE)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def finish(command: Callable[[], int]) -> int:
@@ -153,21 +140,17 @@ def finish(command: Callable[[], int]) -> int:
     try:
         code = command()
     except BaseException:
-        if not _are_several():
+        if _watcher is None:
             raise
         traceback.print_exc()
         code = 1
     if _watcher is not None:
         _watcher.communicate(b"ended by itself")
-    if code and _are_several():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        if code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return code
-
-
-def _are_several() -> bool:
-    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -181,34 +164,15 @@ def lost_another(error: Exception) -> UserError | None:
     of_device = isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error))
     if jax.process_count() == 1 or not of_device or "RESOURCE_EXHAUSTED" in str(error):
         return None
-    reason = " ".join(str(error).split())[:160]
     return UserError(
         f"Process {jax.process_index()} of {jax.process_count()} stops, since another one has stopped "
-        f"({reason}); run the same command everywhere again, and training goes on from the last "
-        "checkpoint."
+        f"({_short(error)}); run the same command everywhere again, and training goes on from the "
+        "last checkpoint."
     )
-
-
-@functools.cache  # it is called between training calls
-def _any() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
-    """Where rows of flags lie, one on a device of every process, and whether any row raises each."""
-    firsts = {device.process_index: device for device in reversed(jax.devices())}
-    devices = np.array([firsts[index] for index in sorted(firsts)])
-    mesh = Mesh(devices, ("process",), axis_types=(AxisType.Auto,))
-    over = jax.jit(
-        lambda rows: rows.any(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
-    )
-    return NamedSharding(mesh, PartitionSpec("process")), over
 
 
 class Agreement:
-    """Flags of which every process learns whether any one raised them, without waiting for it.
-
-    Example:
-      >>> agreement = Agreement()
-      >>> agreement.any(True, False)
-      (True, False)
-    """
+    """Flags of which every process learns whether any one raised them, without waiting for it."""
 
     def __init__(self):
         self._pending = None
@@ -222,9 +186,19 @@ class Agreement:
         if jax.process_count() == 1:
             return raised
         where, over = _any()
-        rows = jax.make_array_from_process_local_data(where, np.array([raised], bool))
+        rows = np.array([raised] * jax.local_device_count(), bool)
+        rows = jax.make_array_from_process_local_data(where, rows)
         previous, self._pending = self._pending, over(rows)
         return (False,) * len(raised) if previous is None else tuple(np.asarray(previous).tolist())
+
+
+@functools.cache  # it is called between training calls
+def _any() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """Where rows of flags lie, one on each device, and whether any row raises each."""
+    mesh = Mesh(np.array(jax.devices()), ("device",), axis_types=(AxisType.Auto,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    over = jax.jit(lambda rows: rows.any(axis=0), out_shardings=everywhere)
+    return NamedSharding(mesh, PartitionSpec("device")), over
 
 
 def any_of(*raised: bool) -> tuple[bool, ...]:
@@ -258,9 +232,7 @@ def _fetched(leaf) -> np.ndarray:
 
 def local(tree: PyTree) -> PyTree:
     """Arrays that each process has for itself, on a device of its own."""
-    if jax.process_count() == 1:
-        return tree
-    return jax.tree.map(jnp.asarray, fetch(tree))
+    return tree if jax.process_count() == 1 else jax.tree.map(jnp.asarray, fetch(tree))
 
 
 def put(array: np.ndarray, where: NamedSharding | None) -> jax.Array:

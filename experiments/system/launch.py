@@ -14,12 +14,7 @@ _TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """An environment whose processes use huge pages, unless it says something about them already.
-
-    Example:
-      >>> environment({"GLIBC_TUNABLES": "glibc.malloc.check=1"})
-      {'GLIBC_TUNABLES': 'glibc.malloc.check=1:glibc.malloc.hugetlb=1'}
-    """
+    """An environment whose processes use huge pages, unless it says something about them already."""
     tunables = given.get(_TUNABLES, "")
     if _HUGE_PAGES not in tunables:
         tunables = f"{tunables}:{_HUGE_PAGES}=1".lstrip(":")
@@ -27,10 +22,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_huge_pages() -> None:
-    """Starts this process anew in such an environment, on Linux; it keeps its number.
-
-    A command calls it first of all, where it is run and not imported, and imports JAX afterwards.
-    """
+    """Starts this process anew in such an environment, on Linux, before JAX is imported."""
     wanted = environment(os.environ)
     if sys.platform == "linux" and wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 import subspace_jax
+from experiments.system import xla
 
 # What is kept of every run of a suite, whose runs may come from several machines.
 _OF_A_RUN = ("commit", "versions", "device", "cpu", "precision", "xla_flags", "date", "data_sha256")
@@ -20,12 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def provenance(module: str, precision: str = "float32") -> dict:
-    """What can be known before the work; add seeds and times after it.
-
-    Args:
-      module: the command's module, as in `python -m MODULE`.
-      precision: of activations; parameters are float32.
-    """
+    """What can be known before the work of `python -m MODULE`; add seeds and times after it."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "commit": _commit(),
@@ -63,9 +59,7 @@ def _commit() -> str:
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    names = [
+        line.split(":", 1)[1].strip() for line in xla.cpuinfo() if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -18,10 +18,10 @@ _CPU_FLAGS = {"0.10": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_RE
 
 
 def configure() -> None:
-    """Sets XLA's flags and the folder of compiled programs, unless the user has set them.
+    """Sets XLA's flags and the folder of compiled programs before anything is computed.
 
-    Call it before anything is computed. What the user says wins: a flag of the same name in
-    `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`.
+    What the user says wins: a flag of the same name in `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR`,
+    `JAX_ENABLE_COMPILATION_CACHE=false`.
     """
     flags = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if flags:
@@ -31,12 +31,7 @@ def configure() -> None:
 
 
 def cpu_flags(given: str, version: str) -> str:
-    """`XLA_FLAGS` for a version of jaxlib, those that are given included.
-
-    Example:
-      >>> cpu_flags("--xla_dump_to=here", "0.12.0")
-      '--xla_dump_to=here'
-    """
+    """`XLA_FLAGS` for a version of jaxlib, those that are given included."""
     value = _CPU_FLAGS.get(".".join(version.split(".")[:2]))
     if value is None or _CPU_FLAG in given:
         return given
@@ -50,15 +45,14 @@ def cache_folder() -> pathlib.Path:
     shared by machines.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    return pathlib.Path(home) / "subspace_jax" / f"xla-{kind}"
-
-
-def _processor() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
     names = ("model name", "flags", "Features")
-    found = sorted({line for line in lines if line.startswith(names)})
-    return "\n".join(found) or f"{platform.machine()} {platform.processor()}"
+    kind = "\n".join(sorted({line for line in cpuinfo() if line.startswith(names)}))
+    kind = kind or f"{platform.machine()} {platform.processor()}"
+    digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
+    return pathlib.Path(home) / "subspace_jax" / f"xla-{digest}"
+
+
+def cpuinfo() -> list[str]:
+    """What Linux says of the processors, by lines; elsewhere nothing."""
+    path = pathlib.Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
