@@ -1,1 +1,1 @@
-"""Networks of other kinds than those of the experiments, with standard training beside them."""
+"""Networks of other kinds than those of the experiments, and what to align theirs by."""

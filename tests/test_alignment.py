@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from stacks import SEEDS, arbitrary, normal
 
+from examples.permutations import permutation_groups
 from experiments.system.errors import UserError
 from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
-from experiments.training.permutations import permutation_groups
 from subspace_jax.contrib import alignment
 
 # A perceptron of two hidden layers, 64 wide, on digits.

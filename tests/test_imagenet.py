@@ -180,7 +180,7 @@ def test_a_scan_over_ready_batches_is_calls_of_single_ones(folder):
 
 def test_batches_lie_on_the_devices_that_share_them(folder):
     _, run = make_run(folder, mesh="data=4,endpoint=2")
-    chunks = steps._streamed_examples(run, 13)
+    chunks = feed.training_calls(run, 13)
     (images, labels, indices), measured = next(chunks)
     chunks.close()
     mesh = run.program.model.mesh

@@ -1,6 +1,5 @@
 """Runs of the experiments on several devices are those of one."""
 
-import functools
 import re
 
 import chex
@@ -88,7 +87,9 @@ def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
 
 
 def test_a_run_that_will_not_fit_is_refused_before_its_first_step(monkeypatch):
-    monkeypatch.setattr(job, "memory_report", functools.partial(job.memory_report, limit=1000))
+    original = job.memory_report
+    limited = lambda *given: original(*given)._replace(limit=1000)
+    monkeypatch.setattr(job, "memory_report", limited)
     run = make_run("data=8")
     with pytest.raises(UserError, match="A step needs .* and it has .* GiB; enlarge the axis"):
         job.step_report(run, steps.init_state(run))

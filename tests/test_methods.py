@@ -1,6 +1,5 @@
 """What a kind of method trains, with what numbers, and what is refused."""
 
-import dataclasses
 import functools
 
 import chex
@@ -13,19 +12,16 @@ import tiny
 
 import subspace_jax as ss
 from experiments.training import methods
-from experiments.training.methods import (
-    KINDS,
-    SCHEDULES,
-    Hyperparameters,
-    Length,
-    make_method,
-)
+from experiments.training.methods import KINDS, Hyperparameters, Length, make_method
 from experiments.training.steps import init_state
 
 # kind -> a recipe that has it
-OF_KIND = {"simplex": "simplex_3", "layerwise_simplex": "layerwise_simplex_3"}
-OF_KIND |= {"complex": "spro_1", "independent": "ensemble"}
-OF_KIND = {kind: OF_KIND.get(kind, kind) for kind in KINDS}
+OF_KIND = {kind: kind for kind in KINDS} | {
+    "simplex": "simplex_3",
+    "layerwise_simplex": "layerwise_simplex_3",
+    "complex": "spro_1",
+    "independent": "ensemble",
+}
 SUBSPACES = {
     "standard": ss.simplex(1),
     "standard_matched": ss.simplex(1),
@@ -37,9 +33,6 @@ SUBSPACES = {
     "complex": ss.contrib.complexes.simplicial_complex(((0, 2), (1, 2))),
     "independent": ss.simplex(2),
 }
-OPEN = ("standard_matched", "curve", "simplex", "layerwise_simplex")
-
-
 # Learning rates of half the largest, all, all and half of it.
 LENGTH, FACTORS = Length(4, 2, 1), np.array([0.5, 1.0, 1.0, 0.5], np.float32)
 
@@ -48,157 +41,65 @@ def config_of(kind, **changes):
     return tiny.config(OF_KIND[kind], **changes)
 
 
-def hyperparameters(**changes):
-    values = dict.fromkeys(Hyperparameters._fields, 0.0) | changes
-    return Hyperparameters(**{name: jnp.float32(value) for name, value in values.items()})
-
-
 # Subspaces
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_has_its_subspace(kind):
-    method, _ = make_method(config_of(kind))
+    method, hyper = make_method(config_of(kind, subspace__penalty=0.0))
     assert method.subspace is SUBSPACES[kind]
-    assert method.is_complex == (kind == "complex")
+    assert method.gradients_per_step == 1
+    assert bool(method.simplexes) == (kind == "complex")
     assert method.trains == (kind != "independent")
-
-
-@pytest.mark.parametrize("kind", OPEN)
-@pytest.mark.parametrize("n", [3, 4])
-def test_a_kind_has_the_endpoints_that_are_asked_for(kind, n):
-    subspace = make_method(tiny.config(kind, subspace__num_endpoints=n))[0].subspace
-    expected = {
-        "standard_matched": ss.simplex(1),
-        "curve": ss.bezier(n - 1),
-        "simplex": ss.simplex(n),
-        "layerwise_simplex": ss.layerwise(ss.simplex(n)),
-    }
-    assert subspace is expected[kind]
-    assert subspace.num_endpoints == (1 if kind == "standard_matched" else n)
+    assert method.penalty(hyper) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_do_not_change_what_is_compiled(kind):
-    numbers = {"optimizer__learning_rate": 0.3, "optimizer__weight_decay": 0.2, "seed": 5}
-    numbers |= {"optimizer__momentum": 0.1, "label_smoothing": 0.1, "label_noise__rate": 0.2}
-    numbers |= {"average__decay": 0.9, "sharpness__rho": 0.3}
-    first = {"sharpness__rho": 0.1, "average__name": "ema"}
-    if kind in ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex"):
-        numbers["subspace__penalty"] = 3.0
-    if kind == "complex":
-        first["subspace__volume"], numbers["subspace__volume"] = 1e-4, 1e-3
-    method, hyper = make_method(config_of(kind, **first))
-    other_method, other_hyper = make_method(config_of(kind, **first | numbers))
+    numbers = ["optimizer__learning_rate", "optimizer__weight_decay", "optimizer__momentum"]
+    numbers += ["label_smoothing", "average__decay", "sharpness__rho", "subspace__penalty"]
+    numbers += ["subspace__volume", "label_noise__rate"]
+    made = [make_method(config_of(kind, **dict.fromkeys(numbers, x))) for x in (0.1, 0.2)]
+    (method, hyper), (other_method, other_hyper) = made
     assert method == other_method
     assert hash(method) == hash(other_method)
     chex.assert_trees_all_equal_shapes_and_dtypes(hyper, other_hyper)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in hyper)
-    changed = [bool(x != y) for x, y in zip(hyper, other_hyper, strict=True)]
-    assert sum(changed) == len(numbers) - 2  # the seed and noise are no hyperparameters
+    assert all(x != y for x, y in zip(hyper, other_hyper, strict=True))
 
 
 def test_hyperparameters_are_those_of_the_config():
-    changes = {"learning_rate": 0.3, "weight_decay": 0.2, "momentum": 0.1}
-    config = tiny.config(
-        **{f"optimizer__{name}": value for name, value in changes.items()},
-        subspace__penalty=3.0,
-        subspace__num_samples=3,
-        subspace__volume=0.7,
-        label_smoothing=0.4,
-        schedule__num_models=7,
-        average__name="ema",
-        average__decay=0.5,
-        sharpness__rho=0.6,
-    )
-    method, hyper = make_method(config)
-    others = {"volume": 0.7, "ema_decay": 0.5, "rho": 0.6}
-    expected = hyperparameters(**changes, **others, penalty=3.0, label_smoothing=0.4)
+    optimizer = {"learning_rate": 0.3, "weight_decay": 0.2, "momentum": 0.1}
+    subspace = {"penalty": 3.0, "volume": 0.7}
+    changes = {
+        **{f"optimizer__{name}": value for name, value in optimizer.items()},
+        **{f"subspace__{name}": value for name, value in subspace.items()},
+        "label_smoothing": 0.4,
+        "average__decay": 0.5,
+        "sharpness__rho": 0.6,
+    }
+    others = {"label_smoothing": 0.4, "ema_decay": 0.5, "rho": 0.6}
+    expected = Hyperparameters(**jax.tree.map(jnp.float32, optimizer | subspace | others))
+    more = {"average__name": "ema", "schedule__num_models": 7, "subspace__num_samples": 3}
+    method, hyper = make_method(tiny.config(**changes, **more))
     chex.assert_trees_all_equal(hyper, expected)
     assert (method.num_samples, method.has_penalty, method.num_models) == (3, True, 7)
     assert (method.schedule, method.average, method.gradient) == ("cosine", "ema", "sam")
 
 
-@pytest.mark.parametrize(
-    ("rho", "adaptive", "gradient", "passes"),
-    [
-        (0.0, False, "plain", 1),
-        (0.0, True, "plain", 1),
-        (0.1, False, "sam", 2),
-        (0.1, True, "asam", 2),
-    ],
-)
-def test_sharpness_decides_the_gradient_and_its_passes(rho, adaptive, gradient, passes):
-    method, _ = make_method(tiny.config(sharpness__rho=rho, sharpness__adaptive=adaptive))
-    assert (method.gradient, method.gradients_per_step) == (gradient, passes)
-
-
 # The matched control
-
-
-@pytest.mark.parametrize("m", [2, 3, 6])
-def test_matched_training_has_a_share_of_the_learning_rate_and_m_decays(m):
-    config = tiny.config("standard_matched", subspace__num_endpoints=m)
-    _, hyper = make_method(config)
-    optimizer = config.optimizer
-    assert float(hyper.learning_rate) == pytest.approx(optimizer.learning_rate / m)
-    assert float(hyper.weight_decay) == pytest.approx(optimizer.weight_decay * m)
-    assert float(hyper.momentum) == pytest.approx(optimizer.momentum)
-    assert methods.num_averaged_inits(config) == m
-
-
-@pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind not in ("standard_matched", "curve")]
-)
-def test_others_have_one_initialisation_an_endpoint(kind):
-    assert methods.num_averaged_inits(config_of(kind)) == 1
 
 
 @pytest.mark.parametrize(
     ("kind", "m"), [("line", 2), ("layerwise_line", 2), ("simplex", 2), ("simplex", 3)]
 )
-@pytest.mark.parametrize("seed", [0, 1])
-def test_matched_training_starts_at_the_mean_of_the_endpoints_that_it_is_matched_to(kind, m, seed):
-    config = {"subspace__num_endpoints": m, "seed": seed}
+def test_matched_training_starts_at_the_mean_of_the_endpoints_that_it_is_matched_to(kind, m):
+    config = {"subspace__num_endpoints": m, "seed": 1}
     start = init_state(tiny.run("standard_matched", **config)).endpoints
     endpoints = init_state(tiny.run(OF_KIND[kind], **config)).endpoints
     chex.assert_tree_shape_prefix(endpoints, (m,))
     mean = jax.tree.map(lambda leaf: np.asarray(leaf).mean(0, keepdims=True), endpoints)
     chex.assert_trees_all_close(start, mean, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("kind", "m"), [("line", 2), ("layerwise_line", 2), ("simplex", 3), ("layerwise_simplex", 4)]
-)
-def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpoint(kind, m):
-    def slope_loss(params, key, slope):
-        products = jax.tree.map(lambda x, s: (x * s[0]).sum(), params, slope)
-        return sum(jax.tree.leaves(products)), {}
-
-    def trajectory(kind, endpoints):
-        config = config_of(kind, subspace__num_endpoints=m)
-        config.subspace.penalty = 0.0
-        config.optimizer.weight_decay = 0.1
-        method, hyper = make_method(config)
-        optimizer = method.optimizer(hyper, Length(5, 2, 1))
-        step = jax.jit(ss.make_train_step(method.subspace, slope_loss, optimizer))
-        state, points = ss.TrainState.create(endpoints, optimizer), []
-        for i in range(5):
-            keys = jax.random.split(jax.random.key(100 + i))
-            slope = {
-                "a": {"w": jax.random.normal(keys[0], (1, 4))},
-                "b": {"w": jax.random.normal(keys[1], (1, 2))},
-            }
-            state, _ = step(state, jax.random.key(7), slope)
-            points.append(method.subspace.midpoint(state.endpoints))
-        return points
-
-    draw = functools.partial(jax.random.normal, jax.random.key(0))
-    endpoints = {"a": {"w": draw((m, 4))}, "b": {"w": draw((m, 2))}}
-    mean = jax.tree.map(lambda leaf: leaf.mean(0, keepdims=True), endpoints)
-    chex.assert_trees_all_close(
-        trajectory("standard_matched", mean), trajectory(kind, endpoints), rtol=1e-5, atol=1e-6
-    )
 
 
 # Optimizer
@@ -231,38 +132,44 @@ def test_optimizer_is_sgd_as_in_pytorch(average, ema_decay):
     chex.assert_trees_all_close(trained, mean, rtol=1e-5, atol=1e-6)
 
 
-def test_without_an_average_the_trained_endpoints_are_those_of_the_state():
-    method, hyper = make_method(tiny.config())
-    optimizer = method.optimizer(hyper, LENGTH)
-    state = ss.TrainState.create(jnp.ones((2, 3)), optimizer)
-    assert method.trained(state) is state.endpoints
-
-
 QUADRATIC = jnp.array([[1.0, 4.0, 0.5]])
 
 
-def trajectory(config, num_steps, length, start=((3.0, 1.0, -2.0),)):
+def trajectory(config, num_steps, length, start=((3.0, 1.0, -2.0),), curvature=QUADRATIC):
     """Endpoints after every step on a noisy quadratic, the start first, and the last state."""
 
     def loss_fn(params, key, noise):
-        return 0.5 * (QUADRATIC[0] * params**2).sum() + (noise[0] * params).sum(), {}
+        return 0.5 * (curvature[0] * params**2).sum() + (noise[0] * params).sum(), {}
 
     method, hyper = make_method(config)
     optimizer = method.optimizer(hyper, length)
     step = ss.make_train_step(method.subspace, loss_fn, optimizer)
 
-    @jax.jit
-    def train_all(state, noises):
-        def body(state, noise):
-            state, _ = step(state, jax.random.key(2), noise)
-            return state, state.endpoints
-
-        return jax.lax.scan(body, state, noises)
+    def body(state, noise):
+        state, _ = step(state, jax.random.key(2), noise)
+        return state, state.endpoints
 
     state = ss.TrainState.create(jnp.array(start), optimizer)
     noises = jax.random.normal(jax.random.key(1), (num_steps, 1, 3))
-    last, path = train_all(state, noises)
+    last, path = jax.jit(functools.partial(jax.lax.scan, body))(state, noises)
     return np.concatenate([state.endpoints[None], path]), last, method
+
+
+@pytest.mark.parametrize(("kind", "m"), [("line", 2), ("simplex", 3), ("layerwise_simplex", 4)])
+def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpoint(kind, m):
+    changes = {"subspace__num_endpoints": m, "subspace__penalty": 0.0}
+    start = jax.random.normal(jax.random.key(0), (m, 3))
+    paths = [
+        trajectory(
+            config_of(each, **changes, optimizer__weight_decay=0.1),
+            5,
+            Length(5, 2, 1),
+            at,
+            curvature=jnp.zeros((1, 3)),
+        )[0]
+        for each, at in ((kind, start), ("standard_matched", start.mean(0, keepdims=True)))
+    ]
+    chex.assert_trees_all_close(paths[0].mean(1), paths[1][:, 0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", ["sam", "asam", "line_sam"])
@@ -270,10 +177,7 @@ def test_sharpness_aware_recipes_step_along_the_gradient_nearby(recipe):
     config = tiny.config(recipe)
     start = 3 * jax.random.normal(jax.random.key(0), (2 if recipe == "line_sam" else 1, 3))
     path, _, method = trajectory(config, 1, LENGTH, start)
-    plain = config.copy_and_resolve_references()
-    plain.sharpness.rho = 0.0
-    assert jnp.abs(trajectory(plain, 1, LENGTH, start)[0][1] - path[1]).max() > 1e-4
-
+    assert method.gradients_per_step == 2
     noise = jax.random.normal(jax.random.key(1), (1, 1, 3))[0, 0]
     keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 3)
     _, coords_key = jax.random.split(keys[0])
@@ -289,58 +193,7 @@ def test_sharpness_aware_recipes_step_along_the_gradient_nearby(recipe):
     chex.assert_trees_all_close(path[1], start - update, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("average", ["none", "ema", "swa"])
-def test_frozen_endpoints_stay_bit_for_bit_and_others_move(average):
-    config = tiny.config("curve_finding", optimizer__weight_decay=0.1, average__name=average)
-    start, given = jax.random.normal(jax.random.key(0), (3, 3)), np.array([0, 2])
-    path, state, method = trajectory(config, 4, LENGTH, start)
-    assert method.frozen == (0, 2)
-    for now, before in zip(path[1:], path[:-1], strict=True):
-        np.testing.assert_array_equal(now[given], start[given])
-        assert (now[1] != before[1]).all()
-    if average == "none":
-        np.testing.assert_array_equal(method.trained(state)[given], start[given])
-    else:  # rounding of the mean of equal numbers
-        chex.assert_trees_all_close(method.trained(state)[given], start[given], rtol=1e-6)
-
-
-# Schedules and averages
-
-
-def plan_of(name, num_models=3, length=None):
-    config = tiny.config("standard", schedule__name=name, schedule__num_models=num_models)
-    length = length or Length(40, 3, 5)
-    plan = make_method(config)[0].plan(length)
-    factors = [float(x) for x in jax.vmap(plan.factor)(jnp.arange(length.num_steps))]
-    visits = plan.start_step + plan.every * np.arange(num_models)
-    return np.array(factors), visits, plan
-
-
-@pytest.mark.parametrize("num_models", [1, 2, 3, 5])
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "cosine"])
-def test_the_visits_of_a_schedule_are_inside_the_training_and_no_more_fit(name, num_models):
-    factors, visits, plan = plan_of(name, num_models)
-    assert visits[0] > 0
-    assert visits[-1] <= 200 < visits[-1] + plan.every
-    assert 0 < factors.max() <= 1
-    if name != "fge":
-        assert visits[-1] == 200
-    np.testing.assert_allclose(factors[:15], np.repeat([1 / 3, 2 / 3, 1], 5), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["swa_cyclic", "snapshot", "fge"])
-def test_networks_are_taken_where_the_rate_is_lowest(name):
-    factors, visits, _ = plan_of(name)
-    # A step that ends at a visit has the lowest rate of those around it; that of fge comes next.
-    steps = visits if name == "fge" else visits - 1
-    for step in steps:
-        assert factors[step] == factors[max(step - 9, 0) : step + 9].min()
-
-
-def test_the_constant_rate_of_averaging_is_the_low_one_where_networks_are_taken():
-    factors, visits, _ = plan_of("swa_constant")
-    np.testing.assert_allclose(factors[visits[0] :], methods.LOW_FACTOR, rtol=1e-6)
-    assert np.diff(visits).tolist() == [10, 10]  # the last tenth of 200 steps
+# Averages
 
 
 AVERAGED = Length(24, 1, 10)
@@ -360,60 +213,29 @@ def test_averages_and_snapshots_are_those_of_the_visited_networks(recipe):
     trained = method.trained(state)
     if config.average.name == "snapshots":
         np.testing.assert_array_equal(trained, visited)
-        return
-    chex.assert_trees_all_close(trained, visited.mean(0, keepdims=True), rtol=1e-5, atol=1e-6)
-    kept = config.copy_and_resolve_references()
-    kept.average.name = "snapshots"
-    _, state, method = trajectory(kept, AVERAGED.num_steps, AVERAGED)
-    assert method.trained(state).shape == (m, 3)
-    chex.assert_trees_all_close(trained, method.trained(state).mean(0, keepdims=True), rtol=1e-5)
+    else:
+        chex.assert_trees_all_close(trained, visited.mean(0, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
 def test_swag_evaluates_its_mean_and_networks_drawn_around_it():
     config = tiny.config("swag")
     path, state, method = trajectory(config, AVERAGED.num_steps, AVERAGED)
-    assert method.trained(state).shape == (1 + methods.SWAG_DRAWS, 3)
-    method = dataclasses.replace(method, num_draws=400)
     plan = method.plan(AVERAGED)
     visited = np.concatenate(path[plan.start_step :: plan.every])
     assert len(visited) == config.schedule.num_models == 20
-    stack = method.trained(state, jax.random.key(3))
-    assert stack.shape == (401, 3)
+    stack, same, others = (method.trained(state, jax.random.key(seed)) for seed in (3, 3, 4))
+    assert stack.shape == (1 + methods.SWAG_DRAWS, 3)
     np.testing.assert_allclose(stack[0], visited.mean(0), rtol=1e-4, atol=1e-6)
-    deviation = np.std(stack[1:], axis=0)
-    error = np.mean(stack[1:], axis=0) - stack[0]
-    assert (np.abs(error) < 5 * deviation / 20).all()
-    low_rank = np.square(state.opt_state[-1].deviations[:, 0]).sum(0) / (methods.SWAG_RANK - 1)
-    expected = np.sqrt(0.5 * visited.var(0) + 0.5 * low_rank)
-    np.testing.assert_allclose(deviation, expected, rtol=0.25)
-    np.testing.assert_array_equal(stack, method.trained(state, jax.random.key(3)))
-    assert (stack[1:] != method.trained(state, jax.random.key(4))[1:]).all()
+    np.testing.assert_array_equal(stack, same)
+    assert (stack[1:] != others[1:]).all()
+    assert len(np.unique(stack, axis=0)) == len(stack)
 
 
 # Penalty
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_penalty_is_beta_times_one_pair(n):
-    endpoints = {"kernel": jax.random.normal(jax.random.key(0), (n, 3, 5))}
-    cosines = np.asarray(ss.squared_cosines(endpoints))[np.triu_indices(n, 1)]
-    config = tiny.config("simplex_3", subspace__num_endpoints=n, subspace__penalty=2.0)
-    method, hyper = make_method(config)
-    keys = jax.random.split(jax.random.key(1), 60)
-    penalties = np.asarray(jax.vmap(lambda key: method.penalty(hyper)(endpoints, key))(keys))
-    distances = np.abs(penalties[:, None] - 2 * cosines)
-    assert distances.min(1).max() < 1e-6
-    assert set(distances.argmin(1)) == set(range(len(cosines)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_penalty_is_none(kind):
-    method, hyper = make_method(config_of(kind, subspace__penalty=0.0))
-    assert method.penalty(hyper) is None
-
-
-def test_the_volume_of_the_whole_complex_is_rewarded():
-    config = tiny.config("spro", subspace__volume=0.3)
+def test_the_volume_of_the_whole_complex_is_rewarded_and_one_pair_is_penalised():
+    config = tiny.config("spro", subspace__volume=0.3, subspace__penalty=2.0)
     method, hyper = make_method(config)
     assert method.simplexes == ((0, 2, 3), (1, 2, 3))
     endpoints = {"kernel": jax.random.normal(jax.random.key(0), (4, 3, 5))}
@@ -423,11 +245,7 @@ def test_the_volume_of_the_whole_complex_is_rewarded():
         edges = flat[list(simplex[1:])] - flat[simplex[0]]
         return 0.5 * np.log(np.linalg.det(edges @ edges.T)) - np.log(2)  # 2 is 2!
 
-    expected = -0.3 * np.log(sum(np.exp(log_volume(simplex)) for simplex in method.simplexes))
-    penalty = method.penalty(hyper)
-    assert float(penalty(endpoints, jax.random.key(1))) == pytest.approx(expected, rel=1e-5)
-    config.subspace.penalty = 2.0
-    method, hyper = make_method(config)
+    reward = 0.3 * np.log(sum(np.exp(log_volume(simplex)) for simplex in method.simplexes))
     cosines = np.asarray(ss.squared_cosines(endpoints))[np.triu_indices(4, 1)]
-    both = float(method.penalty(hyper)(endpoints, jax.random.key(1)))
-    assert np.abs(both - (expected + 2 * cosines)).min() < 1e-5
+    found = method.penalty(hyper)(endpoints, jax.random.key(1))
+    assert np.abs(found - (2 * cosines - reward)).min() < 1e-5

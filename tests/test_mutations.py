@@ -154,15 +154,15 @@ MUTATIONS = (
     # Schedules
     (
         "experiments/training/schedules.py",
-        "lambda epoch: (epoch + 1) / max(warmup_epochs, 1) * base_lr",
-        "lambda epoch: epoch / max(warmup_epochs, 1) * base_lr",
-        "test_schedules.py::test_constant_schedule_by_hand",
+        "lambda epoch: (epoch + 1) / max(length.warmup_epochs, 1)",
+        "lambda epoch: epoch / max(length.warmup_epochs, 1)",
+        "test_schedules.py::test_schedules_by_hand",
     ),
     (
         "experiments/training/schedules.py",
-        "return num_epochs - num_cycles * cycle, cycle",
-        "return num_epochs - num_models * cycle, cycle",
-        "test_schedules.py::test_cycles_are_equal_and_end_with_training",
+        "start = length.num_epochs - num_cycles * cycle",
+        "start = length.num_epochs - num_models * cycle",
+        "test_schedules.py::test_the_last_visit_ends_the_training_and_no_more_fit",
     ),
     # Checkpoints and resumed runs
     (

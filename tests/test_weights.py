@@ -8,7 +8,6 @@ import pytest
 
 from experiments.system.errors import UserError
 from experiments.training import weights
-from subspace_jax import tree
 
 SHAPES = {"conv": {"kernel": (2, 3), "bias": (3,)}, "scale": ()}
 LIKE = jax.tree.map(
@@ -33,17 +32,12 @@ def bits(stack):
     return jax.tree.map(lambda leaf: np.asarray(leaf).view(np.uint32), stack)
 
 
-def refusal(path, like=LIKE):
+def refusal(path):
     """The sentence that a file is refused with."""
     with pytest.raises(UserError) as caught:
-        weights.load(path, like)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"{path} ")
-    assert sentence.endswith(".")
-    assert sentence.count(";") == 1
-    assert ". " not in sentence
-    assert "\n" not in sentence
-    return sentence
+        weights.load(path, LIKE)
+    assert str(caught.value).startswith(f"{path} ")
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -51,33 +45,13 @@ def path(tmp_path):
     return tmp_path / "weights.npz"
 
 
-# There and back
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_networks_come_back_bit_for_bit(path, count):
-    stack = stack_of(count)
+def test_networks_come_back_bit_for_bit(path):
+    stack = stack_of(3)
     weights.save(path, stack)
     for like in (LIKE, jax.tree.map(lambda leaf: leaf[0], stack)):
         loaded = weights.load(path, like)
         chex.assert_trees_all_equal_shapes_and_dtypes(loaded, stack)
         chex.assert_trees_all_equal(bits(loaded), bits(stack))
-    assert tree.num_stacked(loaded) == count
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
-
-
-def test_saving_again_replaces_the_file_and_leaves_no_other(path):
-    weights.save(path, stack_of(3))
-    weights.save(str(path), stack_of(2, seed=1))
-    chex.assert_trees_all_equal(bits(weights.load(str(path), LIKE)), bits(stack_of(2, seed=1)))
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def test_equal_networks_make_equal_files(path):
-    weights.save(path, stack_of(2))
-    other = path.with_name("other.npz")
-    weights.save(other, weights.load(path, LIKE))
-    assert other.read_bytes() == path.read_bytes()
 
 
 def test_leaves_are_named_by_their_path_in_any_order(path):
@@ -88,43 +62,26 @@ def test_leaves_are_named_by_their_path_in_any_order(path):
     chex.assert_trees_all_equal(bits(weights.load(path, LIKE)), bits(stack_of(2)))
 
 
-# Several files as one stack
-
-
-@pytest.mark.parametrize("counts", [(1,), (1, 1), (2, 1, 3)])
-def test_concatenated_networks_are_all_there_in_order(counts):
-    stacks = [stack_of(count, seed) for seed, count in enumerate(counts)]
-    whole = weights.concatenate(stacks)
-    assert tree.num_stacked(whole) == sum(counts)
-    start = 0
-    for stack, count in zip(stacks, counts, strict=True):
-        part = jax.tree.map(lambda leaf, s=start, c=count: leaf[s : s + c], whole)
-        chex.assert_trees_all_equal(bits(part), bits(stack))
-        start += count
+def test_concatenated_networks_are_all_there_in_order():
+    stacks = [stack_of(count, seed) for seed, count in enumerate((2, 1, 3))]
+    whole = bits(weights.concatenate(stacks))
+    for part, stack in zip((slice(2), slice(2, 3), slice(3, 6)), stacks, strict=True):
+        chex.assert_trees_all_equal(jax.tree.map(lambda x, p=part: x[p], whole), bits(stack))
 
 
 # What is refused
 
 
-def test_another_shape_is_refused_with_both(path):
-    for shape in ((3, 2), (2, 3, 1), (2,), (6,)):
-        stack = stack_of(2)
-        stack["conv"]["kernel"] = jnp.zeros((2, *shape))
-        weights.save(path, stack)
-        sentence = refusal(path)
-        assert f"has ['conv']['kernel'] of shape {shape} but the network's is (2, 3)" in sentence
-        assert sentence.endswith("; use weights of the same config.model.")
-
-
-def test_leaves_that_are_missing_or_too_many_are_refused(path):
-    weights.save(path, {"conv": stack_of(2)["conv"]})
-    assert "has ['scale'] of shape None but the network's is ()" in refusal(path)
-    weights.save(path, stack_of(2) | {"shift": jnp.zeros((2, 4))})
-    assert "has ['shift'] of shape (4,) but the network's is None" in refusal(path)
-
-
-def written(path, content):
-    path.write_bytes(content)
+def test_other_networks_are_refused_with_both_shapes(path):
+    stack = stack_of(2)
+    other = stack["conv"] | {"kernel": jnp.zeros((2, 3, 2))}
+    for changed, sentence in (
+        (stack | {"conv": other}, "['conv']['kernel'] of shape (3, 2) but the network's is (2, 3)"),
+        ({"conv": stack["conv"]}, "['scale'] of shape None but the network's is ()"),
+        (stack | {"shift": other["bias"]}, "['shift'] of shape (3,) but the network's is None"),
+    ):
+        weights.save(path, changed)
+        assert refusal(path).endswith(f"{sentence}; use weights of the same config.model.")
 
 
 def pickled(path):
@@ -136,36 +93,18 @@ def one_array(path):
         np.save(file, np.zeros((2, 3), np.float32))
 
 
-def cut_off(path):
-    weights.save(path, stack_of(2))
-    written(path, path.read_bytes()[:-30])
-
-
 def damaged(path):
     weights.save(path, stack_of(2))
     content = bytearray(path.read_bytes())
     content[content.index(np.asarray(stack_of(2)["conv"]["kernel"]).tobytes())] ^= 1
-    written(path, bytes(content))
+    path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: written(path, b""),
-        lambda path: written(path, b"weights"),
-        pickled,
-        one_array,
-        cut_off,
-        damaged,
-    ],
+    "write", [None, lambda path: path.write_bytes(b"weights"), pickled, one_array, damaged]
 )
 def test_files_of_something_else_are_refused(path, write):
-    write(path)
-    sentence = refusal(path)
-    assert "can't be read as weights (it is no .npz file of plain arrays); name the" in sentence
-
-
-def test_absent_files_and_folders_are_refused(path):
-    assert "can't be read as weights (No such file or directory); name the" in refusal(path)
-    path.mkdir()
-    assert "can't be read as weights (Is a directory); name the" in refusal(path)
+    reason = "it is no .npz file of plain arrays" if write else "No such file or directory"
+    if write:
+        write(path)
+    assert f"can't be read as weights ({reason}); name the weights.npz" in refusal(path)

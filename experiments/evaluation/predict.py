@@ -209,15 +209,8 @@ def recalibration_batches(run: Run, settings: Settings) -> Batches:
     def images():
         if run.loader is None:
             return (run.images[places] for places in order)
-        return feed.recalibration_images(
-            run.loader,
-            run.images,
-            run.labels,
-            order,
-            seed=run.seed,
-            crop=run.crops and settings.recalibration_augment,
-            mesh=run.program.model.mesh,
-        )
+        crop = run.crops and settings.recalibration_augment
+        return feed.recalibration_images(run, order, crop)
 
     return Batches(len(order), lambda: zip(keys, images(), strict=True))
 

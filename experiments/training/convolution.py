@@ -18,26 +18,13 @@ def unfused(x: jax.Array) -> jax.Array:
     """The same array, read from memory by whoever uses it: nothing is fused across it.
 
     (An optimisation barrier does not do that on a CPU: XLA removes it before it fuses.)
-
-    Example:
-      >>> jax.jit(unfused)(jax.numpy.ones(2)).tolist()
-      [1.0, 1.0]
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(jax.lax.optimization_barrier)(x)
 
 
 def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, *args, **kwargs) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, with the same arguments and derivatives.
-
-    Give it to a Flax layer as `nn.Conv(..., conv_general_dilated=conv_general_dilated)`.
-
-    Example:
-      >>> images, kernel = jax.numpy.ones((1, 4, 4, 1)), jax.numpy.ones((3, 3, 1, 1))
-      >>> dimensions = ("NHWC", "HWIO", "NHWC")
-      >>> conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=dimensions).shape
-      (1, 2, 2, 1)
-    """
+    """`jax.lax.conv_general_dilated`, with the same arguments and derivatives, for Flax layers."""
     plain = functools.partial(jax.lax.conv_general_dilated, **kwargs)
     if jax.default_backend() != "cpu":
         return plain(lhs, rhs, *args)

@@ -4,110 +4,62 @@ import collections
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.data.decode import Pictures
-from experiments.data.loader import RECALIBRATION, TRAINING, Batches, Loader, Order
+from experiments.data.loader import RECALIBRATION, TRAINING, Batches, Order
 from experiments.training import placement
+from experiments.training.run import Run
 from subspace_jax import sharding
 
 
-class Chunk(NamedTuple):
-    """What one training call takes.
+def training_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
+    """Images `[k, B, ...]` and labels `[k, B]` of every training call from a step on, on the device.
 
-    Attributes:
-      images, labels: on the device, `[k, B, ...]` and `[k, B]`.
-      wait: seconds that passed until the batches were there.
+    They come as `steps.train_call` takes them, with the seconds that each step waited for its batch.
     """
-
-    images: jax.Array
-    labels: jax.Array
-    wait: float
-
-
-def training_chunks(
-    loader: Loader,
-    pictures: Pictures,
-    labels: np.ndarray,
-    *,
-    batch_size: int,
-    num_epochs: int,
-    steps_per_call: int,
-    first: int,
-    seed: int,
-    crop: bool,
-    mesh: jax.sharding.Mesh | None,
-) -> Iterator[Chunk]:
-    """The batches of a run from a step on, in chunks that end with the epoch.
-
-    Args:
-      loader: makes them.
-      pictures, labels: the training split.
-      batch_size, num_epochs: of the run.
-      steps_per_call: the most batches of a chunk.
-      first: the step to begin with.
-      seed: of the run.
-      crop: whether images are cropped at random.
-      mesh: whose devices share a batch; `None` for one device.
-    """
-    order = Order(len(labels), batch_size, num_epochs, seed)
-    rows = loader.rows(batch_size)
-    batches = Batches(pictures, labels, order, rows, crop=crop, seed=seed, stream=TRAINING)
-    stream = loader.stream(batches, first)
-    lengths = call_lengths(first, len(order), len(order) // num_epochs, steps_per_call)
-    yield from ahead(_chunked(stream, lengths, batch_size, mesh))
+    order = Order(len(run.labels), run.batch_size, run.program.length.num_epochs, run.seed)
+    stream = run.loader.stream(_batches(run, order, run.batch_size, run.crops, TRAINING), first)
+    yield from ahead(_calls(run, stream, first, len(order)))
 
 
-def recalibration_images(
-    loader: Loader,
-    pictures: Pictures,
-    labels: np.ndarray,
-    order: np.ndarray,
-    *,
-    seed: int,
-    crop: bool,
-    mesh: jax.sharding.Mesh | None,
-) -> Iterator[jax.Array]:
+def _calls(run: Run, stream: Iterator, first: int, num_steps: int) -> Iterator[tuple[tuple, dict]]:
+    per_epoch, mesh = run.program.length.steps_per_epoch, run.program.model.mesh
+    while first < num_steps:
+        length = min(run.steps_per_call, per_epoch - first % per_epoch)  # calls end with the epoch
+        first += length
+        begin = time.perf_counter()
+        batches = list(itertools.islice(stream, length))
+        wait = (time.perf_counter() - begin) / length
+        images, labels = (
+            x[0][None] if length == 1 else np.stack(x) for x in zip(*batches, strict=True)
+        )
+        chunk = (put(x, run.batch_size, mesh, axis=1) for x in (images, labels))
+        yield (*chunk, None), {"data_wait": np.full(length, wait, np.float32)}
+
+
+def recalibration_images(run: Run, order: np.ndarray, crop: bool) -> Iterator[jax.Array]:
     """Images of the examples `order [steps, B]`, on the device, one batch ahead."""
-    size = order.shape[1]
-    whole = mesh is not None and size % placement.num_shards(mesh)
-    rows = range(size) if whole else loader.rows(size)
-    batches = Batches(pictures, labels, order, rows, crop=crop, seed=seed, stream=RECALIBRATION)
-    stream = loader.stream(batches)
+    size, mesh = order.shape[1], run.program.model.mesh
+    stream = run.loader.stream(_batches(run, order, size, crop, RECALIBRATION))
     yield from ahead(put(images, size, mesh) for images, _ in stream)
 
 
-def call_lengths(
-    first: int, num_steps: int, steps_per_epoch: int, steps_per_call: int
-) -> Iterator[int]:
-    """How many steps each call takes, from a step on: calls end with the epoch.
-
-    Example:
-      >>> list(call_lengths(1, 10, 5, 3))
-      [3, 1, 3, 2]
-    """
-    while first < num_steps:
-        length = min(steps_per_call, steps_per_epoch - first % steps_per_epoch)
-        yield length
-        first += length
+def _batches(run: Run, order, size: int, crop: bool, kind: int) -> Batches:
+    """This process's rows of batches: all of them where the devices do not divide a batch."""
+    mesh = run.program.model.mesh
+    whole = mesh is not None and size % placement.num_shards(mesh)
+    rows = range(size) if whole else run.loader.rows(size)
+    return Batches(run.images, run.labels, order, rows, crop=crop, seed=run.seed, stream=kind)
 
 
-def ahead(items: Iterable, count: int = 1) -> Iterator:
-    """The same items, so many of them made before they are asked for.
-
-    Example:
-      >>> made = []
-      >>> items = ahead(made.append(i) or i for i in range(3))
-      >>> next(items), made
-      (0, [0, 1])
-    """
+def ahead(items: Iterable) -> Iterator:
+    """The same items, one of them made before it is asked for."""
     waiting = collections.deque()
     for item in items:
         waiting.append(item)
-        if len(waiting) > count:
+        if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
 
@@ -130,14 +82,3 @@ def placed(
     if mesh is None or batch_size % placement.num_shards(mesh):
         return placement.everywhere(mesh)
     return sharding.batch_sharding(mesh, batch_size, axis=axis)
-
-
-def _chunked(stream, lengths, batch_size, mesh) -> Iterator[Chunk]:
-    for length in lengths:
-        begin = time.perf_counter()
-        batches = list(itertools.islice(stream, length))
-        wait = time.perf_counter() - begin
-        images, labels = (
-            x[0][None] if length == 1 else np.stack(x) for x in zip(*batches, strict=True)
-        )
-        yield Chunk(*(put(x, batch_size, mesh, axis=1) for x in (images, labels)), wait)

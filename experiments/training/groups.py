@@ -18,32 +18,30 @@ import subspace_jax as ss
 from experiments.training import placement, steps
 from experiments.training.history import History, NonFiniteLoss
 from experiments.training.model import on_cpu
-from experiments.training.run import Run
+from experiments.training.run import Program, Run
 
 
 class Member(NamedTuple):
-    """A run of a group.
-
-    Attributes:
-      run: what is trained.
-      state: where it starts.
-      history: takes its metrics.
-      on_epoch: as for `steps.fit`.
-    """
+    """A run of a group, where it starts, and what `steps.fit` takes besides."""
 
     run: Run
     state: ss.TrainState
     history: History
-    on_epoch: steps.OnEpoch = steps.nothing_on_epoch
+    on_epoch: steps.OnEpoch = lambda epoch, state: None
+
+
+class _Call(NamedTuple):
+    program: Program
+    state: ss.TrainState
+    images: jax.Array
+    others: tuple  # hyper, key, labels, indices
 
 
 def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLoss]]:
     """`steps.fit` of several runs: yields the states of all of them after every call.
 
-    A run that diverged has the error in place of its state, and the others go on without it.
-
-    Args:
-      members: the runs, which need not be of one program; those that are, are trained by one call.
+    A run that diverged has the error in place of its state, and the others go on without it. The runs
+    need not be of one program; those that are, are trained by one call.
     """
     found = [member.state for member in members]
 
@@ -55,15 +53,17 @@ def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLos
 
     with contextlib.ExitStack() as stack:
         given = [steps.arguments_of_calls(m.run, int(m.state.step)) for m in members]
-        for calls in given:
-            stack.enter_context(contextlib.closing(calls))
+        given = [stack.enter_context(contextlib.closing(calls)) for calls in given]
         while True:
             going = [i for i, state in enumerate(found) if not isinstance(state, NonFiniteLoss)]
             made = {i: call for i in going if (call := next(given[i], None)) is not None}
             if not made:
                 break
-            calls = [(members[i].run.program, (found[i], *made[i][0])) for i in made]
-            for i, (state, metrics) in zip(made, train(calls), strict=True):
+            calls = []
+            for i, ((hyper, key, images, *rest), _) in made.items():
+                others = (hyper, key, *rest)
+                calls.append(_Call(members[i].run.program, found[i], images, others))
+            for i, (state, metrics) in zip(made, _train(calls), strict=True):
                 found[i] = state
                 run, _, history, on_epoch = members[i]
                 noted(i, steps.took, run, state, history, metrics | made[i][1], on_epoch)
@@ -74,77 +74,63 @@ def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLos
     yield found
 
 
-def train(calls: Sequence[tuple]) -> list[tuple]:
-    """Calls of several runs, `(program, arguments of train_call)`: those of one program as one."""
+def _train(calls: Sequence[_Call]) -> list[tuple]:
+    """The results of calls, of which those of one program are made as one."""
     results: dict[int, tuple] = {}
-    groups: dict[tuple, list[tuple]] = {}
-    for number, (program, arguments) in enumerate(calls):
-        _, _, _, images, labels, indices = arguments
+    groups: dict[tuple, list[int]] = {}
+    for i, (program, _, images, (_, _, labels, indices)) in enumerate(calls):
         # Of one program, but for the devices.
-        shared = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=None))
-        same = (shared, images.shape, labels.shape, np.shape(indices))
-        groups.setdefault(same, []).append((number, program, arguments))
+        same = (_on(program, None), images.shape, labels.shape, np.shape(indices))
+        groups.setdefault(same, []).append(i)
     for group in groups.values():
-        for block in _blocks(group):
-            numbers = [number for row in block for number, _, _ in row]
-            results |= dict(zip(numbers, _train_block(block), strict=True))
-    return [results[number] for number in range(len(calls))]
+        for block in _blocks(calls, group):
+            found = _train_block([[calls[i] for i in row] for row in block])
+            results |= dict(zip(itertools.chain(*block), found, strict=True))
+    return [results[i] for i in range(len(calls))]
 
 
-def _blocks(calls: list[tuple]) -> Iterable[list[list[tuple]]]:
+def _on(program: Program, mesh: jax.sharding.Mesh | None) -> Program:
+    return dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=mesh))
+
+
+def _blocks(calls: Sequence[_Call], group: list[int]) -> Iterable[list[list[int]]]:
     """Calls that can be made as one: as many on every mesh, with one array of images on each."""
-    waiting: dict[tuple, list[tuple]] = {}
-    for call in calls:
-        _, program, (_, _, _, images, _, _) = call
+    waiting: dict[tuple, list[int]] = {}
+    for i in group:
         # The same images, not equal ones: each call has them once.
-        waiting.setdefault((program.model.mesh, id(images)), []).append(call)
+        place = calls[i].program.model.mesh, id(calls[i].images)
+        waiting.setdefault(place, []).append(i)
     while waiting:
         # In the order of the devices, whoever came first: it is part of what is compiled.
-        rows = sorted(
-            {mesh: (mesh, images) for mesh, images in waiting}.values(), key=_first_device
-        )
+        first_device = lambda row: 0 if row[0] is None else row[0].devices.flat[0].id
+        rows = sorted({place[0]: place for place in waiting}.values(), key=first_device)
         depth = min(len(waiting[row]) for row in rows)
         yield [waiting[row][:depth] for row in rows]
-        waiting = {
-            row: left for row, of in waiting.items() if (left := of[depth:] if row in rows else of)
-        }
+        for row in rows:
+            del waiting[row][:depth]
+        waiting = {row: left for row, left in waiting.items() if left}
 
 
-def _first_device(row: tuple) -> int:
-    mesh, _ = row
-    return 0 if mesh is None else mesh.devices.flat[0].id
+def _train_block(block: list[list[_Call]]) -> list[tuple]:
+    program, first = block[0][0].program, block[0]
+    if len(block) > 1:
+        return _train_apart(block, program)
+    if len(first) == 1:
+        ((_, state, images, (hyper, key, *rest)),) = first
+        arguments = state, hyper, key, images, *rest
+        return [steps.train_call(*arguments, program=program, unroll=on_cpu())]
+    states, others = [call.state for call in first], [call.others for call in first]
+    return steps.train_calls(states, others, first[0].images, program=program, unroll=on_cpu())
 
 
-def _train_block(block: list[list[tuple]]) -> list[tuple]:
-    program = block[0][0][1]
-    rows = [[arguments for _, _, arguments in row] for row in block]
-    if len(block) == 1:
-        return _call(rows[0], program)
-    return _call_apart(rows, [row[0][1].model.mesh for row in block], program)
-
-
-def _call(calls: list[tuple], program) -> list[tuple]:
-    if len(calls) == 1:
-        return [steps.train_call(*calls[0], program=program, unroll=on_cpu())]
-    states = [state for state, *_ in calls]
-    others = [(hyper, key, labels, indices) for _, hyper, key, _, labels, indices in calls]
-    return steps.train_calls(states, others, calls[0][3], program=program, unroll=on_cpu())
-
-
-def _call_apart(rows: list[list[tuple]], meshes: list, program) -> list[tuple]:
+def _train_apart(block: list[list[_Call]], program: Program) -> list[tuple]:
     """One call of runs on several meshes, as many on each."""
-    mesh = placement.beside(meshes)
-    program = dataclasses.replace(program, model=dataclasses.replace(program.model, mesh=mesh))
-    states = placement.joined(mesh, [[state for state, *_ in row] for row in rows])
-    for state, *_ in itertools.chain(*rows):  # donated: only the joined copy is kept
-        jax.tree.map(lambda leaf: leaf.delete(), state)
-    others = placement.joined(
-        mesh,
-        [
-            [(hyper, key, labels, indices) for _, hyper, key, _, labels, indices in row]
-            for row in rows
-        ],
-    )
-    images = placement.shared(mesh, [row[0][3] for row in rows])
-    found = steps.train_apart(states, others, images, program=program, unroll=on_cpu())
+    mesh = placement.beside([row[0].program.model.mesh for row in block])
+    states = placement.joined(mesh, [[call.state for call in row] for row in block])
+    for call in itertools.chain(*block):  # donated: only the joined copy is kept
+        jax.tree.map(lambda leaf: leaf.delete(), call.state)
+    others = placement.joined(mesh, [[call.others for call in row] for row in block])
+    images = placement.shared(mesh, [row[0].images for row in block])
+    static = {"program": _on(program, mesh), "unroll": on_cpu()}
+    found = steps.train_apart(states, others, images, **static)
     return [result for row in placement.parted(mesh, found) for result in row]

@@ -19,27 +19,21 @@ class NonFiniteLoss(UserError):
 class History:
     """Means of the training metrics over epochs, read one call late so that nothing waits.
 
-    Args:
-      run: the run that it records.
-      on_epoch: called with the record of every finished epoch.
+    `on_epoch` is called with the record of every finished epoch.
     """
 
     def __init__(self, run: Run, on_epoch: Callable[[dict], None] = lambda record: None):
         self.epochs: list[dict] = []
         self._run, self._on_epoch = run, on_epoch
-        self._step, self._sums, self._pending = 0, {}, None
+        self.num_steps = 0  # that it has read, all but those of the last call
+        self._sums, self._pending = {}, None
         self._start = time.perf_counter()
-
-    @property
-    def num_steps(self) -> int:
-        """How many steps it has read, all but those of the last call."""
-        return self._step
 
     @property
     def num_dispatched(self) -> int:
         """How many steps were taken, those of the last call included."""
         pending = 0 if self._pending is None else len(self._pending["loss"])
-        return self._step + pending
+        return self.num_steps + pending
 
     def to_json(self) -> dict:
         """A copy of all of it, for a checkpoint that is written while training goes on."""
@@ -48,31 +42,26 @@ class History:
         return {
             **({} if loader is None else {"corrupt": list(loader.corrupt)}),
             "epochs": list(self.epochs),
-            "step": self._step,
+            "step": self.num_steps,
             "sums": dict(self._sums),
             "seconds": time.perf_counter() - self._start,
         }
 
     def restore(self, saved: dict) -> None:
         """Takes up where `to_json` left off."""
-        self.epochs, self._step, self._sums = saved["epochs"], saved["step"], saved["sums"]
+        self.epochs, self.num_steps, self._sums = saved["epochs"], saved["step"], saved["sums"]
         self._start = time.perf_counter() - saved["seconds"]
         if self._run.loader is not None:
             self._run.loader.corrupt[:] = saved.get("corrupt", [])
 
-    def append(self, metrics: dict[str, jax.Array]) -> None:
+    def append(self, metrics: dict[str, jax.Array] | None) -> None:
         """Takes the metrics `[k]` of a call that may still be running; reads those before it."""
         previous, self._pending = self._pending, metrics
         self._read(previous)
 
     def flush(self) -> None:
-        """Reads all metrics there are, waiting for them.
-
-        Raises:
-          NonFiniteLoss: the loss of a step is infinite or not a number.
-        """
-        previous, self._pending = self._pending, None
-        self._read(previous)
+        """Reads all metrics there are, waiting for them."""
+        self.append(None)
 
     def _read(self, metrics) -> None:
         if metrics is None:
@@ -81,25 +70,26 @@ class History:
         finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["penalty"])
         if not finite.all():
             first = int(np.argmin(finite))
+            step = self.num_steps + first
             name = "penalty" if np.isfinite(metrics["loss"][first]) else "loss"
             raise NonFiniteLoss(
-                f"The {name} is {metrics[name][first]} at step {self._step + first} with learning rate "
-                f"{learning_rate(self._run, self._step + first):.3g}; lower the learning rate."
+                f"The {name} is {metrics[name][first]} at step {step} with learning rate "
+                f"{learning_rate(self._run, step):.3g}; lower the learning rate."
             )
         for name, values in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
-        self._step += len(finite)
-        if self._step % self._run.program.steps_per_epoch == 0:
+        self.num_steps += len(finite)
+        if self.num_steps % self._run.program.length.steps_per_epoch == 0:
             self._finish_epoch()
 
     def _finish_epoch(self) -> None:
-        steps, now = self._run.program.steps_per_epoch, time.perf_counter()
+        steps, now = self._run.program.length.steps_per_epoch, time.perf_counter()
         seconds, self._start = now - self._start, now
         record = {
-            "epoch": self._step // steps,
-            "step": self._step,
+            "epoch": self.num_steps // steps,
+            "step": self.num_steps,
             **{name: total / steps for name, total in sorted(self._sums.items())},
-            "learning_rate": learning_rate(self._run, self._step - 1),
+            "learning_rate": learning_rate(self._run, self.num_steps - 1),
             "seconds": seconds,
             "images_per_second": steps * self._run.batch_size / seconds,
         }
@@ -111,11 +101,7 @@ class History:
 
 
 def check_finite(run: Run, state: ss.TrainState) -> None:
-    """Refuses a state with weights that are infinite or not a number.
-
-    Raises:
-      NonFiniteLoss: there are some; the next loss would be the first to show it.
-    """
+    """Refuses a state with weights that are not finite, which the next loss would be first to show."""
     if not all(np.isfinite(hosts.fetch(leaf)).all() for leaf in jax.tree.leaves(state)):
         step = int(state.step)
         raise NonFiniteLoss(

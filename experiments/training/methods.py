@@ -5,7 +5,6 @@ them, over seeds or over label noise is one compilation.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import ml_collections
 import optax
 
 import subspace_jax as ss
-from experiments.training import schedules
+from experiments.training.schedules import SCHEDULES, Length, Plan
 from subspace_jax.contrib import complexes, sharpness, swag
 
 # kind -> its subspace, given config.subspace and n
@@ -42,8 +41,6 @@ _AVERAGED = {
 }
 # Of SWAG: deviations that are kept, and networks that are drawn.
 SWAG_RANK, SWAG_DRAWS = 10, 5
-# The learning rate of averaging, as a share of the largest one: 0.05 of 0.1 in the article.
-LOW_FACTOR = 0.5
 
 
 class Hyperparameters(NamedTuple):
@@ -59,137 +56,34 @@ class Hyperparameters(NamedTuple):
     rho: jax.Array
 
 
-class Plan(NamedTuple):
-    """The learning rate over a whole run, and the networks that averages take.
-
-    Attributes:
-      factor: `step -> share of the largest learning rate`.
-      start_step, every: the networks are those after `start_step, start_step + every, ...` steps.
-    """
-
-    factor: optax.Schedule
-    start_step: int
-    every: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Length:
-    """How long a run is: `num_epochs` epochs of `steps_per_epoch` steps after a warm-up of some."""
-
-    num_epochs: int
-    warmup_epochs: int
-    steps_per_epoch: int
-
-    @property
-    def num_steps(self) -> int:
-        return self.num_epochs * self.steps_per_epoch
-
-
-def _cosine(length: Length, num_models: int, low: jax.Array) -> Plan:
-    """The article's: linear warm-up, then a cosine, both constant within an epoch."""
-    del num_models, low
-
-    def factor(step):
-        epoch = step // length.steps_per_epoch
-        warmup, rest = length.warmup_epochs, length.num_epochs - length.warmup_epochs
-        rising = (epoch + 1) / max(warmup, 1)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * ((epoch - warmup) / rest)))
-        return jnp.where(epoch < warmup, rising, cosine)
-
-    return Plan(factor, length.num_steps, 1)
-
-
-def _swa_constant(length: Length, num_models: int, low: jax.Array) -> Plan:
-    """Networks at equal distances in the last tenth of training, the last one among them."""
-    factor = schedules.swa_constant_schedule(1.0, low, **dataclasses.asdict(length))
-    every = max((length.num_steps // 10) // max(num_models - 1, 1), 1)
-    return Plan(factor, length.num_steps - (num_models - 1) * every, every)
-
-
-def _swa_cyclic(length: Length, num_models: int, low: jax.Array) -> Plan:
-    factor = schedules.swa_cyclic_schedule(1.0, low, num_models, **dataclasses.asdict(length))
-    start, every = schedules.swa_cycles(length.num_epochs, num_models)
-    return Plan(factor, start * length.steps_per_epoch, every * length.steps_per_epoch)
-
-
-def _snapshot(length: Length, num_models: int, low: jax.Array) -> Plan:
-    del low
-    factor = schedules.snapshot_schedule(1.0, num_models, **dataclasses.asdict(length))
-    start, every = schedules.snapshot_cycles(length.num_epochs, num_models)
-    return Plan(factor, start * length.steps_per_epoch, every * length.steps_per_epoch)
-
-
-def _fge(length: Length, num_models: int, low: jax.Array) -> Plan:
-    """Triangles between `low` and a hundredth of it."""
-    factor = schedules.fge_schedule(1.0, low, low / 100, num_models, **dataclasses.asdict(length))
-    start, every = schedules.fge_cycles(length.num_epochs, length.steps_per_epoch, num_models)
-    return Plan(factor, start, every)
-
-
-SCHEDULES: dict[str, Callable[[Length, int, jax.Array], Plan]] = {
-    "cosine": _cosine,
-    "swa_constant": _swa_constant,
-    "swa_cyclic": _swa_cyclic,
-    "snapshot": _snapshot,
-    "fge": _fge,
-}
-
-
 class Answer(NamedTuple):
-    """What a trained method leaves to evaluate, whatever its weights are.
+    """What a trained method leaves to evaluate, whatever its weights are."""
 
-    Attributes:
-      said: what its networks span.
-      networks: what they are if they are not the trained endpoints themselves.
-      subspace: whose points are evaluated; `None` if the stack is a mean and draws around it.
-      num_networks: of the stack that `Method.trained` returns.
-      drawn: whether it predicts with networks that are drawn.
-      chooses: what validation data choose: a "point", of a subspace trained as a whole, or a "soup".
-      simplexes: the sets of networks whose mixtures were trained.
-    """
-
-    said: str
-    networks: str
-    subspace: ss.Subspace | None
-    num_networks: int
-    drawn: bool
-    chooses: Literal["point", "soup", "nothing"]
-    simplexes: tuple[tuple[int, ...], ...]
+    said: str  # what its networks span
+    networks: str  # what they are if they are not the trained endpoints themselves
+    subspace: ss.Subspace | None  # `None` if the stack is a mean and draws around it
+    num_networks: int  # of the stack that `Method.trained` returns
+    drawn: bool  # whether it predicts with networks that are drawn
+    chooses: Literal["point", "soup", "nothing"]  # on validation data
+    simplexes: tuple[tuple[int, ...], ...]  # the sets of networks whose mixtures were trained
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The part of a method that decides which program is compiled.
+    """The part of a method that decides which program is compiled."""
 
-    Attributes:
-      subspace: where networks are sampled; `simplex(1)` for ordinary training.
-      has_penalty: whether a random pair of endpoints a step is kept from being one network.
-      num_samples: points per batch.
-      schedule: a name in `SCHEDULES`.
-      num_models: networks that an average visits.
-      average: of `config.average`, evaluated in place of the trained endpoints.
-      num_draws: networks drawn from SWAG's Gaussian.
-      gradient: "plain", "sam" or "asam".
-      frozen: endpoints that are given and never move.
-      simplexes: of a complex, and whose volume may be rewarded.
-      rewards_volume: whether it is.
-      is_complex: whether the subspace is a complex of simplexes, whose center may lie outside.
-      trains: whether anything is trained at all.
-    """
-
-    subspace: ss.Subspace
-    has_penalty: bool
-    num_samples: int
-    schedule: str
-    num_models: int
-    average: str
-    num_draws: int
-    gradient: str
-    frozen: tuple[int, ...]
-    simplexes: tuple[tuple[int, ...], ...]
-    rewards_volume: bool
-    is_complex: bool
-    trains: bool
+    subspace: ss.Subspace  # where networks are sampled; `simplex(1)` for ordinary training
+    has_penalty: bool  # whether a random pair of endpoints a step is kept from being one network
+    num_samples: int  # points per batch
+    schedule: str  # a name in `SCHEDULES`
+    num_models: int  # networks that an average visits
+    average: str  # evaluated in place of the trained endpoints
+    num_draws: int  # networks drawn from SWAG's Gaussian
+    gradient: Literal["plain", "sam", "asam"]
+    frozen: tuple[int, ...]  # endpoints that are given and never move
+    simplexes: tuple[tuple[int, ...], ...]  # of a complex, whose center may lie outside
+    rewards_volume: bool  # of the simplexes
+    trains: bool  # whether anything is trained at all
 
     @property
     def gradients_per_step(self) -> int:
@@ -198,32 +92,29 @@ class Method:
 
     def plan(self, length: Length) -> Plan:
         """When the learning rate falls, and what averages take."""
-        return SCHEDULES[self.schedule](length, self.num_models, jnp.float32(LOW_FACTOR))
+        return SCHEDULES[self.schedule](length, self.num_models)
 
     def optimizer(self, hyper: Hyperparameters, length: Length) -> optax.GradientTransformation:
         """SGD with momentum; decay is added to the gradient, of every parameter of every endpoint."""
-        plan = self.plan(length)
+        factor, *visits = self.plan(length)
+        rate = lambda step: hyper.learning_rate * factor(step)
         optimizer = optax.chain(
             optax.add_decayed_weights(hyper.weight_decay),
-            optax.sgd(
-                lambda step: hyper.learning_rate * plan.factor(step), momentum=hyper.momentum
-            ),
+            optax.sgd(rate, momentum=hyper.momentum),
         )
         if self.gradient != "plain":
             optimizer = sharpness.sam(optimizer, hyper.rho, adaptive=self.gradient == "asam")
         links = [optimizer]
         if self.frozen:
             links.append(ss.freeze(self.frozen))
-        visits = (plan.start_step, plan.every)
         averages = {
-            "ema": lambda: ss.averaging.ema(hyper.ema_decay),
-            "swa": lambda: ss.averaging.swa(*visits),
-            "swag": lambda: swag.swag(*visits, SWAG_RANK),
-            "snapshots": lambda: ss.averaging.snapshots(*visits, self.num_models),
+            "none": lambda: (),
+            "ema": lambda: (ss.averaging.ema(hyper.ema_decay),),
+            "swa": lambda: (ss.averaging.swa(*visits),),
+            "swag": lambda: (swag.swag(*visits, SWAG_RANK),),
+            "snapshots": lambda: (ss.averaging.snapshots(*visits, self.num_models),),
         }
-        if self.average != "none":
-            links.append(averages[self.average]())
-        return optax.chain(*links)
+        return optax.chain(*links, *averages[self.average]())
 
     def penalty(self, hyper: Hyperparameters):
         """`(endpoints, key) -> scalar`, or None."""
@@ -251,7 +142,7 @@ class Method:
             return Answer("Gaussian", networks, None, 1 + self.num_draws, True, "nothing", ())
         if self.average == "snapshots":
             n, subspace = self.num_models, ss.simplex(self.num_models)
-        if self.is_complex:
+        if self.simplexes:
             return Answer("complex", networks, subspace, n, True, "nothing", self.simplexes)
         if self.average == "snapshots" or not self.trains:
             said = f"set of {n} networks"
@@ -297,11 +188,11 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
     its start follows it but for the point at which the gradient is taken (and the penalty).
     """
     kind, sub, opt = config.kind, config.subspace, config.optimizer
-    subspace = KINDS[kind](sub, sub.num_endpoints)
     average, nearby = config.average, config.sharpness
     matched = num_averaged_inits(config)
+    simplexes = _simplexes(sub) if kind == "complex" else ()
     method = Method(
-        subspace=subspace,
+        subspace=KINDS[kind](sub, sub.num_endpoints),
         has_penalty=sub.penalty > 0,
         num_samples=sub.num_samples,
         schedule=config.schedule.name,
@@ -310,22 +201,21 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         num_draws=SWAG_DRAWS if average.name == "swag" else 0,
         gradient=("asam" if nearby.adaptive else "sam") if nearby.rho > 0 else "plain",
         frozen=tuple(sub.given),
-        simplexes=_simplexes(sub),
-        rewards_volume=sub.volume > 0 and len(sub.simplexes) > 0,
-        is_complex=kind == "complex",
+        simplexes=simplexes,
+        rewards_volume=sub.volume > 0 and len(simplexes) > 0,
         trains=kind != "independent",
     )
-    hyper = Hyperparameters(
-        learning_rate=jnp.float32(opt.learning_rate / matched),
-        weight_decay=jnp.float32(opt.weight_decay * matched),
-        momentum=jnp.float32(opt.momentum),
-        penalty=jnp.float32(sub.penalty),
-        volume=jnp.float32(sub.volume),
-        label_smoothing=jnp.float32(config.label_smoothing),
-        ema_decay=jnp.float32(average.decay),
-        rho=jnp.float32(nearby.rho),
-    )
-    return method, hyper
+    values = {
+        "learning_rate": opt.learning_rate / matched,
+        "weight_decay": opt.weight_decay * matched,
+        "momentum": opt.momentum,
+        "penalty": sub.penalty,
+        "volume": sub.volume,
+        "label_smoothing": config.label_smoothing,
+        "ema_decay": average.decay,
+        "rho": nearby.rho,
+    }
+    return method, Hyperparameters(**{name: jnp.float32(x) for name, x in values.items()})
 
 
 def _simplexes(sub) -> tuple[tuple[int, ...], ...]:

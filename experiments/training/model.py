@@ -16,18 +16,12 @@ from experiments.training import placement
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network and what happens to its images; hashable, the static argument of evaluation.
-
-    Attributes:
-      network: a Linen module of `experiments.training.networks`.
-      normalization, augmentation: names in `experiments.data.augment`.
-      mesh: of the devices that share a batch; `None` for one device.
-    """
+    """A network and what happens to its images; hashable, the static argument of evaluation."""
 
     network: nn.Module
-    normalization: str
+    normalization: str  # and augmentation: names in `experiments.data.augment`
     augmentation: str
-    mesh: jax.sharding.Mesh | None = None
+    mesh: jax.sharding.Mesh | None = None  # of the devices that share a batch
 
 
 def like(model: Model, images: jax.Array) -> ss.tree.PyTree:
@@ -58,10 +52,7 @@ def initial_stats(model: Model, images: jax.Array) -> ss.tree.PyTree:
 def training_logits(
     model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, dict]:
-    """Logits in training mode, and the moments of this batch at every batch norm.
-
-    Units are dropped only with a key.
-    """
+    """Logits in training mode, and the batch's moments; units are dropped only with a key."""
     logits, updated = model.network.apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
         normalize(placement.spread(model.mesh, images), model.normalization),

@@ -58,14 +58,19 @@ def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Ar
     return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
 
 
+def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:
+    """The end of a block: `y` and its shortcut, the identity or a strided 1x1 convolution."""
+    if x.shape != y.shape:
+        x = batch_norm(
+            conv(x, y.shape[-1], 1, stride, name="shortcut"), train, name="shortcut_norm"
+        )
+    return nn.relu(x + y)
+
+
 class ConvNet(nn.Module):
     """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
 
-    Attributes:
-      num_classes: `K`.
-      widths: channels of the stages; every stage but the first halves the resolution.
-      dropout: rate of dropout at the end of every stage.
-      dtype: of the activations.
+    Every stage but the first halves the resolution; dropout comes at the end of a stage.
     """
 
     num_classes: int
@@ -86,10 +91,7 @@ class ConvNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution.
-
-    Dropout comes after the second batch norm, before the shortcut is added.
-    """
+    """Two 3x3 convolutions and a shortcut; dropout comes before the shortcut is added."""
 
     width: int
     stride: int
@@ -101,24 +103,15 @@ class BasicBlock(nn.Module):
         y = nn.relu(batch_norm(y, train))
         y = conv(y, self.width, 3)
         y = drop(batch_norm(y, train), self.dropout, train, dropout)
-        if x.shape != y.shape:
-            x = conv(x, self.width, 1, self.stride, name="shortcut")
-            x = batch_norm(x, train, name="shortcut_norm")
-        return nn.relu(x + y)
+        return add(x, y, self.stride, train)
 
 
 class CifarResNet(nn.Module):
     """The CIFAR residual network of He et al. 2016, with the article's shortcuts and classifier.
 
-    Three stages of basic blocks with `width`, `2 width`, `4 width` channels; projection shortcuts
-    are 1x1 convolution and batch norm; the classifier is a 1x1 convolution without bias.
-
-    Attributes:
-      num_classes: `K`.
-      depth: number of layers with weights, `6 n + 2`; 20 is the article's cResNet20.
-      width: channels of the first stage; 16 in the article.
-      dropout: rate of dropout in every block.
-      dtype: of the activations.
+    Three stages of basic blocks with `width`, `2 width`, `4 width` channels, `depth = 6 n + 2` layers
+    with weights; projection shortcuts are 1x1 convolution and batch norm; the classifier is a 1x1
+    convolution without bias. The defaults are the article's cResNet20.
     """
 
     num_classes: int
@@ -141,19 +134,10 @@ class CifarResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is that of the 3x3 convolution.
+    """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut; dropout as in a basic block."""
 
-    Dropout comes after the last batch norm, before the shortcut is added.
-
-    Attributes:
-      width: a quarter of the channels of the output.
-      inner: channels between the convolutions; `width` in a ResNet, more in a WideResNet.
-      stride: of the 3x3 convolution and the shortcut.
-      dropout: rate.
-    """
-
-    width: int
-    inner: int
+    width: int  # a quarter of the channels of the output
+    inner: int  # channels between the convolutions; `width` in a ResNet, more in a WideResNet
     stride: int
     dropout: float = 0.0
 
@@ -163,10 +147,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(batch_norm(conv(y, self.inner, 3, self.stride), train))
         y = batch_norm(conv(y, 4 * self.width, 1), train)
         y = drop(y, self.dropout, train, dropout)
-        if x.shape != y.shape:
-            x = conv(x, 4 * self.width, 1, self.stride, name="shortcut")
-            x = batch_norm(x, train, name="shortcut_norm")
-        return nn.relu(x + y)
+        return add(x, y, self.stride, train)
 
 
 class ImageNetResNet(nn.Module):
@@ -175,22 +156,13 @@ class ImageNetResNet(nn.Module):
     The widths of the stages are `width`, `2 width`, `4 width`, ...; every stage but the first halves
     the resolution. The classifier is a 1x1 convolution without bias; with one, and the stem `imagenet`,
     the network is torchvision's.
-
-    Attributes:
-      num_classes: `K`.
-      blocks: blocks of every stage.
-      widening: channels inside bottleneck blocks, as a multiple of their width; 0 for basic blocks.
-      stem: `imagenet`, a 7x7 convolution with stride 2 and a max-pool with stride 2; or `small`, a 3x3
-        convolution with stride 1, which the article uses for Tiny-ImageNet.
-      width: channels of the stem.
-      dropout: rate of dropout in every block.
-      dtype: of the activations.
-      classifier_bias: whether the classifier has a bias.
     """
 
     num_classes: int
     blocks: Sequence[int] = (2, 2, 2, 2)
-    widening: int = 0
+    widening: int = 0  # channels inside bottlenecks, in multiples of their width; 0: basic blocks
+    # A 7x7 convolution and a max-pool, both with stride 2; or "small", a 3x3 convolution with
+    # stride 1, which the article uses for Tiny-ImageNet.
     stem: str = "imagenet"
     width: int = 64
     dropout: float = 0.0

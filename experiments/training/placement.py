@@ -22,23 +22,12 @@ def make_mesh(
 ) -> Mesh | None:
     """The mesh of a run; `None` if its config names none. Several processes share all their devices.
 
-    Args:
-      config: of the run.
-      method: how it trains.
-      slot: of a run that trains together with others, its place among them: it gets the devices of one
-        index of the axis `run`, and several runs share them if there are more runs. `None` for a run
-        alone.
-
-    Raises:
-      UserError: it does not fit the devices, the endpoints or the batches.
+    A run that trains together with others has a slot, its place among them: it gets the devices of one
+    index of the axis `run`, and several runs share them if there are more runs.
     """
     if not config.mesh and jax.process_count() == 1:
         return None
-    try:
-        mesh = sharding.make_mesh(config.mesh)
-        sharding.check_endpoints(mesh, method.subspace.num_endpoints)
-    except ValueError as error:  # the library's sentence has both values
-        raise UserError(f"{str(error).removesuffix('.')} (config.mesh).") from error
+    mesh = _named_mesh(config.mesh, "config.mesh", method.subspace.num_endpoints)
     if (runs := mesh.shape["run"]) > 1:
         if slot is None:
             raise UserError(
@@ -47,34 +36,39 @@ def make_mesh(
             )
         mesh = _mesh(mesh.devices[slot % runs][None])
     least = mesh.size * method.num_samples
-    if rest := config.batch_size % least:
-        below = config.batch_size - rest
+    if config.batch_size % least:
         raise UserError(
             f"config.batch_size is {config.batch_size} but is to be split over {mesh.size} devices "
-            f"and {method.num_samples} sampled networks; use "
-            f"{f'{below} or ' if below else ''}{below + least}."
+            f"and {method.num_samples} sampled networks; use {_multiples(config.batch_size, least)}."
         )
     return mesh
 
 
 def check_runs(layout: str, runs_at_once: int) -> None:
-    """Refuses a suite's mesh that does not split its groups of runs equally.
-
-    Raises:
-      UserError: the mesh can't be made, or its axis `run` does not divide the runs.
-    """
+    """Refuses a suite's mesh that does not split its groups of runs equally."""
     if not layout:
         return
-    try:
-        runs = sharding.make_mesh(layout).shape["run"]
-    except ValueError as error:  # the library's sentence has both values
-        raise UserError(f"{str(error).removesuffix('.')} (config.run.mesh).") from error
-    if rest := runs_at_once % runs:
-        below = runs_at_once - rest
+    runs = _named_mesh(layout, "config.run.mesh").shape["run"]
+    if runs_at_once % runs:
         raise UserError(
             f"config.run.mesh splits runs {runs} ways but config.runs_at_once is {runs_at_once}; use "
-            f"--config.runs_at_once={f'{below} or ' if below else ''}{below + runs}."
+            f"--config.runs_at_once={_multiples(runs_at_once, runs)}."
         )
+
+
+def _named_mesh(layout: str, name: str, num_endpoints: int | None = None) -> Mesh:
+    try:
+        mesh = sharding.make_mesh(layout)
+        sharding.check_endpoints(mesh, num_endpoints or mesh.shape["endpoint"])
+    except ValueError as error:  # the library's sentence has both values
+        raise UserError(f"{str(error).removesuffix('.')} ({name}).") from error
+    return mesh
+
+
+def _multiples(count: int, of: int) -> str:
+    """The next ones on both sides of a count."""
+    below = count // of * of
+    return f"{f'{below} or ' if below else ''}{below + of}"
 
 
 def _mesh(devices: np.ndarray) -> Mesh:
@@ -86,22 +80,21 @@ def beside(meshes: Sequence[Mesh]) -> Mesh:
     return _mesh(np.concatenate([mesh.devices for mesh in meshes]))
 
 
+def _of_runs(mesh: Mesh) -> list[Mesh]:
+    return [_mesh(devices[None]) for devices in mesh.devices]
+
+
 def joined(mesh: Mesh, trees: Sequence[Sequence[PyTree]]) -> PyTree:
-    """Equal trees on the meshes of several runs as one tree on the mesh of `beside`.
+    """Equal trees on the meshes of several runs as one tree `[R, ...]` on the mesh of `beside`.
 
-    Args:
-      mesh: of all of them.
-      trees: by mesh and run, as many of every mesh; arrays that have no such place are put there.
-
-    Returns:
-      A tree of leaves `[R, ...]`, split over `run` and lying there as they lay before.
+    The trees come by mesh and run, as many of every mesh. Leaves lie there as they lay before, split
+    over `run`; those that lay elsewhere are put on their run's devices first.
     """
-    owns = [_mesh(devices[None]) for devices in mesh.devices]
-    placed = [
-        [jax.device_put(tree, _where(own, tree)) for tree in of_mesh]
-        for own, of_mesh in zip(owns, trees, strict=True)
-    ]
-    count = len(placed) * len(placed[0])
+
+    def place(own, leaf):
+        found = leaf.sharding
+        stays = isinstance(found, NamedSharding) and found.mesh == own
+        return found if stays else everywhere(own)
 
     def join(*leaves):
         parts: dict[jax.Device, list] = {}
@@ -110,9 +103,15 @@ def joined(mesh: Mesh, trees: Sequence[Sequence[PyTree]]) -> PyTree:
                 parts.setdefault(shard.device, []).append(shard.data)
         where = NamedSharding(mesh, PartitionSpec("run", *leaves[0].sharding.spec))
         shards = [jnp.stack(parts[device]) for device in mesh.devices.flat]
-        return jax.make_array_from_single_device_arrays((count, *leaves[0].shape), where, shards)
+        shape = (len(leaves), *leaves[0].shape)
+        return jax.make_array_from_single_device_arrays(shape, where, shards)
 
-    return jax.tree.map(join, *(tree for of_mesh in placed for tree in of_mesh))
+    placed = [
+        jax.device_put(tree, jax.tree.map(functools.partial(place, own), tree))
+        for own, of_mesh in zip(_of_runs(mesh), trees, strict=True)
+        for tree in of_mesh
+    ]
+    return jax.tree.map(join, *placed)
 
 
 def shared(mesh: Mesh, images: Sequence[jax.Array]) -> jax.Array:
@@ -124,8 +123,7 @@ def shared(mesh: Mesh, images: Sequence[jax.Array]) -> jax.Array:
 
 def parted(mesh: Mesh, tree: PyTree) -> list[list[PyTree]]:
     """The inverse of `joined`: trees by mesh and run."""
-    owns = [_mesh(devices[None]) for devices in mesh.devices]
-    depth = jax.tree.leaves(tree)[0].shape[0] // len(owns)
+    depth = jax.tree.leaves(tree)[0].shape[0] // len(mesh.devices)
 
     def part(own, i, leaf):
         parts = {shard.device: shard.data for shard in leaf.addressable_shards}
@@ -134,20 +132,9 @@ def parted(mesh: Mesh, tree: PyTree) -> list[list[PyTree]]:
         return jax.make_array_from_single_device_arrays(leaf.shape[1:], where, shards)
 
     return [
-        [jax.tree.map(functools.partial(part, own, i), tree) for i in range(depth)] for own in owns
+        [jax.tree.map(functools.partial(part, own, i), tree) for i in range(depth)]
+        for own in _of_runs(mesh)
     ]
-
-
-def _where(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Where each leaf lies on a mesh, if it lies there, and everywhere on it otherwise."""
-
-    def place(leaf):
-        found = leaf.sharding
-        if isinstance(found, NamedSharding) and found.mesh == mesh:
-            return found
-        return everywhere(mesh)
-
-    return jax.tree.map(place, tree)
 
 
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
@@ -177,13 +164,9 @@ def spread(mesh: Mesh | None, batch: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(batch, where)
 
 
-def place(mesh: Mesh | None, state: ss.TrainState) -> ss.TrainState:
+def place(mesh: Mesh | None, state: ss.TrainState, put=jax.device_put) -> ss.TrainState:
     """A state, on the devices of a mesh if there is one."""
-    return state if mesh is None else jax.device_put(state, sharding.state_shardings(mesh, state))
+    return state if mesh is None else put(state, sharding.state_shardings(mesh, state))
 
 
-def keep(mesh: Mesh | None, state: ss.TrainState) -> ss.TrainState:
-    """The same, traced."""
-    if mesh is None:
-        return state
-    return jax.lax.with_sharding_constraint(state, sharding.state_shardings(mesh, state))
+keep = functools.partial(place, put=jax.lax.with_sharding_constraint)  # of a state that is traced

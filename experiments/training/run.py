@@ -16,16 +16,10 @@ from experiments.data.loader import Loader, Options
 from experiments.data.sets import Dataset
 from experiments.system import hosts
 from experiments.system.errors import UserError
-from experiments.training import model as training_model
 from experiments.training import models, placement, starting, weights
-from experiments.training.methods import (
-    Hyperparameters,
-    Length,
-    Method,
-    make_method,
-    num_averaged_inits,
-)
-from experiments.training.model import Model, on_cpu
+from experiments.training.methods import Hyperparameters, Method, make_method, num_averaged_inits
+from experiments.training.model import Model, like, on_cpu
+from experiments.training.schedules import Length
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
 _ACCELERATOR_STEPS_PER_CALL = 500
@@ -33,13 +27,7 @@ _ACCELERATOR_STEPS_PER_CALL = 500
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All that decides what is compiled; hashable, a static argument.
-
-    Attributes:
-      model: what is trained.
-      method: how it is trained.
-      length: how long, which decides the schedule of the learning rate.
-    """
+    """All that decides what is compiled; hashable, a static argument."""
 
     model: Model
     method: Method
@@ -48,10 +36,6 @@ class Program:
     @property
     def num_steps(self) -> int:
         return self.length.num_steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.length.steps_per_epoch
 
 
 class Run(NamedTuple):
@@ -68,8 +52,8 @@ class Run(NamedTuple):
     num_averaged_inits: int
     batch_size: int
     steps_per_call: int
-    given: ss.tree.PyTree | None  # stack of the networks of `method.frozen`, trained before
     loader: Loader | None = None  # of a split that is streamed
+    given: ss.tree.PyTree | None = None  # stack of the networks of `method.frozen`, trained before
     start: ss.tree.PyTree | None = None  # stack of one network or all endpoints, maybe headless
 
     @property
@@ -81,18 +65,11 @@ class Run(NamedTuple):
 def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
     """Builds everything that a run needs from its config, once.
 
-    Args:
-      config: of the run.
-      data: what it trains on.
-      slot: of a run that trains together with others, its place among them, which decides its part of
-        a mesh with the axis `run`; `None` for a run alone.
-
-    Raises:
-      UserError: a value that training can't work with.
+    A run that trains together with others has a slot, its place among them, which decides its part of
+    a mesh with the axis `run`.
     """
     _check(config, data)
     method, hyper = make_method(config)
-    steps_per_epoch = len(data.train.labels) // config.batch_size
     model = Model(
         network=models.make_network(config.model, data.num_classes),
         normalization=config.normalization,
@@ -102,7 +79,7 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
     length = Length(
         num_epochs=config.num_epochs if method.trains else 0,
         warmup_epochs=config.optimizer.warmup_epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=len(data.train.labels) // config.batch_size,
     )
     everywhere = placement.everywhere(model.mesh)
     loader, images, labels = None, data.train.images, data.train.labels
@@ -114,7 +91,8 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         images, labels = _resident(_Same(images), everywhere), hosts.put(labels, everywhere)
     one = on_cpu() or loader is not None
     steps_per_call = config.steps_per_call or (1 if one else _ACCELERATOR_STEPS_PER_CALL)
-    given = _load_given(config, model, images)
+    if method.trains:
+        method.plan(length)  # it is refused if it does not fit
     run = Run(
         program=Program(model, method, length),
         hyper=hyper,
@@ -123,20 +101,22 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
         seed=config.seed,
         num_averaged_inits=num_averaged_inits(config),
         batch_size=config.batch_size,
-        steps_per_call=min(steps_per_call, steps_per_epoch),
-        given=given,
+        steps_per_call=min(steps_per_call, length.steps_per_epoch),
         loader=loader,
-        start=None if given is not None else _load_start(config, method, model, images),
     )
-    _check_plan(run)
-    return run
+    given = _load_given(config, run)
+    if given is None and config.init_from:
+        n, network = method.subspace.num_endpoints, one_network(run)
+        start = starting.load(config.init_from, config.init_head, network, n, config.recipe)
+        return run._replace(start=start)
+    return run._replace(given=given)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Same:
-    """An array that is equal to itself alone."""
+    """An array that is equal to itself alone; it is kept, so that no other gets its id."""
 
-    def __init__(self, array: np.ndarray):
-        self.array = array  # which is kept, so that no other gets its id
+    array: np.ndarray
 
     def __eq__(self, other):
         return self.array is other.array
@@ -150,26 +130,21 @@ def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Arra
     return hosts.put(same.array, where)
 
 
-def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
+def _load_given(config, run: Run) -> ss.tree.PyTree | None:
     """The stack of networks that a run starts from, or `None` if it starts from none."""
     sub = config.subspace
     wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
-    if not wanted and sub.weights:
+    if bool(wanted) != bool(sub.weights):
         raise UserError(
-            f"config.subspace.weights is {tuple(sub.weights)} but {config.recipe} starts from no "
-            "trained networks; leave it out, or name their endpoints in config.subspace.given."
+            f"config.subspace.weights names {len(sub.weights)} files but {config.recipe} starts from "
+            f"{wanted} trained networks; name the weights.npz files of as many finished runs, or use "
+            "experiments.reproduce."
         )
     if not wanted:
         return None
-    if not sub.weights:
-        raise UserError(
-            f"config.subspace.weights is empty but {config.recipe} starts from {wanted} trained "
-            "networks; name the weights.npz files of finished runs, or use experiments.reproduce."
-        )
-    like = training_model.like(model, images)
-    stack = weights.concatenate([weights.load(path, like) for path in sub.weights])
-    found = ss.tree.num_stacked(stack)
-    if found != wanted:
+    network = one_network(run)
+    stack = weights.concatenate([weights.load(path, network) for path in sub.weights])
+    if (found := ss.tree.num_stacked(stack)) != wanted:
         raise UserError(
             f"config.subspace.weights holds {found} networks but {config.recipe} starts from "
             f"{wanted}; name as many."
@@ -177,39 +152,9 @@ def _load_given(config, model: Model, images: jax.Array) -> ss.tree.PyTree | Non
     return stack
 
 
-def _load_start(config, method: Method, model: Model, images: jax.Array) -> ss.tree.PyTree | None:
-    if not config.init_from:
-        return None
-    num_endpoints = method.subspace.num_endpoints
-    return starting.load(
-        config.init_from,
-        config.init_head,
-        training_model.like(model, images),
-        num_endpoints,
-        config.recipe,
-    )
-
-
 def one_network(run: Run) -> ss.tree.PyTree:
     """The shapes of one network of a run."""
-    return training_model.like(run.program.model, run.images)
-
-
-def _check_plan(run: Run) -> None:
-    """Refuses a schedule that does not fit into the training."""
-    program = run.program
-    if not program.method.trains:
-        return
-    try:
-        plan = program.method.plan(program.length)
-    except ValueError as error:  # the library's sentence has both values
-        sentence = str(error).removesuffix(".")
-        raise UserError(f"{sentence} (config.num_epochs, config.schedule).") from error
-    if plan.start_step < 1:
-        raise UserError(
-            f"config.schedule.num_models is {program.method.num_models} but there are "
-            f"{program.num_steps} steps; visit fewer networks or train for longer."
-        )
+    return like(run.program.model, run.images)
 
 
 def _check(config, data) -> None:

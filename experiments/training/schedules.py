@@ -1,209 +1,172 @@
-"""Learning rates of methods that take several networks from one run, as Optax schedules.
+"""Learning rates over a whole run, as Optax schedules, and which networks averages take.
 
-All are of `num_epochs` epochs of `steps_per_epoch` steps. In the first `warmup_epochs` the rate rises
-linearly to `base_lr`; after the last step it stays, but for the triangles of `fge_schedule`.
+A schedule is a function `(length, num_models) -> Plan`. Its factor rises linearly over the epochs of the
+warm-up; after the last step it stays, but for the triangles of `_fge`.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
-Rate = jax.typing.ArrayLike
+from experiments.system.errors import UserError
+
+# The learning rate of averaging, as a share of the largest one: 0.05 of 0.1 in the article.
+LOW_FACTOR = 0.5
 
 
-def swa_constant_schedule(
-    base_lr: Rate, swa_lr: Rate, *, num_epochs: int, steps_per_epoch: int, warmup_epochs: int = 0
-) -> optax.Schedule:
-    """A high learning rate for half of training, then a line down to that of the last tenth.
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a run is: `num_epochs` epochs of `steps_per_epoch` steps after a warm-up of some."""
 
-    It is "SWA high constant LR" of Wortsman et al. 2021, after Izmailov et al. 2018.
+    num_epochs: int
+    warmup_epochs: int
+    steps_per_epoch: int
 
-    Example:
-      >>> schedule = swa_constant_schedule(0.1, 0.05, num_epochs=160, steps_per_epoch=390)
-      >>> [round(float(schedule(390 * epoch)), 4) for epoch in (0, 80, 112, 144, 159)]
-      [0.1, 0.1, 0.075, 0.05, 0.05]
+    @property
+    def num_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+
+class Plan(NamedTuple):
+    """`step -> share of the largest learning rate`, and when averages take networks.
+
+    They are those after `start_step, start_step + every, ...` steps.
     """
-    _check(num_epochs, steps_per_epoch, warmup_epochs, num_epochs / 2)
-    begin = num_epochs / 2 - warmup_epochs
-    falling = optax.linear_schedule(base_lr, swa_lr, 0.4 * num_epochs, begin)
-    parts = [_rising(base_lr, warmup_epochs), falling]
-    return _by_epoch(optax.join_schedules(parts, [warmup_epochs]), num_epochs, steps_per_epoch)
+
+    factor: optax.Schedule
+    start_step: int
+    every: int
 
 
-def swa_cycles(num_epochs: int, num_models: int) -> tuple[int, int]:
-    """`(start, cycle)` in epochs: `num_models` ends of equal cycles in the last quarter of training.
+def _cosine(length: Length, num_models: int) -> Plan:
+    """The article's: linear warm-up, then a cosine, both constant within an epoch."""
+    del num_models
 
-    The last one is the end of training; one model is ordinary training.
+    def factor(step):
+        epoch = step // length.steps_per_epoch
+        warmup, rest = length.warmup_epochs, length.num_epochs - length.warmup_epochs
+        rising = (epoch + 1) / max(warmup, 1)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * ((epoch - warmup) / rest)))
+        return jnp.where(epoch < warmup, rising, cosine)
 
-    Example:
-      >>> swa_cycles(160, 3), swa_cycles(160, 4)
-      ((120, 20), (121, 13))
+    return Plan(factor, length.num_steps, 1)
+
+
+def _swa_constant(length: Length, num_models: int) -> Plan:
+    """Half of training at a high rate, then a line down to the low one of the last tenth.
+
+    It is "SWA high constant LR" of Wortsman et al. 2021, after Izmailov et al. 2018. Networks are taken
+    at equal distances in the last tenth, the last one among them.
     """
-    num_cycles = num_models - 1
-    if num_models < 1:
-        raise ValueError(f"num_models={num_models} leaves nothing to average; use at least 1.")
-    if num_epochs < 4 * max(num_cycles, 1):
-        raise ValueError(
-            f"The last quarter of {num_epochs} epochs has no room for the {num_cycles} cycles of "
-            f"{num_models} models; train for at least {4 * max(num_cycles, 1)} epochs."
-        )
-    cycle = (num_epochs // 4) // max(num_cycles, 1)
-    return num_epochs - num_cycles * cycle, cycle
+    half, steps = length.num_epochs / 2, length.num_steps
+    every = max((steps // 10) // max(num_models - 1, 1), 1)
+    start = steps - (num_models - 1) * every
+    _check(length, num_models, half, min(start, every))
+    begin = half - length.warmup_epochs
+    falling = optax.linear_schedule(1.0, LOW_FACTOR, 0.4 * length.num_epochs, begin)
+    return Plan(_by_epoch(_after_warmup(length, falling), length), start, every)
 
 
-def swa_cyclic_schedule(
-    base_lr: Rate,
-    swa_lr: Rate,
-    num_models: int,
-    *,
-    num_epochs: int,
-    steps_per_epoch: int,
-    warmup_epochs: int = 0,
-) -> optax.Schedule:
-    """A cosine to the start of `swa_cycles`, constant in an epoch, then a cosine for each cycle.
+def _swa_cyclic(length: Length, num_models: int) -> Plan:
+    """A cosine, constant in an epoch, then one for each of equal cycles in the last quarter.
 
-    It is "SWA cyclic LR" of Wortsman et al. 2021, after Izmailov et al. 2018.
-
-    Example:
-      >>> schedule = swa_cyclic_schedule(0.1, 0.05, 3, num_epochs=160, steps_per_epoch=390)
-      >>> [round(float(schedule(390 * epoch)), 4) for epoch in (0, 60, 120, 130, 140)]
-      [0.1, 0.05, 0.05, 0.025, 0.05]
+    It is "SWA cyclic LR" of Wortsman et al. 2021, after Izmailov et al. 2018. Networks are taken at the
+    start of the first cycle and at the end of every one; one network is ordinary training.
     """
-    start, cycle = swa_cycles(num_epochs, num_models)
-    _check(num_epochs, steps_per_epoch, warmup_epochs, start)
-    cosine = optax.cosine_decay_schedule(base_lr, start - warmup_epochs)
-    first = optax.join_schedules([_rising(base_lr, warmup_epochs), cosine], [warmup_epochs])
-    cycles = _cosines(swa_lr, [cycle * steps_per_epoch] * max(num_models - 1, 1))
-    parts = [_by_epoch(first, num_epochs, steps_per_epoch), cycles]
-    return _stays(
-        optax.join_schedules(parts, [start * steps_per_epoch]), num_epochs, steps_per_epoch
-    )
+    num_cycles, steps = num_models - 1, length.steps_per_epoch
+    cycle = (length.num_epochs // 4) // max(num_cycles, 1)
+    start = length.num_epochs - num_cycles * cycle
+    _check(length, num_models, start, cycle)
+    cosine = optax.cosine_decay_schedule(1.0, start - length.warmup_epochs)
+    first = _by_epoch(_after_warmup(length, cosine), length)
+    cycles = _cosines(LOW_FACTOR, [cycle * steps] * max(num_cycles, 1))
+    factor = _stays(optax.join_schedules([first, cycles], [start * steps]), length)
+    return Plan(factor, start * steps, cycle * steps)
 
 
-def snapshot_cycles(num_epochs: int, num_models: int) -> tuple[int, int]:
-    """`(start, cycle)` in epochs: the end of the first of `num_models` cycles, and the others' length.
+def _snapshot(length: Length, num_models: int) -> Plan:
+    """A cosine for each of equal cycles, as in Huang et al. 2017, "Snapshot Ensembles", Eq. 2.
 
-    Example:
-      >>> snapshot_cycles(160, 5), snapshot_cycles(30, 4)
-      ((32, 32), (9, 7))
+    Networks are taken at their ends; the first cycle has the warm-up and the epochs that are left.
     """
-    if not 1 <= num_models <= num_epochs:
-        raise ValueError(
-            f"{num_epochs} epochs have no room for {num_models} cycles; use 1 to {num_epochs}."
-        )
-    cycle = num_epochs // num_models
-    return num_epochs - (num_models - 1) * cycle, cycle
+    steps, warmup = length.steps_per_epoch, length.warmup_epochs
+    cycle = length.num_epochs // num_models
+    start = length.num_epochs - (num_models - 1) * cycle
+    _check(length, num_models, start, cycle)
+    epochs = [start - warmup] + [cycle] * (num_models - 1)
+    parts = [_by_epoch(_rising(length), length), _cosines(1.0, [n * steps for n in epochs])]
+    factor = _stays(optax.join_schedules(parts, [warmup * steps]), length)
+    return Plan(factor, start * steps, cycle * steps)
 
 
-def snapshot_schedule(
-    base_lr: Rate,
-    num_models: int,
-    *,
-    num_epochs: int,
-    steps_per_epoch: int,
-    warmup_epochs: int = 0,
-) -> optax.Schedule:
-    """A cosine for each of `snapshot_cycles`, as in Huang et al. 2017, "Snapshot Ensembles", Eq. 2.
+def _fge(length: Length, num_models: int) -> Plan:
+    """The beginning of an ordinary cosine, then triangles from the low rate to a hundredth and back.
 
-    Example:
-      >>> schedule = snapshot_schedule(0.1, 2, num_epochs=4, steps_per_epoch=10)
-      >>> [round(float(schedule(10 * epoch)), 4) for epoch in range(4)]
-      [0.1, 0.05, 0.1, 0.05]
+    It is that of Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
+    section 5. The cosine is constant in an epoch; networks are taken in the middle of every triangle.
     """
-    start, cycle = snapshot_cycles(num_epochs, num_models)
-    _check(num_epochs, steps_per_epoch, warmup_epochs, start)
-    epochs = [start - warmup_epochs] + [cycle] * (num_models - 1)
-    rising = _by_epoch(_rising(base_lr, warmup_epochs), num_epochs, steps_per_epoch)
-    parts = [rising, _cosines(base_lr, [n * steps_per_epoch for n in epochs])]
-    joined = optax.join_schedules(parts, [warmup_epochs * steps_per_epoch])
-    return _stays(joined, num_epochs, steps_per_epoch)
-
-
-def fge_cycles(num_epochs: int, steps_per_epoch: int, num_models: int) -> tuple[int, int]:
-    """`(start, cycle)` in steps: the middles of `num_models` short cycles that end training.
-
-    Example:
-      >>> fge_cycles(40, 10, 5)
-      (310, 20)
-    """
-    steps = num_epochs * steps_per_epoch
-    cycle = 2 * ((steps - (3 * steps) // 4) // (2 * num_models)) if num_models >= 1 else 0
-    if cycle < 2:
-        raise ValueError(
-            f"The last quarter of {steps} steps has no room for {num_models} cycles of 2 steps or "
-            "more; train for longer or keep fewer networks, at least 1."
-        )
-    return steps - num_models * cycle + cycle // 2, cycle
-
-
-def fge_schedule(
-    base_lr: Rate,
-    high_lr: Rate,
-    low_lr: Rate,
-    num_models: int,
-    *,
-    num_epochs: int,
-    steps_per_epoch: int,
-    warmup_epochs: int = 0,
-) -> optax.Schedule:
-    """The beginning of an ordinary cosine, then triangles from high to low and back (`fge_cycles`).
-
-    It is that of Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of
-    DNNs", section 5. The cosine is constant in an epoch.
-
-    Example:
-      >>> schedule = fge_schedule(1.0, 0.4, 0.2, 5, num_epochs=40, steps_per_epoch=10)
-      >>> [round(float(schedule(step)), 2) for step in (0, 200, 300, 305, 310, 315, 320)]
-      [1.0, 0.5, 0.4, 0.3, 0.2, 0.3, 0.4]
-    """
-    middle, cycle = fge_cycles(num_epochs, steps_per_epoch, num_models)
-    start = middle - cycle // 2
-    _check(num_epochs, steps_per_epoch, warmup_epochs, start / steps_per_epoch)
-    cosine = optax.cosine_decay_schedule(base_lr, num_epochs - warmup_epochs)
-    first = optax.join_schedules([_rising(base_lr, warmup_epochs), cosine], [warmup_epochs])
+    steps = length.num_steps
+    cycle = 2 * ((steps - (3 * steps) // 4) // (2 * num_models))
+    start = steps - num_models * cycle
+    _check(length, num_models, start / length.steps_per_epoch, cycle)
+    cosine = optax.cosine_decay_schedule(1.0, length.num_epochs - length.warmup_epochs)
+    first = _by_epoch(_after_warmup(length, cosine), length)
 
     def triangles(step):
         low = 1 - jnp.abs(2 * (step % cycle) / cycle - 1)
-        return (1 - low) * high_lr + low * low_lr
+        return (1 - low) * LOW_FACTOR + low * (LOW_FACTOR / 100)
 
-    parts = [_by_epoch(first, num_epochs, steps_per_epoch), triangles]
-    return lambda step: optax.join_schedules(parts, [start])(jnp.asarray(step))
-
-
-def _rising(base_lr: Rate, warmup_epochs: int) -> optax.Schedule:
-    return lambda epoch: (epoch + 1) / max(warmup_epochs, 1) * base_lr
+    factor = lambda step: optax.join_schedules([first, triangles], [start])(jnp.asarray(step))
+    return Plan(factor, start + cycle // 2, cycle)
 
 
-def _cosines(peak: Rate, lengths: list[int]) -> optax.Schedule:
+SCHEDULES: dict[str, Callable[[Length, int], Plan]] = {
+    "cosine": _cosine,
+    "swa_constant": _swa_constant,
+    "swa_cyclic": _swa_cyclic,
+    "snapshot": _snapshot,
+    "fge": _fge,
+}
+
+
+def _rising(length: Length) -> optax.Schedule:
+    return lambda epoch: (epoch + 1) / max(length.warmup_epochs, 1)
+
+
+def _after_warmup(length: Length, schedule: optax.Schedule) -> optax.Schedule:
+    return optax.join_schedules([_rising(length), schedule], [length.warmup_epochs])
+
+
+def _cosines(peak: float, lengths: list[int]) -> optax.Schedule:
     """From the peak to nearly zero again and again, in cycles of so many steps."""
     cycle = {"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0}
     cosines = optax.sgdr_schedule([cycle | {"decay_steps": length} for length in lengths])
-    return lambda step: cosines(step) * peak  # which may be traced
+    return lambda step: cosines(step) * peak
 
 
-def _by_epoch(schedule: Callable, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+def _by_epoch(schedule: Callable, length: Length) -> optax.Schedule:
     def of_step(step):
-        epoch = jnp.minimum(jnp.asarray(step, jnp.int32) // steps_per_epoch, num_epochs - 1)
-        return schedule(epoch.astype(jnp.float32))  # Optax mixes it with floats
+        epoch = jnp.asarray(step, jnp.int32) // length.steps_per_epoch
+        # Optax mixes it with floats.
+        return schedule(jnp.minimum(epoch, length.num_epochs - 1).astype(jnp.float32))
 
     return of_step
 
 
-def _stays(schedule: Callable, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+def _stays(schedule: Callable, length: Length) -> optax.Schedule:
     """After the last step its value stays."""
-    last = num_epochs * steps_per_epoch - 1
+    last = length.num_steps - 1
     return lambda step: schedule(jnp.minimum(jnp.asarray(step, jnp.float32), last))
 
 
-def _check(num_epochs: int, steps_per_epoch: int, warmup_epochs: int, first_fall: float):
-    if num_epochs < 1 or steps_per_epoch < 1:
-        raise ValueError(
-            f"{num_epochs} epochs of {steps_per_epoch} steps are no training; use at least 1 of both."
-        )
-    if not 0 <= warmup_epochs < first_fall:
-        raise ValueError(
-            f"A warm-up of {warmup_epochs} epochs does not fit before epoch {first_fall:g} of "
-            f"{num_epochs}, where another part of the schedule starts; use 0 or a shorter one."
+def _check(length: Length, num_models: int, first: float, cycle: int) -> None:
+    """Refuses cycles of no step, and a warm-up as long as what comes before the first of them."""
+    if cycle < 1 or first <= length.warmup_epochs:
+        raise UserError(
+            f"config.schedule visits {num_models} networks after a warm-up of {length.warmup_epochs} "
+            f"epochs, which does not fit into {length.num_epochs} epochs of {length.steps_per_epoch} "
+            "steps; train for longer, or lower config.schedule.num_models."
         )

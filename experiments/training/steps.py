@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -30,21 +29,21 @@ _INIT, _ORDER, _STEPS = range(3)
 
 def init_state(run: Run) -> ss.TrainState:
     """The state before the first step: of the run's seed, and of networks that were trained before."""
+    method, mesh = run.program.method, run.program.model.mesh
     if run.given is not None:
-        endpoints = _around(run.given, run.program.method)
-        optimizer = run.program.method.optimizer(run.hyper, run.program.length)
-        return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
-    key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
-    init = _compiled_init(run.program, run.num_averaged_inits)
-    arguments = key, run.hyper, training_model.first(run.images)
-    if run.start is None:
-        return init(*arguments)
-    endpoints = jax.eval_shape(init, *arguments).endpoints
-    if run.start.keys() != endpoints.keys():  # some are drawn
-        endpoints = init(*arguments).endpoints
-    endpoints = starting.begin(endpoints, run.start)
-    optimizer = run.program.method.optimizer(run.hyper, run.program.length)
-    return placement.place(run.program.model.mesh, ss.TrainState.create(endpoints, optimizer))
+        endpoints = _around(run.given, method)
+    else:
+        key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
+        init = _compiled_init(run.program, run.num_averaged_inits)
+        arguments = key, run.hyper, training_model.first(run.images)
+        if run.start is None:
+            return init(*arguments)
+        endpoints = jax.eval_shape(init, *arguments).endpoints
+        if run.start.keys() != endpoints.keys():  # some are drawn
+            endpoints = init(*arguments).endpoints
+        endpoints = starting.begin(endpoints, run.start)
+    optimizer = method.optimizer(run.hyper, run.program.length)
+    return placement.place(mesh, ss.TrainState.create(endpoints, optimizer))
 
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
@@ -93,20 +92,11 @@ def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn
 
 @functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="state")
 def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
-    """Several training steps of one run in one call.
+    """Several training steps of one run in one call: the state after them, and metrics `[k]`.
 
-    Args:
-      state: donated.
-      hyper: `Hyperparameters`.
-      key: the run's key for its steps.
-      images, labels: the whole training split; or the batches `[k, B, ...]` and `[k, B]`.
-      indices: `[k, B]`, the examples of each step; `None` for batches.
-      program: static.
-      unroll: static; unrolled on a CPU, where XLA's convolution gradients are many times slower
-        inside a loop, and scanned elsewhere.
-
-    Returns:
-      The state after `k` steps, and metrics with leaves `[k]`.
+    Images and labels are the whole training split, and `indices [k, B]` the examples of each step; or
+    they are the batches `[k, B, ...]` and `[k, B]`, and indices are `None`. It is unrolled on a CPU,
+    where XLA's convolution gradients are many times slower inside a loop, and scanned elsewhere.
     """
     step = ss.make_train_step(
         program.method.subspace,
@@ -134,26 +124,18 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
     return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
 
+def _train_one(state, others, images, **static):
+    hyper, key, labels, indices = others
+    return train_call.__wrapped__(state, hyper, key, images, labels, indices, **static)
+
+
 @functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
 def train_calls(states, others, images, *, program, unroll):
-    """Several training steps of several runs of one program in one call, vectorised over the runs.
+    """`train_call` of several runs of one program in one call, vectorised over the runs.
 
-    Args:
-      states: of every run; donated.
-      others: of every run `(hyper, key, labels, indices)`, as for `train_call`.
-      images: of all of them.
-      program, unroll: as for `train_call`.
-
-    Returns:
-      What `train_call` returns, of every run.
+    They share their images; all else, `(hyper, key, labels, indices)`, is of every run.
     """
-
-    def one(state, other):
-        hyper, key, labels, indices = other
-        return train_call.__wrapped__(
-            state, hyper, key, images, labels, indices, program=program, unroll=unroll
-        )
-
+    one = functools.partial(_train_one, images=images, program=program, unroll=unroll)
     found = jax.vmap(one)(ss.stack(states), ss.stack(others))
     return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
 
@@ -162,23 +144,11 @@ def train_calls(states, others, images, *, program, unroll):
 def train_apart(states, others, images, *, program, unroll):
     """`train_calls` on a mesh that splits the runs over its axis `run`: none knows of the others.
 
-    Args:
-      states: of all runs, leaves `[R, ...]`; donated.
-      others: `(hyper, key, labels, indices)`, leaves `[R, ...]`.
-      images: of all of them, the same on all devices.
-      program, unroll: as for `train_call`; the mesh of its model is that of all runs.
-
-    Returns:
-      What `train_call` returns, leaves `[R, ...]`.
+    Leaves are `[R, ...]`; images are the same everywhere; the mesh of the program is that of all runs.
     """
 
     def own(states, others, images):
-        def one(state, other):
-            hyper, key, labels, indices = other
-            return train_call.__wrapped__(
-                state, hyper, key, images, labels, indices, program=program, unroll=unroll
-            )
-
+        one = functools.partial(_train_one, images=images, program=program, unroll=unroll)
         if len(states.step) > 1:
             return jax.vmap(one)(states, others)
         # Vectorised convolutions would be grouped ones.
@@ -207,26 +177,17 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int)
 OnEpoch = Callable[[int, ss.TrainState], None]
 
 
-def nothing_on_epoch(epoch: int, state: ss.TrainState) -> None:
-    """What `fit` does after an epoch if it is not told otherwise."""
-
-
 def fit(
-    run: Run, state: ss.TrainState, history: History, on_epoch: OnEpoch = nothing_on_epoch
+    run: Run,
+    state: ss.TrainState,
+    history: History,
+    on_epoch: OnEpoch = lambda epoch, state: None,
 ) -> Iterator[ss.TrainState]:
     """Trains from a state to the end, yielding the state after every call.
 
     A yielded state is donated to the next call: use it before asking for the next one. On return
-    the history is complete.
-
-    Args:
-      run: what is trained.
-      state: where it starts.
-      history: takes the metrics.
-      on_epoch: called with the number of an epoch and the state after its last step.
-
-    Raises:
-      NonFiniteLoss: training diverged; noticed one call late.
+    the history is complete; divergence is noticed one call late. `on_epoch` is called with the number
+    of an epoch and the state after its last step.
     """
     with contextlib.closing(arguments_of_calls(run, int(state.step))) as calls:
         for given, measured in calls:
@@ -239,7 +200,7 @@ def fit(
 def arguments_of_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
     """What `train_call` takes after the state, call by call from a step on, and what was measured."""
     step_key = jax.random.fold_in(jax.random.key(run.seed), _STEPS)
-    examples = _resident_examples if run.loader is None else _streamed_examples
+    examples = _resident_examples if run.loader is None else feed.training_calls
     with contextlib.closing(examples(run, first)) as chunks:
         for chunk, measured in chunks:
             yield (run.hyper, step_key, *chunk), measured
@@ -248,7 +209,7 @@ def arguments_of_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
 def took(run: Run, state: ss.TrainState, history: History, metrics, on_epoch: OnEpoch) -> None:
     """Notes a call that was made."""
     history.append(metrics)
-    epoch, rest = divmod(history.num_dispatched, run.program.steps_per_epoch)
+    epoch, rest = divmod(history.num_dispatched, run.program.length.steps_per_epoch)
     if not rest:
         on_epoch(epoch, state)
 
@@ -256,30 +217,11 @@ def took(run: Run, state: ss.TrainState, history: History, metrics, on_epoch: On
 def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
     """Images, labels and indices of every call of `train_call` from a step on."""
     order_key = jax.random.fold_in(jax.random.key(run.seed), _ORDER)
-    size, per_call, steps = len(run.labels), run.steps_per_call, run.program.steps_per_epoch
+    size, per_call, steps = len(run.labels), run.steps_per_call, run.program.length.steps_per_epoch
     for epoch in range(first // steps, run.program.length.num_epochs):
         order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
         for start in range(max(first - epoch * steps, 0), steps, per_call):
             yield (run.images, run.labels, order[start : start + per_call]), {}
-
-
-def _streamed_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
-    """The same of a run whose batches are streamed, and how long each step waited for its own."""
-    chunks = feed.training_chunks(
-        run.loader,
-        run.images,
-        run.labels,
-        batch_size=run.batch_size,
-        num_epochs=run.program.length.num_epochs,
-        steps_per_call=run.steps_per_call,
-        first=first,
-        seed=run.seed,
-        crop=run.crops,
-        mesh=run.program.model.mesh,
-    )
-    for images, labels, wait in chunks:
-        share = np.full(len(labels), wait / len(labels), np.float32)
-        yield (images, labels, None), {"data_wait": share}
 
 
 def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
@@ -291,14 +233,8 @@ def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
         where = feed.placed(run.batch_size, run.program.model.mesh, axis=1)
         images = jax.ShapeDtypeStruct((*shape, *run.images.shape[1:]), jnp.uint8, sharding=where)
         chunk = images, jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where), None
-    return train_call.lower(
-        state,
-        run.hyper,
-        jax.random.key(run.seed),
-        *chunk,
-        program=run.program,
-        unroll=on_cpu(),
-    )
+    key, static = jax.random.key(run.seed), {"program": run.program, "unroll": on_cpu()}
+    return train_call.lower(state, run.hyper, key, *chunk, **static)
 
 
 def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:

@@ -29,15 +29,9 @@ def load(
     like: PyTree,
     leave_out: Callable[[str], bool] = lambda name: False,
 ) -> PyTree:
-    """Reads a stack of networks that look like `like`, one of them.
+    """Reads a stack of networks that look like `like`, one of them, arrays or shapes.
 
-    Args:
-      path: what `save` wrote.
-      like: one network, leaves `[...]`, arrays or shapes.
-      leave_out: `name -> whether` a leaf of the file is passed over.
-
-    Raises:
-      UserError: there is no such file, or it holds other networks.
+    `leave_out` says of the name of a leaf in the file whether it is passed over.
     """
     path = Path(path).expanduser()
     try:

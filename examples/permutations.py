@@ -1,10 +1,4 @@
-"""Which axes of the networks' parameters run over the same hidden units, for alignment.
-
-groups, of_stats = permutation_groups(params), permutation_groups(params, stats=True)
-permutations = alignment.match(reference, params, groups)
-params = alignment.permute(params, groups, permutations)
-stats = alignment.permute(stats, of_stats, permutations)
-"""
+"""Which axes of the experiments' networks run over the same hidden units, for alignment."""
 
 from collections.abc import Mapping
 
@@ -17,17 +11,8 @@ def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
 
     The channels between two convolutions of a block are a group. So are those of a residual stream:
     everything that is added to it by identity shortcuts has one order of channels; a projection
-    begins another one. Images and logits keep their order.
-
-    Args:
-      params: of one network; its names say what it consists of.
-      stats: whether the paths are those of the batch-norm statistics in place of the parameters.
-
-    Returns:
-      As `subspace_jax.contrib.alignment.match` takes them.
-
-    Raises:
-      UserError: its names are not those of a network of `experiments.training.networks`.
+    begins another one. Images and logits keep their order. With `stats` the paths are those of the
+    batch-norm statistics in place of the parameters.
 
     Example:
       >>> layer = {"kernel": None}
@@ -41,28 +26,24 @@ def permutation_groups(params: Mapping, *, stats: bool = False) -> Groups:
             f"The network consists of {', '.join(map(str, params))} and is none of "
             "experiments.training.networks; write its groups yourself, as docs/fine_tuning.md does."
         )
-    groups = _residual(params) if residual else _chain(params)
+    leaves = ((), ("mean", "var")) if stats else (("kernel",), ("scale", "bias"))
     return {
         name: tuple(
-            (f"{layer}/{leaf}", axis) for layer, axis in members for leaf in _leaves(layer, stats)
+            (f"{layer}/{leaf}", axis)
+            for layer, axis in members
+            for leaf in leaves["norm" in layer.rpartition("/")[2].lower()]
         )
-        for name, members in groups.items()
+        for name, members in (_residual if residual else _chain)(params).items()
     }
-
-
-def _leaves(layer, stats):
-    if "norm" in layer.rpartition("/")[2].lower():
-        return ("mean", "var") if stats else ("scale", "bias")
-    return () if stats else ("kernel",)
 
 
 def _chain(params):
     """Convolutions with a norm behind each, then the classifier."""
     convs = [f"Conv_{i}" for i in range(_count(params, "Conv"))]
-    groups = {}
-    for i, (conv, reader) in enumerate(zip(convs, [*convs[1:], "Dense_0"], strict=True)):
-        groups[conv] = [(conv, -1), (f"BatchNorm_{i}", -1), (reader, -2)]
-    return groups
+    return {
+        conv: [(conv, -1), (f"BatchNorm_{i}", -1), (reader, -2)]
+        for i, (conv, reader) in enumerate(zip(convs, [*convs[1:], "Dense_0"], strict=True))
+    }
 
 
 def _residual(params):
