@@ -233,7 +233,7 @@ def filter_normalized_direction(
     def direction(path, x, size, draw, norm):
         if not is_kernel(path, x[None]):
             return jnp.zeros_like(x)
-        return (draw * (size / norm)).astype(x.dtype)
+        return (draw * (size / norm).astype(draw.dtype)).astype(x.dtype)
 
     return jax.tree.map_with_path(direction, params, sizes, draws, norms)
 

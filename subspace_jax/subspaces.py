@@ -254,6 +254,10 @@ def one_object(constructor: Callable[..., Subspace]) -> Callable[..., Subspace]:
     def construct(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        try:
+            hash(bound.args)
+        except TypeError:  # which the constructor refuses better
+            return constructor(*bound.args)
         subspace = cached(*bound.args)
         object.__setattr__(subspace, "_made_by", (construct, bound.args))
         return subspace

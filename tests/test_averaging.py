@@ -230,7 +230,10 @@ def test_a_greedy_soup_is_that_of_a_loop_by_hand(seed):
             chosen.append(i)
     expected = [1 / len(chosen) if i in chosen else 0 for i in range(6)]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    assert (weights.dtype, len(tried)) == (np.float32, 5)  # once for each network but the best
+    assert (weights.dtype, len(tried)) == (
+        jnp.result_type(float),
+        5,
+    )  # once for each network but the best
 
 
 def test_a_soup_takes_what_does_no_harm_and_leaves_what_does():

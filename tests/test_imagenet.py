@@ -20,8 +20,8 @@ from experiments.evaluation import predict
 from experiments.reproduce import records, scheduler
 from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
+from experiments.training import feed, steps
 from experiments.training import run as training_run
-from experiments.training import steps
 from experiments.training.history import History
 from experiments.training.models import make_network
 from experiments.training.networks import ImageNetResNet

@@ -159,15 +159,15 @@ def test_many_examples_lose_no_precision():
 
 @pytest.mark.parametrize("num_bins", [1, 3, 10, 15, 49])
 def test_edges_belong_to_the_lower_bin(num_bins):
-    edges = np.array([b / num_bins for b in range(num_bins + 1)])
-    above = np.nextafter(edges.astype(np.float32), np.float32(2))
+    edges = np.float32([b / num_bins for b in range(num_bins + 1)])
+    above = np.nextafter(edges, np.float32(2))
     # The first bin has 0 and its upper edge; the last what is above its lower edge, and above 1.
     for confidence, doubled in ((edges, 0), (above, -1)):
         # One class, so that the confidence can be any number.
         labels, counts = np.zeros(num_bins + 1, np.int32), np.ones(num_bins)
         diagram = metrics.reliability(confidence[:, None], labels, num_bins=num_bins)
         counts[doubled] = 2
-        np.testing.assert_array_equal(diagram.edges, edges.astype(np.float32))
+        np.testing.assert_array_equal(diagram.edges, edges)
         np.testing.assert_array_equal(np.rint(diagram.weight * (num_bins + 1)), counts)
 
 

@@ -20,8 +20,8 @@ MUTATIONS = (
     # Subspaces
     (
         "subspace_jax/subspaces.py",
-        "alpha**i * beta ** (degree - i) for",
-        "beta**i * alpha ** (degree - i) for",
+        "(1 - alpha) * jnp.pad(basis, (0, 1)) + alpha *",
+        "alpha * jnp.pad(basis, (0, 1)) + (1 - alpha) *",
         "test_subspaces.py::test_points_are_sums_of_endpoints_inside_and_outside",
     ),
     (
@@ -45,8 +45,8 @@ MUTATIONS = (
     ),
     (
         "subspace_jax/recalibration.py",
-        "share = count / total",
-        "share = 0.5 * count / count",
+        "share = (count / total).astype",
+        "share = (0.5 * count / count).astype",
         "test_recalibration.py::test_num_examples_weighs_the_batches",
     ),
     # Averaging
@@ -71,8 +71,8 @@ MUTATIONS = (
     ),
     (
         "subspace_jax/metrics.py",
-        "(errors.sum(1) / jnp.asarray(baseline, jnp.float32).sum(1)).mean()",
-        "errors.sum() / jnp.asarray(baseline, jnp.float32).sum()",
+        "(errors.sum(1) / jnp.asarray(baseline, errors.dtype).sum(1)).mean()",
+        "errors.sum() / jnp.asarray(baseline, errors.dtype).sum()",
         "test_metrics.py::test_mean_corruption_errors_are_means_of_ratios",
     ),
     (
@@ -141,8 +141,8 @@ MUTATIONS = (
     ),
     (
         "subspace_jax/training.py",
-        "loss = sum(losses) / num_samples",
-        "loss = sum(losses)",
+        "return (total / len(values)).astype",
+        "return total.astype",
         "test_training.py::test_training_is_sample_gradient_update",
     ),
     (

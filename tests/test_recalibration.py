@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import linen as nn
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +86,82 @@ def test_many_networks_in_one_pass_are_each_alone():
         assert together[1:] == (15, 5)
 
 
+# Running averages
+
+
+def running(momentum):
+    def update(scale, stats, x):
+        blend = lambda old, new: momentum * old + (1 - momentum) * new.astype(old.dtype)
+        return jax.tree.map(blend, stats, moments(scale, x))
+
+    return update
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.9, 0.99, 0.999, 0.9987654])
+@pytest.mark.parametrize("scale", [0.03, 1.0, 1000.0])
+def test_the_momentum_of_a_running_average_is_measured_and_taken_out(momentum, scale):
+    """Of moments from 1e-3 to 1e6."""
+    batches = [np.float32(scale) * (i + normal(i, 40, FEATURES)) for i in range(3)]
+    start = {
+        name: {"mean": np.zeros(3, np.float32), "var": ONE.repeat(3)}
+        for name in ("first", "second")
+    }
+    found = recalibrate(running(momentum), ONE, batches, stats=start).stats
+    assert_close(found, expected_moments(1, batches), rtol=1e-4, atol=0)
+    if momentum and scale == 1:  # what starts unknown is not taken for moments
+        careless = lambda params, x: running(momentum)(params, start, x)
+        with pytest.raises(ValueError, match="running averages, of a momentum .* pass `stats=`"):
+            recalibrate(careless, ONE, batches)
+
+
+def test_flax_measures_with_any_momentum_what_it_measures_with_none():
+    class Network(nn.Module):
+        momentum: float
+
+        @nn.compact
+        def __call__(self, x, train=True):
+            norm = lambda: nn.BatchNorm(use_running_average=not train, momentum=self.momentum)
+            x = norm()(nn.Conv(4, (3, 3))(x))
+            return norm()(nn.Conv(4, (3, 3))(nn.relu(x)))
+
+    x = 3 + normal(0, 20, 6, 6, 2)
+    variables = Network(0.0).init(jax.random.key(0), x)
+    params, start = variables["params"], variables["batch_stats"]
+
+    def update(momentum, train=True):
+        def stats_fn(params, stats, x):
+            variables = {"params": params, "batch_stats": stats}
+            network, mutable = Network(momentum), ["batch_stats"]
+            return network.apply(variables, x, train=train, mutable=mutable)[1].get(
+                "batch_stats", stats
+            )
+
+        return stats_fn
+
+    moments_fn = lambda params, x: update(0.0)(params, start, x)
+    expected = recalibrate(moments_fn, params, [x[:10], x[10:]]).stats
+    for momentum in (0.9, 0.99):
+        found = recalibrate(update(momentum), params, [x[:10], x[10:]], stats=start).stats
+        assert_close(found, jax.tree.map(np.float64, expected), rtol=1e-4)
+        with pytest.raises(ValueError, match=f"a momentum of about {momentum}"):
+            recalibrate(lambda p, x, m=momentum: update(m)(p, start, x), params, [x])
+    with pytest.raises(ValueError, match="no running average .* run in training mode"):
+        recalibrate(update(0.9, train=False), params, [x], stats=start)
+
+
 # Batches and statistics of any structure
+
+
+def test_empty_batches_count_for_nothing():
+    batches = [normal(0, 4, FEATURES), normal(1, 2, FEATURES)]
+    found = recalibrate(moments, ONE, [batches[0][:0], *batches, batches[0][:0]])
+    chex.assert_trees_all_close(found, recalibrate(moments, ONE, batches))
+
+
+def test_the_examples_of_a_batch_are_those_of_its_first_array():
+    for label in (1.0, np.float32(1)):
+        batch = {"a": label, "x": normal(0, 4, FEATURES)}
+        assert recalibrate(lambda p, b: moments(p, b["x"]), ONE, [batch]).num_examples == 4
 
 
 def test_batches_are_trees():

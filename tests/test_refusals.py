@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from matplotlib.figure import Figure
 
 import subspace_jax as ss
@@ -81,6 +82,15 @@ def train(num_samples):
     return step(ss.TrainState.create(ones(2, 4), optimizer), KEY, ones(6, 2))
 
 
+def bare_loss():
+    step = ss.make_train_step(ss.line(), lambda params, key, batch: params.sum(), optax.sgd(0.1))
+    step(ss.TrainState.create(ones(2, 4), optax.sgd(0.1)), KEY, None)
+
+
+def top_eigenvalue(like):
+    return landscape.top_eigenvalue(lambda v: v, like, KEY, num_iterations=3)
+
+
 def recalibrate(stats):
     stats_fn = lambda params, x: jax.tree.map(lambda s: s + x.mean(0), stats)
     return ss.recalibrate(stats_fn, None, [ones(2, 3)])
@@ -94,13 +104,31 @@ def contour(values=PLANE[0], corners=None, **options):
     return draw("contour", *PLANE, values, endpoints_xy=corners, label="Loss", **options)
 
 
+BATCHED = (
+    ("recalibrate", ss.recalibrate, moments := lambda p, x: {}, 1.0),
+    ("predict", ss.predict, moments, 1.0),
+)
 # Part of the sentence, the function, and its arguments.
 REFUSED = [
     # Predictions
     ("predict got 0 batches; give it at least", ss.predict, jnp.dot, ones(2), []),
     ("average='mean' is unknown; use 'probabi", ss.ensemble, ones(2, 5, 4), "mean"),
     (r"shape \[2, 2, 5, 4\]; stack the members", ss.ensemble, ones(2, 2, 5, 4)),
+    *((f"{name} got an array of shape", f, *a, ones(4, 3)) for name, f, *a in BATCHED),
+    (r"returned \[3\]; let it return one", ss.predict, lambda p, x: x[:, 0], 1.0, [ones(3, 2)]),
+    ("returned a dict; let", ss.predict, lambda p, x: {"head": x}, 1.0, [ones(3, 2)]),
+    ("no array with an axis of examples", ss.recalibrate, lambda p, x: {}, 1.0, [1.0]),
+    ("probs holds 3; pass probabilities", metrics.ece, 3 * PROBS + 2.25, LABELS),
+    ("log_probs holds 0.25; pass log-prob", metrics.nll, PROBS, LABELS),
+    ("probs is an object of type list", metrics.accuracy, PROBS.tolist(), LABELS),
+    ("labels is an object of type list", metrics.nll, np.log(PROBS), LABELS.tolist()),
+    ("scores_in is an object of type list", detection.auroc, [0.5], ones(2)),
     # Subspaces
+    ("of type dict instead of a function", ss.line().init, KEY, ONE),
+    ("type Dense instead of a function", ss.line().init, KEY, nn.Dense(3)),
+    ("got as its key what is an object of type dict", ss.line().sample, ONE, KEY),
+    ("layerwise got an object of type dict", ss.layerwise, ONE),
+    ("type object and can't|type object; stack", ss.stack, [{"w": object()}]),
     ("degree 0 has no ends; use a degree >= 1", ss.bezier, 0),
     ("simplex of 0 endpoints is empty; use at least 1", ss.simplex, 0),
     ("3 networks but the subspace has 2 .* `init`", ss.line().point, ones(3, 4), 0.5),
@@ -239,6 +267,12 @@ REFUSED = [
             (UNITS | {"h": (("in", -1),)}, "Axis -1 .* is named twice, in groups 'g' and 'h'"),
         ]
     ),
+    ("decay=1.5; use a number from 0 to below 1", averaging.ema, 1.5),
+    ("rho=-1; use 0 or", sharpness.sam, optax.sgd(0.1), -1),
+    (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, [True, False]),
+    ("returned an object of type .* instead of a pair", bare_loss),
+    ("swag got the leaf .* complex64", swag.swag(0, 1, 2).init, ONE["w"] * np.complex64(1j)),
+    ("complex numbers, of which a Hessian", top_eigenvalue, np.ones(3, np.complex64)),
     ("There is no group 'h'; .* 'g'", alignment.permute, SMALL, UNITS, {"h": np.arange(3)}),
     ("is none of its 3 units; name", alignment.permute, SMALL, UNITS, {"g": np.zeros(3, int)}),
     (r"\[2, 3\] and \[4, 3\]", alignment.match, SMALL, SMALL | {"in": ones(4, 3)}, UNITS),

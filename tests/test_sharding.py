@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import subspace_jax as ss
 from subspace_jax import sharding
+from subspace_jax.contrib import complexes, lora, sharpness, swag
 
 N, BATCH, STEPS = 8, 16, 10  # endpoints, as many as devices
 KEY = jax.random.key(2)
@@ -157,3 +159,63 @@ def test_data_takes_what_is_left():
 def test_examples_may_be_on_another_axis():
     where = sharding.batch_sharding(sharding.make_mesh("endpoint=2"), BATCH, axis=1)
     assert where.spec == P(None, ("data", "endpoint"))
+
+
+# Meshes of users, with explicit axes as JAX makes them
+
+
+def stepped(optimizer, layers=False):
+    def step(endpoints):
+        subspace = ss.layerwise(ss.simplex(4)) if layers else ss.simplex(4)
+        loss_fn = lambda params, key, x: (
+            ((x @ params["kernel"]) ** 2).mean() + params["bias"].sum(),
+            {},
+        )
+        step = ss.make_train_step(subspace, loss_fn, optimizer, penalty=ss.cosine_penalty)
+        return step(ss.TrainState.create(endpoints, optimizer), KEY, jnp.ones((8, 8)))[0].endpoints
+
+    return step
+
+
+def first_moments(params, x):
+    x = x @ params["kernel"]
+    return {"mean": x.mean(0), "var": x.var(0)}
+
+
+SGD = optax.sgd(0.1)
+ON_A_MESH = {
+    "midpoint": ss.simplex(4).midpoint,
+    "layerwise": lambda stack: ss.layerwise(ss.simplex(4)).sample(KEY, stack),
+    "gram": ss.gram,
+    "distances": ss.distances,
+    "penalty": ss.cosine_penalty,
+    "gradient": jax.grad(lambda stack: ss.cosine_penalty(stack, KEY)),
+    "volume": complexes.log_volume,
+    "along": lambda stack: ss.landscape.along(lambda p: p["kernel"].sum(), stack, jnp.eye(4)),
+    "for_each": ss.for_each(lambda params: params["kernel"].sum()),
+    "recalibrate": lambda stack: (
+        ss.recalibrate(ss.for_each(first_moments), stack, [jnp.ones((6, 8))], check=False).stats
+    ),
+    "grow": lambda stack: ss.simplex(4).grow([ss.simplex(4).midpoint(stack)], KEY, noise=0.1),
+    "filters": lambda stack: ss.landscape.filter_norms(ss.simplex(4).midpoint(stack)),
+    "lora": lambda stack: lora.init(KEY, ss.simplex(4).midpoint(stack), 2),
+    "frozen": stepped(optax.chain(optax.adam(0.1), ss.freeze([0]))),
+    "averages": stepped(optax.chain(SGD, ss.averaging.ema(0.9), ss.averaging.swa(0, 1))),
+    "snapshots": stepped(optax.chain(SGD, ss.averaging.snapshots(0, 1, 3), swag.swag(0, 1, 3))),
+    "sam": stepped(sharpness.sam(SGD, 0.05, adaptive=True), layers=True),
+    "per endpoint": stepped(ss.per_endpoint(optax.lamb(0.1))),
+    "decay": stepped(optax.adamw(0.1, mask=ss.decay_mask)),
+}
+
+
+@pytest.mark.parametrize("spec", [P("x"), P(None, "x")], ids=["endpoints", "leaves"])
+@pytest.mark.parametrize("name", ON_A_MESH)
+def test_explicit_axes_change_nothing(name, spec):
+    draw = lambda key: {"kernel": jax.random.normal(key, (8, 4)), "bias": jnp.ones(4)}
+    stack = ss.simplex(4).init(KEY, draw)
+    mesh = jax.make_mesh((4,), ("x",), devices=jax.devices()[:4])
+    placed = jax.device_put(stack, jax.sharding.NamedSharding(mesh, spec))
+    function = ON_A_MESH[name] if name == "recalibrate" else jax.jit(ON_A_MESH[name])
+    with jax.numpy_dtype_promotion("standard"):  # as Optax's Adam
+        found, expected = jax.device_get((function(placed), function(stack)))
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)

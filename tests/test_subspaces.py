@@ -2,15 +2,18 @@
 
 import functools
 import math
+import pickle
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from stacks import Block, device, network, normal
 
 from subspace_jax import bezier, layerwise, line, simplex
+from subspace_jax.contrib import complexes
 from subspace_jax.subspaces import parent
 from subspace_jax.tree import num_stacked
 
@@ -131,6 +134,40 @@ def test_random_points_are_uniform():
         np.testing.assert_allclose(moments, (1 + np.eye(n)) / (n * (n + 1)), atol=0.01)
 
 
+def test_a_subspace_that_was_pickled_is_the_same():
+    of_layers = [layerwise(s) for s in SOME]
+    for subspace in (*SOME, *of_layers, complexes.simplicial_complex(((0, 2), (1, 2)))):
+        assert pickle.loads(pickle.dumps(subspace)) is subspace
+        assert len({subspace, pickle.loads(pickle.dumps(subspace))}) == 1
+
+
+@pytest.mark.parametrize("degree", [9, 40, 400])
+def test_weights_of_a_curve_of_high_degree_are_right(degree):
+    alphas = np.float32([0, 1e-6, 0.25, 0.5, 0.9, 1])
+    weights = jax.vmap(bezier(degree).weights)(alphas)
+    expected = scipy.stats.binom.pmf(np.arange(degree + 1), degree, np.float64(alphas)[:, None])
+    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(weights[0], np.eye(degree + 1)[0])
+    np.testing.assert_array_equal(weights[-1], np.eye(degree + 1)[-1])
+
+
+def test_endpoints_that_are_equal_by_mistake_are_refused():
+    fixed, rng = jax.random.normal(jax.random.key(7), (3,)), np.random.default_rng(0)
+    careless = {
+        "an array": lambda key: fixed,
+        "a key of its own": lambda key: jax.random.normal(jax.random.key(0), (3,)),
+        "NumPy": lambda key: {"w": rng.normal(size=3).astype(np.float32)},
+    }
+    for init_fn in careless.values():
+        for init in (line().init, jax.jit(line().init, static_argnums=1)):
+            with pytest.raises(ValueError, match="2 endpoints are equal, .* let it use the key"):
+                init(KEY, init_fn)
+    partly = lambda key: {"w": jax.random.normal(key, (3,)), "b": jnp.zeros(3)}
+    for init in (line().init, jax.jit(line().init, static_argnums=1)):
+        init(KEY, partly)
+    simplex(1).init(KEY, careless["an array"])
+
+
 def assert_uniform(x):
     steps = np.arange(1, NUM_DRAWS + 1) / NUM_DRAWS
     assert np.abs(steps - np.sort(x)).max() < 1.95 / math.sqrt(NUM_DRAWS)
@@ -138,7 +175,7 @@ def assert_uniform(x):
 
 def test_a_single_vertex_has_weight_one_even_where_its_draw_is_zero():
     zero = jax.random.key(780_233)  # one key in 8 million
-    assert jax.random.exponential(zero, (1,)) == 0
+    assert jax.random.exponential(zero, (1,), jnp.float32) == 0
     assert simplex(1).draw(zero) == 1
 
 

@@ -113,7 +113,7 @@ def swag_sample(
     diagonal_key, low_rank_key = jax.random.split(key)
     rank = jax.tree.leaves(state.deviations)[0].shape[0]
     columns = jnp.maximum(jnp.minimum(state.count, rank), 2)
-    z2 = jax.random.normal(low_rank_key, (rank,)) / jnp.sqrt(columns - 1)
+    z2 = jax.random.normal(low_rank_key, (rank,)) / jnp.sqrt(columns - 1.0)
 
     def draw(z1, mean, variance, deviations):
         dtype = variance.dtype
