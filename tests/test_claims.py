@@ -1,6 +1,5 @@
 """Claims, and what made-up runs and those of the digits say of them."""
 
-import collections
 import json
 import math
 
@@ -26,19 +25,13 @@ def of(line=(), standard=(), **where):
     return runs_of("line", line, **where) + runs_of("standard", standard, **where)
 
 
-def test_claims_are_of_recipes_each_once_and_said_in_a_sentence():
+def test_claims_are_of_recipes_each_once():
     compared = [(frozenset({c.ours, c.theirs}), *c[3:]) for c in EVERY]
     assert len(set(compared)) == len(EVERY)
     for claim in EVERY:
         assert claim.ours != claim.theirs
         assert {claim.ours[0], claim.theirs[0]} <= recipes.RECIPES.keys()
         assert claim.better == ("higher" if "accuracy" in claim.metric else "lower")
-        assert claim.text[0].isupper()
-        assert claim.text.endswith(".")
-        assert ("20 % wrong labels" in claim.text) == (claim.label_noise > 0)
-        assert ("both tuned" in claim.text) == (claim.setting == "tuned")
-    counts = collections.Counter(claim.figure for claim in ARTICLE)
-    assert counts == {"fig2": 1, "fig3": 8, "fig4": 20, "fig5": 15, "fig6": 10, "fig7": 9}
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10-small"])

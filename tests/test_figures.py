@@ -1,8 +1,6 @@
 """Figures of runs, figures as files, and triangles as maps."""
 
 import io
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.image
@@ -89,12 +87,7 @@ def test_figures_can_be_drawn_in_threads():
         assert list(pool.map(draw, kinds)) == list(map(draw, kinds))
 
 
-def test_pyplot_is_not_imported():
-    code = "import sys, experiments.report.pages; sys.exit('matplotlib.pyplot' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(("steps", "count"), [(6, 36), (12, 144), (0, 6)])
+@pytest.mark.parametrize(("steps", "count"), [(6, 36), (0, 6)])
 def test_a_triangle_is_cut_into_triangles_that_cover_it(steps, count):
     points = layout.points_of(ss.simplex(3), 11, steps)
     coords = np.array([layout.short(point.coords) for point in points])

@@ -62,17 +62,6 @@ def test_text_is_aligned():
         assert re.split(r"  +", line)[2:4] == expected
 
 
-def test_gains_have_their_errors_tests_and_shares():
-    effect = {"gain": 0.02, "stderr": 0.001, "num_seeds": 8, "p_value": 0.01}
-    entry = {"method": "line", "label_noise": 0.2, "metric": "accuracy", "matched": None}
-    entry |= {"untuned": effect, "tuned": effect | {"gain": 0.005, "p_value": None}}
-    entry |= {"share": {"mean": 0.25, "stderr": 0.1}}
-    assert tables.of_gains({"gains": [entry]}).cells == [
-        ["Line", "20 %", "Accuracy", "+2.00 ± 0.10 points, p 0.010"]
-        + ["", "+0.50 ± 0.10 points", "25 ± 10 %"]
-    ]
-
-
 def test_what_was_chosen_is_said_with_what_was_tried():
     rate, decay = "optimizer.learning_rate", "optimizer.weight_decay"
     metrics = {

@@ -176,14 +176,6 @@ def test_a_runs_page_has_its_midpoint_its_places_and_its_provenance(run):
         assert any(place in label or "best on validation, α" in label for label in labels), place
 
 
-def test_a_runs_page_has_accuracies_under_corruption():
-    corrupted = {"gaussian_noise": {"1": {"accuracy": 0.8}, "5": {"accuracy": 0.4}}}
-    place = LINE["places"]["midpoint"] | {"corruptions": corrupted}
-    rows = Page(pages.run_page(LINE | {"places": {"midpoint": place}}, {})).rows
-    assert ["Place", "Corruption", "Severity 1", "Severity 5"] in rows
-    assert ["midpoint", "gaussian noise", "80.00", "40.00"] in rows
-
-
 @pytest.mark.parametrize(
     "part", ["config", "provenance", "history", "points", "ensembles", "geometry", "places", ""]
 )

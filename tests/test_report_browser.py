@@ -186,18 +186,6 @@ def test_between_evaluated_points_of_the_triangle_numbers_are_barycentric(show):
     assert_numbers(page, "triangle", wanted)
 
 
-def test_the_colours_of_the_triangle_are_chosen(show):
-    page = show("triangle")
-    read = "document.querySelector('#triangle canvas').toDataURL()"
-    seen = {page.evaluate(read)}
-    for label in ("NLL [nats]", "ECE [%]"):
-        page.get_by_label(label).check()
-        seen.add(page.evaluate(read))
-        bar = page.locator("#triangle .bar-of-colours").first
-        assert bar.get_attribute("aria-label").startswith(label)
-    assert len(seen) == 3
-
-
 @pytest.mark.parametrize("run", RUNS)
 def test_no_page_is_wider_than_its_window(show, run):
     page = show(run, 320, color_scheme="dark", reduced_motion="reduce")

@@ -108,18 +108,6 @@ def test_sweeps_are_kept_apart_and_the_order_of_runs_changes_nothing():
 # Table
 
 
-def test_table_is_that_of_numpy():
-    accuracy, nll, ece = values(0.9), values(0.3, seed=2), values(0.02, seed=3)
-    (row,) = summary.table(runs_of("standard", accuracy, nll=nll, ece=ece))
-    expected = {"setting": "article", "label_noise": 0.0, "method": "standard"}
-    expected |= {"place": "midpoint", "num_seeds": 8, "values": {}}
-    expected |= {"training_cost": 1.0, "inference_passes": 1}
-    assert row.items() >= expected.items()
-    for name, column in (("accuracy", accuracy), ("nll", nll), ("ece", ece)):
-        assert row[name]["mean"] == pytest.approx(column.mean())
-        assert row[name]["stderr"] == pytest.approx(column.std(ddof=1) / np.sqrt(8))
-
-
 @pytest.mark.parametrize("name", SUITES)
 def test_tables_and_gains_of_committed_suites_are_those_of_their_runs(name):
     """In any order of the runs, of which six digits are stored and not every metric."""
@@ -261,12 +249,6 @@ def test_what_is_not_significant_not_run_or_not_finite_has_no_share_or_gain():
     for run in runs:
         run["places"]["midpoint"]["accuracy"] = math.nan
     assert gain_of(runs)["tuned"]["gain"] is None
-
-
-def test_controls_are_matched_recipes():
-    for subspace, matched in summary.MATCHED.items():
-        assert subspace in styles.SUBSPACES
-        assert recipes.RECIPES[matched].kind == "standard_matched"
 
 
 # Mean corruption errors
