@@ -17,6 +17,11 @@ from experiments.system.files import plain
 Metrics = Mapping[str, Any]
 
 _DIGITS = 5  # of what is drawn and not read
+_CURVES = (
+    ("loss", "Training loss [nats]", 1.0, 3),
+    ("accuracy", "Training accuracy [%]", 100.0, 2),
+    ("learning_rate", "Learning rate", 1.0, 4),
+)
 
 
 def data_of(metrics: Metrics) -> dict[str, Any]:
@@ -94,19 +99,17 @@ def _bins(entry: Metrics) -> dict | None:
 def _history(history: Sequence[Metrics]) -> dict | None:
     if not history:
         return None
-    labels = (
-        ("loss", "Training loss [nats]", 1.0, 3),
-        ("accuracy", "Training accuracy [%]", 100.0, 2),
-        ("learning_rate", "Learning rate", 1.0, 4),
-    )
-    panels = []
-    for name, label, scale, decimals in labels:
-        series = [{"name": "Training", "ys": _scaled(history, name, scale)}]
-        panels.append({"label": label, "decimals": decimals, "series": series})
+    panels = [
+        {
+            "label": label,
+            "decimals": decimals,
+            "series": [{"name": "Training", "ys": _scaled(history, name, scale)}],
+        }
+        for name, label, scale, decimals in _CURVES
+    ]
     penalty = _scaled(history, "penalty", 1.0)
     if any(penalty):
-        name = "Cosine penalty (part of the objective)"
-        panels[0]["series"].append({"name": name, "ys": penalty})
+        panels[0]["series"].append({"name": "Cosine penalty", "ys": penalty})
     return {"xs": [entry["epoch"] for entry in history], "panels": panels}
 
 

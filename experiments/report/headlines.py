@@ -27,7 +27,7 @@ def of(metrics: Metrics) -> dict[str, str]:
         "rivals": _best(metrics),
         "tuned": _verdict(verdicts, "tuned", "accuracy"),
         "curvature": "The sharpness of the loss along each path, beside the test error.",
-        "reliability": _calibrated(metrics),
+        "reliability": "How often predictions are right, by how sure they are.",
         "selection": "How many of the predictions that one keeps are wrong.",
     }
     return {name: sentence for name, sentence in found.items() if sentence}
@@ -49,50 +49,25 @@ def _averages(verdicts: Sequence[Verdict]) -> str:
     found = [verdict.outcome for verdict in verdicts if verdict.claim.figure == "fig4"]
     if not found:
         return "Accuracy by the number of endpoints."
-    return (
-        "Simplexes are significantly more accurate than an average of as many models in "
-        f"{wording.percent(found.count(claims.AGREE) / len(found))} of the comparisons."
-    )
-
-
-def _rows(metrics: Metrics, metric: str) -> list[Metrics]:
-    """Rows of single deployed networks by the article's recipe, of the noisiest labels."""
-    rows = [row for row in metrics.get("table", ()) if row["setting"] == "article"]
-    noise = max((row["label_noise"] for row in rows), default=0.0)
-    return [
-        row
-        for row in rows
-        if row["inference_passes"] == 1
-        and (row["place"], row["label_noise"]) == ("midpoint", noise)
-        and row.get(metric, {}).get("mean") is not None
-    ]
+    share = wording.percent(found.count(claims.AGREE) / len(found))
+    than = "than an average of as many models"
+    return f"Simplexes are significantly more accurate {than} in {share} of the comparisons."
 
 
 def _best(metrics: Metrics) -> str:
-    rows = _rows(metrics, "accuracy")
-    if not rows:
-        return ""
-    best = max(rows, key=lambda row: row["accuracy"]["mean"])
-    start, name = _said(best)
-    accuracy = wording.mean_of({"mean": best["accuracy"]["mean"]}, "accuracy")
-    return f"{start}, the most accurate single network is {name}, at {accuracy} %."
-
-
-def _calibrated(metrics: Metrics) -> str:
-    """Of the methods whose confidences are drawn."""
-    methods = {
-        run["method"]
-        for run in metrics.get("runs", ())
-        if "reliability" in run.get("places", {}).get("midpoint", {})
+    """Of the single deployed networks by the article's recipe, with the noisiest labels."""
+    rows = [row for row in metrics.get("table", ()) if row["setting"] == "article"]
+    noise = max((row["label_noise"] for row in rows), default=0.0)
+    means = {
+        row["method"]: row["accuracy"]["mean"]
+        for row in rows
+        if row["inference_passes"] == 1
+        and (row["place"], row["label_noise"]) == ("midpoint", noise)
+        and row.get("accuracy", {}).get("mean") is not None
     }
-    rows = [row for row in _rows(metrics, "ece") if row["method"] in methods]
-    if not rows:
+    if not means:
         return ""
-    start, name = _said(min(rows, key=lambda row: row["ece"]["mean"]))
-    return f"{start}, {name} has the lowest ECE of these methods."
-
-
-def _said(row: Metrics) -> tuple[str, str]:
-    """With which labels, and what."""
-    start = f"With {wording.kind_of_labels(row['label_noise'])}"
-    return start, claims.side_said(product_of(row["method"]))
+    best = max(means, key=means.__getitem__)
+    name, accuracy = claims.side_said(product_of(best)), 100 * means[best]
+    start = f"With {wording.kind_of_labels(noise)}, the most accurate single network"
+    return f"{start} is {name}, at {accuracy:.1f} %."

@@ -29,8 +29,6 @@ _ROUND = (
 _FEWEST, _MOST = 5, 14
 # The panels of the first figure, by the kind of slice, in the article's order.
 _PANELS = {"point": "One network", "line": "Line", "curve": "Curve", "simplex": "Triangle"}
-# Of a run, beside its landscape.
-_KEPT = ("id", "method", "label_noise", "seed")
 
 
 def draw(metrics: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Figure, dict]]:
@@ -45,7 +43,8 @@ def draw(metrics: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Fi
         # The first of each is the one to be shown.
         found.sort(key=lambda run: (run["label_noise"], run["seed"], order_of(run["method"])))
         chosen = [
-            {key: run[key] for key in _KEPT} | {"landscape": {part: run["landscape"][part]}}
+            {key: run[key] for key in ("id", "method", "label_noise", "seed")}
+            | {"landscape": {part: run["landscape"][part]}}
             for run in choose(found)
         ]
         if chosen:
@@ -109,10 +108,8 @@ def fig2(runs: Sequence[Run]) -> Figure:
     _contour(first, "accuracy", accuracy, triangle=True, **look)
     look = {"levels": levels_of(_array(first["nll"])), "label": "Test NLL [nats]"}
     _contour(first, "nll", nll, triangle=True, cmap="viridis_r", **look)
-    for ax, metric, scale, decimals, unit in (
-        (accuracy, "accuracy", 100, 1, "%"),
-        (nll, "nll", 1, 2, "nats"),
-    ):
+    panels = ((accuracy, "accuracy", 100, 1, "%"), (nll, "nll", 1, 2, "nats"))
+    for ax, metric, scale, decimals, unit in panels:
         said = []
         for region in ("inside", "outside"):
             values = scale * _array([record[region][metric] for record in records])

@@ -22,11 +22,10 @@ _PARTS = {
         "Along the path",
         "Accuracy, NLL and ECE of points of the subspace and of ensembles.",
         "Every point is one network, and the midpoint or centre is deployed; an ensemble costs as many "
-        "evaluations as it has members. Higher is better for accuracy, lower for NLL and "
-        "ECE; axes do not start at 0.",
-        "Move the slider or touch a panel; Page Up and Page Down go to the next evaluated point. "
-        "Dots are evaluated points, and numbers between them are interpolated linearly. At the midpoint "
-        f"an ensemble of opposite points is one network. {BINS}",
+        "evaluations as it has members. Higher is better for accuracy, lower for NLL and ECE; axes do "
+        "not start at 0.",
+        "Move the slider or touch a panel; Page Up and Page Down go to the next evaluated point. Dots "
+        f"are evaluated points, and numbers between them are interpolated linearly. {BINS}",
     ),
     "triangle": (
         "The triangle as a map",

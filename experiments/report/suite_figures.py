@@ -153,9 +153,8 @@ def _draw_dots(rows: Sequence[Metrics], metric: str, ax: Axes) -> None:
 def _mark(values: Sequence, methods: Sequence[str], labels: Sequence[str], ax: Axes) -> None:
     """A dot with its whisker for every method, of its mean and standard error."""
     mean, stderr = np.reshape(values, (-1, 2)).T
-    styles = [style_of(method) for method in methods]
-    looks = {"colors": [s.color for s in styles], "markers": [s.marker for s in styles]}
-    plotting.dots(mean, ax, labels=labels, stderr=stderr, **looks)
+    colors, markers = zip(*((s.color, s.marker) for s in map(style_of, methods)), strict=True)
+    plotting.dots(mean, ax, labels=labels, stderr=stderr, colors=colors, markers=markers)
 
 
 def _label(row: Metrics) -> str:
@@ -237,13 +236,13 @@ def _severities(runs: Runs) -> Drawn | None:
     for method in filter(_SNOWED.__contains__, runs):
         for place in (run["places"]["midpoint"] for run in runs[method]):
             if snow := place.get("corruptions", {}).get("snow"):
-                severities = sorted(map(int, snow))
-                line = [place["accuracy"], *(snow[str(s)]["accuracy"] for s in severities)]
+                at = [0, *sorted(map(int, snow))]
+                line = [place["accuracy"], *(snow[str(s)]["accuracy"] for s in at[1:])]
                 methods.setdefault(method, []).append(line)
     if not methods:
         return None
     figure = Figure(figsize=(7.4, 4.8), layout="constrained")
-    ax, at = figure.subplots(), [0, *severities]
+    ax = figure.subplots()
     drawn = {method: _over_seeds("accuracy", values) for method, values in methods.items()}
     for method, found in drawn.items():
         shape = {"capsize": 2} | look(method, "marker")
@@ -257,8 +256,8 @@ def _severities(runs: Runs) -> Drawn | None:
 def _confidences(runs: Runs, name: str) -> dict[str, list[Metrics]]:
     """The deployed places that have a curve of the confidences, of the methods whose are shown."""
     found = {
-        method: [p for run in runs[method] if name in (p := run["places"]["midpoint"])]
-        for method in runs
+        method: [place for run in group if name in (place := run["places"]["midpoint"])]
+        for method, group in runs.items()
         if method in _CURVES
     }
     return {method: places for method, places in found.items() if places}

@@ -26,15 +26,13 @@ _ROWS = "Means ± one standard error over seeds. NLL and ECE: lower is better"
 _TERMS = (
     "A line, curve or simplex of networks is trained at random points between its endpoints, and its "
     "midpoint is the network to deploy.",
-    "Standard (matched) is ordinary training whose steps are those of a midpoint: the learning rate is "
-    "divided by the number of endpoints, the weight decay multiplied by it, and it starts at a "
-    "midpoint. A subspace differs from it in where gradients are taken, and by the cosine penalty.",
+    "Standard (matched) is ordinary training whose steps are those of a midpoint: a subspace differs "
+    "from it in where gradients are taken, and by the cosine penalty.",
     "Wrong labels replace true ones in the training images alone, and are never the true ones.",
     "Article setting: the article's recipe for all methods. Tuned setting: learning rate and weight "
     "decay chosen for each method by accuracy on validation images with true labels.",
     "Claims are tested by paired t-tests over seeds at 5 %, corrected by Holm's method within each of "
-    "three groups: the article's, the controls, tuned against tuned. Seeds vary initialisation, "
-    "batches and wrong labels, not the test images.",
+    "three groups: the article's, the controls, tuned against tuned.",
     "Training costs are relative to standard training, and passes are networks per prediction.",
 )
 _DOTS = (
@@ -43,32 +41,30 @@ _DOTS = (
     "its own scale."
 )
 _ALONG = (
-    "Left, each curve is the accuracy of single networks on a path, a mean over seeds, its marker the "
-    "midpoint that is deployed; horizontal lines are methods without a path, and bands are one "
-    "standard error. Right, every method's deployed prediction. The axes do not start at 0."
+    "Left, accuracy of single networks on a path, its marker the midpoint that is deployed; horizontal "
+    "lines are methods without a path. Right, every method's deployed prediction. Bands are one "
+    "standard error, and axes do not start at 0."
 )
 # In order, each picture's title, what is seen (for those who can't), how to read it.
 _CAPTIONS = {
     "fig1": (
         "Figure 1: subspaces in the landscape",
         "Planes through trained networks with the loss as colour.",
-        "Real two-parameter slices of the loss of the first seed, with what was trained drawn on them, "
-        "and beside the line an independently trained network.",
+        "Real slices of the loss of the first seed, with what was trained drawn on them, and beside the "
+        "line an independently trained network.",
     ),
     "fig2": (
         "Figure 2: the plane through a trained triangle",
         "Accuracy and loss as colours over a plane with a triangle.",
-        "Batch-norm statistics are recalibrated at every point; distances are L2, of weights. "
-        "Above, means over the grid inside the triangle, and over the rest of the square.",
+        "Distances are L2, of weights. Above, means over the grid inside the triangle, and outside it.",
     ),
     "fig7": ("Figure 7: accuracy along the paths, wrong labels", "Curves and dots.", _ALONG),
     "fig3": ("Figure 3: accuracy along the paths, clean labels", "Curves and dots.", _ALONG),
     "fig4": (
         "Figure 4: number of endpoints",
         "Lines with error bars against the number of endpoints.",
-        "Midpoint accuracy against the number of endpoints of a simplex, beside averages of as many "
-        "models and the matched control; sizes that were not trained break the lines. With one, all of "
-        "them are the same standard training. Error bars are one standard error.",
+        "Midpoints of simplexes, beside averages of as many models and the matched control. Error bars "
+        "are one standard error.",
     ),
     "fig5": (
         "Figure 5: calibration",
@@ -78,18 +74,17 @@ _CAPTIONS = {
     "fig6": (
         "Figure 6: snow",
         "Lines of accuracy against the severity of snow.",
-        "Test images corrupted by snow, {snow}; trained with clean labels, batch-norm statistics of "
-        "clean images. The published constants of snow do not grow in every respect, so severity 2 may "
-        "be harder than 3. Error bars are one standard error.",
+        "Test images corrupted by snow, {snow}; trained with clean labels. The published constants of "
+        "snow do not grow in every respect, so severity 2 may be harder than 3. Error bars are one "
+        "standard error.",
     ),
     "rivals": ("Every rival", "Dots with whiskers.", _DOTS),
     "tuned": ("Tuned against tuned", "Dots with whiskers.", _DOTS),
     "curvature": (
         "Curvature along the path",
         "Lines of the largest eigenvalue of the Hessian along each path.",
-        "Of the training loss, with the statistics of the batch: as it is, and filter-normalised. As it "
-        "is, it also falls as weights grow, which batch norm leaves free, so compare networks by the "
-        "filter-normalised one. Right, the test error.",
+        "Of the training loss, as it is, and filter-normalised. The first also falls as weights grow, "
+        "which batch norm leaves free, so compare networks by the second.",
     ),
     "reliability": (
         "Calibration in bins",
@@ -101,10 +96,8 @@ _CAPTIONS = {
         "Which predictions to trust",
         "Curves of risk against coverage, and dots of AUROC for foreign images.",
         "Left, the share of errors among the most confident predictions, by how many are kept; lower is "
-        "better. Right, the area under the ROC curve of telling test images from images of no class by "
-        "the confidence of the prediction; further right is better, 50 is chance, and below it images "
-        "of no class get more confidence than test images. Means over seeds; bands and whiskers are "
-        "one standard error.",
+        "better. Right, how well confidence tells test images from images of no class: further right is "
+        "better, and 50 is chance. Bands and whiskers are one standard error.",
     ),
 }
 

@@ -26,14 +26,7 @@ def points_of(points: Sequence[Metrics]) -> list[Metrics]:
 
 
 def triangles(coords: Sequence[Sequence[float]]) -> np.ndarray:
-    """Delaunay's triangles `[T, 3]` between points at barycentric coordinates `[P, 3]`.
-
-    Inside of each a quantity is interpolated linearly between close neighbours.
-
-    Example:
-      >>> len(triangles([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3]]))
-      3
-    """
+    """Delaunay's triangles `[T, 3]` between points at barycentric coordinates `[P, 3]`."""
     coords = np.asarray(coords, float)
     found = Delaunay(coords @ EQUILATERAL).simplices
     return found[np.abs(np.linalg.det(coords[found])) > _NO_AREA]

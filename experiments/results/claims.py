@@ -166,13 +166,7 @@ def _outcome(claim: Claim, effect: significance.Effect) -> str:
 
 
 def plain(verdict: Verdict) -> str:
-    """What a comparison of finite values found, with one number.
-
-    Example:
-      >>> claim = claim_of("fig3", "line", "standard")
-      >>> plain(Verdict(claim, 0.0278, 0.0055, 8, 0.001, AGREE)).partition("the line ")[2]
-      'is more accurate than standard training, by 2.78 ± 0.55 points.'
-    """
+    """What a comparison of finite values found, with one number."""
     claim, difference, stderr, num_seeds, _, outcome = verdict
     tuned = f" and both {claim.setting}" if claim.setting != "article" else ""
     start = f"With {wording.kind_of_labels(claim.label_noise)}{tuned}, {side_said(claim.ours)}"

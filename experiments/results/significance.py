@@ -31,12 +31,7 @@ class Effect(NamedTuple):
 
 
 def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> Effect:
-    """The difference of two columns over the seeds that both have.
-
-    Example:
-      >>> paired({0: 2.0, 1: 3.0, 2: 4.0}, {2: 1.0, 1: 1.0, 0: 1.0, 3: 9.0})
-      Effect(difference=2.0, stderr=0.577, num_seeds=3, p_value=0.074)
-    """
+    """The difference of two columns over the seeds that both have."""
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     n, numbers = len(pairs), [value for pair in pairs for value in pair]
     if not n or None in numbers or not all(map(math.isfinite, numbers)):

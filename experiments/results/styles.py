@@ -20,8 +20,11 @@ class Quantity(NamedTuple):
 
 
 # Recipes that train a subspace, whose midpoint is one place among others.
-_KINDS = ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex")
-SUBSPACES = frozenset(name for name, row in (METHODS | RECIPES).items() if row.kind in _KINDS)
+SUBSPACES = frozenset(
+    name
+    for name, row in (METHODS | RECIPES).items()
+    if row.kind in ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex")
+)
 
 # What is shown of everything, and what more is known of some.
 METRICS = ("accuracy", "nll", "ece")
@@ -39,12 +42,7 @@ QUANTITIES = {
 
 
 def style_of(product: str) -> Recipe:
-    """The row of a product, with its label and its looks; grey, under its own name, for a new one.
-
-    Example:
-      >>> style_of("simplex_4").label, style_of("swa_cyclic_3").label
-      ('Simplex (4)', 'SWA (cyclic lr, 3)')
-    """
+    """The row of a product, with its label and its looks; grey, under its own name, for a new one."""
     base, number = _parts(product)
     if number and base in METHODS and METHODS[base].sizes:
         return of_size(base, number)

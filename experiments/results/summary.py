@@ -90,12 +90,7 @@ def chosen_runs(runs: Sequence[Record]) -> dict[Key, BySeed]:
 
 
 def column(seeds: BySeed, place: str, metric: str) -> dict[int, float | None]:
-    """One metric, by its dotted path within a place, of the seeds that have it.
-
-    Example:
-      >>> column({3: {"places": {"midpoint": {"scaled": {"ece": 0.01}}}}}, "midpoint", "scaled.ece")
-      {3: 0.01}
-    """
+    """One metric, by its dotted path within a place, of the seeds that have it."""
     found = {seed: dict(_metrics(run["places"].get(place, {}))) for seed, run in seeds.items()}
     return {seed: metrics[metric] for seed, metrics in found.items() if metric in metrics}
 
@@ -128,13 +123,16 @@ def with_mce(runs: Sequence[Record]) -> list[dict]:
     }
     found = []
     for run in runs:
-        baseline = standard.get((run["label_noise"], run["seed"]), {})
-        places = {
+        baseline, places = (
+            standard.get((run["label_noise"], run["seed"]), {}),
+            run.get("places", {}),
+        )
+        mce = {
             name: place | {"corruptions_mce": _mce(place["corruptions"], baseline)}
-            for name, place in run.get("places", {}).items()
+            for name, place in places.items()
             if "corruptions" in place
         }
-        found.append(run | ({"places": run["places"] | places} if places else {}))
+        found.append(run | {"places": places | mce} if mce else run)
     return found
 
 
@@ -223,11 +221,8 @@ def gains(runs: Sequence[Record]) -> list[dict[str, Any]]:
     sides = {}
     for case in itertools.product(MATCHED, noises, styles.METRICS):
         method, noise, metric = case
-        for name, setting, rival in (
-            ("untuned", "article", "standard"),
-            ("matched", "article", MATCHED[method]),
-            ("tuned", "tuned", "standard"),
-        ):
+        rivals = [("untuned", "article", "standard"), ("matched", "article", MATCHED[method])]
+        for name, setting, rival in (*rivals, ("tuned", "tuned", "standard")):
             both = [found.get((setting, noise, recipe), {}) for recipe in (method, rival)]
             sides[case, name] = [_signed(seeds, metric) for seeds in both]
     effects = corrected([paired(*both) for both in sides.values()])
@@ -250,9 +245,9 @@ def _signed(seeds: BySeed, metric: str) -> dict[int, float | None]:
     return {seed: None if value is None else sign * value for seed, value in values.items()}
 
 
-def _gain(found: Effect) -> dict | None:
-    values = found._asdict()
-    return {"gain": values.pop("difference")} | values if found.num_seeds else None
+def _gain(effect: Effect) -> dict | None:
+    found = {"gain": effect.difference} | effect._asdict()
+    return {k: found[k] for k in found if k != "difference"} if effect.num_seeds else None
 
 
 def _share(untuned: Effect, before: Sequence, tuned: Effect, after: Sequence) -> dict | None:

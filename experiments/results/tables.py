@@ -143,10 +143,8 @@ def claims_of(metrics: Record, figures: Sequence[str]) -> str:
     for figure in figures:
         group = [verdict for verdict in verdicts if verdict.claim.figure == figure]
         header, cells, _ = of_claims(group)
-        heading = {"control": "Controls", "tuned": "Tuned against tuned"}.get(
-            figure, figure.replace("fig", "Figure ")
-        )
-        parts.append(f"#### {heading}")
+        heading = {"control": "Controls", "tuned": "Tuned against tuned"}
+        parts.append(f"#### {heading.get(figure, figure.replace('fig', 'Figure '))}")
         if cells:
             parts.append(Table(header[1:], [row[1:] for row in cells], 1).markdown())
         parts.append(f"- {claims.counts_said(group)}")

@@ -17,12 +17,7 @@ def kind_of_labels(noise: float) -> str:
 
 
 def metric_said(metric: str) -> str:
-    """A metric in the middle of a sentence.
-
-    Example:
-      >>> metric_said("corruptions.snow.3.accuracy"), metric_said("scaled.nll")
-      ('accuracy under snow of severity 3', 'scaled NLL')
-    """
+    """A metric in the middle of a sentence."""
     *parents, name = metric.split(".")
     name = name if name == "accuracy" else name.upper()
     if parents[:1] == ["corruptions"]:
@@ -31,12 +26,7 @@ def metric_said(metric: str) -> str:
 
 
 def amount(metric: str, value: float | None, stderr: float | None = None, sign: str = "+") -> str:
-    """A difference in the unit of its metric.
-
-    Example:
-      >>> amount("accuracy", 0.0278, 0.0055), amount("nll", -0.1)
-      ('+2.78 ± 0.55 points', '-0.100 nats')
-    """
+    """A difference in the unit of its metric."""
     if value is None:
         return "not finite"
     _, scale, decimals = styles.quantity_of(metric)
