@@ -45,12 +45,11 @@ def _axis(name: str) -> dict[str, Any]:
     return {"label": QUANTITIES[name].label, "decimals": QUANTITIES[name].decimals}
 
 
-def _values(entries: Sequence[Metrics | None], name: str) -> list[float | None]:
+def _values(
+    entries: Sequence[Metrics | None], name: str, scale: float | None = None
+) -> list[float | None]:
     """One metric in its unit."""
-    return _scaled(entries, name, QUANTITIES[name].scale)
-
-
-def _scaled(entries: Sequence[Metrics | None], name: str, scale: float) -> list[float | None]:
+    scale = QUANTITIES[name].scale if scale is None else scale
     found = [entry and entry.get(name) for entry in entries]
     return [plain(None if value is None else scale * value) for value in found]
 
@@ -99,15 +98,11 @@ def _bins(entry: Metrics) -> dict | None:
 def _history(history: Sequence[Metrics]) -> dict | None:
     if not history:
         return None
-    panels = [
-        {
-            "label": label,
-            "decimals": decimals,
-            "series": [{"name": "Training", "ys": _scaled(history, name, scale)}],
-        }
-        for name, label, scale, decimals in _CURVES
-    ]
-    penalty = _scaled(history, "penalty", 1.0)
+    panels = []
+    for name, label, scale, decimals in _CURVES:
+        series = [{"name": "Training", "ys": _values(history, name, scale)}]
+        panels.append({"label": label, "decimals": decimals, "series": series})
+    penalty = _values(history, "penalty", 1.0)
     if any(penalty):
         panels[0]["series"].append({"name": "Cosine penalty", "ys": penalty})
     return {"xs": [entry["epoch"] for entry in history], "panels": panels}

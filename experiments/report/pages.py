@@ -14,8 +14,7 @@ Published = tuple[dict[str, bytes | str], str]  # files of figures by name, and 
 
 def of_run(metrics: Metrics) -> Published:
     """The figures of a run, of which `landscape` may be a part, as PNG and PDF, and its page."""
-    figures = run_figures.run_figures(metrics)
-    made, pictures = _files(figures)
+    made, pictures = _files(run_figures.run_figures(metrics))
     return made, run_page(metrics, pictures)
 
 

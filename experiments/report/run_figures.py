@@ -165,11 +165,11 @@ def _plane(config: Metrics, plane: Metrics | None) -> Figure | None:
     """The plane of the loss, as a suite draws it: with the triangle, or with what was trained."""
     if not plane:
         return None
-    recipe = config.get("recipe") or config.get("kind", "standard")
-    run = {"method": recipe, "label_noise": config.get("label_noise", {}).get("rate", 0.0)}
+    run = {"method": config.get("recipe") or config.get("kind", "standard")}
+    run |= {"label_noise": config.get("label_noise", {}).get("rate", 0.0)}
     run |= {"seed": config.get("seed", 0), "landscape": {"slice": plane}}
-    simplex = plane["kind"] == "simplex"
-    return (landscape_figures.fig2 if simplex else landscape_figures.fig1)([run])
+    draw = landscape_figures.fig2 if plane["kind"] == "simplex" else landscape_figures.fig1
+    return draw([run])
 
 
 def _reliability(points: Sequence[Metrics], style: Recipe) -> Figure | None:
@@ -177,7 +177,7 @@ def _reliability(points: Sequence[Metrics], style: Recipe) -> Figure | None:
     if point is None or "reliability" not in point:
         return None
     figure = Figure(figsize=(3.4, 3.9), layout="constrained")
-    bins, ax = Reliability(**point["reliability"]), figure.subplots()
+    ax, bins = figure.subplots(), Reliability(**point["reliability"])
     plotting.reliability_diagram(bins, ax, color=style.color)
     ax.set_title(f"{style.label}, midpoint" if len(points) > 1 else style.label, fontsize=11)
     return figure

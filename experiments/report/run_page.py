@@ -62,7 +62,6 @@ def run_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
         _verdict(metrics),
         *(_explorer(part) for part in _drawn(data)),
         _rivals(metrics),
-        _corruptions(metrics),
         _geometry(metrics),
         _every("point", "coords", metrics.get("points", ())),
         _every("ensemble", "members", metrics.get("ensembles", ())),
@@ -128,23 +127,6 @@ def _place_said(place: str, metrics: Metrics) -> str:
         name = "α" if isinstance(coords, int | float) else "weights"
         return f"best on validation, {name} = {_coords(coords, '.2g')}"
     return place
-
-
-def _corruptions(metrics: Metrics) -> str:
-    """Accuracy of every place that predicts corrupted images, by corruption and severity."""
-    found = {
-        (place, name): by_severity
-        for place, record in metrics.get("places", {}).items()
-        for name, by_severity in record.get("corruptions", {}).items()
-    }
-    severities = list(dict.fromkeys(severity for by in found.values() for severity in by))
-    rows = [
-        [_place_said(place, metrics), name.replace("_", " ")]
-        + [mean_of({"mean": by[s]["accuracy"]}, "accuracy") if s in by else "" for s in severities]
-        for (place, name), by in found.items()
-    ]
-    header = ["Place", "Corruption", *(f"Severity {severity}" for severity in severities)]
-    return document.table("Accuracy on corrupted test images [%]", header, rows, 2)
 
 
 def _geometry(metrics: Metrics) -> str:

@@ -27,11 +27,8 @@ _PATHS, _LEVELS, _SNOWED = shown("path"), shown("level"), shown("severity")
 # Methods whose confidences are shown; the records of others lack the curves.
 _CURVES = shown("curves")
 # What a family is with two networks, where that has a name of its own.
-_OF_TWO = {
-    "standard_matched": "standard_matched",
-    "simplex": "line",
-    "layerwise_simplex": "layerwise_line",
-}
+_OF_TWO = {"simplex": "line", "layerwise_simplex": "layerwise_line"}
+_OF_TWO["standard_matched"] = "standard_matched"
 _FOREIGN = {"noise": "uniform noise", "shuffled": "shuffled pixels"}
 
 

@@ -107,10 +107,14 @@ def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     config, said = metrics.get("config", {}), headlines.of(metrics)
     name = " ".join(dict.fromkeys((config.get("suite", ""), config.get("scale", ""))))
     title = f"Subspaces of networks and their rivals: {name}"
+    evaluation = config.get("run", {}).get("evaluation", {})
+    source = evaluation.get("corruption_source", "generated")
+    generated = "made by this project and not the official files"
+    snow = generated if source == "generated" else f"of {source}"
     rows, parts = tables.of_rows(metrics.get("table", ())), {}
     for figure in filter(pictures.__contains__, _CAPTIONS):
         heading, alt, how = _CAPTIONS[figure]
-        how = how.replace("{snow}", _source_of_snow(config))
+        how = how.replace("{snow}", snow)
         headline = f'<p class="headline">{escape(said[figure])}</p>' if figure in said else ""
         parts[figure] = (heading, headline + document.figure(pictures[figure], "", alt, how))
     parts |= {
@@ -143,13 +147,6 @@ def _lead(metrics: Metrics, name: str) -> str:
     counts = f"The suite has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
     where = "All numbers are in metrics.json and table.md beside this page."
     return f"{_INTRODUCTIONS.get(name, '')} {counts if runs else ''} {where}"
-
-
-def _source_of_snow(config: Metrics) -> str:
-    evaluation = config.get("run", {}).get("evaluation", {})
-    source = evaluation.get("corruption_source", "generated")
-    generated = source == "generated"
-    return "made by this project and not the official files" if generated else f"of {source}"
 
 
 def _claims(metrics: Metrics) -> str:

@@ -11,7 +11,6 @@ from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
 from experiments.results import significance, styles, summary, wording
 
 NOISE = 0.2  # the article's share of wrong labels
-SEVERITIES = range(1, 6)
 
 AGREE, DISAGREE, NOT_SIGNIFICANT = "agree", "disagree", "not significant"
 NOT_FINITE, TOO_FEW, NOT_RUN = "not finite", "too few seeds", "not run"
@@ -80,6 +79,7 @@ def claim_of(figure: str, ours: str | Side, theirs: str | Side, *metric_noise_se
 _AVERAGES = ("swa_constant", "swa_cyclic")
 _LINES = ("line", "layerwise_line")
 _CALIBRATED = ("standard", "dropout", *_AVERAGES)
+_NOISY = ("standard", "early_stopping", "dropout", "label_smoothing", *_AVERAGES, "line", "curve")
 
 
 def _of_size(m: int) -> tuple[str, str]:
@@ -108,15 +108,9 @@ ARTICLE: tuple[Claim, ...] = (
     *(
         claim_of("fig6", line, "standard", f"corruptions.snow.{severity}.accuracy")
         for line in _LINES
-        for severity in SEVERITIES
+        for severity in range(1, 6)
     ),
-    *(
-        claim_of("fig7", "layerwise_line", rival, "accuracy", NOISE)
-        for rival in (
-            *("standard", "early_stopping", "dropout", "label_smoothing"),
-            *(*_AVERAGES, "line", "curve"),
-        )
-    ),
+    *(claim_of("fig7", "layerwise_line", rival, "accuracy", NOISE) for rival in _NOISY),
     claim_of("fig7", "line", "standard", "accuracy", NOISE),
 )
 
@@ -179,8 +173,8 @@ def plain(verdict: Verdict) -> str:
 def side_said(side: Side, other: Side | None = None) -> str:
     """A side in the middle of a sentence; short where it is of the same runs as the other one."""
     recipe, place = side
-    if side in _SAID:
-        return _SAID[side]
+    if side == ("standard", "midpoint"):
+        return "standard training"
     if place.endswith("side the triangle"):
         return f"the networks {place}"
     name = _lower(styles.style_of(recipe).label)
@@ -191,13 +185,11 @@ def side_said(side: Side, other: Side | None = None) -> str:
     if place == "midpoint" and recipe.startswith("standard_matched"):
         return "its matched control"
     name = _lower(styles.style_of(_PRODUCTS[side]).label)
+    if recipe == "ema":
+        return f"the {name} of standard training"
     return f"the {name}" if name.startswith("ensemble of") else name
 
 
-_SAID = {
-    ("standard", "midpoint"): "standard training",
-    ("ema", "midpoint"): "the EMA of standard training",
-}
 _PRODUCTS = {side: product for product, side in reversed(PRODUCTS.items())}
 
 

@@ -145,9 +145,8 @@ def claims_of(metrics: Record, figures: Sequence[str]) -> str:
         header, cells, _ = of_claims(group)
         heading = {"control": "Controls", "tuned": "Tuned against tuned"}
         parts.append(f"#### {heading.get(figure, figure.replace('fig', 'Figure '))}")
-        if cells:
-            parts.append(Table(header[1:], [row[1:] for row in cells], 1).markdown())
-        parts.append(f"- {claims.counts_said(group)}")
+        table = Table(header[1:], [row[1:] for row in cells], 1).markdown()
+        parts += [*([table] if cells else []), f"- {claims.counts_said(group)}"]
     return "\n\n".join(parts)
 
 
