@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from records import RESULTS, SUITES, committed
-from synthetic_metrics import LINE, landscape_of, run_metrics
+from synthetic_metrics import LINE, run_metrics
 
 from experiments.configs.suites import FIGURES
 from experiments.report import document, pages
@@ -204,12 +204,3 @@ def test_the_script_is_given_every_point_in_the_units_that_are_shown(kind, part)
     for bins, point in zip(found["bins"], metrics["points"], strict=True):
         for name, values in point["reliability"].items():
             assert bins[name] == [None if v is None else pytest.approx(v, rel=1e-4) for v in values]
-
-
-def test_the_script_is_given_what_there_is_and_nothing_else():
-    shown = {"quantities", "colours"}
-    assert data_of(run_metrics("standard")).keys() == shown | {"reliability", "history"}
-    landscape = {"landscape": landscape_of("simplex_3")}
-    triangle = data_of(run_metrics("simplex") | landscape)
-    assert triangle.keys() == shown | {"triangle", "reliability", "history", "plane"}
-    assert data_of({}).keys() == shown

@@ -115,15 +115,6 @@ def test_between_evaluated_points_numbers_are_interpolated_and_said_to_be(show):
     assert_numbers(page, "path", {m: 0.75 * points[0][m] + 0.25 * points[1][m] for m in METRICS})
 
 
-def test_the_second_row_is_the_ensemble_of_opposite_points(show):
-    page = show("line")
-    pair = next(e for e in LINE["ensembles"] if e["average"] == "probability")
-    assert pair["members"] == [0, 1]
-    for name, said in (("Endpoint 0", said_of(pair)), ("Midpoint", ["–"] * 3)):  # of one: none
-        page.get_by_role("button", name=name).click()
-        assert numbers(page, "path", 2) == said
-
-
 def test_the_diagram_follows_the_slider_and_a_touch_of_a_panel_moves_it(show):
     page, points = show("line"), LINE["points"]
     for i, name in ((0, "Endpoint 0"), (2, "Midpoint")):

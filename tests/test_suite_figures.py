@@ -183,19 +183,6 @@ def test_a_size_that_was_not_trained_breaks_the_line():
     assert np.isfinite(drawn).tolist() == [True, False, False, False, True]
 
 
-def test_pooled_bins_have_the_mean_weight_and_the_ece_of_all_seeds(drawn):
-    data = drawn["reliability"][1]
-    runs = summary.chosen_runs(committed("digits")["runs"])
-    for method, pooled in data.items():
-        found = runs["article", 0.2, method].values()
-        bins = [run["places"]["midpoint"]["reliability"] for run in found]
-        names = ("weight", "accuracy", "confidence")
-        weight, accuracy, confidence = (np.array([b[n] for b in bins], float) for n in names)
-        mean = np.nan_to_num(weight * (accuracy - confidence)).mean(0)
-        weight, accuracy, confidence = (np.array(pooled[n], float) for n in names)
-        np.testing.assert_allclose(weight * (accuracy - confidence), mean, atol=1e-12)
-
-
 def test_what_a_sweep_did_not_choose_is_not_drawn(drawn):
     chosen = summary.choose_values(committed("digits")["runs"])
 
