@@ -1,28 +1,19 @@
 """What the README and the pages of docs/ show works as it stands there."""
 
-import json
 import re
 from pathlib import Path
 
 import jax
 import pytest
+from records import committed
 
-from experiments.results import styles, tables, wording
+from experiments import markdown
+from experiments.results import styles, wording
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RESULTS = (ROOT / "docs" / "results.md").read_text()
-TABLES = re.findall(r"-m experiments.markdown (\S+)\s+--only (\S+) -->", RESULTS)
-CLAIMS = re.findall(r"-m experiments.markdown (\S+)\s+--claims (\S+) -->", RESULTS)
-
-COMPARED = re.findall(r"-m experiments.markdown (\S+)\s+--against (\S+) -->", RESULTS)
-
-
-def test_there_is_something_to_test():
-    assert all(_code(ROOT / page) for page in ("README.md", "docs/scaling.md"))
-    assert len(TABLES) == len(CLAIMS) == 2
-    assert len(TABLES + CLAIMS) == RESULTS.count("The next tables are the output of")
-    assert len(COMPARED) == RESULTS.count("The next table is the output of") == 1
+PAGE = (ROOT / "docs" / "results.md").read_text()
+COMMANDS = re.findall(r"-m experiments.markdown (\S+)\s+(--\w+) (\S+) -->", PAGE)
 
 
 def _code(page):
@@ -45,63 +36,46 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
         assert shown in printed
 
 
-@pytest.mark.parametrize(("path", "methods"), TABLES)
-def test_tables_are_those_of_the_results(path, methods):
-    metrics = json.loads((ROOT / path).read_text())
-    assert tables.results(metrics, methods.split(",")) in RESULTS
+def test_every_table_has_its_command():
+    assert len(COMMANDS) == len(re.findall(r"The next tables? (?:is|are) the output of", PAGE)) == 5
 
 
-@pytest.mark.parametrize(("path", "figures"), CLAIMS)
-def test_claims_are_those_of_the_results(path, figures):
-    metrics = json.loads((ROOT / path).read_text())
-    assert tables.claims_of(metrics, figures.split(",")) in RESULTS
-
-
-@pytest.mark.parametrize(("path", "other"), COMPARED)
-def test_comparisons_are_those_of_the_results(path, other):
-    ours, theirs = (json.loads((ROOT / name).read_text()) for name in (path, other))
-    assert tables.against(ours, theirs) in RESULTS
-
-
-SUMMARY_METHODS = {
-    "Standard training": "standard",
-    "EMA of standard training": "ema",
-    "Layerwise line, midpoint": "layerwise_line",
-}
-SUMMARY_METRICS = {"Accuracy [%]": "accuracy", "NLL [nats]": "nll", "ECE [%]": "ece"}
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_tables_are_the_output_of_their_commands(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert markdown.main(command) == 0
+    assert capsys.readouterr().out in PAGE
 
 
 def test_the_summary_is_that_of_the_digits():
-    table = re.search(r"(?:^\|.*\n)+", RESULTS, re.MULTILINE)[0].splitlines()
+    methods = {
+        "Standard training": "standard",
+        "EMA of standard training": "ema",
+        "Layerwise line, midpoint": "layerwise_line",
+    }
+    table = re.search(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)[0].splitlines()
     header, _, *rows = ([cell.strip() for cell in row.split("|")[1:-1]] for row in table)
     assert 0 < len(rows) <= 10
-    record = json.loads((ROOT / "results" / "digits" / "metrics.json").read_text())
     found = {
         (row["label_noise"], row["setting"], row["method"]): row
-        for row in record["table"]
+        for row in committed("digits")["table"]
         if row["place"] == "midpoint"
     }
     for row in rows:
         said = dict(zip(header, row, strict=True))
-        labels, settings = said["Labels, settings"].split(", ")
-        noise = {"wrong": 0.2, "clean": 0.0}[labels]
-        of_the_record = found[noise, settings, SUMMARY_METHODS[said["Method"]]]
-        assert of_the_record["num_seeds"] == 8
-        for name, metric in SUMMARY_METRICS.items():
-            _, scale, decimals = styles.QUANTITIES[metric]
-            mean, stderr = (scale * of_the_record[metric][part] for part in ("mean", "stderr"))
-            assert said[name] == wording.spread(mean, stderr, decimals), row
+        labels, setting = said["Labels, settings"].split(", ")
+        stored = found[{"wrong": 0.2, "clean": 0.0}[labels], setting, methods[said["Method"]]]
+        assert stored["num_seeds"] == 8
+        for metric in styles.METRICS:
+            label = styles.QUANTITIES[metric].label
+            assert said[label] == wording.mean_of(stored[metric], metric), row
 
 
 def test_folded_sections_render_on_github_and_on_the_site():
     """GitHub reads Markdown after a blank line, MkDocs in elements with the attribute `markdown`."""
-    opened = len(re.findall(r"^<details", RESULTS, re.MULTILINE))
-    whole = re.findall(
-        r'^<details markdown="1">\n<summary>[^\n]+</summary>\n\n.*?\n\n</details>$',
-        RESULTS,
-        re.MULTILINE | re.DOTALL,
-    )
-    assert len(whole) == opened > 0
+    opened = len(re.findall(r"^<details", PAGE, re.MULTILINE))
+    whole = r'^<details markdown="1">\n<summary>[^\n]+</summary>\n\n.*?\n\n</details>$'
+    assert len(re.findall(whole, PAGE, re.MULTILINE | re.DOTALL)) == opened > 0
     assert "- md_in_html\n" in (ROOT / "mkdocs.yml").read_text()
 
 

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from records import SUITES, committed, runs_of
+from records import RESULTS, SUITES, committed, runs_of
 
 from experiments import markdown
-from experiments.results import styles, tables
+from experiments.results import tables
 
 
 def cells_of(line):
@@ -15,164 +15,19 @@ def cells_of(line):
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_every_row_but_the_ends_is_under_its_budget_sorted_by_the_cost_of_predictions(name):
-    metrics = committed(name)
-    rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
-    text = tables.results(metrics)
-    seen = []
-    for part in text.split("#### Training budget: ")[1:]:
-        budget, lines = float(part.split(" x")[0]), part.splitlines()
-        found = [cells_of(line) for line in lines if line.startswith("|")]
-        assert {len(cells) for cells in found} == {len(found[0])}
-        header, _, *found = found
-        kept = [dict(zip(header, cells, strict=True)) for cells in found]
-        assert {row["Place"] for row in kept} & {"endpoints"} == set()
-        order = [(row["Setting"], row["Noise"], int(row["Passes"])) for row in kept]
-        assert order == sorted(order)
-        seen += [(budget, row["Method"], row["Noise"], row["Setting"]) for row in kept]
-    labels = {row["method"]: styles.style_of(row["method"]).label for row in rows}
-    assert sorted(seen) == sorted(
-        (
-            round(row["training_cost"], 1),
-            labels[row["method"]],
-            f"{100 * row['label_noise']:.0f} %",
-            row["setting"],
-        )
-        for row in rows
-    )
-    assert f"- {metrics['counts']}" in text
-    assert not any(sentence in text for sentence in metrics["verdict"])
-
-
-ROW = {
-    "setting": "article",
-    "label_noise": 0.0,
-    "method": "line",
-    "place": "midpoint",
-    "num_seeds": 3,
-    "inference_passes": 1,
-    "accuracy": {"mean": 0.93, "stderr": 0.001},
-    "nll": {"mean": None, "stderr": None},
-}
+def test_committed_tables_are_those_of_their_metrics(name):
+    assert tables.results(committed(name)) + "\n" == (RESULTS / name / "table.md").read_text()
 
 
 def test_a_cell_has_its_error_is_empty_or_says_that_it_is_not_finite():
-    text = tables.results({"table": [ROW], "counts": "No claim has runs."})
+    row = {"setting": "article", "label_noise": 0.0, "method": "line", "place": "midpoint"}
+    row |= {"num_seeds": 3, "inference_passes": 1, "accuracy": {"mean": 0.93, "stderr": 0.001}}
+    other = row | {"ece": {"mean": 0.01, "stderr": None}}
+    rows = [row | {"nll": {"mean": None, "stderr": None}}, other]
+    text = tables.results({"table": rows, "counts": "No claim has runs."})
     assert "unknown" in text  # budget
     assert "| article | 0 % | Line | midpoint | 1 | 93.00 ± 0.10 | not finite |  | 3 |" in text
-    assert "93.00 ± 0.10  not finite" in tables.text_table([ROW])
-
-
-def test_text_is_aligned_in_the_order_of_methods():
-    rows = committed("digits")["table"]
-    header, rule, *lines = tables.text_table(rows).splitlines()
-    assert {len(line) for line in (header, rule, *lines)} == {len(rule)}
-    gaps = [i for i in range(len(rule)) if rule[i] == " "]
-    assert all(line[i] == " " for line in (header, *lines) for i in gaps)
-    for line, row in zip(lines, rows, strict=True):
-        network = row["place"] == "midpoint" and row["method"] not in styles.SUBSPACES
-        expected = [styles.style_of(row["method"]).label, "network" if network else row["place"]]
-        assert re.split(r"  +", line)[2:4] == expected
-    by_name = sorted(rows, key=lambda row: (row["setting"], row["label_noise"], row["method"]))
-    labels = [re.split(r"  +", line)[2] for line in tables.text_table(by_name).splitlines()]
-    assert labels[2:] == [re.split(r"  +", line)[2] for line in lines]
-
-
-def test_gains_have_their_errors_tests_and_shares():
-    effect = {"gain": 0.02, "stderr": 0.001, "num_seeds": 8, "p_value": 0.01}
-    entry = {"method": "line", "label_noise": 0.2, "metric": "accuracy", "matched": None}
-    entry |= {"untuned": effect, "tuned": effect | {"gain": 0.005, "p_value": None}}
-    entry |= {"share": {"mean": 0.25, "stderr": 0.1}}
-    header, (cells,), num_texts = tables.gains_of({"gains": [entry]})
-    assert cells == [
-        *("Line", "20 %", "Accuracy", "+2.00 ± 0.10 points, p 0.010"),
-        *("", "+0.50 ± 0.10 points", "25 ± 10 %"),
-    ]
-    assert (len(header), num_texts) == (len(cells), 3)
-    assert tables.gains_of({})[1] == []
-
-
-# The command
-
-
-@pytest.fixture
-def file(tmp_path):
-    def write(name="metrics.json", **metrics):
-        (tmp_path / name).write_text(json.dumps({"table": [], **metrics}))
-        return str(tmp_path / name)
-
-    return write
-
-
-def test_the_methods_that_are_asked_for_are_printed(file, capsys):
-    path = file(**committed("digits"))
-    assert markdown.main([path, "--only", "ema,line"]) == 0
-    output = capsys.readouterr().out
-    methods = {cells_of(line)[2] for line in output.splitlines() if line.startswith("| article")}
-    assert methods == {"EMA", "Line"}
-    assert "| ensemble |" not in output
-    assert output.endswith(f"\n- {committed('digits')['counts']}\n")
-    assert markdown.main([path]) == 0
-    assert capsys.readouterr().out == tables.results(committed("digits")) + "\n"
-
-
-def test_claims_stand_under_their_figures_with_their_tests(file, capsys):
-    metrics = committed("cifar10-small")
-    assert markdown.main([file(**metrics), "--claims", "fig3,tuned"]) == 0
-    figure, rest = capsys.readouterr().out.split("\n\n#### Tuned against tuned\n\n")
-    lines = figure.splitlines()
-    assert lines[0] == "#### Figure 3"
-    run = [c for c in metrics["claims"] if c["figure"] == "fig3" and c["outcome"] != "not run"]
-    rows = [cells_of(line) for line in lines if line.startswith("| ")][2:]
-    assert [(row[0], row[-1]) for row in rows] == [(c["text"], c["outcome"]) for c in run]
-    assert re.match(r"- No claim has runs. Without runs: \d+.\n$", rest)  # counted, not shown
-
-
-def test_two_suites_are_compared_by_seed(file, capsys):
-    ours = file(
-        "ours.json",
-        runs=runs_of("line", [0.95, 0.96, 0.95, 0.5])
-        + runs_of("sam", [0.9])
-        + runs_of("standard", [0.91, 0.93], noise=0.2),
-    )
-    theirs = file(
-        "theirs.json",
-        runs=runs_of("line", [0.949, 0.9592, 0.949], nll=[0.4, 0.6, 0.5])
-        + runs_of("standard", [0.9], noise=0.2),
-    )
-    assert markdown.main([ours, "--against", theirs]) == 0
-    assert capsys.readouterr().out.splitlines()[2:] == [
-        "| article | 0 % | Line | 3 | +0.09 ± 0.01 points, p 0.015 | +0.000 ± 0.058 nats, p 1.000 "
-        "| +0.00 ± 0.00 points, p 1.000 |",
-        "| article | 20 % | Standard | 1 | +1.00 points | +0.000 nats | +0.00 points |",
-        "",
-        "- The first file minus the second, over the seeds of both.",
-    ]
-
-
-def test_what_cannot_be_printed_is_refused_in_one_sentence(file, tmp_path, capsys):
-    suite = committed("digits")
-    path, other = file(**suite), file("other.json", runs=runs_of("asam", [0.9], noise=0.9))
-    cifar = file("cifar.json", runs=suite["runs"], config={"suite": "cifar10"})
-    missing, broken, bare = (tmp_path / name for name in ("missing.json", "{.json", "bare.json"))
-    broken.write_bytes(b"\xff{")
-    bare.write_text('{"runs": []}')
-    for arguments, said in (
-        ([path, "--only", "ema,lime"], "--only has 'lime'; choose among"),
-        ([path, "--claims", "fig9"], "--claims has 'fig9'; choose among fig2, fig3"),
-        ([other, "--against", other.replace("other", "cifar")], "suites None and cifar10; compare"),
-        ([cifar, "--against", path], "the suites cifar10 and digits; compare"),
-        ([file("x.json", runs=runs_of("sam", [0.9])), "--against", other], "no run of the same"),
-        ([path, "--against", str(missing)], f"No such file or directory: {missing}"),
-        ([str(missing)], f"No such file or directory: {missing}; mend that"),
-        ([str(broken)], f"{broken} is not JSON"),
-        ([str(bare)], f"{bare} has no table; give"),
-    ):
-        assert markdown.main(arguments) == 2, arguments
-        printed = capsys.readouterr()
-        assert said in printed.err
-        assert printed.err.count("\n") == 1
-        assert printed.out == ""
+    assert "| article | 0 % | Line | midpoint | 1 | 93.00 ± 0.10 |  | 1.00 | 3 |" in text
 
 
 def test_what_was_chosen_is_said_with_what_was_tried():
@@ -197,4 +52,68 @@ def test_what_was_chosen_is_said_with_what_was_tried():
         "Chosen by validation accuracy, tuned setting, 20 % wrong labels: Line: learning rate 2, "
         "weight decay 0.0001. Tried: learning rate 0.1, 2; weight decay 0.0001.",
     ]
-    assert tables.chosen_said({}) == []
+
+
+# The command
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name="metrics.json", **metrics):
+        (tmp_path / name).write_text(json.dumps({"table": [], **metrics}))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_methods_and_claims_that_are_asked_for_are_printed(file, capsys):
+    path = file(**committed("digits"))
+    assert markdown.main([path, "--only", "ema,line"]) == 0
+    output = capsys.readouterr().out
+    methods = {cells_of(line)[2] for line in output.splitlines() if line.startswith("| article")}
+    assert methods == {"EMA", "Line"}
+    assert "| ensemble |" not in output
+    metrics = committed("cifar10-small")
+    assert markdown.main([file(**metrics), "--claims", "fig3,tuned"]) == 0
+    figure, rest = capsys.readouterr().out.split("\n\n#### Tuned against tuned\n\n")
+    assert figure.startswith("#### Figure 3\n")
+    run = [c for c in metrics["claims"] if c["figure"] == "fig3" and c["outcome"] != "not run"]
+    rows = [cells_of(line) for line in figure.splitlines() if line.startswith("| ")][2:]
+    assert [(row[0], row[-1]) for row in rows] == [(c["text"], c["outcome"]) for c in run]
+    assert re.match(r"- No claim has runs. Without runs: \d+.\n$", rest)  # counted, not shown
+
+
+def test_two_suites_are_compared_by_seed(file, capsys):
+    ours = runs_of("line", [0.95, 0.96, 0.95, 0.5]) + runs_of("sam", [0.9])
+    ours = file("ours.json", runs=ours + runs_of("standard", [0.91, 0.93], noise=0.2))
+    theirs = runs_of("line", [0.949, 0.9592, 0.949], nll=[0.4, 0.6, 0.5])
+    theirs = file("theirs.json", runs=theirs + runs_of("standard", [0.9], noise=0.2))
+    assert markdown.main([ours, "--against", theirs]) == 0
+    assert capsys.readouterr().out.splitlines()[2:4] == [
+        "| article | 0 % | Line | 3 | +0.09 ± 0.01 points, p 0.015 | +0.000 ± 0.058 nats, p 1.000 "
+        "| +0.00 ± 0.00 points, p 1.000 |",
+        "| article | 20 % | Standard | 1 | +1.00 points | +0.000 nats | +0.00 points |",
+    ]
+
+
+def test_what_cannot_be_printed_is_refused_in_one_sentence(file, tmp_path, capsys):
+    suite = committed("digits")
+    path, other = file(**suite), file("other.json", runs=runs_of("asam", [0.9], noise=0.9))
+    cifar = file("cifar.json", runs=suite["runs"], config={"suite": "cifar10"})
+    missing, broken, bare = (tmp_path / name for name in ("missing.json", "{.json", "bare.json"))
+    broken.write_bytes(b"\xff{")
+    bare.write_text('{"runs": []}')
+    for arguments, said in (
+        ([path, "--only", "ema,lime"], "--only has 'lime'; choose among"),
+        ([path, "--claims", "fig9"], "--claims has 'fig9'; choose among fig2, fig3"),
+        ([cifar, "--against", path], "the suites cifar10 and digits; compare"),
+        ([file("x.json", runs=runs_of("sam", [0.9])), "--against", other], "no run of the same"),
+        ([str(missing)], f"No such file or directory: {missing}; mend that"),
+        ([str(broken)], f"{broken} is not JSON"),
+        ([str(bare)], f"{bare} has no table; give"),
+    ):
+        assert markdown.main(arguments) == 2, arguments
+        printed = capsys.readouterr()
+        assert said in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""

@@ -9,15 +9,14 @@ from html.parser import HTMLParser
 
 import pytest
 from records import RESULTS, SUITES, committed
-from synthetic_metrics import LINE, landscape_of, run_metrics
+from synthetic_metrics import LINE, run_metrics
 
 from experiments.configs.suites import FIGURES
-from experiments.report import document, headlines, pages
+from experiments.report import document, pages
 from experiments.results import claims, tables
 from experiments.results.styles import METRICS, QUANTITIES
 
 VOID = {"meta", "link", "img", "br", "hr"}
-KINDS = ("standard", "line", "simplex")
 
 
 class Page(HTMLParser):
@@ -58,10 +57,11 @@ class Page(HTMLParser):
 def suite():
     """The page of the digits, with the committed pictures."""
     figures = sorted((RESULTS / "digits" / "figures").glob("*.png"))
-    return Page(pages.page(committed("digits"), {path.stem: path.read_bytes() for path in figures}))
+    pictures = {path.stem: path.read_bytes() for path in figures}
+    return Page(pages.suite_page(committed("digits"), pictures))
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=("standard", "line", "simplex"))
 def run(request):
     metrics = run_metrics(request.param)
     files, page = pages.of_run(metrics)
@@ -70,31 +70,21 @@ def run(request):
 
 def data_of(metrics):
     """What the script of a page draws."""
-    text = pages.page(metrics, {})
+    text = pages.run_page(metrics, {})
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
-# All pages
-
-
-def test_pages_refer_to_nothing_outside_and_every_picture_has_words(suite, run):
-    for page in (suite, run[2]):
-        assert page.links
-        assert all(link.startswith(("data:", "#")) for link in page.links)
-        assert set(re.findall(r"@import|url\((?!#)|https?://[^\s\"']+", page.source)) <= {
+def test_pages_refer_to_nothing_outside_and_run_no_script_but_their_own(suite, run):
+    _, files, page = run
+    for found in (suite, page):
+        assert all(link.startswith(("data:", "#")) for link in found.links)
+        assert set(re.findall(r"@import|url\((?!#)|https?://[^\s\"']+", found.source)) <= {
             "http://www.w3.org/2000/svg"  # a name
         }
-        assert all(len(image["alt"]) > 10 for image in page.images)
-    _, files, page = run
+        assert all(len(image["alt"]) > 10 for image in found.images)
     assert len(page.images) == sum(name.endswith(".png") for name in files)
-    assert {name.partition(".")[2] for name in files} == {"png", "pdf"}
-
-
-def test_pages_run_no_script_but_their_own(suite, run):
-    assert suite.scripts == 0
+    assert (suite.scripts, page.scripts) == (0, 2)  # the data, and what draws them
     assert "script-src" not in suite.source
-    page = run[2]
-    assert page.scripts == 2  # the data, and what draws them
     script = re.search(r"<script>(.*?)</script>", page.source, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page.source
@@ -105,92 +95,40 @@ def test_text_is_escaped():
     metrics = LINE | {"config": {"kind": attack, attack: attack}}
     metrics |= {"provenance": {attack: attack, "seeds": [3, 4], "xla_flags": ""}}
     metrics["points"] = [LINE["points"][0] | {"name": f"endpoint {attack}"}, *LINE["points"][1:]]
-    page = Page(pages.page(metrics, {}))
+    page = Page(pages.run_page(metrics, {}))
     assert page.text.count(attack) >= 5
     assert page.scripts == 2
     assert "3, 4" in page.text
     assert "xla flags" not in page.text
+    made = [{"cpu": "<one>", "versions": {"jax": "0.10.2"}, "num_runs": 10}, {"cpu": "two"}]
+    text = document.provenance({"made": made, "commit": ""}, {})
+    assert "cpu &lt;one&gt;, versions jax 0.10.2, num runs 10<br>cpu two</td>" in text
 
 
 # Suites
 
 
-def test_a_suites_figures_come_first_each_with_a_headline_and_a_link(suite):
+def test_a_suites_figures_come_first_each_with_a_headline_a_caption_and_a_link(suite):
     sections = re.findall(r'<section id="(\w+)">', suite.source)
-    figures = [
-        "fig1",
-        "fig2",
-        "fig7",
-        "fig3",
-        "fig4",
-        "fig5",
-        "fig6",
-        "rivals",
-        "tuned",
-        "curvature",
-    ]
-    figures += ["reliability", "selection"]
-    assert sections == [*figures, "claims", "tables", "terms"]
     assert sections == re.findall(r'href="#(\w+)"', suite.source)
+    figures = {*FIGURES, "reliability", "selection"}
+    assert set(sections[: len(figures)]) == figures
+    assert sections[len(figures) :] == ["claims", "tables", "terms"]
     before = suite.source.partition('id="claims"')[0]
     assert before.count('class="headline"') == len(figures) == len(suite.images)
     assert "<table" not in before
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_suite_page_has_every_row_claim_and_gain_and_no_sentence_about_them(name):
+def test_a_suites_page_has_every_row_claim_and_gain(name):
     metrics = committed(name)
-    page = Page(pages.page(metrics, {}))
-    run = [v for v in claims.from_json(metrics["claims"]) if v.outcome != claims.NOT_RUN]
-    wanted = [list(claims.cells(verdict)) for verdict in run] + tables.gains_of(metrics)[1]
-    groups = {}
-    for row in metrics["table"]:
-        rest = {k: v for k, v in row.items() if k not in ("setting", "label_noise")}
-        groups.setdefault((row["setting"], row["label_noise"]), []).append(rest)
-    wanted += [cells for rows in groups.values() for cells in tables.cells_of(rows)[1]]
+    page = Page(pages.suite_page(metrics, {}))
+    wanted = tables.of_claims(claims.from_json(metrics["claims"])).cells
+    wanted = [*wanted, *tables.of_gains(metrics).cells, *tables.of_rows(metrics["table"]).cells]
     assert [cells for cells in wanted if cells not in page.rows] == []
     assert len(page.rows) >= len(wanted)
     assert metrics["counts"] in page.text
-    old = [*metrics.get("verdict", ()), *metrics.get("survival", ())]
-    assert not any(sentence in page.text for sentence in old)
-
-
-def test_suite_page_says_what_it_is_and_what_failed():
-    for name, words in (
-        ("digits", "scikit-learn's digits"),
-        ("cifar10-small", "small-scale version"),
-    ):
-        page = Page(pages.page(committed(name), {}))
-        assert words in page.text
-        assert "paired t-tests" in page.text
-        assert "Runs that failed" not in page.text
-    failed = [{"id": "tuning/line/<x>", "error": "learning rate 1e+30 & more"}]
-    page = Page(pages.page(committed("digits") | {"failed": failed}, {}))
-    assert "tuning/line/<x>: learning rate 1e+30 & more" in page.text
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [("generated", "and not the official files"), ("CIFAR-10-C", "by snow, of CIFAR-10-C;")],
-)
-def test_the_caption_of_snow_says_where_it_comes_from(source, words):
-    config = {"run": {"evaluation": {"corruption_source": source}}}
-    assert words in pages.page({"table": [], "config": config}, {"fig6": b"png"})
-
-
-def test_every_figure_of_a_suite_has_a_caption():
-    for name in (*FIGURES, "reliability", "selection"):
-        (image,) = Page(pages.page({"table": []}, {name: b"png"})).images
-        assert image["alt"] != name
-
-
-@pytest.mark.parametrize("part", ["config", "provenance", "runs", "claims", "gains", "chosen"])
-def test_suite_without_a_part(part):
-    metrics = {name: value for name, value in committed("cifar10-small").items() if name != part}
-    page = Page(pages.page(metrics, {}))
-    assert "Subspaces of networks and their rivals" in page.text
-    assert ("Provenance" in page.text) == (part != "provenance")
-    assert ("Every claim" in page.text) == (part != "claims")
+    assert "Runs that failed" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -198,29 +136,35 @@ def test_suite_without_a_part(part):
     [
         ("agree", 0.03, "is more accurate than standard training, by 3.00 ± 0.40 points."),
         ("disagree", -0.03, "is less accurate than standard training, by 3.00 ± 0.40 points."),
-        ("not significant", 0.03, "by 3.00 ± 0.40 points (not significant, 8 seeds)."),
+        ("not significant", 0.03, "by 3.00 ± 0.40 points (not significant, n = 8)."),
     ],
 )
 def test_a_headline_is_made_from_the_record(outcome, difference, words):
-    claim = claims.claim_of("fig7", "layerwise_line", "standard", noise=0.2)
+    claim = claims.claim_of("fig7", "layerwise_line", "standard", "accuracy", 0.2)
     verdict = claims.Verdict(claim, difference, 0.004, 8, 0.01, outcome)
-    said = headlines.of({"claims": claims.to_json([verdict])})
-    assert said["fig7"].startswith("With wrong labels, the midpoint of the layerwise line")
-    assert said["fig7"].endswith(words)
-    assert "fig3" not in said
+    failed = [{"id": "tuning/line/<x>", "error": "learning rate 1e+30 & more"}]
+    config = {"run": {"evaluation": {"corruption_source": "CIFAR-10-C"}}}
+    metrics = {"claims": claims.to_json([verdict]), "failed": failed, "config": config}
+    page = Page(pages.suite_page(metrics, dict.fromkeys(("fig3", "fig6", "fig7"), b"png")))
+    (said,) = re.findall(r'<p class="headline">(.*?)</p>', page.source)
+    assert said.startswith("With wrong labels, the midpoint of the layerwise line")
+    assert said.endswith(words)
+    assert "tuning/line/<x>: learning rate 1e+30 & more" in page.text
+    assert "by snow, of CIFAR-10-C;" in page.text
 
 
-def test_machines_of_a_suite_are_said_line_by_line():
-    made = [{"cpu": "<one>", "versions": {"jax": "0.10.2"}, "num_runs": 10}, {"cpu": "two"}]
-    text = document.provenance({"made": made, "commit": ""}, {})
-    assert "cpu &lt;one&gt;, versions jax 0.10.2, num runs 10<br>cpu two</td>" in text
-    assert "commit" not in text
+@pytest.mark.parametrize("part", ["config", "provenance", "runs", "table", "claims", "gains"])
+def test_a_suite_without_a_part(part):
+    metrics = {name: value for name, value in committed("cifar10-small").items() if name != part}
+    page = Page(pages.suite_page(metrics, {}))
+    assert ("Provenance" in page.text) == (part != "provenance")
+    assert ("Every claim" in page.text) == (part != "claims")
 
 
 # Runs
 
 
-def test_run_page_has_its_midpoint_its_places_and_its_provenance(run):
+def test_a_runs_page_has_its_midpoint_its_places_and_its_provenance(run):
     metrics, _, page = run
     point = next(p for p in metrics["points"] if p["name"] == "midpoint")
     assert f"has accuracy {100 * point['accuracy']:.2f} %" in page.text
@@ -232,37 +176,15 @@ def test_run_page_has_its_midpoint_its_places_and_its_provenance(run):
         assert any(place in label or "best on validation, α" in label for label in labels), place
 
 
-def test_run_page_has_accuracies_under_corruption():
-    corrupted = {"gaussian_noise": {"1": {"accuracy": 0.8}, "5": {"accuracy": 0.4}}}
-    place = LINE["places"]["midpoint"] | {"corruptions": corrupted}
-    rows = Page(pages.page(LINE | {"places": {"midpoint": place}}, {})).rows
-    assert ["Place", "Corruption", "Severity 1", "Severity 5"] in rows
-    assert ["midpoint", "gaussian noise", "80.00", "40.00"] in rows
-
-
-def test_run_rows_are_named_points_and_ensembles_of_endpoints():
-    said = {kind: [row["place"] for row in tables.run_rows(run_metrics(kind))] for kind in KINDS}
-    assert said["standard"] == ["network"]
-    assert said["line"] == ["endpoint 0", "midpoint", "endpoint 1", "ensemble of endpoints 0, 1"]
-    assert [place for place in said["simplex"] if "ensemble" in place] == [
-        f"ensemble of endpoints {names}" for names in ("0, 1, 2", "0, 1", "0, 2", "1, 2")
-    ]
-
-
 @pytest.mark.parametrize(
-    "part", ["config", "provenance", "history", "points", "ensembles", "geometry", "places"]
+    "part", ["config", "provenance", "history", "points", "ensembles", "geometry", "places", ""]
 )
-def test_run_without_a_part(part):
-    metrics = {name: value for name, value in LINE.items() if name != part}
-    _, page = pages.of_run(metrics)
-    assert ("Points and ensembles" in Page(page).text) == (part != "points")
-    assert ("All metrics of every ensemble" in page) == (part != "ensembles")
-
-
-def test_empty_metrics():
-    files, page = pages.of_run({})
-    assert files == {}
-    assert "One run" in Page(page).text
+def test_a_run_without_a_part_or_any(part):
+    metrics = {name: value for name, value in LINE.items() if part and name != part}
+    page = Page(pages.of_run(metrics)[1])
+    for kind in ("point", "ensemble"):
+        shown = f"All metrics of every {kind}" in page.text
+        assert shown == (part not in (f"{kind}s", ""))
 
 
 @pytest.mark.parametrize(("kind", "part"), [("line", "path"), ("simplex", "triangle")])
@@ -282,14 +204,3 @@ def test_the_script_is_given_every_point_in_the_units_that_are_shown(kind, part)
     for bins, point in zip(found["bins"], metrics["points"], strict=True):
         for name, values in point["reliability"].items():
             assert bins[name] == [None if v is None else pytest.approx(v, rel=1e-4) for v in values]
-
-
-def test_the_script_is_given_what_there_is_and_nothing_else():
-    shown = {"quantities", "colours"}
-    assert data_of(run_metrics("standard")).keys() == shown | {"point", "history"}
-    landscape = {"landscape": landscape_of("simplex_3")}
-    triangle = data_of(run_metrics("simplex") | landscape)
-    assert triangle.keys() == shown | {"triangle", "point", "history", "plane"}
-    levels = triangle["plane"]["levels"]
-    assert levels == sorted(set(levels))
-    assert data_of({}).keys() == shown

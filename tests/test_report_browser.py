@@ -99,32 +99,23 @@ def test_the_slider_goes_through_all_evaluated_points_by_keyboard(show):
     assert numbers(page, "path") == said_of(points[-2])
 
 
+def assert_numbers(page, part, wanted):
+    found = [float(number) for number in numbers(page, part)]
+    for value, m in zip(found, METRICS, strict=True):
+        scale, decimals = QUANTITIES[m].scale, QUANTITIES[m].decimals
+        assert value == pytest.approx(scale * wanted[m], abs=0.51 * 10**-decimals)
+
+
 def test_between_evaluated_points_numbers_are_interpolated_and_said_to_be(show):
     page, points = show("line"), LINE["points"]
     slider = page.get_by_role("slider", name="Position α")
     slider.press("Home")
     slider.press("ArrowRight")
     assert page.locator("#path .where").inner_text() == "α = 0.063, interpolated"
-    between = {m: 0.75 * points[0][m] + 0.25 * points[1][m] for m in METRICS}
-    found = [float(number) for number in numbers(page, "path")]
-    expected = [QUANTITIES[m].scale * between[m] for m in METRICS]
-    decimals = [QUANTITIES[m].decimals for m in METRICS]
-    for value, wanted, digits in zip(found, expected, decimals, strict=True):
-        assert value == pytest.approx(wanted, abs=0.51 * 10**-digits)
+    assert_numbers(page, "path", {m: 0.75 * points[0][m] + 0.25 * points[1][m] for m in METRICS})
 
 
-def test_the_second_row_is_the_ensemble_of_opposite_points(show):
-    page, metrics = show("line"), LINE
-    pair = next(e for e in metrics["ensembles"] if e["average"] == "probability")
-    assert pair["members"] == [0, 1]
-    for name in ("Endpoint 0", "Endpoint 1"):
-        page.get_by_role("button", name=name).click()
-        assert numbers(page, "path", 2) == said_of(pair)
-    page.get_by_role("button", name="Midpoint").click()
-    assert numbers(page, "path", 2) == ["–"] * 3  # of one network there is no ensemble
-
-
-def test_the_diagram_follows_the_slider(show):
+def test_the_diagram_follows_the_slider_and_a_touch_of_a_panel_moves_it(show):
     page, points = show("line"), LINE["points"]
     for i, name in ((0, "Endpoint 0"), (2, "Midpoint")):
         page.get_by_role("button", name=name).click()
@@ -135,23 +126,17 @@ def test_the_diagram_follows_the_slider(show):
         filled = int((weight > 0).sum())
         ece = 100 * np.nansum(weight * np.abs(accuracy - confidence))
         words = page.locator("#path .reliability").get_attribute("aria-label")
-        assert f"α = {points[i]['coords']:.3f}" in words
         assert f"{filled} of {len(weight)} bins filled" in words
         assert f"expected calibration error {ece:.1f} %" in words
         assert page.locator("#path .reliability .bar").count() == filled
-
-
-def test_a_touch_of_a_panel_moves_the_slider(show):
-    page, points = show("line"), LINE["points"]
     panel = page.locator("#path .panel").first
     box = panel.bounding_box()
     panel.click(position={"x": box["width"] * (340 - 14) / 340 - 1, "y": box["height"] / 2})
     assert numbers(page, "path") == said_of(points[-1])
 
 
-@pytest.mark.parametrize("run", ["triangle", "triangle without a plane"])
-def test_the_pointer_at_an_evaluated_point_of_the_triangle_gives_its_numbers(show, run):
-    page, points = show(run), RUNS[run]["points"]
+def test_the_pointer_at_an_evaluated_point_of_the_triangle_gives_its_numbers(show):
+    page, points = show("triangle"), RUNS["triangle"]["points"]
     dots = page.locator("#triangle .evaluated")
     others = [point for point in points if point["name"] != "midpoint"]
     assert dots.count() == len(others)
@@ -188,26 +173,8 @@ def test_between_evaluated_points_of_the_triangle_numbers_are_barycentric(show):
     triangle.press("ArrowRight")  # along the row of the midpoint, from (2, 2, 2) to (1, 3, 2)
     step = 1.24 / 60 * 6
     assert where.inner_text().endswith("interpolated")
-    found = [float(number) for number in numbers(page, "triangle")]
-    for value, m in zip(found, METRICS, strict=True):
-        wanted = (1 - step) * at[2, 2, 2][m] + step * at[1, 3, 2][m]
-        scale, decimals = QUANTITIES[m].scale, QUANTITIES[m].decimals
-        assert value == pytest.approx(scale * wanted, abs=0.51 * 10**-decimals)
-
-
-def test_the_colours_of_the_triangle_are_chosen(show):
-    page = show("triangle")
-    read = "document.querySelector('#triangle canvas').toDataURL()"
-    seen = {page.evaluate(read)}
-    for label in ("NLL [nats]", "ECE [%]"):
-        page.get_by_label(label).check()
-        seen.add(page.evaluate(read))
-        assert (
-            page.locator("#triangle .bar-of-colours")
-            .first.get_attribute("aria-label")
-            .startswith(label)
-        )
-    assert len(seen) == 3
+    wanted = {m: (1 - step) * at[2, 2, 2][m] + step * at[1, 3, 2][m] for m in METRICS}
+    assert_numbers(page, "triangle", wanted)
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -227,7 +194,7 @@ def test_no_page_is_wider_than_its_window(show, run):
     [
         ("line", ["path", "plane", "history"]),
         ("triangle", ["triangle", "history"]),
-        ("network", ["point", "history"]),
+        ("network", ["reliability", "history"]),
         ("nothing", []),
     ],
 )

@@ -22,25 +22,13 @@ def test_effects_are_those_of_scipy():
     assert found.p_value == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue)
 
 
-def test_swapped_sides_have_the_opposite_effect():
-    sides = columns(values(0.91, seed=1), values(0.9, seed=2))
-    there, back = significance.paired(*sides), significance.paired(*sides[::-1])
-    assert there.difference == -back.difference
-    assert there[1:] == back[1:]
-
-
-def test_only_seeds_of_both_count():
-    found = significance.paired({0: 1.0, 1: 2.0, 5: 9.0}, {1: 1.0, 0: 1.0, 7: 3.0})
-    assert found == (0.5, pytest.approx(0.5), 2, None)
-
-
 @pytest.mark.parametrize(
     ("sides", "expected"),
     [
         (([], []), (None, None, 0, None)),
         (([0.9], [0.8]), (pytest.approx(0.1), None, 1, None)),
+        (([1.0, 2.0, 9.0], [1.0, 1.0]), (0.5, pytest.approx(0.5), 2, None)),  # over common seeds
         (([0.9] * 3, [0.9] * 3), (0, 0, 3, 1)),
-        (([0.9] * 3, [0.8] * 3), (pytest.approx(0.1), 0, 3, None)),
         # Equal but for rounding: 0.3 - 0.2 is not 0.2 - 0.1.
         (([0.3, 0.2, 0.5], [0.2, 0.1, 0.4]), (pytest.approx(0.1), pytest.approx(0), 3, None)),
         (([0.9, None, 0.9], [0.8] * 3), (None, None, 3, None)),
@@ -51,26 +39,19 @@ def test_degenerate_effects(sides, expected):
     assert significance.paired(*columns(*sides)) == expected
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_holm_is_that_of_its_definition(seed):
-    raw = np.random.default_rng(seed).uniform(0, 0.2, 12).round(2).tolist()
+    rng = np.random.default_rng(seed)
+    raw = rng.uniform(0, 0.2, 12).round(2).tolist()
     found = significance.holm(raw)
     order = np.argsort(raw, kind="stable")
     for rank, i in enumerate(order):
         expected = max(min(1, (12 - j) * raw[order[j]]) for j in range(rank + 1))
         assert found[i] == pytest.approx(expected)
-    assert all(after >= before for before, after in zip(np.sort(raw), np.sort(found), strict=True))
-    assert np.all(np.diff(np.asarray(found)[order]) >= 0)
+    again = rng.permutation(12)
+    assert significance.holm([raw[i] for i in again]) == [found[i] for i in again]
 
 
 def test_holm_passes_over_what_was_not_tested():
     assert significance.holm([None, 0.01, None, 0.04]) == [None, 0.02, None, 0.04]
-    assert significance.holm([None]) == [None]
     assert significance.holm([]) == []
-
-
-def test_holm_does_not_depend_on_the_order():
-    raw = np.random.default_rng(0).uniform(0, 0.1, 9)
-    order = np.random.default_rng(1).permutation(9)
-    found = np.asarray(significance.holm(raw.tolist()))
-    np.testing.assert_array_equal(found[order], significance.holm(raw[order].tolist()))

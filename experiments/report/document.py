@@ -19,10 +19,7 @@ _SCRIPTS = ("elements", "panels", "reliability", "maps", "path", "triangle", "pa
 def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = None) -> str:
     """One HTML page with everything inside it: it refers to no other file and no network.
 
-    Args:
-      title: of the page.
-      body: its parts; empty ones are left out.
-      data: what the page's script draws; without it there is no script.
+    Empty parts of the body are left out, and without data for it there is no script.
     """
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     scripts = ""
@@ -46,9 +43,10 @@ def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = N
     )
 
 
-def section(kind: str, content: str) -> str:
-    """Content of a kind; nothing if it is empty."""
-    return f'<div class="{kind}">{content}</div>' if content else ""
+def section(name: str, title: str, content: str, kind: str = "") -> str:
+    """Content under a heading that links can lead to."""
+    start = f'<section class="{kind}"' if kind else "<section"
+    return f'{start} id="{name}"><h2>{escape(title)}</h2>{content}</section>'
 
 
 def folded(summary: str, content: str) -> str:
@@ -57,13 +55,14 @@ def folded(summary: str, content: str) -> str:
 
 
 def table(caption: str, header: Sequence[str], cells: Cells, num_texts: int = 1) -> str:
-    """A table that scrolls by itself where it is wider than the page; texts are its first columns."""
+    """A table that scrolls by itself, the first columns texts; nothing if it has no cells."""
+    if not cells:
+        return ""
 
     def line(row: Iterable[str], tag: str) -> str:
         kinds = [' class="text"' if i < num_texts else "" for i in range(len(header))]
-        return "".join(
-            f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True)
-        )
+        pairs = zip(kinds, row, strict=True)
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in pairs)
 
     lines = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in cells)
     return (
@@ -80,8 +79,7 @@ def figure(png: bytes, title: str, alt: str, caption: str) -> str:
     data = base64.b64encode(png).decode("ascii")
     name = f"<b>{escape(title)}.</b> " if title else ""
     return (
-        f'<figure><div class="card" tabindex="0"><img alt="{escape(alt)}" '
-        f'style="max-width: {width}px" '
+        f'<figure><div class="card" tabindex="0"><img alt="{escape(alt)}" style="max-width: {width}px" '
         f'src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{name}{escape(caption)}</figcaption></figure>"
     )
@@ -102,15 +100,10 @@ def provenance(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """What was run, where and for how long, and the config folded away."""
     facts = []
     for name, value in record.items():
-        if value in (None, ""):
-            continue
-        said = escape(_said(value)).replace("\n", "<br>")
-        said = re.sub(r"--\S+", r"<code>\g<0></code>", said)
-        facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{said}</td>")
-    parts = []
-    if facts:
-        parts.append(f'<h2>Provenance</h2><table class="facts">{"</tr>".join(facts)}</tr></table>')
-    if config:
-        text = escape(json.dumps(config, indent=2, default=str))
-        parts.append(f"<details><summary>Config</summary><pre>{text}</pre></details>")
-    return "\n".join(parts)
+        if value not in (None, ""):
+            said = escape(_said(value)).replace("\n", "<br>")
+            said = re.sub(r"--\S+", r"<code>\g<0></code>", said)
+            facts.append(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{said}</td></tr>")
+    table = f'<h2>Provenance</h2><table class="facts">{"".join(facts)}</table>' if facts else ""
+    text = f"<pre>{escape(json.dumps(config, indent=2, default=str))}</pre>" if config else ""
+    return table + folded("Config", text)

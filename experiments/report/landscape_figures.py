@@ -1,8 +1,7 @@
 """The loss around trained networks as figures, from the records of runs alone.
 
-Every function takes runs, of which those with a `landscape` count: its `slice` is what
-`landscape.slice_record` returns and its `path` what `path_record` does. Without the runs
-that a figure needs there is none. Nothing here uses `matplotlib.pyplot`.
+A run's `landscape` has a `slice`, which is what `evaluation.landscape.slice_record` returns, and a
+`path`, which is what `path_record` does. Nothing here uses `matplotlib.pyplot`.
 """
 
 import textwrap
@@ -15,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from experiments.results.significance import standard_error
-from experiments.results.styles import order_of, style_of
+from experiments.results.styles import look, order_of, style_of
+from experiments.results.wording import percent, spread
 from subspace_jax import plotting
 
 Run = Mapping[str, Any]
@@ -28,56 +28,60 @@ _ROUND = (
 )
 _FEWEST, _MOST = 5, 14
 # The panels of the first figure, by the kind of slice, in the article's order.
-_PANELS = {
-    "point": "One network",
-    "line": "Line",
-    "curve": "Curve",
-    "simplex": "Triangle",
-}
-# Of a run, beside its landscape.
-_KEPT = ("id", "method", "label_noise", "seed")
+_PANELS = {"point": "One network", "line": "Line", "curve": "Curve", "simplex": "Triangle"}
 
 
 def draw(metrics: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Figure, dict]]:
     """The figures `fig1`, `fig2` and `curvature` that are asked for and that there are data for.
 
-    Args:
-      metrics: with the runs as `landscapes`.
-      names: what is asked for; other names are passed over.
-
-    Returns:
-      by name, a figure and `{"runs": ...}`, what is drawn in it: from those runs alone its function
-      draws it again.
+    Beside each are the runs that are drawn in it, from which alone its function draws it again.
     """
-    runs = list(metrics.get("landscapes", ()))
     drawn = {}
-    for name in names:
-        if name not in _FIGURES:
-            continue
+    for name in filter(_FIGURES.__contains__, names):
         choose, function, part = _FIGURES[name]
+        found = [run for run in metrics.get("landscapes", ()) if run.get("landscape", {}).get(part)]
+        # The first of each is the one to be shown.
+        found.sort(key=lambda run: (run["label_noise"], run["seed"], order_of(run["method"])))
         chosen = [
-            {key: run[key] for key in _KEPT} | {"landscape": {part: run["landscape"][part]}}
-            for run in choose(runs)
+            {key: run[key] for key in ("id", "method", "label_noise", "seed")}
+            | {"landscape": {part: run["landscape"][part]}}
+            for run in choose(found)
         ]
         if chosen:
             drawn[name] = function(chosen), {"runs": chosen}
     return drawn
 
 
-def fig1(runs: Iterable[Run]) -> Figure | None:
+def _one_of_each_kind(runs: Sequence[Run]) -> list[Run]:
+    """In the order of the article's first figure."""
+    chosen = {run["landscape"]["slice"]["kind"]: run for run in reversed(runs)}
+    return [chosen[kind] for kind in _PANELS if kind in chosen]
+
+
+def _triangles(runs: Sequence[Run]) -> list[Run]:
+    """All seeds of the first triangle's method and label noise."""
+    found = [run for run in runs if run["landscape"]["slice"]["kind"] == "simplex"]
+    return [r for r in found if all(r[k] == found[0][k] for k in ("method", "label_noise"))]
+
+
+def _paths(runs: Sequence[Run]) -> list[Run]:
+    """All seeds of the first label noise, methods in their order; none if there is no path."""
+    found = [run for run in runs if run["label_noise"] == runs[0]["label_noise"]]
+    if not any(run["landscape"]["path"]["alphas"] for run in found):
+        return []
+    return sorted(found, key=lambda run: order_of(run["method"]))
+
+
+def fig1(runs: Sequence[Run]) -> Figure:
     """Real slices of the test loss, and in each the subspace that was trained.
 
-    The panels are those of one point, line, curve and triangle that there are, each of the first
-    label noise and seed, and share their colours: the article's schematic, measured.
+    They share their colours: the article's schematic, measured.
     """
-    chosen = _one_of_each_kind(runs)
-    if not chosen:
-        return None
-    slices = [run["landscape"]["slice"] for run in chosen]
+    slices = [run["landscape"]["slice"] for run in runs]
     levels = levels_of(np.concatenate([_array(record["nll"]).ravel() for record in slices]))
-    figure = Figure(figsize=(2.7 * len(chosen) + 0.9, 3.3), layout="constrained")
-    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
-    for ax, run, record in zip(axes, chosen, slices, strict=True):
+    figure = Figure(figsize=(2.7 * len(runs) + 0.9, 3.3), layout="constrained")
+    axes = figure.subplots(1, len(runs), squeeze=False)[0]
+    for ax, run, record in zip(axes, runs, slices, strict=True):
         _contour(record, "nll", ax, levels=levels, cmap="Greys", label="Test loss")
         if ax is not axes[-1] and ax.child_axes:
             ax.child_axes[0].remove()
@@ -85,20 +89,17 @@ def fig1(runs: Iterable[Run]) -> Figure | None:
             ax.set_ylabel("")
         _subspace(record, style_of(run["method"]).color, ax)
         ax.set_title(_PANELS[record["kind"]], fontsize=13)
-    _note(figure, slices[0], _labels_of(chosen))
+    _note(figure, slices[0], _labels_of(runs))
     return figure
 
 
-def fig2(runs: Iterable[Run]) -> Figure | None:
-    """Accuracy and NLL on the plane through a trained triangle, of the first label noise and seed.
+def fig2(runs: Sequence[Run]) -> Figure:
+    """Accuracy and NLL on the plane through the triangle of the first of several seeds.
 
     Above each is its mean inside the triangle and outside of it, with the standard error over all
-    seeds of this label noise.
+    seeds.
     """
-    group = _triangles(runs)
-    if not group:
-        return None
-    records = [run["landscape"]["slice"] for run in group]
+    records = [run["landscape"]["slice"] for run in runs]
     first = records[0]
     figure = Figure(figsize=(10.4, 5.1), layout="constrained")
     accuracy, nll = figure.subplots(1, 2)
@@ -107,38 +108,30 @@ def fig2(runs: Iterable[Run]) -> Figure | None:
     _contour(first, "accuracy", accuracy, triangle=True, **look)
     look = {"levels": levels_of(_array(first["nll"])), "label": "Test NLL [nats]"}
     _contour(first, "nll", nll, triangle=True, cmap="viridis_r", **look)
-    for ax, metric, scale, decimals, unit in (
-        (accuracy, "accuracy", 100, 1, "%"),
-        (nll, "nll", 1, 2, "nats"),
-    ):
-        inside, outside = (
-            _mean_text(scale * _array([record[region][metric] for record in records]), decimals)
-            for region in ("inside", "outside")
-        )
-        ax.set_title(f"Mean inside {inside} {unit},\noutside {outside} {unit}", fontsize=11)
+    panels = ((accuracy, "accuracy", 100, 1, "%"), (nll, "nll", 1, 2, "nats"))
+    for ax, metric, scale, decimals, unit in panels:
+        said = []
+        for region in ("inside", "outside"):
+            values = scale * _array([record[region][metric] for record in records])
+            said.append(spread(values.mean(), standard_error(values), decimals))
+        ax.set_title(f"Mean inside {said[0]} {unit},\noutside {said[1]} {unit}", fontsize=11)
     nll.set_ylabel("")
-    several = f"the plane of seed {group[0]['seed']}, the means of {len(group)} seeds"
-    _note(figure, first, [*([several] if len(group) > 1 else []), *_labels_of(group)])
+    several = f"the plane of seed {runs[0]['seed']}, the means of {len(runs)} seeds"
+    _note(figure, first, [*([several] if len(runs) > 1 else []), *_labels_of(runs)])
     return figure
 
 
-def curvature(runs: Iterable[Run]) -> Figure | None:
+def curvature(runs: Sequence[Run]) -> Figure:
     """Top eigenvalues of the Hessian and test error along the paths, as means over the seeds.
 
-    Runs of one label noise, the first. Standard training is a horizontal line.
+    Standard training is a horizontal line.
     """
-    runs = _paths(runs)
-    if not runs:
-        return None
     paths = [run["landscape"]["path"] for run in runs]
     names = {
-        name: label
-        for name, label in (
-            ("eigenvalue", "Largest Hessian eigenvalue"),
-            ("relative_eigenvalue", "Largest eigenvalue, filter-normalised"),
-        )
-        if all(path["curvature"][name] for path in paths)
+        "eigenvalue": "Largest Hessian eigenvalue",
+        "relative_eigenvalue": "Largest eigenvalue, filter-normalised",
     }
+    names = {k: label for k, label in names.items() if all(p["curvature"][k] for p in paths)}
     figure = Figure(figsize=(3.6 * (len(names) + 1), 4.1), layout="constrained")
     *tops, error = figure.subplots(1, len(names) + 1, squeeze=False)[0]
     for method in dict.fromkeys(run["method"] for run in runs):
@@ -165,34 +158,6 @@ def curvature(runs: Iterable[Run]) -> Figure | None:
     look |= {"loc": "outside lower center", "title": _sentence(notes)}
     figure.legend(handles, labels, **look).get_title().set_color("0.3")
     return figure
-
-
-def _one_of_each_kind(runs: Iterable[Run]) -> list[Run]:
-    chosen: dict[str, Run] = {}
-    for run in _sorted(runs, "slice"):
-        chosen.setdefault(run["landscape"]["slice"]["kind"], run)
-    return [chosen[kind] for kind in _PANELS if kind in chosen]
-
-
-def _triangles(runs: Iterable[Run]) -> list[Run]:
-    """All seeds of the first triangle's method and label noise."""
-    found = [r for r in _sorted(runs, "slice") if r["landscape"]["slice"]["kind"] == "simplex"]
-    return [r for r in found if all(r[k] == found[0][k] for k in ("method", "label_noise"))]
-
-
-def _paths(runs: Iterable[Run]) -> list[Run]:
-    """All seeds of the first label noise, methods in their order; none if there is no path."""
-    found = _sorted(runs, "path")
-    found = [run for run in found if run["label_noise"] == found[0]["label_noise"]]
-    if not any(run["landscape"]["path"]["alphas"] for run in found):
-        return []
-    return sorted(found, key=lambda run: order_of(run["method"]))
-
-
-def _sorted(runs: Iterable[Run], part: str) -> list[Run]:
-    """Those that have a part of the landscape, the first to be shown first."""
-    found = [run for run in runs if run.get("landscape", {}).get(part)]
-    return sorted(found, key=lambda run: (run["label_noise"], run["seed"], order_of(run["method"])))
 
 
 # By name: which runs are drawn, by what, and from which part of their landscape.
@@ -235,15 +200,9 @@ def _contour(record, metric, ax, *, levels, label, cmap="viridis", triangle=Fals
     if not np.isfinite(values).any():  # all of it is grey
         ax.set(facecolor="0.8", xlabel="Weight distance (L2)", ylabel="Weight distance (L2)")
         return
-    plotting.contour(
-        *np.meshgrid(record["x"], record["y"]),
-        values,
-        ax,
-        endpoints_xy=record["corners"] if triangle else None,
-        label=label,
-        levels=levels,
-        cmap=cmap,
-    )
+    corners = record["corners"] if triangle else None
+    shape = {"endpoints_xy": corners, "label": label, "levels": levels, "cmap": cmap}
+    plotting.contour(*np.meshgrid(record["x"], record["y"]), values, ax, **shape)
     bar = ax.child_axes[0]
     bar.set_yticks(levels, [f"{level:.3g}" for level in levels])
     bar.tick_params(which="minor", length=0)
@@ -273,48 +232,34 @@ def _subspace(record, color, ax) -> None:
 
 def _named(xy, name, color, marker, size, ax) -> None:
     ax.plot(*xy, color=color, marker=marker, markersize=size, markeredgecolor="white", zorder=5)
-    ax.annotate(
-        name,
-        xy,
-        xytext=(0, 9),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        zorder=6,
-    )
+    outline = [withStroke(linewidth=2.5, foreground="white")]
+    place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "zorder": 6}
+    ax.annotate(name, xy, fontsize=9, path_effects=outline, **place)
 
 
 def _series(alphas, values: np.ndarray, method, ax: Axes) -> None:
     """The mean of seeds `[S, A]` along a path, or of one network `[S, 1]` as a level."""
-    style = style_of(method)
-    look = {"color": style.color, "linestyle": style.linestyle, "label": style.label}
     mean, stderr = values.mean(axis=0), standard_error(values)
     if alphas is None:
-        plotting.level(mean[0], ax, stderr=None if stderr is None else stderr[0], **look)
+        plotting.level(mean[0], ax, stderr=None if stderr is None else stderr[0], **look(method))
     else:
-        plotting.path(alphas, mean, ax, stderr=stderr, marker=style.marker, **look)
-
-
-def _mean_text(values: np.ndarray, decimals: int) -> str:
-    mean, stderr = f"{values.mean():.{decimals}f}", standard_error(values)
-    return mean if stderr is None else f"{mean} ± {stderr:.{decimals}f}"
+        plotting.path(alphas, mean, ax, stderr=stderr, **look(method, "marker"))
 
 
 def _labels_of(runs: Iterable[Run]) -> list[str]:
     noises = sorted({run["label_noise"] for run in runs if run["label_noise"]})
-    return [f"{100 * noise:.0f} % wrong training labels" for noise in noises]
+    return [f"{percent(noise)} wrong training labels" for noise in noises]
 
 
-def _note(figure: Figure, record: Mapping[str, Any], more: Sequence[str]) -> None:
+def _note(figure: Figure, record: Run, more: Sequence[str]) -> None:
     notes = [
         f"{record['num_images']:,} test images",
         f"statistics recalibrated at every point of {len(record['y'])} x {len(record['x'])} "
         f"on {record['recalibration_images']:,} images",
         *more,
     ]
-    width = int(14 * figure.get_figwidth())  # characters of this size
-    text = textwrap.fill(_sentence(notes), width)
+    # So many characters of this size fit into its width.
+    text = textwrap.fill(_sentence(notes), int(14 * figure.get_figwidth()))
     figure.supxlabel(text, fontsize=9, color="0.3")
 
 

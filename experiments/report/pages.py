@@ -13,31 +13,21 @@ Published = tuple[dict[str, bytes | str], str]  # files of figures by name, and 
 
 
 def of_run(metrics: Metrics) -> Published:
-    """The figures of a run as PNG and PDF, and its page; see `run_figures` and `page`."""
-    figures = run_figures.run_figures(metrics)
-    pictures = {name: run_figures.png(figure) for name, figure in figures.items()}
-    made = {f"{name}.png": picture for name, picture in pictures.items()}
-    made |= {f"{name}.pdf": run_figures.pdf(figure) for name, figure in figures.items()}
-    return made, page(metrics, pictures)
+    """The figures of a run, of which `landscape` may be a part, as PNG and PDF, and its page."""
+    made, pictures = _files(run_figures.run_figures(metrics))
+    return made, run_page(metrics, pictures)
 
 
 def of_suite(metrics: Metrics, names: Sequence[str]) -> Published:
     """The figures of a suite that are asked for, the numbers drawn in each as JSON, and its page."""
     drawn = suite_figures.draw(metrics, names) | landscape_figures.draw(metrics, names)
-    pictures, made = {}, {}
-    for name, (figure, data) in drawn.items():
-        pictures[name] = made[f"{name}.png"] = run_figures.png(figure)
-        made[f"{name}.pdf"] = run_figures.pdf(figure)
-        made[f"{name}.json"] = files.to_json(data)
-    return made, page(metrics, pictures)
+    made, pictures = _files({name: figure for name, (figure, _) in drawn.items()})
+    made |= {f"{name}.json": files.to_json(data) for name, (_, data) in drawn.items()}
+    return made, suite_page(metrics, pictures)
 
 
-def page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
-    """One HTML page with everything inside it: it refers to no other file and no network.
-
-    Args:
-      metrics: of one run, with its `landscape` if there is one, or of a suite; parts that are missing
-        are left out.
-      pictures: PNG files by name, of the figures of `run_figures` or `suite_figures`.
-    """
-    return (suite_page if "table" in metrics else run_page)(metrics, pictures)
+def _files(figures: Mapping) -> tuple[dict[str, bytes | str], dict[str, bytes]]:
+    """The figures as files, and the pictures among them by the figures' names."""
+    pictures = {name: run_figures.png(figure) for name, figure in figures.items()}
+    made: dict[str, bytes | str] = {f"{name}.png": data for name, data in pictures.items()}
+    return made | {f"{name}.pdf": run_figures.pdf(f) for name, f in figures.items()}, pictures

@@ -15,37 +15,18 @@ _NO_AREA = 1e-4
 
 
 def points_of(points: Sequence[Metrics]) -> list[Metrics]:
-    """The points of a record that lie on a triangle, each place once; none without its corners.
-
-    Example:
-      >>> corners = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-      >>> named = [{"name": f"endpoint {i}", "coords": c} for i, c in enumerate(corners)]
-      >>> len(points_of(named)), points_of(named[:2])
-      (3, [])
-    """
+    """The points of a record that lie on a triangle, each place once; none without its corners."""
     found = {
         tuple(p["coords"]): p
         for p in points
         if isinstance(p["coords"], list | tuple) and len(p["coords"]) == 3
     }
     named = {point["name"] for point in found.values()}
-    complete = {"endpoint 0", "endpoint 1", "endpoint 2"} <= named
-    return list(found.values()) if complete else []
+    return list(found.values()) if {f"endpoint {i}" for i in range(3)} <= named else []
 
 
 def triangles(coords: Sequence[Sequence[float]]) -> np.ndarray:
-    """Delaunay's triangles between points, of which each three are close neighbours.
-
-    Args:
-      coords: barycentric coordinates `[P, 3]`, the corners among them.
-
-    Returns:
-      Indices of points `[T, 3]`. Inside of each triangle a quantity is interpolated linearly.
-
-    Example:
-      >>> len(triangles([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3]]))
-      3
-    """
+    """Delaunay's triangles `[T, 3]` between points at barycentric coordinates `[P, 3]`."""
     coords = np.asarray(coords, float)
     found = Delaunay(coords @ EQUILATERAL).simplices
     return found[np.abs(np.linalg.det(coords[found])) > _NO_AREA]

@@ -241,7 +241,7 @@ def _run_all(
 
 def _show(found: dict, folder: Path, check: bool) -> None:
     rows = [row for row in found["table"] if row["place"] != "endpoints"]
-    print(tables.text_table(rows), end="\n\n")
+    print(tables.of_rows(rows).text(), end="\n\n")
     if check:
         print(tables.claims_text(claims.from_json(found["claims"])), end="\n\n")
     else:

@@ -41,20 +41,20 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
     verdicts = [
         verdict
         for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED)
-        for verdict in claims.check(group, runs, chosen)
+        for verdict in claims.check(group, runs)
     ]
     return {
         "config": json.loads(config.to_json_best_effort()),
         "provenance": record | ({"made": made} if made else {}),
         "counts": claims.counts_said(verdicts),
-        "table": records.rounded(summary.table(runs, config.products, chosen)),
+        "table": records.rounded(summary.table(runs, config.products)),
         "claims": records.rounded(claims.to_json(verdicts)),
         "chosen": [
             {"setting": setting, "label_noise": noise, "method": method, "values": values}
             for (setting, noise, method), values in chosen.items()
             if values
         ],
-        "gains": records.rounded(summary.gains(runs, chosen)),
+        "gains": records.rounded(summary.gains(runs)),
         "failed": [{"id": name, "error": error} for name, error in failures.items()],
         "runs": [_kept(run) for run in runs],
         "landscapes": landscapes,

@@ -13,14 +13,11 @@ MIN_SEEDS = 3  # fewer are not tested
 
 
 class Effect(NamedTuple):
-    """A difference that is paired by seed.
+    """The mean over seeds of ours minus theirs, its standard error, and a two-sided paired t-test.
 
-    Attributes:
-      difference, stderr: mean over seeds of ours minus theirs, and its standard error; `None` where
-        a value is not finite, and for the standard error of one seed.
-      num_seeds: how many seeds both have.
-      p_value: of a two-sided paired t-test; `None` where nothing can be tested: too few seeds, or the
-        same difference in all of them, as counts of few images can have it by chance.
+    `difference` is `None` where a value is not finite, `stderr` also with one seed. `p_value` is
+    `None` where nothing can be tested: too few seeds, or the same difference in all of them, as
+    counts of few images can have it by chance.
     """
 
     difference: float | None
@@ -30,17 +27,11 @@ class Effect(NamedTuple):
 
     @property
     def is_significant(self) -> bool:
-        """Whether the p-value is below `SIGNIFICANCE`."""
         return self.p_value is not None and self.p_value < SIGNIFICANCE
 
 
 def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> Effect:
-    """The difference of two columns over the seeds that both have.
-
-    Example:
-      >>> paired({0: 2.0, 1: 3.0, 2: 4.0}, {2: 1.0, 1: 1.0, 0: 1.0, 3: 9.0})
-      Effect(difference=2.0, stderr=0.577, num_seeds=3, p_value=0.074)
-    """
+    """The difference of two columns over the seeds that both have."""
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     n, numbers = len(pairs), [value for pair in pairs for value in pair]
     if not n or None in numbers or not all(map(math.isfinite, numbers)):
@@ -62,12 +53,7 @@ def standard_error(values: np.ndarray) -> np.ndarray | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone; `None` was not tested.
-
-    Example:
-      >>> holm([0.5, None, 0.25])
-      [0.5, None, 0.5]
-    """
+    """Holm 1979: the i-th smallest of k p-values times k - i, made monotone; `None` was not tested."""
     tested = sorted((p_value, i) for i, p_value in enumerate(p_values) if p_value is not None)
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -75,3 +61,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, p_value * (len(tested) - rank)))
         corrected[i] = largest
     return corrected
+
+
+def corrected(effects: Sequence[Effect]) -> list[Effect]:
+    """Effects that are tested together, with the p-values of Holm's method."""
+    p_values = holm([effect.p_value for effect in effects])
+    return [e._replace(p_value=p) for e, p in zip(effects, p_values, strict=True)]

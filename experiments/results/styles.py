@@ -1,7 +1,7 @@
 """How products and metrics are called and drawn: the same in every figure and table."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.configs.recipes import METHODS, RECIPES, Recipe, of_size
@@ -14,13 +14,16 @@ class Quantity(NamedTuple):
     scale: float
     decimals: int
 
+    @property
+    def name(self) -> str:
+        return self.label.split(" [")[0]
+
 
 # Recipes that train a subspace, whose midpoint is one place among others.
-_KINDS = ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex")
 SUBSPACES = frozenset(
     name
     for name, row in (METHODS | RECIPES).items()
-    if row.kind in _KINDS and (name in RECIPES or row.sizes)
+    if row.kind in ("line", "layerwise_line", "curve", "simplex", "layerwise_simplex")
 )
 
 # What is shown of everything, and what more is known of some.
@@ -31,7 +34,6 @@ QUANTITIES = {
     "accuracy": Quantity("Accuracy [%]", 100.0, 2),
     "nll": Quantity("NLL [nats]", 1.0, 3),
     "ece": Quantity("ECE [%]", 100.0, 2),
-    "brier": Quantity("Brier score", 1.0, 4),
     "scaled.nll": Quantity("Scaled NLL [nats]", 1.0, 3),
     "scaled.ece": Quantity("Scaled ECE [%]", 100.0, 2),
     "corruptions_mce.raw": Quantity("mCE, raw [%]", 100.0, 1),
@@ -40,30 +42,23 @@ QUANTITIES = {
 
 
 def style_of(product: str) -> Recipe:
-    """The row of a product, with its label and its looks; grey, under its own name, for a new one.
-
-    Example:
-      >>> style_of("simplex_4").label, style_of("swa_cyclic_3").label
-      ('Simplex (4)', 'SWA (cyclic lr, 3)')
-    """
-    if row := METHODS.get(product) or RECIPES.get(product):
-        return row
+    """The row of a product, with its label and its looks; grey, under its own name, for a new one."""
     base, number = _parts(product)
-    if base in METHODS and METHODS[base].sizes:
+    if number and base in METHODS and METHODS[base].sizes:
         return of_size(base, number)
-    return Recipe(product, "several", "o")
+    return METHODS.get(product, Recipe(product, "several", "o"))
 
 
 def order_of(product: str) -> int:
     """Where a product stands among the others, in every figure and table."""
-    base, number = (product, 0) if product in METHODS else _parts(product)
+    base, number = _parts(product)
     return 100 * list(METHODS).index(base) + number if base in METHODS else 100 * len(METHODS)
 
 
 def _parts(product: str) -> tuple[str, int]:
-    """`simplex_4` is `("simplex", 4)`."""
+    """`simplex_4` is `("simplex", 4)`, and a method's own name is never divided."""
     found = re.fullmatch(r"(.+)_(\d{1,2})", product)
-    return (found[1], int(found[2])) if found else (product, 0)
+    return (found[1], int(found[2])) if found and product not in METHODS else (product, 0)
 
 
 def style_of_run(config: Mapping[str, Any]) -> Recipe:
@@ -74,29 +69,15 @@ def style_of_run(config: Mapping[str, Any]) -> Recipe:
     return style_of(config.get("recipe") or kind)
 
 
-def shown(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The metrics that a table of these rows has columns for.
-
-    Example:
-      >>> shown([{"accuracy": 0.9, "corruptions_mce.raw": 0.2}, {}])
-      ('accuracy', 'nll', 'ece', 'corruptions_mce.raw')
-    """
-    rows = list(rows)
-    return METRICS + tuple(name for name in MCE if any(name in row for row in rows))
+def look(product: str, *also: str) -> dict[str, str]:
+    """The arguments with which Matplotlib draws a product's line: colour, style and label."""
+    row = style_of(product)
+    return {name: getattr(row, name) for name in ("color", "linestyle", "label", *also)}
 
 
 def quantity_of(metric: str) -> Quantity:
-    """How a metric is shown, by its dotted path within a place.
-
-    Example:
-      >>> quantity_of("corruptions.snow.3.accuracy")
-      Quantity(label='Accuracy [%], snow 3', scale=100.0, decimals=2)
-    """
-    if metric in QUANTITIES:
-        return QUANTITIES[metric]
-    *parents, name = metric.split(".")
-    base = QUANTITIES.get(name, Quantity(name, 1.0, 3))
-    return base._replace(label=", ".join(filter(None, [base.label, " ".join(parents[1:])])))
+    """How a metric is shown, by its dotted path within a place: `corruptions.snow.3.accuracy`."""
+    return QUANTITIES.get(metric) or QUANTITIES.get(metric.split(".")[-1], Quantity(metric, 1.0, 3))
 
 
 def deployed(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

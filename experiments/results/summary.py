@@ -12,7 +12,7 @@ import numpy as np
 import subspace_jax as ss
 from experiments.configs.recipes import PRODUCTS, RECIPES, product_of
 from experiments.results import styles
-from experiments.results.significance import Effect, holm, paired
+from experiments.results.significance import Effect, corrected, paired
 
 # What is reported. Runs of "tuning" chose the values of "tuned"; others start from those of "partner".
 SETTINGS = ("article", "tuned")
@@ -37,15 +37,9 @@ BySeed = dict[int, Record]
 def choose_values(runs: Sequence[Record]) -> dict[Key, Record]:
     """What each sweep chose: the values with the best validation accuracy of the midpoint.
 
-    The lower NLL decides between equals. Nothing but `places.midpoint.validation` is read of the
-    results, and that only where there is a choice. Means over seeds are compared. Values that lack a
-    seed of the sweep, since its run diverged or failed, never win.
-
-    Args:
-      runs: records of runs; those of a sweep differ in `values`.
-
-    Returns:
-      `values` by `(setting, label_noise, recipe)`, without the sweeps in which nothing can win.
+    Runs of a sweep differ in `values`. Means over seeds are compared, and the lower NLL decides
+    between equals. Nothing but `places.midpoint.validation` is read of the results. Values that lack
+    a seed of the sweep, since its run diverged or failed, never win.
     """
     sweeps: dict[Key, dict[str, list[Record]]] = {}
     for run in runs:
@@ -76,7 +70,6 @@ def _losses(runs: Sequence[Record], seeds: set[int]) -> tuple[float, float]:
     """Mean error and NLL on validation data; infinite where a seed has none."""
     midpoints = [run["places"]["midpoint"] for run in runs if run.get("places")]
     found = [metrics for midpoint in midpoints if (metrics := midpoint.get("validation"))]
-
     whole = [m for m in found if m["accuracy"] is not None and m["nll"] is not None]
     if len(whole) < len(seeds):
         return math.inf, math.inf
@@ -84,16 +77,9 @@ def _losses(runs: Sequence[Record], seeds: set[int]) -> tuple[float, float]:
     return round(1 - accuracy, 9), nll  # sums of the same accuracies may differ in their last bits
 
 
-def chosen_runs(
-    runs: Sequence[Record], chosen: Mapping[Key, Record] | None = None
-) -> dict[Key, BySeed]:
-    """The runs that count, by `(setting, label_noise, recipe)` and seed, both in order.
-
-    Args:
-      runs: records of runs; those that diverged have no places and are left out.
-      chosen: what `choose_values` returns; made here if it is not given.
-    """
-    chosen = choose_values(runs) if chosen is None else chosen
+def chosen_runs(runs: Sequence[Record]) -> dict[Key, BySeed]:
+    """The runs that count, in order: those with the values that were chosen, and not diverged."""
+    chosen = choose_values(runs)
     found: dict[Key, BySeed] = {}
     for run in sorted(runs, key=lambda run: (_key(run), run["seed"])):
         key = _key(run)
@@ -104,12 +90,7 @@ def chosen_runs(
 
 
 def column(seeds: BySeed, place: str, metric: str) -> dict[int, float | None]:
-    """One metric, by its dotted path within a place, of the seeds that have it.
-
-    Example:
-      >>> column({3: {"places": {"midpoint": {"scaled": {"ece": 0.01}}}}}, "midpoint", "scaled.ece")
-      {3: 0.01}
-    """
+    """One metric, by its dotted path within a place, of the seeds that have it."""
     found = {seed: dict(_metrics(run["places"].get(place, {}))) for seed, run in seeds.items()}
     return {seed: metrics[metric] for seed, metrics in found.items() if metric in metrics}
 
@@ -131,59 +112,49 @@ def _metrics(place: Record, prefix: str = "") -> Iterator[tuple[str, float | Non
 def with_mce(runs: Sequence[Record]) -> list[dict]:
     """Runs with their mean corruption errors, raw and relative to standard training of their seed.
 
-    Every place with `corruptions` gets `corruptions_mce.raw`, and `corruptions_mce.standard` whose
-    normaliser is the network of standard training with the same label noise; it is 1 for that
-    network itself (see `subspace_jax.metrics.mean_corruption_error`).
+    The normaliser of `corruptions_mce.standard` is the network of standard training with the same
+    label noise; it is 1 for that network itself (see `subspace_jax.metrics.mean_corruption_error`).
     """
     standard = {
-        (run["label_noise"], run["seed"]): run["places"]["midpoint"]["corruptions"]
+        (run["label_noise"], run["seed"]): run["places"]["midpoint"].get("corruptions", {})
         for run in runs
         if (run["method"], run["setting"]) == ("standard", "article")
-        and "corruptions" in run["places"].get("midpoint", {})
+        and "midpoint" in run.get("places", {})
     }
     found = []
     for run in runs:
-        baseline = standard.get((run["label_noise"], run["seed"]))
-        places = {
+        baseline, places = (
+            standard.get((run["label_noise"], run["seed"]), {}),
+            run.get("places", {}),
+        )
+        mce = {
             name: place | {"corruptions_mce": _mce(place["corruptions"], baseline)}
+            for name, place in places.items()
             if "corruptions" in place
-            else place
-            for name, place in run.get("places", {}).items()
         }
-        found.append(run | {"places": places} if "places" in run else run)
+        found.append(run | {"places": places | mce} if mce else run)
     return found
 
 
-def _mce(corruptions: Record, baseline: Record | None) -> dict[str, float]:
+def _mce(corruptions: Record, baseline: Record) -> dict[str, float]:
     """A corruption without an error in the baseline leaves the ratio undefined, which is no number."""
-    errors, others = np.array(_errors(corruptions)), np.array(_errors(baseline or {}))
+    errors, others = (
+        np.array([[1 - found["accuracy"] for found in by.values()] for by in record.values()])
+        for record in (corruptions, baseline)
+    )
     mce = {"raw": float(ss.metrics.mean_corruption_error(errors))}
     if others.size and others.sum(1).all():
         mce["standard"] = float(ss.metrics.mean_corruption_error(errors, others))
     return mce
 
 
-def _errors(corruptions: Record) -> list[list[float]]:
-    return [[1 - found["accuracy"] for found in by.values()] for by in corruptions.values()]
-
-
-def table(
-    runs: Sequence[Record],
-    products: Iterable[str] = tuple(PRODUCTS),
-    chosen: Mapping[Key, Record] | None = None,
-) -> list[dict]:
+def table(runs: Sequence[Record], products: Iterable[str] = tuple(PRODUCTS)) -> list[dict]:
     """Means and standard errors over seeds: a row for every product, and for the ends of subspaces.
 
-    Args:
-      runs: records of runs; of a sweep, only what it chose counts.
-      products: names of `recipes.PRODUCTS`; of several names for one thing the first is used.
-      chosen: what `choose_values` returns; made here if it is not given.
-
-    Returns:
-      Rows with `setting`, `label_noise`, `method` (the product, or the recipe of a further place),
-      `place`, `num_seeds`, `values`, `training_cost` (gradient passes over those of standard training;
-      `None` where either is unknown), `inference_passes` and, for every metric of all seeds,
-      `{"mean", "stderr"}`: `None` where a value is not finite, and for the standard error of one seed.
+    A row's `method` is the product, or the recipe of a further place; of several names for one thing
+    the first is used. `training_cost` is in units of standard training, `None` where it is unknown.
+    Every metric of all seeds is `{"mean", "stderr"}`: `None` where a value is not finite, and for
+    the standard error of one seed.
     """
     names: dict[tuple[str, str], str] = {}
     for product in products:
@@ -191,33 +162,32 @@ def table(
     trained = {recipe for recipe, _ in names} & styles.SUBSPACES
     for recipe, place in itertools.product(trained, _FURTHER_PLACES):
         names.setdefault((recipe, place), recipe)
-    found = chosen_runs(runs, chosen)
-    standard = next((cost for key in found if (cost := _cost(found, key, "standard"))), None)
+    found = chosen_runs(runs)
+    costs = {key: _cost(seeds) for key, seeds in found.items()}
+    standard = next((costs[key] for key in found if key[2] == "standard" and costs[key]), None)
     rows = []
     for (key, seeds), ((recipe, place), product) in itertools.product(found.items(), names.items()):
         setting, noise, owner = key
         places = [run["places"][place] for run in seeds.values() if place in run["places"]]
         if owner != recipe or setting not in SETTINGS or not places:
             continue
-        cost = _cost(found, key, recipe)
         rows.append(
             {"setting": setting, "label_noise": noise, "method": product, "place": place}
             | {"num_seeds": len(places), "values": next(iter(seeds.values()))["values"]}
-            | {"training_cost": cost / standard if cost and standard else None}
+            | {"training_cost": costs[key] / standard if costs[key] and standard else None}
             | {"inference_passes": places[0].get("inference_passes", 1)}
             | _means(places)
         )
-    return sorted(rows, key=rank)
+    return sorted(rows, key=_rank)
 
 
-def _cost(found: Mapping[Key, BySeed], key: Key, recipe: str) -> float | None:
-    """Mean gradient passes of a recipe's runs; `None` of another recipe, or if they are unknown."""
-    passes = [run.get("cost", {}).get("gradient_passes") for run in found[key].values()]
-    return None if key[2] != recipe or None in passes else statistics.fmean(passes)
+def _cost(seeds: BySeed) -> float | None:
+    """Mean gradient passes of a recipe's runs; `None` if they are unknown."""
+    passes = [run.get("cost", {}).get("gradient_passes") for run in seeds.values()]
+    return None if None in passes else statistics.fmean(passes)
 
 
-def rank(row: Record) -> tuple:
-    """Where a row stands: by setting, label noise, method, place."""
+def _rank(row: Record) -> tuple:
     place = _FURTHER_PLACES.index(row["place"]) + 1 if row["place"] in _FURTHER_PLACES else 0
     setting = SETTINGS.index(row["setting"])
     return setting, row["label_noise"], styles.order_of(row["method"]), row["method"], place
@@ -239,50 +209,33 @@ def _mean(values: Sequence[float | None]) -> dict:
 # Gains
 
 
-def gains(
-    runs: Sequence[Record], chosen: Mapping[Key, Record] | None = None
-) -> list[dict[str, Any]]:
+def gains(runs: Sequence[Record]) -> list[dict[str, Any]]:
     """How much every subspace's midpoint gains: untuned, over its control, and tuned against tuned.
 
-    A gain is positive where the midpoint is the better one. The p-values are corrected by Holm's
-    method for all tests made here.
-
-    Args:
-      runs: records of runs.
-      chosen: what `choose_values` returns; made here if it is not given.
-
-    Returns:
-      An entry for every subspace, label noise and metric of `styles.METRICS` with `method`,
-      `label_noise`, `metric`; `untuned`, `matched` and `tuned`, each `{"gain", "stderr", "num_seeds",
-      "p_value"}`, or `None` without runs; `share`, the tuned gain over the untuned one as `{"mean",
-      "stderr"}`, or `None` if the untuned one is not a significant gain.
+    A gain is positive where the midpoint is the better one, and `None` without runs. The p-values
+    are corrected by Holm's method for all tests made here. `share` is the tuned gain over the untuned
+    one, or `None` if the untuned one is not a significant gain.
     """
-    found = chosen_runs(runs, chosen)
+    found = chosen_runs(runs)
     noises = sorted({noise for _, noise, _ in found})
-    entries, sides = [], []
-    for method, noise, metric in itertools.product(MATCHED, noises, styles.METRICS):
-        rivals = {
-            "untuned": ("article", "standard"),
-            "matched": ("article", MATCHED[method]),
-            "tuned": ("tuned", "standard"),
-        }
-        compared = {
-            name: [
-                _signed(found.get((setting, noise, recipe), {}), metric)
-                for recipe in (method, rival)
-            ]
-            for name, (setting, rival) in rivals.items()
-        }
-        if any(ours.keys() & theirs.keys() for ours, theirs in compared.values()):
-            entries.append({"method": method, "label_noise": noise, "metric": metric})
-            sides.append(compared)
-    effects = [{name: paired(*both) for name, both in compared.items()} for compared in sides]
-    p_values = iter(holm([e.p_value for group in effects for e in group.values()]))
-    for entry, compared, group in zip(entries, sides, effects, strict=True):
-        group = {name: e._replace(p_value=next(p_values)) for name, e in group.items()}
-        entry |= {name: _gain(e) for name, e in group.items()}
-        entry["share"] = _share(compared, group)
-    return entries
+    sides = {}
+    for case in itertools.product(MATCHED, noises, styles.METRICS):
+        method, noise, metric = case
+        rivals = [("untuned", "article", "standard"), ("matched", "article", MATCHED[method])]
+        for name, setting, rival in (*rivals, ("tuned", "tuned", "standard")):
+            both = [found.get((setting, noise, recipe), {}) for recipe in (method, rival)]
+            sides[case, name] = [_signed(seeds, metric) for seeds in both]
+    effects = corrected([paired(*both) for both in sides.values()])
+    groups: dict[tuple, dict[str, tuple]] = {}
+    for ((case, name), both), effect in zip(sides.items(), effects, strict=True):
+        groups.setdefault(case, {})[name] = effect, both
+    return [
+        dict(zip(("method", "label_noise", "metric"), case, strict=True))
+        | {name: _gain(effect) for name, (effect, _) in group.items()}
+        | {"share": _share(*group["untuned"], *group["tuned"])}
+        for case, group in groups.items()
+        if any(effect.num_seeds for effect, _ in group.values())
+    ]
 
 
 def _signed(seeds: BySeed, metric: str) -> dict[int, float | None]:
@@ -292,23 +245,20 @@ def _signed(seeds: BySeed, metric: str) -> dict[int, float | None]:
     return {seed: None if value is None else sign * value for seed, value in values.items()}
 
 
-def _gain(found: Effect) -> dict | None:
-    values = found._asdict()
-    return {"gain": values.pop("difference")} | values if found.num_seeds else None
+def _gain(effect: Effect) -> dict | None:
+    found = {"gain": effect.difference} | effect._asdict()
+    return {k: found[k] for k in found if k != "difference"} if effect.num_seeds else None
 
 
-def _share(compared: Record, effects: Mapping[str, Effect]) -> dict | None:
+def _share(untuned: Effect, before: Sequence, tuned: Effect, after: Sequence) -> dict | None:
     """The ratio of the mean gains and, to first order, its standard error over common seeds."""
-    untuned, tuned = effects["untuned"], effects["tuned"]
     if not untuned.is_significant or untuned.difference <= 0 or tuned.difference is None:
         return None
     ratio = tuned.difference / untuned.difference
-
-    def by_seed(name):
-        ours, theirs = compared[name]
-        return {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
-
-    before, after = by_seed("untuned"), by_seed("tuned")
+    before, after = (
+        {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
+        for ours, theirs in (before, after)
+    )
     rest = [after[seed] - ratio * before[seed] for seed in sorted(before.keys() & after.keys())]
     stderr = None
     if len(rest) > 1:

@@ -2,6 +2,6 @@
 
 if (data.path) drawPath(data.path);
 if (data.triangle) drawTriangle(data.triangle);
-if (document.getElementById("point")) reliability(partOf("point"))(data.point, "The network that is deployed");
+if (document.getElementById("reliability")) reliability(partOf("reliability"))(data.reliability, "The network that is deployed");
 if (document.getElementById("plane") && !data.path) planeMap(partOf("plane"), data.plane);
 if (data.history) drawHistory(data.history);
