@@ -115,11 +115,11 @@ def _check_limits(given, low, high, advice) -> None:
                 raise ValueError(f"{name} holds {float(end):g}; {advice}.")
 
 
-@jitted(PROBS)
+@jitted()
 def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Accuracy of `probs [N, K]` for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
 
-    Of equally probable classes the first counts as predicted.
+    Of equally probable classes the first counts as predicted. Logits do as well.
 
     >>> accuracy(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]))
     Array(0.5, dtype=float32)
@@ -317,7 +317,7 @@ def entropy(
     return mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
 
 
-@jitted(PROBS)
+@jitted()
 def disagreement(
     probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
