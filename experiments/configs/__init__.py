@@ -1,4 +1,5 @@
-"""What values a run may have: defaults with a comment each, recipes of methods, data sets, suites.
+"""What values a run may have: defaults with a comment each, bounds, data sets, suites, and recipes
+of methods with their names and colours.
 
 It imports `system`, and never JAX.
 """

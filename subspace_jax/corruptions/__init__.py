@@ -12,6 +12,8 @@ pixels `CIFAR_C`, 64 pixels `TINY_IMAGENET_C`, 224 pixels `IMAGENET_C`. A higher
 always a larger change: the tables of glass blur, frost, elastic transform, spatter and saturate go
 to and fro.
 
+The strength of each is in `severities.py`.
+
 Source: Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations", and the constants of its published generators.
 """
