@@ -113,7 +113,8 @@ def swag_sample(
     diagonal_key, low_rank_key = jax.random.split(key)
     rank = jax.tree.leaves(state.deviations)[0].shape[0]
     columns = jnp.maximum(jnp.minimum(state.count, rank), 2)
-    z2 = jax.random.normal(low_rank_key, (rank,)) / jnp.sqrt(columns - 1.0)
+    z2 = jax.random.normal(low_rank_key, (rank,))
+    z2 = z2 / jnp.sqrt((columns - 1).astype(z2.dtype))
 
     def draw(z1, mean, variance, deviations):
         dtype = variance.dtype
