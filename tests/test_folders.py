@@ -1,6 +1,5 @@
 """Tiny-ImageNet's folders: the cache, and what is refused. What they hold: see test_readers.py."""
 
-import errno
 import re
 import shutil
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data import decode, jpegs, sets, tiny_imagenet
+from experiments.data import decode, sets, tiny_imagenet
 from experiments.system.errors import UserError
 
 TRAIN = {"n10_0": 200, "n10_1": 210, "n01_1": 20, "n01_0": 10, "n01_10": 30, "n02_0": 100}
@@ -56,7 +55,8 @@ def decoded(monkeypatch):
     return names
 
 
-def test_images_come_by_class_then_file_and_test_images_as_annotated(root):
+def test_images_come_by_class_then_file_and_test_images_as_annotated(root, monkeypatch):
+    monkeypatch.setattr(decode, "_CHUNK", 1)  # threads keep the order
     assert tiny_imagenet.classes(root) == ("n01", "n02", "n10")
     arrays = tiny_imagenet.read(root)
     np.testing.assert_array_equal(arrays["train_labels"], [0, 0, 0, 1, 2, 2])
@@ -65,23 +65,7 @@ def test_images_come_by_class_then_file_and_test_images_as_annotated(root):
         assert np.abs(arrays[f"{part}_images"][:, 9, 9, 0].astype(int) - values).max() <= 3
 
 
-def test_images_are_decoded_once(root, tmp_path, decoded, monkeypatch, capsys):
-    first = tiny_imagenet.read(root)
-    chex.assert_trees_all_equal(first, tiny_imagenet.read(root))
-    assert len(decoded) == len(set(decoded)) == 9
-    (cache,) = tmp_path.rglob("*.npz")
-    assert cache.parent == root
-    assert not list(tmp_path.rglob(".decoded*"))
-    cache.unlink()
-    monkeypatch.setattr(decode, "_CHUNK", 1)  # threads keep the order
-    chex.assert_trees_all_equal(first, tiny_imagenet.read(root))
-    cache.unlink()
-    cache.mkdir()
-    chex.assert_trees_all_equal(first, tiny_imagenet.read(root))
-    assert "can't be written" in capsys.readouterr().err
-
-
-def test_a_damaged_cache_is_made_anew(root, decoded, capsys):
+def test_images_are_decoded_once_and_a_damaged_cache_is_made_anew(root, decoded, capsys):
     expected = tiny_imagenet.read(root)
     cache = root / tiny_imagenet.CACHE
     content = cache.read_bytes()
@@ -89,20 +73,20 @@ def test_a_damaged_cache_is_made_anew(root, decoded, capsys):
     def flipped(place):
         return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
-    # No archive, a part of one, and a bit in every array, where numpy sees no fault, its header, the
+    # A part of an archive, and a bit in every array, where numpy sees no fault, its header, the
     # names and the table at the end. What goes unnoticed are times and attributes in the zip.
     places = [*range(0, 300, 37), *range(300, len(content) - 1800, 20_011)]
-    damages = [b"", content[:-100], *map(flipped, places)]
+    damages = [content, content[:-100], *map(flipped, places)]
     damages += map(flipped, range(len(content) - 1800, len(content), 197))
     for damaged in damages:
         cache.write_bytes(damaged)
         chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
-    assert capsys.readouterr().err.count("is damaged") > 2 + len(places) / 2
-    np.savez(cache, train_images=np.zeros(3))
+        assert len(decoded) == 9 or damaged != content
+    assert capsys.readouterr().err.count("is damaged") > 1 + len(places) / 2
+    cache.unlink()
+    cache.mkdir()
     chex.assert_trees_all_equal(tiny_imagenet.read(root), expected)
-    before = len(decoded)
-    tiny_imagenet.read(root)
-    assert len(decoded) == before
+    assert "can't be written" in capsys.readouterr().err
 
 
 def test_a_cache_of_other_files_is_made_anew(root, tmp_path):
@@ -139,13 +123,10 @@ def _image(name):
 
 REFUSED = (
     (_move("train"), "which has no train;"),
-    (_move("val/images"), "which has no val/images;"),
     (_move(ANNOTATIONS), f"which has no {ANNOTATIONS};"),
     (_move("train/n02/images"), "n02/images has no JPEG files; unpack that class anew"),
     (_move("train/n02", "train/n03"), r"has 3 classes but .* has 3 \(only one has 'n02'\)"),
-    (_image("train/n04/images/n04_0.JPEG"), r"has 4 classes but .* has 3 \(only one has 'n04'\)"),
     (_image("val/images/val_7.JPEG"), r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)"),
-    (_add("val_9.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_9\.JPEG\)"),
     (_add("val_1.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)"),
     (_add("val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs a file"),
 )
@@ -158,22 +139,13 @@ def test_folders_that_do_not_fit_are_refused(root, change, sentence):
         tiny_imagenet.read(root)
 
 
-def _unreadable(path, monkeypatch):
-    original = jpegs.Files.__getitem__
-
-    def refuse(self, i):
-        if self.name(i) == str(path):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return original(self, i)
-
-    monkeypatch.setattr(jpegs.Files, "__getitem__", refuse)
-
-
 CORRUPTIONS = {
-    "truncated": (lambda p, _: p.write_bytes(p.read_bytes()[:500]), r"can't be decoded \(.*\)"),
-    "empty": (lambda p, _: p.write_bytes(b""), r"can't be decoded \(it is empty\)"),
-    "size": (lambda p, _: save(p, 15, size=32), "has 32 x 32 pixels but .* have 64 x 64"),
-    "unreadable": (_unreadable, r"can't be decoded \(Permission denied\)"),
+    "truncated": (
+        lambda path: path.write_bytes(path.read_bytes()[:500]),
+        r"can't be decoded \(.*\)",
+    ),
+    "empty": (lambda path: path.write_bytes(b""), r"can't be decoded \(it is empty\)"),
+    "size": (lambda path: save(path, 15, size=32), "has 32 x 32 pixels but .* have 64 x 64"),
 }
 
 
@@ -184,15 +156,11 @@ def load(root, max_corrupt=0):
 
 
 @pytest.mark.parametrize(("corrupt", "reason"), CORRUPTIONS.values(), ids=CORRUPTIONS)
-def test_training_images_are_left_out_and_named_and_test_images_stop(
-    root, monkeypatch, capsys, corrupt, reason
-):
+def test_training_images_are_left_out_and_named_and_test_images_stop(root, capsys, corrupt, reason):
     whole = load(root)
     file = "train/n01/images/n01_1.JPEG"
-    (root / tiny_imagenet.CACHE).unlink()
-    with monkeypatch.context() as patch:
-        corrupt(root / file, patch)
-        found = load(root, 1)
+    corrupt(root / file)
+    found = load(root, 1)
     np.testing.assert_array_equal(found.train.labels, [0, 0, 1, 2, 2])
     np.testing.assert_array_equal(found.train.images, whole.train.images[[0, 2, 3, 4, 5]])
     np.testing.assert_array_equal(found.test.images, whole.test.images)
@@ -201,38 +169,26 @@ def test_training_images_are_left_out_and_named_and_test_images_stop(
     assert re.fullmatch(reason, why)
     said = capsys.readouterr().err
     assert f"Left out: {root}/{file} {why}.\n1 corrupt training images were left out.\n" == said
-    if corrupt is _unreadable:  # it is mended with its size kept
-        assert not load(root).skipped
 
-    (root / tiny_imagenet.CACHE).unlink(missing_ok=True)
-    corrupt(root / "val/images/val_2.JPEG", monkeypatch)
+    corrupt(root / "val/images/val_2.JPEG")
     with pytest.raises(UserError, match=rf"^.*val_2\.JPEG {reason}; restore it"):
         load(root, 100)
-    assert not (root / tiny_imagenet.CACHE).exists()
 
 
-def test_more_than_the_limit_are_refused_and_nothing_is_cached(root, decoded, capsys):
+def test_more_than_the_limit_are_refused_and_nothing_is_cached(root):
     for name in ("n01_0", "n01_10"):
         (root / f"train/n01/images/{name}.JPEG").write_text("text")
     sentence = (
         r"^2 training images can't be used \(.*n01_0.JPEG can't be decoded \(it is no image\), "
     )
-    sentence += (
-        ".*n01_10.JPEG .* but config.max_corrupt is 1; .* pass --config.max_corrupt=2 to train"
-    )
+    sentence += ".*n01_10.JPEG .* config.max_corrupt is 1; .* pass --config.max_corrupt=2 to train"
     with pytest.raises(UserError, match=sentence):
         load(root, 1)
-    assert capsys.readouterr().err == ""
-    for limit in (2, 5):
-        assert len(load(root, limit).skipped) == 2
-        assert "2 corrupt training images were left out" in capsys.readouterr().err
-        sets.load("tiny_imagenet", str(root), validation_size=0, max_corrupt=limit)
-        assert capsys.readouterr().err == ""  # once
-    assert len(decoded) == 5 * 9
+    assert len(load(root, 2).skipped) == 2
     assert not (root / tiny_imagenet.CACHE).exists()
     (root / "train/n02/images/n02_0.JPEG").write_bytes(b"")
     sentence = (
         r"^No image of .*n02/images can be used \(the first one can't be decoded \(it is empty"
     )
     with pytest.raises(UserError, match=sentence):
-        tiny_imagenet.read(root)
+        load(root, 100)
