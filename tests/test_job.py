@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import newest, outcome
-from experiments import cifar, tiny_imagenet
+from experiments import cifar
 from experiments.runs import job, logs
-from experiments.runs.inputs import Inputs
-from experiments.system.errors import UserError
 from tests import tiny
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
@@ -67,8 +65,7 @@ def test_a_finished_run_holds_all_that_is_promised(finished):
     assert "validation" in found["points"][1]
     assert np.shape(found["geometry"]["squared_cosines"]) == (2, 2)
     assert found["data"] == {"num_skipped": 0, "skipped": []}
-    keys = {"command", "commit", "versions", "device", "seed", "wall_seconds", "images_per_second"}
-    assert keys <= found["provenance"].keys()
+    assert {"command", "commit", "versions", "device", "seed"} <= found["provenance"].keys()
     assert found["recalibration"] == {"num_examples": 50, "batch_size": 25, "augmented": True}
     lines = (finished / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == found["history"]
@@ -77,15 +74,11 @@ def test_a_finished_run_holds_all_that_is_promised(finished):
     assert "</html>" in (finished / "report.html").read_text()
 
 
-def test_other_kinds_train_and_report(npz, tmp_path):
-    more = ["--config.num_epochs=2", "--config.average.name=ema", "--config.label_noise.rate=0.2"]
-    for kind, num_points in (("standard", 1), ("layerwise_simplex", 7)):
-        assert cifar.main(arguments(npz, tmp_path / kind, *more, kind=kind)) == 0
-        assert len(metrics(tmp_path / kind)["points"]) == num_points
-
-
-def test_a_finished_run_is_left_as_it_is_and_its_folder_is_no_other_s(npz, finished, capsys):
+def test_a_finished_run_is_left_as_it_is_and_its_folder_is_no_other_s(
+    npz, finished, capsys, monkeypatch
+):
     before = (finished / "metrics.json").read_bytes()
+    monkeypatch.setattr(job, "make_run", pytest.fail)
     assert cifar.main(arguments(npz, finished)) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert cifar.main(arguments(npz, finished, "--config.seed=7")) == 2
@@ -132,42 +125,17 @@ def test_a_signal_saves_exits_0_and_the_rest_is_the_same(
     assert outcome(workdir) == outcome(finished)
 
 
-def executed(npz, folder, **more):
-    """The function itself, of a line."""
-    config = tiny.get_config()
-    config.update_from_flattened_dict(SMALL | {"data_dir": npz} | more)
-    inputs = Inputs()
-    return job.execute(
-        folder,
-        config,
-        data=inputs.dataset(config),
-        shifted=inputs.shifted(config),
-        stop=lambda: False,
-        module="tests",
-    )
-
-
-def test_twice_is_the_same_as_once(npz, finished, tmp_path, monkeypatch):
-    found = executed(npz, tmp_path)
-    assert found == metrics(tmp_path)
-    assert found["points"] == metrics(finished)["points"]
-    monkeypatch.setattr(job, "make_run", pytest.fail)
-    assert executed(npz, tmp_path) == found
-    with pytest.raises(UserError, match="config.seed is 0 there and 1 here"):
-        executed(npz, tmp_path, seed=1)
-
-
 def test_the_oracle_is_the_best_look_at_the_test_split(npz, tmp_path):
     """At every second epoch and at the last one."""
-    found = executed(npz, tmp_path, **{"evaluation.oracle_epochs": 2})["places"]
+    assert cifar.main(arguments(npz, tmp_path / "run", "--config.evaluation.oracle_epochs=2")) == 0
+    found = metrics(tmp_path / "run")["places"]
     oracle = found["early stopping"]
     assert [look["epoch"] for look in oracle["looks"]] == [2, 3]
     assert oracle["accuracy"] == max(look["accuracy"] for look in oracle["looks"])
     last = oracle["looks"][-1]["accuracy"]
     assert last == pytest.approx(found["midpoint"]["accuracy"])
     assert oracle["oracle"] is True
-    job.publish(tmp_path, metrics(tmp_path))
-    assert "early stopping" in (tmp_path / "report.html").read_text()
+    assert "early stopping" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_signal_while_the_report_is_made_waits_for_it(npz, finished, tmp_path, monkeypatch):
@@ -188,7 +156,6 @@ def test_a_signal_while_the_report_is_made_waits_for_it(npz, finished, tmp_path,
 def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(
     npz, finished, tmp_path, monkeypatch, capsys
 ):
-    """In the thread that trains: nothing waits for another one."""
     workdir, write = tmp_path / "full", logs.EventsWriter.write_event
 
     def full(writer, *arguments):
@@ -237,9 +204,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(npz, tmp_path,
     for argument, sentence in (
         ("--config.batch_size=1000", "batch_size is 1000 but the training split has 50"),
         ("--config.subspace.num_endpoints=0", "num_endpoints is 0; use at least 1"),
-        ("--config.validation_size=64", "64"),
         ("--config.data_dir=/nowhere/x.npz", "/nowhere/x.npz"),
-        ("--config.evaluation.num_points=4", "use an odd number of at least 3"),
     ):
         assert cifar.main(arguments(npz, tmp_path / "bad", argument)) == 2
         (said,) = capsys.readouterr().err.splitlines()
@@ -249,29 +214,21 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(npz, tmp_path,
 
 
 @pytest.mark.skipif("SUBSPACE_JAX_DATA_DIR" not in os.environ, reason="needs real images")
-@pytest.mark.parametrize("name", ["cifar10", "tiny_imagenet"])
-def test_a_line_learns_real_images(name, tmp_path):
-    """Of a part of CIFAR-10's file, and of those of Tiny-ImageNet's classes that are there."""
-    folder = Path(os.environ["SUBSPACE_JAX_DATA_DIR"])
-    data, command = folder / "tiny-imagenet-20", tiny_imagenet.main
-    more = {"model.width": 4, "num_epochs": 1, "validation_size": 100, "train_size": 300}
-    if name == "cifar10":
-        data, command = tmp_path / "cifar10.npz", cifar.main
-        with np.load(folder / "cifar10.npz") as whole:
-            sizes = {"train": 3500, "test": 500}
-            np.savez(data, **{key: whole[key][: sizes[key.partition("_")[0]]] for key in whole})
-        more = {"model.width": 8, "num_epochs": 3, "validation_size": 500, "batch_size": 32}
-        more |= {"model.depth": 8, "evaluation.recalibration_examples": 1000}
-    more |= {"data_dir": data, "optimizer.warmup_epochs": 0, "evaluation.num_points": 3}
-    given = [f"--config={ROOT / 'experiments' / 'configs' / name}.py:line"]
+def test_a_line_learns_real_images(tmp_path):
+    """A part of CIFAR-10, on the test images and on those held out."""
+    with np.load(Path(os.environ["SUBSPACE_JAX_DATA_DIR"]) / "cifar10.npz") as whole:
+        sizes = {"train": 3500, "test": 500}
+        parts = {key: whole[key][: sizes[key.partition("_")[0]]] for key in whole}
+        np.savez(tmp_path / "cifar10.npz", **parts)
+    more = {"model.width": 8, "model.depth": 8, "num_epochs": 3, "batch_size": 32}
+    more |= {"data_dir": tmp_path / "cifar10.npz", "validation_size": 500}
+    more |= {"optimizer.warmup_epochs": 0, "evaluation.num_points": 3}
+    more |= {"evaluation.recalibration_examples": 1000}
+    given = [f"--config={ROOT / 'experiments' / 'configs' / 'cifar10.py'}:line"]
     given += [f"--config.{key}={value}" for key, value in more.items()]
-    assert command([*given, f"--workdir={tmp_path / 'line'}"]) == 0
-    found = metrics(tmp_path / "line")
-    assert all(np.isfinite(point["nll"]) for point in found["points"])
-    assert found["provenance"]["num_training_images"] == (3000 if name == "cifar10" else 300)
-    if name == "cifar10":  # far from chance, on the test images and on those held out
-        assert found["points"][1]["accuracy"] > 0.2
-        assert found["points"][1]["validation"]["accuracy"] > 0.2
+    assert cifar.main([*given, f"--workdir={tmp_path / 'line'}"]) == 0
+    midpoint = metrics(tmp_path / "line")["points"][1]
+    assert min(midpoint["accuracy"], midpoint["validation"]["accuracy"]) > 0.2  # chance is 0.1
 
 
 def test_the_committed_run_of_tiny_imagenet_is_what_the_documentation_says():
