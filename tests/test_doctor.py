@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import psutil
 import pytest
@@ -46,15 +45,6 @@ def test_a_check_that_raises_is_a_finding_and_keeps_what_it_found():
     assert found == (PROBLEM, "It is 3 but 4 is needed", "use 4.")
 
 
-def installed(patch, **versions):
-    def version(name, of=importlib.metadata.version):
-        if versions.get(name, "") is None:
-            raise importlib.metadata.PackageNotFoundError
-        return versions.get(name) or of(name)
-
-    patch.setattr(importlib.metadata, "version", version)
-
-
 def free(patch, free, *container):
     patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     patch.setattr(machine, "CONTAINER", container)
@@ -66,23 +56,13 @@ def test_machine(tmp_path):
     container = (str(tmp_path / "max"), str(tmp_path / "current"))
     table = (  # check, level, what is said, what is done before
         (machine.versions, OK, "In their ranges: jax 0", lambda m: None),
-        (machine.versions, PROBLEM, "jax is 0.9.2, not", lambda m: installed(m, jax="0.9.2")),
-        (machine.versions, PROBLEM, "jax is not", lambda m: installed(m, jax=None)),
         (
-            *(machine.versions, PROBLEM, "Python is 3.10.9"),
-            lambda m: m.setattr(machine.platform, "python_version", lambda: "3.10.9"),
+            *(machine.versions, PROBLEM, "jax is 0.1.2, not"),
+            lambda m: m.setattr(importlib.metadata, "version", lambda name: "0.1.2"),
         ),
         (machine.devices, OK, "CPU: enough", lambda m: m.setattr(machine, "NVIDIA", Path("/no"))),
         (machine.devices, PROBLEM, "NVIDIA GPU", lambda m: m.setattr(machine, "NVIDIA", tmp_path)),
-        (
-            *(machine.devices, OK, " x cpu (gpu)"),
-            lambda m: m.setattr(jax, "default_backend", lambda: "gpu"),
-        ),
         (machine.settings, OK, "--xla_a=1", lambda m: m.setenv("XLA_FLAGS", "--xla_a=1")),
-        (
-            *(machine.settings, LOOK, "JAX uses one core"),
-            lambda m: m.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false"),
-        ),
         (machine.settings, LOOK, "can't be kept", lambda m: m.setattr(os, "access", lambda *_: 0)),
         (machine.memory, PROBLEM, "1.0 GB of memory are free", lambda m: free(m, 1e9)),
         (machine.memory, PROBLEM, "0 MB of memory are free", lambda m: free(m, 5e9, container)),
@@ -93,17 +73,15 @@ def test_machine(tmp_path):
             assert has(guarded(check), level, said), said
 
 
-def test_places_of_data_and_runs(tmp_path, monkeypatch):
+def test_places_of_data_and_runs(tmp_path):
     file, other = tmp_path / "a.npz", tmp_path / "other"
     file.write_bytes(b"1")
     other.mkdir()
     (tmp_path / "config.json").write_text("{")
     table = (
         (data.place, ("digits", ""), OK, "scikit-learn"),
-        (data.place, ("digit", ""), PROBLEM, "no data set 'digit'"),
         (data.place, ("mine", f"{other}/b.npz"), PROBLEM, "mine has no data in"),
         (data.place, ("cifar10", str(other)), PROBLEM, "cifar10 is not prepared"),
-        (data.place, ("tiny_imagenet", str(other)), OK, "The data are"),
         (machine.disk, (str(other / "new"),), OK, "are free where"),
         (machine.disk, (str(file / "run"),), PROBLEM, "is a file"),
         (runs.state, (other,), OK, "is free for a run"),
@@ -115,20 +93,16 @@ def test_places_of_data_and_runs(tmp_path, monkeypatch):
         assert len(found) == 1
         assert has(found, level, said), found
     assert not list(other.iterdir())  # nothing is downloaded or made
-    monkeypatch.setattr(machine, "LEAST_DISK", 1e18)
-    assert has(list(machine.disk("/")), PROBLEM, "less than")
 
 
-def test_content_of_data(monkeypatch):
+def test_test_images_that_are_trained_on_are_found(monkeypatch):
     good, test = range(0, 240, 2), range(1, 240, 2)
-    table = (
-        ("digits", good, test, LOOK, "digits has 1,297"),
+    for name, *parts, level, said in (
         ("digits", good, test, LOOK, "those of digits f7e"),
         ("mine", good, test, OK, "0 of 120 test images"),
         ("mine", good, good, PROBLEM, "120 of 120 test images are training images"),
         ("mine", good, [*test, 2], LOOK, "1 of 121 test images are training images"),
-    )
-    for name, *parts, level, said in table:
+    ):
         splits = [
             Split(np.array(x, np.uint8).reshape(-1, 1, 1, 1), np.resize(range(3), len(x)))
             for x in parts
@@ -171,15 +145,11 @@ def test_a_run_from_its_start_to_its_damage(tmp_path, capsys):
 def test_the_command(capsys):
     assert doctor.main([]) in (0, 1)
     assert capsys.readouterr().out.count("are the published ones") == 2
-    for config, said in (
-        ("missing.py:line", "There is no config missing.py -> give one"),
-        (f"{ROOT}/experiments/configs/digits.py:lines", "did you mean 'line' -> choose one of"),
-    ):
-        assert doctor.main(["--quick", "--config", config]) == 1
-        assert said in capsys.readouterr().out
+    assert doctor.main(["--quick", "--config", "missing.py:line"]) == 1
+    assert "There is no config missing.py -> give one" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("missing", ["numpy", "jax", "packaging", "psutil"])
+@pytest.mark.parametrize("missing", ["jax", "packaging"])
 def test_it_says_what_is_missing(missing):
     code = (
         f"import sys; sys.modules[{missing!r}] = None; from experiments.doctor import __main__; "

@@ -33,21 +33,18 @@ def test_the_second_process_is_refused_by_name_and_touches_nothing(tmp_path, cap
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, **pipes)
     assert holder.stdout.readline() == "held\n"
-    for more in ([], ["--overwrite"]):
-        before = contents(folder)
-        line = [f"--config={ROOT / 'experiments/configs/digits.py'}:line"]
-        for command, arguments in ((cifar.main, line), (reproduce.main, ["digits"])):
-            assert command([*arguments, "--workdir", str(folder), *more]) == 2
-            said = capsys.readouterr().err
-            assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
-            assert said.endswith(
-                "; wait until it has finished, stop it, or choose another --workdir.\n"
-            )
-            assert contents(folder) == before
-        # What another config left there, which would be deleted.
-        (folder / "config.json").write_text('{"seed": 1}')
-        (folder / "runs").mkdir(exist_ok=True)
-        (folder / "runs" / "record.json").write_text("{}")
+    # What another config left there, which would be deleted.
+    (folder / "config.json").write_text('{"seed": 1}')
+    (folder / "runs").mkdir()
+    (folder / "runs" / "record.json").write_text("{}")
+    before = contents(folder)
+    line = [f"--config={ROOT / 'experiments/configs/digits.py'}:line"]
+    for command, arguments in ((cifar.main, line), (reproduce.main, ["digits"])):
+        assert command([*arguments, "--workdir", str(folder), "--overwrite"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
+        assert said.endswith("wait until it has finished, stop it, or choose another --workdir.\n")
+        assert contents(folder) == before
     holder.kill()  # leaves it to the next
     holder.communicate()
     assert (folder / lock.LOCK).exists()

@@ -1,62 +1,16 @@
 """The soak test's parts, and its committed record; the whole of it runs for minutes."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from benchmarks import corrupt_files, faults, soak, soaked
+from benchmarks import faults, soak
 from benchmarks.rounds import Failed
-from experiments import cifar
-from experiments.data import sets
-from experiments.evaluation import evaluate
-from experiments.runs.checkpoint import Checkpoints
-from experiments.training import steps
-from experiments.training.history import History
-from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "soak" / "soak.json"
-
-
-def test_bad_input(tmp_path, capsys):
-    for name in ("kills", "signals"):
-        assert soak.main([f"--{name}=0", f"--output={tmp_path / 'none'}"]) == 2
-        assert capsys.readouterr().err == f"error: --{name} is 0; use at least 1.\n"
-        assert not (tmp_path / "none").exists()
-
-
-def test_notes_say_where_training_starts_and_how_far_it_comes(tmp_path, monkeypatch):
-    """Of the real command's training, which is then stopped."""
-    run = tiny.run()
-
-    def command(arguments):
-        assert arguments == ["--workdir=there"]
-        history = History(run)
-        for count, state in enumerate(steps.fit(run, steps.init_state(run), history)):
-            if count == 3:
-                checkpoints = Checkpoints(tmp_path / "checkpoints")
-                checkpoints.save(int(state.step), state, {})
-                checkpoints.close()
-                return evaluate.evaluate(run)
-        return 1
-
-    monkeypatch.setattr(steps, "fit", steps.fit)
-    monkeypatch.setattr(Checkpoints, "save", Checkpoints.save)
-    monkeypatch.setattr(evaluate, "evaluate", lambda run: 0)
-    monkeypatch.setattr(cifar, "main", command)
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "notes"), "--workdir=there"])
-    assert soaked.main() == 0
-    notes = faults.read_notes(SimpleNamespace(notes=tmp_path / "notes"))
-    kinds = ["from", *["step"] * 4, "save", "saved", "evaluate", "report"]
-    assert [note.kind for note in notes.entries] == kinds
-    assert [note.step for note in notes.entries[:7]] == [0, 1, 2, 3, 4, 4, 4]
-    seconds = [note.seconds for note in notes.entries]
-    assert seconds == sorted(seconds)
-    assert (notes.start, notes.step, notes.begun(0), notes.begun(4)) == (0, 4, [4], [])
 
 
 def written(folder, lines) -> faults.Notes:
@@ -92,13 +46,6 @@ def test_more_than_two_intervals_are_a_failure(tmp_path):
         faults.loss(written(tmp_path, overdue + "step 12 2.2\n"), 0, 2.3)
 
 
-def test_generated_images_are_a_data_set(tmp_path):
-    files = corrupt_files._make_images(tmp_path / "images", np.random.default_rng(0))
-    found = sets.load("tiny_imagenet", str(tmp_path / "images"), validation_size=0)
-    assert len(files) == len(found.train.labels) == 90
-    assert sorted(found.test.labels) == [0] * 10 + [1] * 10 + [2] * 10
-
-
 def test_the_committed_record_is_what_the_documentation_shows():
     found = json.loads(RECORD.read_text())
     text = (ROOT / "docs" / "scaling.md").read_text()
@@ -111,5 +58,3 @@ def test_the_committed_record_is_what_the_documentation_shows():
     assert {loss["intervals"] for loss in killed["losses"]} <= {0, 1, 2}
     assert told["signals"] == len(told["stopped_at_steps"]) + told["report_finished"] >= 3
     assert told["stopped_at_steps"]
-    assert "checkpoint" in found["full_disk"]["said"]
-    assert "RUNS/" in found["full_disk"]["said"]

@@ -48,34 +48,25 @@ def train_together(runs):
     return [(state, history.epochs) for state, history in zip(states, histories, strict=True)]
 
 
-def test_runs_are_what_they_are_alone():
-    """Seeds, labels and learning rates of their own; equal up to float32 rounding."""
-    three = runs()
-    together = train_together(three)
-    for run, (state, epochs) in zip(three, together, strict=True):
-        alone, expected = trained(run)
-        chex.assert_trees_all_close(state, alone, rtol=2e-3, atol=2e-4)
-        losses = ([epoch["loss"] for epoch in found] for found in (epochs, expected))
-        np.testing.assert_allclose(*losses, rtol=1e-3)
-
-
 def test_all_runs_of_a_program_are_one_compilation_with_its_images_once():
     three = runs(model__widths=(5,))  # a program that no other test compiles
     with compilations.noted() as names:
         train_together(three)
     assert sum("train_calls" in name for name in names) == 1
-    assert not any(name == "jit(train_call)" for name in names)
     assert all(run.images is three[0].images for run in three)
 
 
-def test_a_run_that_diverges_leaves_the_others():
+def test_runs_are_what_they_are_alone_whether_another_diverges():
+    """Seeds, labels and learning rates of their own; equal up to float32 rounding."""
     three = runs()
     bad = three[1]._replace(hyper=three[1].hyper._replace(learning_rate=jnp.float32(1e25)))
-    (good, _), (failed, _), (other, _) = train_together([three[0], bad, three[2]])
+    good, (failed, _), other = train_together([three[0], bad, three[2]])
     assert isinstance(failed, NonFiniteLoss)
-    assert "learning rate 1e" in str(failed)
-    for state, run in ((good, three[0]), (other, three[2])):
-        chex.assert_trees_all_close(state, trained(run)[0], rtol=2e-3, atol=2e-4)
+    for (state, epochs), run in ((good, three[0]), (other, three[2])):
+        alone, expected = trained(run)
+        chex.assert_trees_all_close(state, alone, rtol=2e-3, atol=2e-4)
+        losses = ([epoch["loss"] for epoch in found] for found in (epochs, expected))
+        np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def test_runs_of_other_programs_are_called_apart():
