@@ -97,13 +97,9 @@ def finished(folder, snow, tmp_path_factory):
 
 def test_the_command_trains_evaluates_and_reports(finished):
     found = metrics(finished)
-    assert [epoch["step"] for epoch in found["history"]] == [5, 10, 15]
     assert all(epoch["data_wait"] >= 0 for epoch in found["history"])
-    assert [point["name"] for point in found["points"]] == ["endpoint 0", "midpoint", "endpoint 1"]
     assert found["recalibration"] == {"num_examples": 16, "batch_size": 8, "augmented": True}
-    assert found["data"] == {"num_skipped": 0, "skipped": []}
     assert found["places"]["midpoint"]["corruptions"]["snow"].keys() == {"2"}
-    assert found["provenance"]["num_training_images"] == 42
     assert "</html>" in (finished / "report.html").read_text()
 
 
@@ -139,43 +135,25 @@ def streamed_batches(run, first=0):
 
 
 def test_streamed_training_is_resident_training_on_the_same_batches(folder):
+    """Whether its calls are single steps or scans over several batches."""
     _, run = make_run(folder)
-    history = History(run)
-    for state in steps.fit(run, steps.init_state(run), history):
-        last = jax.device_get(state)
     images, labels = (np.concatenate(x) for x in zip(*streamed_batches(run), strict=True))
     resident, key = steps.init_state(run), jax.random.fold_in(jax.random.key(run.seed), 2)
-    indices, losses = np.arange(len(labels)).reshape(-1, 1, run.batch_size), []
-    for index in indices:
+    examples, losses = (jnp.asarray(images), jnp.asarray(labels)), []
+    for index in np.arange(len(labels), dtype=np.int32).reshape(-1, 1, run.batch_size):
         resident, found = steps.train_call(
-            resident,
-            run.hyper,
-            key,
-            jnp.asarray(images),
-            jnp.asarray(labels),
-            jnp.asarray(index, jnp.int32),
+            *(resident, run.hyper, key, *examples, jnp.asarray(index)),
             program=run.program,
             unroll=True,
         )
         losses.append(float(found["loss"][0]))
-    chex.assert_trees_all_close(last, jax.device_get(resident), rtol=1e-4, atol=1e-5)
     means = np.reshape(losses, (3, -1)).mean(1)
-    np.testing.assert_allclose([e["loss"] for e in history.epochs], means, rtol=1e-5)
-
-
-def test_a_scan_over_ready_batches_is_calls_of_single_ones(folder):
-    _, run = make_run(folder, steps_per_call=5)
-    (images, labels), state = zip(*streamed_batches(run)[:2], strict=True), steps.init_state(run)
-    chunk = jnp.asarray(np.stack(images)), jnp.asarray(np.stack(labels))
-    key, static = jax.random.key(0), {"program": run.program}
-    scanned, found = steps.train_call(
-        jax.tree.map(jnp.copy, state), run.hyper, key, *chunk, None, unroll=False, **static
-    )
-    for i in range(2):
-        one = [x[i : i + 1] for x in chunk]
-        state, loss = steps.train_call(state, run.hyper, key, *one, None, unroll=True, **static)
-        np.testing.assert_allclose(found["loss"][i], loss["loss"][0], rtol=1e-4)
-    chex.assert_trees_all_close(scanned, state, rtol=1e-3, atol=1e-5)
+    for steps_per_call in (1, 5):
+        _, run = make_run(folder, steps_per_call=steps_per_call)
+        history = History(run)
+        *_, last = steps.fit(run, steps.init_state(run), history)
+        chex.assert_trees_all_close(last, resident, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose([e["loss"] for e in history.epochs], means, rtol=1e-4)
 
 
 def test_batches_lie_on_the_devices_that_share_them(folder):
@@ -195,20 +173,13 @@ def test_batches_lie_on_the_devices_that_share_them(folder):
 # Unreadable images
 
 
-def test_unreadable_images_are_in_the_results_and_too_many_stop_the_run(
-    folder, tmp_path, monkeypatch, capsys
-):
+def test_unreadable_images_are_in_the_results(folder, tmp_path, capsys):
     root, workdir = shutil.copytree(folder, tmp_path / "imagenet"), tmp_path / "run"
     bad = Path(sets.of(jpegs.config(root)).train.images.name(20))
     bad.write_bytes(b"text")
-    more = ["--config.evaluation.recalibration_augment=False", "--config.num_epochs=2"]
-    assert imagenet.main(arguments(root, workdir, *more, recipe="standard")) == 0
+    assert imagenet.main(arguments(root, workdir, recipe="standard")) == 0
     assert metrics(workdir)["data"]["skipped"] == [{"file": str(bad), "reason": "not decoded"}]
     assert f"Left out: {bad} can't be decoded." in capsys.readouterr().err
-    none = "--config.max_corrupt=0"
-    assert imagenet.main(arguments(root, tmp_path / "stops", *more, none, recipe="standard")) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: 1 training images can't be used ({bad} can't be decoded)")
 
 
 def test_what_was_passed_over_before_an_interruption_is_kept(folder):
@@ -246,32 +217,13 @@ def load_corrupted(folder, source, severity=2):
     return corrupted.load_corrupted(source, "snow", severity, test, num_classes, class_names=names)
 
 
-@pytest.mark.parametrize(
-    ("labels", "side", "said"),
-    [
-        ((0, 1, 2, 3), jpegs.SIDE, ""),
-        ((0, 1, 2, 3), 24, "images resized from 24 x 24 to 16 x 16 pixels"),
-        (
-            (1, 3),
-            8,
-            "restricted to 2 of 4 classes by WordNet id, images resized from 8 x 8 to 16 x",
-        ),
-    ],
-)
-def test_folders_of_classes_are_decoded_where_they_are_indexed(
-    folder, tmp_path, labels, side, said
-):
-    found = load_corrupted(
-        folder, corrupted_set(tmp_path, [jpegs.CLASSES[i] for i in labels], side)
-    )
-    some = len(labels) < 4
-    np.testing.assert_array_equal(found.columns, labels if some else None)
-    expected = np.repeat(np.arange(len(labels)), 2)
-    np.testing.assert_array_equal(found.split.labels, expected)
-    assert said in found.description
+def test_folders_of_some_classes_are_decoded_where_they_are_indexed(folder, tmp_path):
+    found = load_corrupted(folder, corrupted_set(tmp_path, ("n002", "n004"), 8))
+    np.testing.assert_array_equal(found.columns, [1, 3])
+    np.testing.assert_array_equal(found.split.labels, [0, 0, 1, 1])
     assert decode.is_lazy(found.split.images)
     levels = found.split.images[:].mean((1, 2, 3))
-    np.testing.assert_allclose(levels, 60.5 + 40 * expected, atol=3)
+    np.testing.assert_allclose(levels, [60.5, 60.5, 100.5, 100.5], atol=3)
 
 
 def test_generated_corruptions_depend_on_the_image_alone(folder):
@@ -290,20 +242,6 @@ def test_crops_need_images_that_are_not_decoded(folder):
     config = jpegs.config(folder, dataset="digits", image_size=0, num_classes=0)
     with pytest.raises(UserError, match=r"augmentation is 'random_resized_crop' but the images of"):
         training_run.make_run(config, sets.of(config))
-
-
-@pytest.mark.parametrize(
-    ("flag", "said"),
-    [
-        ("--config.loader.num_workers=-1", "config.loader.num_workers is -1; use at least 0."),
-        ("--config.num_classes=1000", "config.num_classes is 1000 but"),
-        ("--config.data_dir=/none", "imagenet2012 is not prepared in /none; give folders of"),
-    ],
-)
-def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, flag, said):
-    assert imagenet.main(arguments(folder, tmp_path / "run", flag)) == 2
-    assert capsys.readouterr().err.startswith(f"error: {said}")
-    assert not (tmp_path / "run").exists()
 
 
 # Suites
