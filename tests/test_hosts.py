@@ -169,7 +169,6 @@ def test_a_process_that_is_killed_ends_the_others_and_nothing_is_lost(
 
     Processes(2, arguments, workdir).end_trained()
     assert digest(workdir) == digest(resumed)
-    np.testing.assert_equal(weights(workdir), weights(resumed))
 
 
 @pytest.mark.slow
@@ -197,10 +196,8 @@ def test_bad_flags(arguments, tmp_path, capsys):
     by_hand = ["--num_processes=2", "--process_id=2"]
     for given, sentence in (
         (["--coordinator=here:1"], "--num_processes None and --process_id None; give all three"),
-        (["--coordinator=here", *by_hand], "--coordinator is 'here'; give HOST:PORT."),
         (["--coordinator=here:1", *by_hand], "but there are 2 processes; use 0 to 1."),
         (["--coordinator=here:1", "--distributed"], "give one or the other."),
-        (["--distributed", "--connect_seconds=0"], "--connect_seconds is 0; use at least 1."),
     ):
         assert imagenet.main([*arguments, "--workdir", str(tmp_path / "run"), *given]) == 2
         assert sentence in capsys.readouterr().err
@@ -209,30 +206,20 @@ def test_bad_flags(arguments, tmp_path, capsys):
 
 def test_processes_that_never_come_are_named(arguments, tmp_path):
     never = "127.0.0.1:9"  # where nobody listens
-    command = [sys.executable, "-m", "experiments.imagenet", *arguments]
-    command += ["--workdir", str(tmp_path / "run"), "--connect_seconds=1"]
-    for given, sentence in (
-        (["--distributed"], "No cluster is found"),
-        (
-            [f"--coordinator={never}", "--num_processes=2", "--process_id=1"],
-            f"Not all processes met at {never} within 1 seconds; start all of them",
-        ),
-    ):
-        process = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
-        assert process.returncode == 2
-        assert process.stderr.splitlines()[-1].startswith(f"error: {sentence}")
-        assert not (tmp_path / "run").exists()
+    command = [sys.executable, "-m", "experiments.imagenet", *arguments, "--connect_seconds=1"]
+    command += [f"--coordinator={never}", "--num_processes=2", "--process_id=1"]
+    command += ["--workdir", str(tmp_path / "run")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    sentence = f"error: Not all processes met at {never} within 1 seconds; start all of them"
+    assert process.stderr.splitlines()[-1].startswith(sentence)
+    assert not (tmp_path / "run").exists()
 
 
-def test_one_process_agrees_with_itself_at_once():
-    agreement = hosts.Agreement()
-    assert agreement.any(True, False) == (True, False)
-    assert hosts.any_of(False, True) == (False, True)
-
-
-@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
-def test_both_errors_of_a_lost_process_are_a_sentence(kind, monkeypatch):
+def test_both_errors_of_a_lost_process_are_a_sentence_and_others_none(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert LOST in str(hosts.lost_another(kind("UNKNOWN: Gloo AllGather failed: reset by peer")))
-    assert hosts.lost_another(kind("RESOURCE_EXHAUSTED: Out of memory")) is None
-    assert hosts.lost_another(ValueError("The stack holds 2 networks")) is None
+    for kind in (jax.errors.JaxRuntimeError, ValueError):
+        assert LOST in str(
+            hosts.lost_another(kind("UNKNOWN: Gloo AllGather failed: reset by peer"))
+        )
+        assert hosts.lost_another(kind("RESOURCE_EXHAUSTED: Out of memory")) is None
