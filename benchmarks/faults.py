@@ -197,10 +197,8 @@ def outcome(folder: Path) -> dict:
     found = json.loads((folder / METRICS).read_text())
     last = folder / CHECKPOINTS / str(newest(folder))
     record = json.loads((last / "record" / "metadata").read_text())
-    history = [
-        {k: v for k, v in epoch.items() if k not in ("seconds", "images_per_second")}
-        for epoch in found["history"]
-    ]
+    times = ("seconds", "images_per_second", "data_wait")
+    history = [{k: v for k, v in epoch.items() if k not in times} for epoch in found["history"]]
     metrics = {k: v for k, v in found.items() if k not in ("provenance", "history")}
     return {"sha256": record["sha256"], "metrics": metrics, "history": history}
 

@@ -7,10 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
 from experiments import cifar
@@ -45,11 +43,6 @@ def test_a_check_that_raises_is_a_finding_and_keeps_what_it_found():
     assert found == (PROBLEM, "It is 3 but 4 is needed", "use 4.")
 
 
-def free(patch, free, *container):
-    patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-    patch.setattr(machine, "CONTAINER", container)
-
-
 def test_machine(tmp_path):
     (tmp_path / "max").write_text("1500\n")
     (tmp_path / "current").write_text("1000\n")
@@ -64,8 +57,10 @@ def test_machine(tmp_path):
         (machine.devices, PROBLEM, "NVIDIA GPU", lambda m: m.setattr(machine, "NVIDIA", tmp_path)),
         (machine.settings, OK, "--xla_a=1", lambda m: m.setenv("XLA_FLAGS", "--xla_a=1")),
         (machine.settings, LOOK, "can't be kept", lambda m: m.setattr(os, "access", lambda *_: 0)),
-        (machine.memory, PROBLEM, "1.0 GB of memory are free", lambda m: free(m, 1e9)),
-        (machine.memory, PROBLEM, "0 MB of memory are free", lambda m: free(m, 5e9, container)),
+        (
+            *(machine.memory, PROBLEM, "0 MB of memory are free"),
+            lambda m: m.setattr(machine, "CONTAINER", [container]),
+        ),
     )
     for check, level, said, before in table:
         with pytest.MonkeyPatch.context() as patch:
@@ -136,10 +131,7 @@ def test_a_run_from_its_start_to_its_damage(tmp_path, capsys):
             file.write_bytes(b"x" * file.stat().st_size)
     said(1, "metrics.json is not JSON", "can't be read")
     (folder / "metrics.json").unlink()
-    (folder / ".lock").touch()
-    in_use, unfinished = runs.state(folder)
-    assert has([in_use, unfinished], LOOK, "is not finished")
-    assert unfinished.fix.startswith("python -m experiments.cifar --config")
+    assert "is not finished" in str(*runs.state(folder))
 
 
 def test_the_command(capsys):

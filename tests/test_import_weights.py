@@ -130,15 +130,13 @@ def test_all_that_does_not_fit_is_in_one_sentence():
     tensors["bn1.bias"] = np.zeros(2, np.int32)
     with pytest.raises(UserError) as caught:
         torch_names.from_torch(BASIC, tensors, order=(0, 1))
-    sentence = str(caught.value)
-    assert sentence.startswith("The file does not hold this network: it lacks 33 tensors (conv1.w")
-    assert sentence.count("layer1") == 4
     for part in (
+        "The file does not hold this network: it lacks 33 tensors (conv1.weight1, ",
         "and 28 more) and it has, but the network lacks, 1 tensor (layer9.conv.weight) and",
         "are 1 tensor (conv1.weight [2, 3, 6, 7] for [2, 3, 7, 7])",
         "no finite floating-point numbers are in 2 tensors (bn1.bias, fc.bias); choose",
     ):
-        assert part in sentence
+        assert part in str(caught.value)
 
 
 # The command

@@ -29,34 +29,28 @@ class Format(NamedTuple):
     classes: tuple[str, ...]
 
 
-def jpegs(folder, count, rng):
-    """Writes noise, and returns it as Pillow decodes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        noise = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
-        noise.save(folder / f"{folder.parent.name}_{i}.JPEG", "JPEG")
-    files = sorted(folder.glob("*.JPEG"))
-    return [np.asarray(Image.open(file)) for file in files]
-
-
 @pytest.fixture(scope="module")
 def formats(tmp_path_factory):
     """The same images as an .npz file and in both layouts of folders; and CIFAR's of TFDS."""
     tiny, imagenet, other = (tmp_path_factory.mktemp(name) for name in ("tiny", "imagenet", "npz"))
     rng = np.random.default_rng(0)
     parts, lines = {}, []
+    (tiny / "val" / "images").mkdir(parents=True)
     for part, counts in COUNTS.items():
         images = []
         for name, count in zip(CLASSES, counts, strict=True):
-            folder = tiny / part / name / "images"
-            images += jpegs(folder, count, rng)
-            shutil.copytree(folder, imagenet / part / name)
+            folder = imagenet / part / name
+            folder.mkdir(parents=True)
+            for file in (folder / f"{name}_{i}.JPEG" for i in range(count)):
+                Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file)
+                images.append(np.asarray(Image.open(file)))
+                if part == "val":
+                    shutil.copy(file, tiny / "val" / "images")
+                    lines.append(f"{file.name}\t{name}\t0\t1\n")
+            if part == "train":
+                shutil.copytree(folder, tiny / part / name / "images")
         labels = np.repeat(np.arange(3, dtype=np.int32), counts)
         parts[part] = Split(np.stack(images), labels)
-    for file in sorted((tiny / "val").glob("*/images/*")):
-        lines.append(f"val_{file.name}\t{file.parts[-3]}\t0\t1\n")
-        (tiny / "val" / "images").mkdir(exist_ok=True)
-        file.rename(tiny / "val" / "images" / f"val_{file.name}")
     (tiny / "val" / "val_annotations.txt").write_text("".join(lines))
     train, test = parts.values()
     path = other / "set.npz"

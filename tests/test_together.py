@@ -98,16 +98,6 @@ def run_all(entries, folder, at_once, stop=lambda: False):
     return scheduler.run_all(entries, run_one, 1, train, at_once)
 
 
-def test_a_suite_s_runs_are_what_they_are_alone(entries, tmp_path, capsys):
-    alone, found = (run_all(entries, tmp_path / str(n), n).records for n in (1, 2))
-    assert "3 of 3 runs" in capsys.readouterr().err.split("\r")[-1]
-    assert alone.keys() == found.keys()
-    for name, record in found.items():
-        assert record["cost"]["runs_at_once"] == 2
-        nll, expected = (r["places"]["midpoint"]["nll"] for r in (record, alone[name]))
-        assert nll == pytest.approx(expected, rel=1e-2)
-
-
 def test_a_suite_that_was_stopped_goes_on_with_its_group(entries, tmp_path):
     expected = run_all(entries[:2], tmp_path / "whole", 2).records
     calls, folder = itertools.count(1), tmp_path / "stopped"

@@ -74,7 +74,6 @@ def test_the_data_of_a_run_may_move_but_not_change(tmp_path, config):
     np.savez(there, images=2)
     with pytest.raises(UserError, match="holds a run of other data .*; choose another --workdir"):
         check(tmp_path / "run", config)
-    assert check(tmp_path / "run", config, overwrite=True)
     there.unlink()
     assert check(tmp_path / "run", config)
 
@@ -84,7 +83,6 @@ def test_a_suite_s_run_may_move_with_its_suite_but_starts_from_the_same_runs(tmp
     config.subspace.weights = ("/here/weights.npz",)
     workdir.prepare(tmp_path, config, False, in_suite)
     assert workdir.needs(tmp_path) == ["article/standard"]
-    assert workdir.stored_config(tmp_path)["subspace"]["weights"] == ["/here/weights.npz"]
     config.subspace.weights = ("/there/weights.npz",)
     assert check(tmp_path, config, in_suite=in_suite) == tmp_path
     with pytest.raises(UserError, match="looks at is not article/standard of now"):

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from experiments.system import launch, xla
 
 NAME = "--xla_cpu_experimental_ynn_fusion_type"
@@ -42,14 +40,7 @@ def run(*arguments, without, **environment):
     return done.stdout
 
 
-@pytest.mark.parametrize("chosen", ["", "elsewhere"])
-def test_a_command_keeps_what_it_compiled(chosen, tmp_path):
-    environment = {
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    if chosen == "elsewhere":
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "elsewhere")
+def test_a_command_keeps_what_it_compiled(tmp_path):
     code = """
 import jax
 from experiments.system import cli, xla  # importing them computes nothing
@@ -58,10 +49,10 @@ assert not xla_bridge._backends
 xla.configure()
 jax.jit(lambda x: x + 1)(1.0)
 """
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     run("-c", code, without="JAX_COMPILATION_CACHE_DIR", **environment)
-    ours, theirs = tmp_path / "cache" / "subspace_jax", tmp_path / "elsewhere"
-    assert any(ours.rglob("*-cache")) == (chosen == "")
-    assert (theirs.exists() and any(theirs.iterdir())) == (chosen == "elsewhere")
+    assert any((tmp_path / "subspace_jax").rglob("*-cache"))
 
 
 def test_commands_that_are_imported_start_nothing_and_load_no_jax():
