@@ -69,23 +69,16 @@ def test_the_options_are_a_locked_config_workdir_overwrite_and_those_of_the_comm
         options.config.optimizer.lr = 1
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("cifar10.py:curve", cifar10.get_config("curve")),
-        ("suites.py:cifar10-full", suites.get_config("cifar10-full")),
-    ],
-)
-def test_every_value_can_be_overridden(command, file, expected):
-    changed = {name: other_value(value) for name, value in flat(expected).items()}
+@pytest.mark.parametrize("file", ["cifar10.py:curve", "suites.py:cifar10-full"])
+def test_every_value_can_be_overridden(command, file):
+    _, options, *_ = command(f"--config={CONFIGS / file}")
+    changed = {name: other_value(value) for name, value in flat(options.config).items()}
     arguments = [
         f"--{name}={tuple(value) if isinstance(value, list) else value}"
         for name, value in changed.items()
     ]
     _, options, *_ = command(f"--config={CONFIGS / file}", *arguments)
     assert flat(options.config) == changed
-    _, options, *_ = command(f"--config={CONFIGS / file}")
-    assert flat(options.config) == flat(expected)
 
 
 def test_help_has_every_value_with_a_sentence_and_its_bounds(command, monkeypatch):
@@ -95,9 +88,9 @@ def test_help_has_every_value_with_a_sentence_and_its_bounds(command, monkeypatc
     configs += [suites.get_config(name) for name in ("digits", "cifar10-full", "imagenet-full")]
     names = {name for config in configs for name in flat(config)}
     assert [name for name in names if not cli.comment_of(name).text.endswith(".")] == []
-    for file, config, value, groups in (
-        ("cifar10.py:line", cifar10.get_config("line"), "--config.seed=1234", 7),
-        ("suites.py:digits", suites.get_config("digits"), "--config.num_threads=1234", 8),
+    for file, config, value in (
+        ("cifar10.py:line", cifar10.get_config("line"), "--config.seed=1234"),
+        ("suites.py:digits", suites.get_config("digits"), "--config.num_threads=1234"),
     ):
         given = (f"--config={CONFIGS / file}", value, "--help")
         code, out, err = command(*given, main=pytest.fail, said=check.said)
@@ -106,9 +99,6 @@ def test_help_has_every_value_with_a_sentence_and_its_bounds(command, monkeypatc
         assert max(map(len, out.splitlines())) <= 70
         words = " ".join(out.split())
         assert all(f"--{name}=" in words and check.said(name) in words for name in flat(config))
-        headings = [line for line in out.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
-        assert headings[0] == "Flags:"
-        assert len(set(headings)) == len(headings) == groups
 
 
 MISTAKES = {

@@ -94,7 +94,6 @@ def test_test_images_that_are_trained_on_are_found(monkeypatch):
     good, test = range(0, 240, 2), range(1, 240, 2)
     for name, *parts, level, said in (
         ("digits", good, test, LOOK, "those of digits f7e"),
-        ("mine", good, test, OK, "0 of 120 test images"),
         ("mine", good, good, PROBLEM, "120 of 120 test images are training images"),
         ("mine", good, [*test, 2], LOOK, "1 of 121 test images are training images"),
     ):
@@ -141,12 +140,11 @@ def test_the_command(capsys):
     assert "There is no config missing.py -> give one" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("missing", ["jax", "packaging"])
-def test_it_says_what_is_missing(missing):
+def test_it_says_what_is_missing():
     code = (
-        f"import sys; sys.modules[{missing!r}] = None; from experiments.doctor import __main__; "
+        "import sys; sys.modules['jax'] = None; from experiments.doctor import __main__; "
         "sys.exit(__main__.main(['--quick']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
-    assert re.search(f"The check .* failed: ModuleNotFoundError: .*{missing}", done.stdout)
+    assert re.search("The check .* failed: ModuleNotFoundError: .*jax", done.stdout)

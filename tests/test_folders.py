@@ -105,30 +105,29 @@ def test_a_cache_of_other_files_is_made_anew(root, tmp_path):
         chex.assert_trees_all_equal(tiny_imagenet.read(root), tiny_imagenet.read(fresh))
 
 
-def _add(line):
-    def change(root):
-        with (root / ANNOTATIONS).open("a") as stream:
-            stream.write(line)
-
-    return change
+def _add(root, line):
+    with (root / ANNOTATIONS).open("a") as stream:
+        stream.write(line)
 
 
-def _move(name, to="lost"):
-    return lambda root: (root / name).rename(root / to)
-
-
-def _image(name):
-    return lambda root: save(root / name, 50)
-
-
+# What is done to the folder, and what is said.
 REFUSED = (
-    (_move("train"), "which has no train;"),
-    (_move(ANNOTATIONS), f"which has no {ANNOTATIONS};"),
-    (_move("train/n02/images"), "n02/images has no JPEG files; unpack that class anew"),
-    (_move("train/n02", "train/n03"), r"has 3 classes but .* has 3 \(only one has 'n02'\)"),
-    (_image("val/images/val_7.JPEG"), r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)"),
-    (_add("val_1.JPEG\tn01\t0\n"), r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)"),
-    (_add("val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs a file"),
+    (lambda root: shutil.rmtree(root / "train"), "which has no train;"),
+    (lambda root: (root / ANNOTATIONS).unlink(), f"which has no {ANNOTATIONS};"),
+    (lambda root: shutil.rmtree(root / "train/n02/images"), "n02/images has no JPEG files; unpack"),
+    (
+        lambda root: (root / "train/n02").rename(root / "train/n03"),
+        r"has 3 classes but .* has 3 \(only one has 'n02'\)",
+    ),
+    (
+        lambda root: save(root / "val/images/val_7.JPEG", 50),
+        r"has 4 images but .* 3 lines \(see .*val_7\.JPEG\)",
+    ),
+    (
+        lambda root: _add(root, "val_1.JPEG\tn01\t0\n"),
+        r"has 3 images but .* 4 lines \(see .*val_1\.JPEG\)",
+    ),
+    (lambda root: _add(root, "val_1.JPEG n01\n"), "^Line 4 of .* is 'val_1.JPEG n01' but needs"),
 )
 
 

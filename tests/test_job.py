@@ -57,11 +57,8 @@ def finished(npz, tmp_path_factory) -> Path:
 
 def test_a_finished_run_holds_all_that_is_promised(finished):
     found = metrics(finished)
-    assert (found["config"]["kind"], found["config"]["num_epochs"]) == ("line", 3)
     assert [epoch["step"] for epoch in found["history"]] == [5, 10, 15]
-    assert [point["coords"] for point in found["points"]] == [0.0, 0.5, 1.0]
     assert [point["name"] for point in found["points"]] == ["endpoint 0", "midpoint", "endpoint 1"]
-    assert {e["average"] for e in found["ensembles"]} == {"probability", "logit"}
     assert "validation" in found["points"][1]
     assert np.shape(found["geometry"]["squared_cosines"]) == (2, 2)
     assert found["data"] == {"num_skipped": 0, "skipped": []}
