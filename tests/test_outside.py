@@ -16,6 +16,11 @@ def split_of(count=6, shape=(8, 8, 3), seed=0):
     return Split(images, np.arange(count, dtype=np.int32) % 3)
 
 
+def refused(name, sentence, like=None):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load_outside(str(name), like or split_of())
+
+
 @pytest.mark.parametrize("name", ood.MADE)
 def test_what_is_made_looks_like_the_test_images_and_is_the_same_each_time(name):
     like = split_of(shape=(5, 7, 1))
@@ -62,11 +67,6 @@ def test_a_file_gives_its_test_images_if_they_fit(tmp_path):
     refused(path, f"{path} can't be read as an .npz file with test_images")
     for name in ("nois", "/nowhere/x.npz"):
         refused(name, f"has '{name}'; use noise, shuffled, svhn, cifar10, ")
-
-
-def refused(name, sentence, like=None):
-    with pytest.raises(UserError, match=re.escape(sentence)):
-        load_outside(str(name), like or split_of())
 
 
 def test_data_sets_are_read_by_their_names_and_small_grey_images_fitted(monkeypatch):
