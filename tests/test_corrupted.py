@@ -52,13 +52,25 @@ def test_generated_images_are_those_of_the_library_in_8_bits_and_depend_on_the_s
 
     found = generated("contrast")
     real = ss.corruptions.corrupt("contrast", None, jnp.asarray(clean.images, jnp.float32) / 255, 4)
-    np.testing.assert_array_equal(found.split.images, np.round(255 * np.asarray(real)))
+    np.testing.assert_array_equal(found.split.images, np.floor(255 * np.asarray(real) + 2e-5))
     np.testing.assert_array_equal(found.split.labels, clean.labels)
     assert "not the official files" in found.description
     assert found.columns is None
     first, again, other = (generated("gaussian_noise", seed).split.images for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift"), [((32, 32, 3), 12), ((64, 64, 3), 25), ((32, 32, 1), 13), ((8, 8, 1), 13)]
+)
+def test_pixels_are_truncated_where_a_published_set_is_stood_in_for(shape, shift):
+    values = np.arange(200, dtype=np.uint8)  # become lighter by 12.75, at 64 pixels by 25.5
+    images = np.broadcast_to(values[:, None, None, None], (200, *shape))
+    found = load_corrupted("generated", "brightness", 1, Split(images, None), CLASSES)
+    np.testing.assert_array_equal(found.split.images, images + np.uint8(shift))
+    exact = load_corrupted("generated", "pixelate", 1, Split(images, None), CLASSES)
+    np.testing.assert_array_equal(exact.split.images, images)
 
 
 # Published in NumPy files

@@ -110,6 +110,17 @@ def test_a_crop_is_the_part_that_was_drawn_and_flips_mirror_it():
     np.testing.assert_array_equal(flipped, image[:, ::-1])
 
 
+@pytest.mark.parametrize("side", [16, 200])
+def test_what_lies_beside_a_crop_is_not_read(side, some):
+    rng = np.random.default_rng(1)
+    for i in range(len(some)):
+        image, draws = decode.open_image(some.records, i), rng.random(NUM_DRAWS)
+        part = image.crop(decode._crop_box(*image.size, draws[1:].reshape(10, 4)))
+        expected = np.asarray(part.resize((side, side), Image.Resampling.BILINEAR))
+        expected = expected[:, ::-1] if draws[0] < 0.5 else expected
+        np.testing.assert_array_equal(Pictures.of(some.records, side).cropped(i, draws), expected)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", encode(ramp(30, 30))[:300]])
 def test_what_cannot_be_decoded_is_named(content):
     one = Pictures.of(Encoded([content]), 16)

@@ -180,15 +180,21 @@ def _fits(shape: Sequence[int]) -> bool:
 
 
 def _corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.Array:
-    """Images of other sizes or of one channel are enlarged to 32 x 32 RGB and shrunk again."""
+    """Corrupts uint8 images, and truncates them to 8 bits as the published files are.
+
+    Images of other sizes or of one channel are enlarged to 32 x 32 RGB, shrunk again, and rounded, as
+    no published set has them.
+    """
     images, shape = images.astype(jnp.float32) / 255, images.shape
-    if not _fits(shape):
-        wide = jnp.broadcast_to(images, (*shape[:3], 3))
-        images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
+    if _fits(shape):
+        corrupted = ss.corruptions.corrupt(name, key, images, severity)
+        # What is whole in float64 lies at most this far below it in float32.
+        return jnp.floor(255 * corrupted + 2e-5).astype(jnp.uint8)
+    wide = jnp.broadcast_to(images, (*shape[:3], 3))
+    images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
     images = ss.corruptions.corrupt(name, key, images, severity)
-    if not _fits(shape):
-        images = jax.image.resize(images, (*shape[:3], 3), "linear", antialias=True)
-        images = images if shape[3] == 3 else images.mean(3, keepdims=True)
+    images = jax.image.resize(images, (*shape[:3], 3), "linear", antialias=True)
+    images = images if shape[3] == 3 else images.mean(3, keepdims=True)
     return jnp.round(255 * images.clip(0, 1)).astype(jnp.uint8)
 
 

@@ -183,12 +183,12 @@ class Pictures:
         """A random part of an image, resized to uint8 `[S, S, 3]`, and flipped half the time.
 
         The part has 8 to 100 % of the area and sides in a ratio of 3/4 to 4/3, as in Szegedy et al.
-        2015; `draws` are `NUM_DRAWS` uniform numbers in [0, 1).
+        2015. It is cut out first, so that no pixel beside it is read; `draws` are `NUM_DRAWS` uniform
+        numbers in [0, 1).
         """
         image = self._open(i)
-        box = _crop_box(*image.size, draws[1:].reshape(_TRIES, 4))
-        size = (self.side, self.side)
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
+        part = image.crop(_crop_box(*image.size, draws[1:].reshape(_TRIES, 4)))
+        pixels = np.asarray(part.resize((self.side, self.side), Image.Resampling.BILINEAR))
         return pixels[:, ::-1] if draws[0] < 0.5 else pixels
 
     def _open(self, i: int) -> Image.Image:

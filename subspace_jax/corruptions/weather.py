@@ -12,6 +12,10 @@ from subspace_jax.corruptions.severities import corruption
 
 _FROST_MEAN = (0.54, 0.635, 0.68)  # red, green, blue of the original textures, and their spread
 _FROST_SPREAD = (0.21, 0.165, 0.16)
+_FROST_CONTRAST = 0.6  # spread of the logarithm of the contrast within a texture
+# By image size: how fast the amplitude falls with the frequency, and the spread within an image in
+# units of the spread above.
+_FROST_FIELD = {32: (0.65, 0.545), 64: (0.87, 0.525), 224: (1.02, 0.57)}
 _GRAY = (0.299, 0.587, 0.114)
 _WATER = (175 / 255, 238 / 255, 238 / 255)
 _MUD = (63 / 255, 42 / 255, 20 / 255)
@@ -32,27 +36,39 @@ def snow(key, images, mean, scale, zoom, threshold, radius, sigma, keep):
 
 
 @corruption
-def frost(key, images, keep, amount, roughness):
+def frost(key, images, keep, amount):
     """Adds a texture that is made here, not one of the five photographs of the original.
 
-    The texture is a bluish normal random field whose amplitude falls with the frequency to the power
-    `-roughness`, at a brightness that is uniform per image. Its mean and spread per channel and, at 32
-    pixels, its spectrum are those of crops of the photographs; it has no ice crystals.
+    The texture is a bluish normal random field whose amplitude falls with a power of the frequency; its
+    contrast varies within the image, and its brightness, uniform, between images. It has no ice
+    crystals.
+
+    Measured against all crops of those photographs, resized as published for each of the three image
+    sizes: the mean absolute and the root mean square step to the next pixel, and the standard deviation
+    within an image, agree within 3 %. At 32 pixels the steps of the change of images of CIFAR-10 do so
+    at every severity. Crops of the photographs differ more in contrast from each other.
     """
-    field_key, level_key = jax.random.split(key)
-    size = images.shape[1]
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
-    frequency[0, 0] = np.inf
-    amplitude = jnp.asarray(frequency**-roughness, jnp.float32)[None]
-    noise = jax.random.normal(field_key, images.shape[:3])
-    waves = jnp.fft.rfft2(noise)
-    waves = jax.lax.complex(amplitude * waves.real, amplitude * waves.imag)
-    field = jnp.fft.irfft2(waves, (size, size))
-    field /= field.std(axis=(1, 2), keepdims=True)
+    field_key, contrast_key, level_key = jax.random.split(key, 3)
+    shape = images.shape[:3]
+    decay, within = _FROST_FIELD[shape[1]]
+    contrast = jnp.exp(_FROST_CONTRAST * _field(contrast_key, shape, 1.0) - _FROST_CONTRAST**2)
+    field = contrast * _field(field_key, shape, decay)
     level = jax.random.uniform(level_key, (len(images), 1, 1), minval=-1, maxval=1)
-    height = (0.83 * math.sqrt(3) * level + 0.55 * field)[..., None]
+    height = (0.83 * math.sqrt(3) * level + within * field)[..., None]
     mean, spread = (jnp.array(colour)[None, None, None] for colour in (_FROST_MEAN, _FROST_SPREAD))
     return keep * images + amount * jnp.clip(mean + spread * height, 0, 1)
+
+
+def _field(key, shape, decay):
+    """Normal random fields `[B, S, S]` of unit spread, amplitude by frequency to the power `-decay`."""
+    size = shape[1]
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    frequency[0, 0] = np.inf
+    amplitude = jnp.asarray(frequency**-decay, jnp.float32)[None]
+    waves = jnp.fft.rfft2(jax.random.normal(key, shape))
+    waves = jax.lax.complex(amplitude * waves.real, amplitude * waves.imag)
+    field = jnp.fft.irfft2(waves, (size, size))
+    return field / field.std(axis=(1, 2), keepdims=True)
 
 
 @corruption
