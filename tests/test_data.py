@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from experiments import prepare as prepare_command
 from experiments.data import sets
 from experiments.data.labels import corrupt_labels
 from experiments.data.tfds import prepare
+from experiments.doctor import data as doctor_data
+from experiments.doctor.findings import PROBLEM, guarded
 from experiments.system.errors import UserError
 
 REAL_DATA_DIR = os.environ.get("SUBSPACE_JAX_DATA_DIR", "")
@@ -307,3 +310,52 @@ def test_files_that_need_tensorflow_are_refused(tmp_path, monkeypatch):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match=f"^{folder} holds tfrecord files, .* convert it by `tfds"):
         sets.load("cifar10", str(tmp_path), validation_size=0)
+
+
+def _flip(file, at):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = {  # What is done to the file of prepared CIFAR-10 that `*` and an ending name, and its reason.
+    "test.*: gone": (lambda file: file.unlink(), "No such file"),
+    "test.*: empty": (lambda file: file.write_bytes(b""), "at least 64KB"),
+    "train.*: half": (
+        lambda file: os.truncate(file, file.stat().st_size // 2),
+        "Corrupted|Invalid",
+    ),
+    "train.*: flipped": (lambda file: _flip(file, 300), "hash mismatch"),
+    "info.json: half": (lambda file: os.truncate(file, 300), "Failed to load JSON"),
+    "info.json: other": (lambda file: file.write_text("[]"), "do not match"),
+    "info.json: fewer": (
+        lambda file: file.write_text(file.read_text().replace('"5"', '"4"')),
+        "5 records but dataset_info.json says 4",
+    ),
+    "features.json: empty": (lambda file: file.write_bytes(b""), "Expecting value"),
+    "label.labels.txt: half": (lambda file: os.truncate(file, 40), "names . of 10 classes"),
+}
+
+
+def test_damaged_files_of_tfds_are_one_sentence_before_images_are_decoded(
+    tmp_path, monkeypatch, capsys
+):
+    fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    folder = pathlib.Path(prepare("cifar10", str(tmp_path)))
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    for name, (damage, reason) in DAMAGE.items():
+        for file, content in whole.items():
+            file.write_bytes(content)
+        (file,) = folder.glob(f"*{name.split(':')[0]}*")
+        damage(file)
+        is_seen_late = "flipped" in name
+        refusal = f"^{folder}.* damaged.*({reason}).*; copy .* anew, or remove .* again\\.$"
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=refusal) as caught:
+            if not is_seen_late:
+                patch.setattr("experiments.data.prepared.in_batches", pytest.fail)
+            sets.load("cifar10", str(tmp_path), validation_size=0)
+        if not is_seen_late:
+            assert prepare_command.main(["cifar10", "--data_dir", str(tmp_path)]) == 2
+            assert capsys.readouterr().err == f"error: {caught.value}\n"
+            (finding,) = guarded(doctor_data.place, "cifar10", str(tmp_path))
+            assert (finding.level, f"{finding.what}; {finding.fix}") == (PROBLEM, str(caught.value))

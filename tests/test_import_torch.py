@@ -244,7 +244,7 @@ def test_names_of_wrappers_are_left_out_and_said(tmp_path, capsys):
         (named("module", "_orig_mod", "model") | counter, "module._orig_mod.model.conv.weight is"),
         ({"module.n_averaged": counter["n_averaged"]} | named("module", "module"), "without n_av"),
         ([named("net"), named("net")], "net.conv.weight is read as conv.weight"),
-        (compiled, "has names of a wrapper"),
+        (compiled, "blocks._orig_mod.0.bn.bias is read as blocks.0.bn.bias."),
     ):
         torch.save(state, tmp_path / "w.pt")
         for found in torch_files.read(tmp_path / "w.pt"):

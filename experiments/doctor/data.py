@@ -33,10 +33,13 @@ def place(name: str, data_dir: str) -> Iterator[Finding]:
 
     path = os.path.expanduser(data_dir)
     if name in prepared.TFDS_NAMES and not path.endswith(".npz"):
-        builder = prepared.import_builders(name).stock_builder(name, data_dir)
+        builders = prepared.import_builders(name)
+        builder = builders.stock_builder(name, data_dir)
         folder = f" --data_dir {data_dir}" if data_dir else ""
         fix = f"python -m experiments.prepare {name}{folder}, or name the folder that holds it"
         missing = f"{name} is not prepared in {builder.data_dir_root}."
+        if builder.is_prepared():
+            builders.check_whole(builder, ("train", "test"))
         yield first(
             (builder.is_prepared(), OK, f"{name} is prepared in {builder.data_dir}."),
             (True, PROBLEM, missing, fix),

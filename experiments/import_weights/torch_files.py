@@ -102,9 +102,8 @@ def _unwrapped(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarr
     found = {".".join(inner): tensors[name] for name, inner in parts.items()}
     if not found or len(found) < len(parts) or found.keys() == tensors.keys():
         return tensors
-    name, without = next(iter(parts)), f", without {_COUNTER}" * (len(parts) < len(tensors))
-    print(
-        f"{path} has names of a wrapper: {name} is read as {next(iter(found))}{without}.",
-        file=sys.stderr,
-    )
+    # The first name that changes, if any does.
+    old, new = max(zip(parts, found, strict=True), key=lambda pair: pair[0] != pair[1])
+    without = f", without {_COUNTER}" if len(parts) < len(tensors) else ""
+    print(f"{path} has names of a wrapper: {old} is read as {new}{without}.", file=sys.stderr)
     return found
