@@ -264,6 +264,22 @@ IMAGES = arrays()["train_images"]
         ({"test_labels": np.zeros(4, int)}, r"test_labels .* is int64 \[4\] but .* 3 images; "),
         ({"test_labels": np.array([0, 3, 1])}, "test_labels .* are 0 to 3 but there are 3 classes"),
         ({"train_labels": np.arange(-1, 5)}, "train_labels .* are -1 to 4 but there are 5 classes"),
+        (
+            {"train_images": np.zeros((6, 3, 8, 8), np.uint8)},
+            r"looks like \[N, C, H, W\], .* transp",
+        ),
+        ({"test_images": np.zeros((3, 1, 8, 9), np.uint8)}, r"test_images .* looks like \[N, C"),
+        ({"train_images": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
+        ({"train_labels": np.array([1, 2, 3] * 2)}, "are 1 to 3 without 0; .* store num_classes=4"),
+        ({"train_labels": np.array([0, 1, 3] * 2)}, "are 0 to 3 without 2; count the classes"),
+        ({"train_labels": np.array([1, 2, 3] * 2), "num_classes": 3}, "are 1 to 3 but there are 3"),
+        ({"class_names": ["a", "b"]}, r"class_names of .* is <U1 \[2\] but there are 3 classes"),
+        ({"class_names": [1, 2, 3]}, r"class_names of .* is int64 \[3\] but"),
+        ({"class_names": ["a", "b", "a"]}, "has a name twice"),
+        (
+            {"class_names": np.array(["a", "b", 3], object)},
+            "can't be read as an .npz file of plain",
+        ),
         ({"num_classes": 2.5}, "num_classes .* is 2.5; store one integer of 1 or more"),
         ({"num_classes": np.array([3])}, r"num_classes .* is \[3\]; store one integer"),
         ({"test_images": None, "train_labels": None}, "but lacks train_labels, test_images; write"),
@@ -273,6 +289,22 @@ IMAGES = arrays()["train_images"]
 def test_unfit_npz_arrays_are_refused(npz, replaced, message):
     with pytest.raises(UserError, match=message):
         sets.load("mine", npz(**replaced), validation_size=0)
+
+
+def test_what_may_be_meant_is_said_once_and_by_the_doctor(npz, capsys):
+    path = npz(num_classes=5)
+    for name, sentences in (
+        ("mine", [f"{path} has 5 classes but no training image of 2 of them (such as 3)"]),
+        ("cifar10", [f"images [32, 32, 3] of 10 classes, but {path} has images [4, 4, 1] of 5 cl"]),
+    ):
+        for _ in range(2):
+            sets.load(name, path, validation_size=1)
+        said = capsys.readouterr().err
+        assert said.count("\n") == len(sentences)
+        assert all(sentence in said for sentence in sentences)
+        found = [finding.what for finding in doctor_data.content(name, path, 0)]
+        assert all(any(sentence in what for what in found) for sentence in sentences)
+        assert capsys.readouterr().err == ""
 
 
 def test_files_that_are_no_npz_and_unknown_names_are_refused(npz, tmp_path):

@@ -69,6 +69,9 @@ def content(name: str, data_dir: str, image_size: int) -> Iterator[Finding]:
     other = f"{text}, but {name} has {wanted[0]:,}, {wanted[1]:,} and {wanted[2]}."
     fix = "compare such numbers with no published ones, or get the whole data set"
     yield first((found == wanted, OK, f"{text}."), (True, LOOK, other, fix))
+    for remark in sets.remarks(name, os.path.expanduser(data_dir), train, num_classes):
+        what, _, fix = remark.rpartition("; ")
+        yield Finding(LOOK, what, fix)
     if not isinstance(train.images, np.ndarray):  # they are decoded later
         return
     fix = "it is a part, another order, other labels or a lossy copy: get the original files"

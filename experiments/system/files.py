@@ -5,7 +5,9 @@ import json
 import math
 import os
 import secrets
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from typing import Any
 import numpy as np
 
 from experiments.system.errors import UserError
+
+# What zipfile, zlib and NumPy raise on damaged files.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, RuntimeError),
+    *(SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @contextlib.contextmanager
@@ -23,7 +31,7 @@ def open_npz(path: str | os.PathLike[str], what: str) -> Iterator[np.lib.npyio.N
             yield file
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"{path} can't be read as {what}; write it anew with numpy.savez."
         ) from error
