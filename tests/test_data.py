@@ -273,9 +273,12 @@ IMAGES = arrays()["train_images"]
         ({"train_labels": np.array([1, 2, 3] * 2)}, "are 1 to 3 without 0; .* store num_classes=4"),
         ({"train_labels": np.array([0, 1, 3] * 2)}, "are 0 to 3 without 2; count the classes"),
         ({"train_labels": np.array([1, 2, 3] * 2), "num_classes": 3}, "are 1 to 3 but there are 3"),
-        ({"class_names": ["a", "b"]}, r"class_names of .* is <U1 \[2\] but there are 3 classes"),
-        ({"class_names": [1, 2, 3]}, r"class_names of .* is int64 \[3\] but"),
-        ({"class_names": ["a", "b", "a"]}, "has a name twice"),
+        (
+            {"class_names": ["a", "b"]},
+            r"class_names of .* is <U1 \[2\], .* but there are 3 classes",
+        ),
+        ({"class_names": [1, 2, 3]}, r"class_names of .* is int64 \[3\], "),
+        ({"class_names": ["a", "b", "a"]}, "2 of them different, but there are 3"),
         (
             {"class_names": np.array(["a", "b", 3], object)},
             "can't be read as an .npz file of plain",
@@ -294,7 +297,7 @@ def test_unfit_npz_arrays_are_refused(npz, replaced, message):
 def test_what_may_be_meant_is_said_once_and_by_the_doctor(npz, capsys):
     path = npz(num_classes=5)
     for name, sentences in (
-        ("mine", [f"{path} has 5 classes but no training image of 2 of them (such as 3)"]),
+        ("mine", [f"{path} has 5 classes but training images of 3 alone"]),
         ("cifar10", [f"images [32, 32, 3] of 10 classes, but {path} has images [4, 4, 1] of 5 cl"]),
     ):
         for _ in range(2):
@@ -350,14 +353,14 @@ def _flip(file, at):
     file.write_bytes(content)
 
 
-DAMAGE = {  # What is done to the file of prepared CIFAR-10 that `*` and an ending name, and its reason.
-    "test.*: gone": (lambda file: file.unlink(), "No such file"),
-    "test.*: empty": (lambda file: file.write_bytes(b""), "at least 64KB"),
-    "train.*: half": (
+DAMAGE = {  # What is done to the file of prepared CIFAR-10 with this in its name, and its reason.
+    "-test: gone": (lambda file: file.unlink(), "No such file"),
+    "-test: empty": (lambda file: file.write_bytes(b""), "at least 64KB"),
+    "-train: half": (
         lambda file: os.truncate(file, file.stat().st_size // 2),
         "Corrupted|Invalid",
     ),
-    "train.*: flipped": (lambda file: _flip(file, 300), "hash mismatch"),
+    "-train: flipped": (lambda file: _flip(file, 300), "hash mismatch"),
     "info.json: half": (lambda file: os.truncate(file, 300), "Failed to load JSON"),
     "info.json: other": (lambda file: file.write_text("[]"), "do not match"),
     "info.json: fewer": (

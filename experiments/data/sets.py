@@ -142,10 +142,10 @@ def remarks(name: str, data_dir: str, train: Split, num_classes: int) -> list[st
             f"config.dataset is {name!r}, which has {shapes[0]}, but {data_dir} has {shapes[1]}; pass "
             "--config.dataset= with a name of its own."
         )
-    if empty := np.setdiff1d(np.arange(num_classes), train.labels).tolist():
+    if (present := len(np.unique(train.labels))) < num_classes:
         found.append(
-            f"{data_dir} has {num_classes} classes but no training image of {len(empty)} of them (such "
-            f"as {empty[0]}); mend the labels if that is not meant."
+            f"{data_dir} has {num_classes} classes but training images of {present} alone; mend the "
+            "labels if that is not meant."
         )
     return found
 
@@ -285,7 +285,7 @@ def _checked(arrays: dict[str, Any], source: str) -> tuple[Split, Split, int]:
                 "classes, the first being 0; mend the labels or store num_classes."
             )
     if "num_classes" not in arrays and len(present) < num_classes:
-        missing = np.setdiff1d(np.arange(num_classes), present)[0]
+        missing = np.flatnonzero(present != np.arange(len(present)))[0]
         raise UserError(
             f"train_labels of {source} are {present[0]} to {present[-1]} without {missing}; count the "
             f"classes from 0 without gaps, or store num_classes={num_classes} if that is meant."
@@ -301,13 +301,12 @@ def _checked(arrays: dict[str, Any], source: str) -> tuple[Split, Split, int]:
 def _check_names(names: np.ndarray | None, num_classes: int, source: str) -> None:
     if names is None:
         return
-    if names.dtype.kind not in "US" or names.shape != (num_classes,):
+    different = len(set(names.ravel().tolist()))
+    if names.dtype.kind not in "US" or names.shape != (num_classes,) or different < num_classes:
         raise UserError(
-            f"class_names of {source} is {names.dtype} {list(names.shape)} but there are {num_classes} "
-            "classes; store one string for each, in the order of the labels."
+            f"class_names of {source} is {names.dtype} {list(names.shape)}, {different} of them "
+            f"different, but there are {num_classes} classes; store a name for each, in their order."
         )
-    if len(set(names.tolist())) < num_classes:
-        raise UserError(f"class_names of {source} has a name twice; give each class its own.")
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:

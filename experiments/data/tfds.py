@@ -136,9 +136,10 @@ def _count_records(path: pathlib.Path) -> int:
 
 def _damaged(path: pathlib.Path, why: object) -> UserError:
     """The sentence of a file of a prepared data set that is not as it was written."""
+    reason = " ".join(str(why).partition(";")[0].split())[:200]
     return UserError(
-        f"{path} is missing or damaged ({' '.join(str(why).split())[:200]}); copy {path.parent} anew, "
-        "or remove that folder and prepare it again."
+        f"{path} is missing or damaged ({reason}); copy {path.parent} anew, or remove that folder and "
+        "prepare it again."
     )
 
 

@@ -5,9 +5,6 @@ import json
 import math
 import os
 import secrets
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,6 @@ from typing import Any
 import numpy as np
 
 from experiments.system.errors import UserError
-
-# What zipfile, zlib and NumPy raise on damaged files.
-_UNREADABLE = (
-    *(OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, RuntimeError),
-    *(SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
-)
 
 
 @contextlib.contextmanager
@@ -31,7 +22,7 @@ def open_npz(path: str | os.PathLike[str], what: str) -> Iterator[np.lib.npyio.N
             yield file
     except UserError:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever zip, zlib and NumPy raise on damaged files
         raise UserError(
             f"{path} can't be read as {what}; write it anew with numpy.savez."
         ) from error
