@@ -74,10 +74,7 @@ def in_batches(source: Any, size: int) -> Iterator[dict[str, Any]]:
         try:
             records = source.__getitems__(range(start, stop))
         except (RuntimeError, OSError, ValueError) as error:
-            folder, why = (
-                source.dataset_info.data_dir,
-                " ".join(str(error).partition(";")[0].split()),
-            )
+            folder, why = source.dataset_info.data_dir, str(error).partition(";")[0]
             raise UserError(
                 f"{folder} is damaged: one of the records {start} to {stop - 1} of {source.split} "
                 f"can't be read ({why}); copy that folder anew, or remove it and prepare it again."
