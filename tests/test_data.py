@@ -358,7 +358,7 @@ DAMAGE = {  # What is done to the file of prepared CIFAR-10 with this in its nam
     "-test: empty": (lambda file: file.write_bytes(b""), "at least 64KB"),
     "-train: half": (
         lambda file: os.truncate(file, file.stat().st_size // 2),
-        "Corrupted|Invalid",
+        "postscript|Riegeli|can.t be read",
     ),
     "-train: flipped": (lambda file: _flip(file, 300), "hash mismatch"),
     "info.json: half": (lambda file: os.truncate(file, 300), "Failed to load JSON"),

@@ -136,7 +136,7 @@ def _count_records(path: pathlib.Path) -> int:
 
 def _damaged(path: pathlib.Path, why: object) -> UserError:
     """The sentence of a file of a prepared data set that is not as it was written."""
-    reason = " ".join(str(why).partition(";")[0].split())[:200]
+    reason = " ".join(str(why).strip("; ").partition(";")[0].split())[:200] or "it can't be read"
     return UserError(
         f"{path} is missing or damaged ({reason}); copy {path.parent} anew, or remove that folder and "
         "prepare it again."
