@@ -13,6 +13,7 @@ from experiments.configs.recipes import RECIPES
 from experiments.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from experiments.data.labels import FILE_MODE, NOISE_MODES
 from experiments.evaluation.predict import Settings
+from experiments.reproduce import plan
 from experiments.system.errors import UserError
 from experiments.system.values import flatten
 from experiments.training import models
@@ -31,10 +32,22 @@ OUTSIDE = {
     "optimizer.weight_decay": [-1e-4, NAN, math.inf],
     "checkpoint_seconds": [-1.0, NAN],
     "model.depth": [7, -4],
-    "model.widths": [(), (4, 0)],
+    "model.widths": [(), (4, 0), ("a", "b"), (4.5,), ((4, 8),), (True,)],
+    "subspace.simplexes": [(0, 1), ("ab",), ((0, "a"),), ((),), (((0,),),)],
+    **dict.fromkeys(("subspace.weights", "evaluation.outside"), [(1,), (("a",),)]),
+    "evaluation.corruptions": [(1,), ("snow", "snow")],
     "evaluation.num_points": [1, 6],
     "evaluation.grid_steps": [-6, 4],
-    "evaluation.severities": [(0,), (1, 6)],
+    "evaluation.severities": [(0,), (1, 6), ("a",), ((1,),)],
+}
+# The same of a suite.
+OUTSIDE_A_SUITE = {
+    **dict.fromkeys(("seeds", "tuning.seeds"), [(), ("a",), (0.5,), ((0,),), (1, 1)]),
+    "landscape.seeds": [("a",), ((0,),)],
+    "noise_rates": [(), ("a",), ((0.0,),), (0.001,)],
+    "products": [(), (1,), (("line",),)],
+    **dict.fromkeys(("clean_only", "tuning.recipes"), [(1,), (("line",),)]),
+    **dict.fromkeys(("tuning.learning_rate", "tuning.weight_decay"), [(), ("a",), ((0.1,),)]),
 }
 
 
@@ -45,10 +58,10 @@ def changed(config, changes):
     return config
 
 
-def sentence_of(config):
+def sentence_of(config, check=check.check):
     """Why a config is refused, as one sentence; "" if it is not."""
     try:
-        check.check(config)
+        check(config)
     except UserError as error:
         message = str(error)
         assert message.endswith(".")
@@ -64,8 +77,13 @@ def test_every_bound_refuses_what_is_outside_and_says_what_may_be():
         config = (cifar10 if name == "model.depth" else digits).get_config("line")
         for value in values:
             found = sentence_of(changed(config, {name: value}))
-            shown = list(value) if isinstance(value, tuple) else value
+            (_, shown), *_ = flatten({"": value})
             if not (found.startswith(f"config.{name} is {shown!r}") and BOUNDS[name].said in found):
+                failures.append((name, value, found))
+    for name, values in OUTSIDE_A_SUITE.items():
+        for value in values:
+            found = sentence_of(changed(suites.get_config("digits"), {name: value}), plan.check)
+            if not (found.startswith(f"config.{name} is [") and SUITE_BOUNDS[name].said in found):
                 failures.append((name, value, found))
     assert failures == []
 

@@ -81,6 +81,20 @@ def test_every_value_can_be_overridden(command, file):
     assert flat(options.config) == changed
 
 
+def test_the_last_of_flags_that_are_given_twice_counts(command):
+    for name, *given, expected in (
+        ("seed", "1", "2", 2),
+        ("evaluation.severities", "(1, 2)", "(3, 4)", [3, 4]),
+        ("evaluation.severities", "(1, 2)", "()", []),
+        ("evaluation.outside", "noise", "shuffled", ["shuffled"]),
+    ):
+        together = [f"--config.{name}={value}" for value in given]
+        apart = [word for value in given for word in (f"--config.{name}", value)]
+        for arguments in (together, apart):
+            _, options, *_ = command(*arguments)
+            assert flat(options.config)[f"config.{name}"] == expected
+
+
 def test_help_has_every_value_with_a_sentence_and_its_bounds(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     modules = (cifar10, digits, tiny_imagenet, imagenet)

@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from experiments import prepare as prepare_command
 from experiments.data import sets
 from experiments.data.labels import corrupt_labels
 from experiments.data.tfds import prepare
+from experiments.doctor import data as doctor_data
+from experiments.doctor.findings import PROBLEM, guarded
 from experiments.system.errors import UserError
 
 REAL_DATA_DIR = os.environ.get("SUBSPACE_JAX_DATA_DIR", "")
@@ -261,6 +264,25 @@ IMAGES = arrays()["train_images"]
         ({"test_labels": np.zeros(4, int)}, r"test_labels .* is int64 \[4\] but .* 3 images; "),
         ({"test_labels": np.array([0, 3, 1])}, "test_labels .* are 0 to 3 but there are 3 classes"),
         ({"train_labels": np.arange(-1, 5)}, "train_labels .* are -1 to 4 but there are 5 classes"),
+        (
+            {"train_images": np.zeros((6, 3, 8, 8), np.uint8)},
+            r"looks like \[N, C, H, W\], .* transp",
+        ),
+        ({"test_images": np.zeros((3, 1, 8, 9), np.uint8)}, r"test_images .* looks like \[N, C"),
+        ({"train_images": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
+        ({"train_labels": np.array([1, 2, 3] * 2)}, "are 1 to 3 without 0; .* store num_classes=4"),
+        ({"train_labels": np.array([0, 1, 3] * 2)}, "are 0 to 3 without 2; count the classes"),
+        ({"train_labels": np.array([1, 2, 3] * 2), "num_classes": 3}, "are 1 to 3 but there are 3"),
+        (
+            {"class_names": ["a", "b"]},
+            r"class_names of .* is <U1 \[2\], .* but there are 3 classes",
+        ),
+        ({"class_names": [1, 2, 3]}, r"class_names of .* is int64 \[3\], "),
+        ({"class_names": ["a", "b", "a"]}, "2 of them different, but there are 3"),
+        (
+            {"class_names": np.array(["a", "b", 3], object)},
+            "can't be read as an .npz file of plain",
+        ),
         ({"num_classes": 2.5}, "num_classes .* is 2.5; store one integer of 1 or more"),
         ({"num_classes": np.array([3])}, r"num_classes .* is \[3\]; store one integer"),
         ({"test_images": None, "train_labels": None}, "but lacks train_labels, test_images; write"),
@@ -270,6 +292,22 @@ IMAGES = arrays()["train_images"]
 def test_unfit_npz_arrays_are_refused(npz, replaced, message):
     with pytest.raises(UserError, match=message):
         sets.load("mine", npz(**replaced), validation_size=0)
+
+
+def test_what_may_be_meant_is_said_once_and_by_the_doctor(npz, capsys):
+    path = npz(num_classes=5)
+    for name, sentences in (
+        ("mine", [f"{path} has 5 classes but training images of 3 alone"]),
+        ("cifar10", [f"images [32, 32, 3] of 10 classes, but {path} has images [4, 4, 1] of 5 cl"]),
+    ):
+        for _ in range(2):
+            sets.load(name, path, validation_size=1)
+        said = capsys.readouterr().err
+        assert said.count("\n") == len(sentences)
+        assert all(sentence in said for sentence in sentences)
+        found = [finding.what for finding in doctor_data.content(name, path, 0)]
+        assert all(any(sentence in what for what in found) for sentence in sentences)
+        assert capsys.readouterr().err == ""
 
 
 def test_files_that_are_no_npz_and_unknown_names_are_refused(npz, tmp_path):
@@ -307,3 +345,52 @@ def test_files_that_need_tensorflow_are_refused(tmp_path, monkeypatch):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match=f"^{folder} holds tfrecord files, .* convert it by `tfds"):
         sets.load("cifar10", str(tmp_path), validation_size=0)
+
+
+def _flip(file, at):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = {  # What is done to the file of prepared CIFAR-10 with this in its name, and its reason.
+    "-test: gone": (lambda file: file.unlink(), "No such file"),
+    "-test: empty": (lambda file: file.write_bytes(b""), "at least 64KB"),
+    "-train: half": (
+        lambda file: os.truncate(file, file.stat().st_size // 2),
+        "postscript|Riegeli|can.t be read",
+    ),
+    "-train: flipped": (lambda file: _flip(file, 300), "hash mismatch"),
+    "info.json: half": (lambda file: os.truncate(file, 300), "Failed to load JSON"),
+    "info.json: other": (lambda file: file.write_text("[]"), "do not match"),
+    "info.json: fewer": (
+        lambda file: file.write_text(file.read_text().replace('"5"', '"4"')),
+        "5 records but dataset_info.json says 4",
+    ),
+    "features.json: empty": (lambda file: file.write_bytes(b""), "Expecting value"),
+    "label.labels.txt: half": (lambda file: os.truncate(file, 40), "names . of 10 classes"),
+}
+
+
+def test_damaged_files_of_tfds_are_one_sentence_before_images_are_decoded(
+    tmp_path, monkeypatch, capsys
+):
+    fake_cifar.place("cifar10", tmp_path, monkeypatch)
+    folder = pathlib.Path(prepare("cifar10", str(tmp_path)))
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    for name, (damage, reason) in DAMAGE.items():
+        for file, content in whole.items():
+            file.write_bytes(content)
+        (file,) = folder.glob(f"*{name.split(':')[0]}*")
+        damage(file)
+        is_seen_late = "flipped" in name
+        refusal = f"^{folder}.* damaged.*({reason}).*; copy .* anew, or remove .* again\\.$"
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=refusal) as caught:
+            if not is_seen_late:
+                patch.setattr("experiments.data.prepared.in_batches", pytest.fail)
+            sets.load("cifar10", str(tmp_path), validation_size=0)
+        if not is_seen_late:
+            assert prepare_command.main(["cifar10", "--data_dir", str(tmp_path)]) == 2
+            assert capsys.readouterr().err.endswith(f"error: {caught.value}\n")
+            (finding,) = guarded(doctor_data.place, "cifar10", str(tmp_path))
+            assert (finding.level, f"{finding.what}; {finding.fix}") == (PROBLEM, str(caught.value))

@@ -225,6 +225,35 @@ class Harmful:
         return (pytest.fail, ("code of a file was run",))
 
 
+def test_names_of_wrappers_are_left_out_and_said(tmp_path, capsys):
+    plain = {
+        name: torch.full((1,), i) for i, name in enumerate(("conv.weight", "blocks.0.bn.bias"))
+    }
+    counter = {"n_averaged": torch.tensor(5)}
+
+    def named(*fronts):
+        return {".".join([*fronts, name]): x for name, x in plain.items()}
+
+    compiled = {"conv.weight": plain["conv.weight"], "blocks._orig_mod.0.bn.bias": torch.ones(1)}
+    for state, sentence in (
+        (named(), ""),
+        (named("module"), "module.conv.weight is read as conv.weight."),
+        (named("_orig_mod"), "_orig_mod.conv.weight is read as"),
+        ({"state_dict": named("model"), "epoch": 3}, "model.conv.weight is read as"),
+        (named("module") | counter, "is read as conv.weight, without n_averaged."),
+        (named("module", "_orig_mod", "model") | counter, "module._orig_mod.model.conv.weight is"),
+        ({"module.n_averaged": counter["n_averaged"]} | named("module", "module"), "without n_av"),
+        ([named("net"), named("net")], "net.conv.weight is read as conv.weight"),
+        (compiled, "blocks._orig_mod.0.bn.bias is read as blocks.0.bn.bias."),
+    ):
+        torch.save(state, tmp_path / "w.pt")
+        for found in torch_files.read(tmp_path / "w.pt"):
+            assert found == {name: x.numpy() for name, x in plain.items()}, state
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert bool(said) == bool(sentence)
+
+
 @pytest.mark.parametrize("inside", [None, "state_dict", "model"])
 def test_state_dicts_are_found_where_they_lie(tmp_path, inside):
     tensors = {"a.weight": torch.arange(3, dtype=torch.bfloat16), "n": torch.tensor(7)}

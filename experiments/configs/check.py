@@ -30,6 +30,15 @@ def one_of(*names: str) -> Bound:
     return Bound(said, names.__contains__)
 
 
+def whole(least: int) -> Bound:
+    said = "0, 1, 2, ..." if least == 0 else f"a whole number of at least {least}"
+    return Bound(said, lambda value: type(value) is int and value >= least)
+
+
+def maybe(bound: Bound) -> Bound:
+    return Bound(f"none, or {bound.said}", lambda values: len(values) == 0 or bound.holds(values))
+
+
 def each(bound: Bound, what: str = "at least one") -> Bound:
     return Bound(
         f"{what}, each {bound.said}",
@@ -52,9 +61,10 @@ PERCENTS = Bound(
     "a share of whole percents",
     lambda value: 0 <= value < 1 and abs(100 * value - round(100 * value)) < 1e-6,
 )
-SEEDS = different(Bound("0, 1, 2, ...", lambda value: isinstance(value, int) and value >= 0))
-NAMES = different(Bound("a name", lambda value: isinstance(value, str)))
-NUMBERS = different(Bound("a number", lambda value: isinstance(value, int | float)))
+SEEDS = different(whole(0))
+NAME = Bound("a name", lambda value: isinstance(value, str))
+NAMES = different(NAME)
+NUMBERS = different(Bound("a number", lambda value: type(value) in (int, float)))
 
 # Names of values as they are after `config.`; those that are not here may be anything of their type.
 BOUNDS: dict[str, Bound] = {
@@ -86,7 +96,10 @@ BOUNDS: dict[str, Bound] = {
     "model.stem": one_of("imagenet", "small"),
     "model.dtype": one_of("float32", "bfloat16"),
     "model.depth": at_least(8),
-    "model.widths": each(at_least(1)),
+    "model.widths": each(whole(1)),
+    "subspace.simplexes": maybe(each(SEEDS, "one or more tuples")),
+    **dict.fromkeys(("evaluation.corruptions", "evaluation.outside"), maybe(NAMES)),
+    "subspace.weights": maybe(each(NAME)),
     # With the midpoint and the ends; with the centre and the middles of edges.
     "evaluation.num_points": Bound("an odd number of at least 3", lambda n: n >= 3 and n % 2 == 1),
     "evaluation.grid_steps": Bound(
@@ -102,8 +115,9 @@ SUITE_BOUNDS: dict[str, Bound] = {
     "seeds": SEEDS,
     "noise_rates": different(PERCENTS),
     "products": NAMES,
-    "tuning.recipes": Bound("different names", lambda names: len(set(names)) == len(names)),
+    **dict.fromkeys(("clean_only", "tuning.recipes"), maybe(NAMES)),
     "tuning.seeds": SEEDS,
+    "landscape.seeds": maybe(SEEDS),
     "tuning.learning_rate": NUMBERS,
     "tuning.weight_decay": NUMBERS,
     "num_threads": at_least(0, ", or 0 for one per CPU core"),
@@ -208,7 +222,11 @@ def check_bounds(values: Mapping[str, Any], bounds: Mapping[str, Bound] = BOUNDS
     """Refuses single values that are out of their bounds; others may be anything."""
     for name, value in flatten(values):
         bound = bounds.get(name.removeprefix("config."))
-        if bound and not bound.holds(value):
+        try:
+            holds = not bound or bound.holds(value)
+        except TypeError:  # words in place of numbers, or tuples in place of either
+            holds = False
+        if not holds:
             raise UserError(f"{name} is {value!r}; use {bound.said}.")
 
 

@@ -83,7 +83,7 @@ def open_image(records: Records, i: int) -> Image.Image:
         image = Image.open(io.BytesIO(content))
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         if isinstance(error, UnidentifiedImageError):
             why = "it is no image" if content else "it is empty"
         else:

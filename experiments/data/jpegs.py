@@ -61,7 +61,10 @@ class TfdsRecords:
         return self.source[int(i)]["image"]
 
     def name(self, i: int) -> str:
-        file = self.source[int(i)].get("file_name", b"").decode()
+        try:
+            file = self.source[int(i)].get("file_name", b"").decode()
+        except RuntimeError:  # the record is damaged
+            file = ""
         return f"{self.split} record {i}" + (f" ({file})" if file else "")
 
 
@@ -133,7 +136,7 @@ def class_names(data_dir: str) -> tuple[str, ...]:
     """The WordNet ids of the classes, in the order of their labels."""
     if _has_folders(data_dir):
         return class_folders(Path(data_dir).expanduser() / "train")
-    return tuple(_builder(data_dir).info.features["label"].names)
+    return tuple(_builder(data_dir, ()).info.features["label"].names)
 
 
 def _has_folders(data_dir: str) -> bool:
@@ -156,16 +159,16 @@ def _find_folders(root: Path) -> Found:
     return Found(*parts[0], *parts[1], train)
 
 
-def _builder(data_dir: str) -> Any:
+def _builder(data_dir: str, parts: Sequence[str]) -> Any:
     archives = "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
     before = f"give {_LAYOUT}, or put {archives} into downloads/manual of it and "
-    return prepared.prepared_builder(TFDS_NAME, data_dir, before)
+    return prepared.prepared_builder(TFDS_NAME, data_dir, parts, before)
 
 
 def _find_tfds(data_dir: str) -> Found:
     import tensorflow_datasets as tfds
 
-    builder = _builder(data_dir)
+    builder = _builder(data_dir, _TFDS_PARTS)
     classes = tuple(builder.info.features["label"].names)
     raw = {"image": tfds.decode.SkipDecoding()}
     parts = [

@@ -1,6 +1,6 @@
 """Data sets that TFDS has prepared, read without TensorFlow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.n
     They are in the order of the number in their id (`b'train_00042'`), since TFDS stores them
     shuffled; without ids they are in the order in which they are stored.
     """
-    builder = prepared_builder(name, data_dir)
+    builder = prepared_builder(name, data_dir, (part,))
     count, title = builder.info.splits[part].num_examples, f"decoding {builder.name} {part}"
     records = in_batches(builder.as_data_source(split=part), 1024)
     numbers, images, labels = [], [], []
@@ -29,10 +29,11 @@ def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.n
     return np.stack(images)[order], np.asarray(labels)[order]
 
 
-def prepared_builder(name: str, data_dir: str, before: str = "") -> Any:
+def prepared_builder(name: str, data_dir: str, parts: Sequence[str], before: str = "") -> Any:
     """The builder of a data set whose records can be read in any order; CIFAR is prepared first.
 
-    `before` is what else has to be done before TFDS can prepare it.
+    The files of `parts` are whole, as far as that can be told without reading all of them. `before` is
+    what else has to be done before TFDS can prepare it.
     """
     builders = import_builders(name)
     if name in TFDS_NAMES:
@@ -50,6 +51,7 @@ def prepared_builder(name: str, data_dir: str, before: str = "") -> Any:
             f"convert it by `tfds convert_format --root_data_dir={root} "
             "--out_file_format=array_record`."
         )
+    builders.check_whole(builder, parts)
     return builder
 
 
@@ -68,4 +70,13 @@ def import_builders(name: str) -> Any:
 def in_batches(source: Any, size: int) -> Iterator[dict[str, Any]]:
     """The items of a random-access source, read `size` at a time: twice as fast as one by one."""
     for start in range(0, len(source), size):
-        yield from source.__getitems__(range(start, min(start + size, len(source))))
+        stop = min(start + size, len(source))
+        try:
+            records = source.__getitems__(range(start, stop))
+        except (RuntimeError, OSError, ValueError) as error:
+            folder, why = source.dataset_info.data_dir, str(error).partition(";")[0]
+            raise UserError(
+                f"{folder} is damaged: one of the records {start} to {stop - 1} of {source.split} "
+                f"can't be read ({why}); copy that folder anew, or remove it and prepare it again."
+            ) from error
+        yield from records

@@ -8,6 +8,7 @@ from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep
 import functools
 import hashlib
 import os
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,19 @@ from experiments.system.errors import UserError, needed_for
 IMAGENET = "imagenet"
 NAMES = ("digits", *prepared.TFDS_NAMES, "tiny_imagenet", IMAGENET)
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_MORE_KEYS = ("num_classes", "class_names")  # which a file may have
 
 DIGITS_TEST_SIZE = 500  # of 1,797, chosen once and for all
 DIGITS_SCALE = 255 / 16  # scikit-learn's pixels are 0, 1, ..., 16
+
+
+# Shape of an image and number of classes of what these names mean elsewhere.
+_KNOWN = {
+    "digits": ((8, 8, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "tiny_imagenet": ((64, 64, 3), 200),
+}
 
 
 class Split(NamedTuple):
@@ -108,6 +119,8 @@ def load(
         kept[*source, *sizes] = _parts(whole, *sizes)
     parts = kept[*source, *sizes]
     tiny_imagenet.check_skipped(data_dir, parts.skipped, max_corrupt)
+    for remark in remarks(name, data_dir, whole.train, whole.num_classes):
+        _say(remark)
     if noise_mode == FILE_MODE:
         given = read_labels(noise_file, whole.train.labels, parts.num_classes)
         labels = _parts(whole._replace(train=Split(given, given)), *sizes).train.labels
@@ -118,13 +131,37 @@ def load(
     return parts._replace(train=parts.train._replace(labels=labels))
 
 
+def remarks(name: str, data_dir: str, train: Split, num_classes: int) -> list[str]:
+    """What an .npz file has that may be meant or a mistake, a sentence each."""
+    if not data_dir.endswith(".npz"):
+        return []
+    found, here = [], (tuple(train.images.shape[1:]), num_classes)
+    if (known := _KNOWN.get(name, here)) != here:
+        shapes = [f"images {list(shape)} of {count} classes" for shape, count in (known, here)]
+        found.append(
+            f"config.dataset is {name!r}, which has {shapes[0]}, but {data_dir} has {shapes[1]}; pass "
+            "--config.dataset= with a name of its own."
+        )
+    if (present := len(np.unique(train.labels))) < num_classes:
+        found.append(
+            f"{data_dir} has {num_classes} classes but training images of {present} alone; mend the "
+            "labels if that is not meant."
+        )
+    return found
+
+
+@functools.cache
+def _say(remark: str) -> None:
+    print(remark, file=sys.stderr)
+
+
 def load_arrays(name: str, data_dir: str = "", image_size: int = 0) -> tuple[Split, Split, int]:
     """The training part, the test part and the number of classes, in canonical order.
 
     The canonical order is that of the published files, for CIFAR the original batches one after
     the other; an .npz file is taken as it is. Such a file holds `train_images`, `train_labels`,
     `test_images` and `test_labels` (uint8 `[N, H, W, C]` and integers `[N]`) and may hold the scalar
-    `num_classes`, which is otherwise the largest training label plus one.
+    `num_classes`, which is otherwise the largest training label plus one, and `class_names` `[K]`.
 
     CIFAR that TFDS has not prepared in `data_dir` yet is downloaded and prepared first. ImageNet's
     images are not arrays: they are decoded where they are indexed, at `image_size` pixels on a side;
@@ -217,6 +254,12 @@ def _checked(arrays: dict[str, Any], source: str) -> tuple[Split, Split, int]:
                 f"{part}_images of {source} is {images.dtype} {list(images.shape)} but images are "
                 "uint8 [N, H, W, C] with N of 1 or more; convert it."
             )
+        rows, columns, channels = images.shape[1:]
+        if channels not in (1, 3) and rows < channels and (rows <= 4 or columns == channels):
+            raise UserError(
+                f"{part}_images of {source} is {list(images.shape)}, which looks like [N, C, H, W], but "
+                "images are [N, H, W, C]; transpose them by images.transpose(0, 2, 3, 1)."
+            )
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise UserError(
                 f"{part}_labels of {source} is {labels.dtype} {list(labels.shape)} but there are "
@@ -228,7 +271,8 @@ def _checked(arrays: dict[str, Any], source: str) -> tuple[Split, Split, int]:
             f"train_images of {source} have shape {train_shape} but test_images {test_shape}; give "
             "them one shape."
         )
-    num_classes = arrays.get("num_classes", np.asarray(int(arrays["train_labels"].max()) + 1))
+    present = np.unique(arrays["train_labels"])
+    num_classes = arrays.get("num_classes", np.asarray(int(present[-1]) + 1))
     if num_classes.dtype.kind not in "iu" or num_classes.ndim or num_classes < 1:
         raise UserError(
             f"num_classes of {source} is {num_classes.tolist()}; store one integer of 1 or more."
@@ -240,11 +284,29 @@ def _checked(arrays: dict[str, Any], source: str) -> tuple[Split, Split, int]:
                 f"{part}_labels of {source} are {low} to {high} but there are {num_classes} "
                 "classes, the first being 0; mend the labels or store num_classes."
             )
+    if "num_classes" not in arrays and len(present) < num_classes:
+        missing = np.flatnonzero(present != np.arange(len(present)))[0]
+        raise UserError(
+            f"train_labels of {source} are {present[0]} to {present[-1]} without {missing}; count the "
+            f"classes from 0 without gaps, or store num_classes={num_classes} if that is meant."
+        )
+    _check_names(arrays.get("class_names"), int(num_classes), source)
     train, test = (
         _protected(Split(arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int32)))
         for part in ("train", "test")
     )
     return train, test, int(num_classes)
+
+
+def _check_names(names: np.ndarray | None, num_classes: int, source: str) -> None:
+    if names is None:
+        return
+    different = len(set(names.ravel().tolist()))
+    if names.dtype.kind not in "US" or names.shape != (num_classes,) or different < num_classes:
+        raise UserError(
+            f"class_names of {source} is {names.dtype} {list(names.shape)}, {different} of them "
+            f"different, but there are {num_classes} classes; store a name for each, in their order."
+        )
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
@@ -254,7 +316,7 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
         )
     with files.open_npz(path, "an .npz file of plain arrays") as file:
         found = list(file)
-        arrays = {key: file[key] for key in (*NPZ_KEYS, "num_classes") if key in found}
+        arrays = {key: file[key] for key in (*NPZ_KEYS, *_MORE_KEYS) if key in found}
     missing = [key for key in NPZ_KEYS if key not in found]
     if missing:
         raise UserError(
@@ -294,7 +356,8 @@ def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     data_dir = os.path.expanduser(data_dir)
     if data_dir.endswith(".npz"):
         with files.open_npz(data_dir, "an .npz file of plain arrays") as file:
-            return tuple(map(str, file["class_names"])) if "class_names" in file.files else ()
+            names = file["class_names"] if "class_names" in file.files else np.zeros(0, str)
+            return tuple(map(str, names.astype(str)))
     if name in prepared.TFDS_NAMES:
         return prepared.class_names(name, data_dir)
     if name == "tiny_imagenet":

@@ -1,6 +1,8 @@
 """The builders that download CIFAR and lay it out for TFDS, without TensorFlow."""
 
+import concurrent.futures
 import contextlib
+import json
 import logging
 import os
 import pathlib
@@ -13,11 +15,13 @@ from typing import Any
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from experiments.system.errors import UserError
 
+INFO = "dataset_info.json"
 CONNECT_SECONDS = 5.0  # TFDS itself would try for 200 seconds before it reports a missing network
 
 
@@ -71,7 +75,72 @@ BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
 
 def stock_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
     """TFDS's own builder; an empty `data_dir` is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
+    root = os.path.expanduser(data_dir)
+    try:
+        return tfds.builder(name, data_dir=root or None)
+    except Exception as error:  # whatever TFDS and protobuf raise on damaged files
+        folder = pathlib.Path(root or tfds.core.constants.DATA_DIR, name)
+        if found := sorted(folder.glob(f"*/{INFO}")):
+            # TFDS puts what it was asked for before the reason.
+            raise _damaged(found[-1], str(error).rpartition('}": ')[2]) from error
+        raise
+
+
+def check_whole(builder: tfds.core.DatasetBuilder, parts: Sequence[str]) -> None:
+    """Refuses files that are not those that dataset_info.json tells of; no record is decoded."""
+    folder, info = pathlib.Path(builder.data_dir), builder.info
+    if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        return
+    for part in parts:
+        if part not in info.splits or not info.splits[part].num_examples:
+            raise _damaged(folder / INFO, f"it has no records of the split {part!r}")
+    _check_features(folder, info.features, builder.name in BUILDERS)
+    files = [
+        (pathlib.Path(path), length)
+        for part in parts
+        for path, length in zip(
+            info.splits[part].filepaths, info.splits[part].shard_lengths, strict=True
+        )
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        counts = list(threads.map(_count_records, [path for path, _ in files]))
+    for (path, length), count in zip(files, counts, strict=True):
+        if count != length:
+            raise _damaged(path, f"it has {count} records but {INFO} says {length}")
+
+
+def _check_features(folder: pathlib.Path, features: Any, has_names: bool) -> None:
+    """Whether features.json can be read, and there is a name for each class."""
+    file, names = folder / "features.json", folder / "label.labels.txt"
+    try:
+        stored = tfds.features.FeaturesDict.from_json(json.loads(file.read_bytes()))
+        wanted = stored["label"].num_classes if "label" in features else 0
+    except Exception as error:  # whatever TFDS and protobuf raise on damaged files
+        raise _damaged(file, error) from error
+    if wanted and (has_names or names.exists()):
+        lines = names.read_bytes().splitlines() if names.exists() else []
+        if (found := sum(bool(line.strip()) for line in lines)) != wanted:
+            raise _damaged(names, f"it names {found} of {wanted} classes")
+
+
+def _count_records(path: pathlib.Path) -> int:
+    """As the end of the file tells."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        count = reader.num_records()
+        reader.close()
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+    return count
+
+
+def _damaged(path: pathlib.Path, why: object) -> UserError:
+    """The sentence of a file of a prepared data set that is not as it was written."""
+    reason = " ".join(str(why).strip("; ").partition(";")[0].split())[:200] or "it can't be read"
+    return UserError(
+        f"{path} is missing or damaged ({reason}); copy {path.parent} anew, or remove that folder and "
+        "prepare it again."
+    )
 
 
 def prepare(name: str, data_dir: str = "") -> str:
@@ -83,6 +152,7 @@ def prepare(name: str, data_dir: str = "") -> str:
     """
     stock = stock_builder(name, data_dir)
     if stock.is_prepared():
+        check_whole(stock, ("train", "test"))
         return stock.data_dir
     if os.path.exists(stock.data_dir):
         raise UserError(

@@ -33,10 +33,13 @@ def place(name: str, data_dir: str) -> Iterator[Finding]:
 
     path = os.path.expanduser(data_dir)
     if name in prepared.TFDS_NAMES and not path.endswith(".npz"):
-        builder = prepared.import_builders(name).stock_builder(name, data_dir)
+        builders = prepared.import_builders(name)
+        builder = builders.stock_builder(name, data_dir)
         folder = f" --data_dir {data_dir}" if data_dir else ""
         fix = f"python -m experiments.prepare {name}{folder}, or name the folder that holds it"
         missing = f"{name} is not prepared in {builder.data_dir_root}."
+        if builder.is_prepared():
+            builders.check_whole(builder, ("train", "test"))
         yield first(
             (builder.is_prepared(), OK, f"{name} is prepared in {builder.data_dir}."),
             (True, PROBLEM, missing, fix),
@@ -66,6 +69,9 @@ def content(name: str, data_dir: str, image_size: int) -> Iterator[Finding]:
     other = f"{text}, but {name} has {wanted[0]:,}, {wanted[1]:,} and {wanted[2]}."
     fix = "compare such numbers with no published ones, or get the whole data set"
     yield first((found == wanted, OK, f"{text}."), (True, LOOK, other, fix))
+    for remark in sets.remarks(name, os.path.expanduser(data_dir), train, num_classes):
+        what, _, fix = remark.rpartition("; ")
+        yield Finding(LOOK, what, fix)
     if not isinstance(train.images, np.ndarray):  # they are decoded later
         return
     fix = "it is a part, another order, other labels or a lossy copy: get the original files"

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from experiments.system.errors import UserError
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".tar")
 # Under which a checkpoint has its tensors; the authors of the article have a list of them.
 _INSIDE = ("state_dicts", "state_dict", "model_state_dict", "model")
-_PARALLEL = "module."  # what DataParallel puts in front
+_COUNTER = "n_averaged"  # what AveragedModel adds
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, np.ndarray]]:
-    """The tensors of every network of a file: arrays by name, without the prefix of `DataParallel`.
+    """The tensors of every network of a file: arrays by name, without the names of wrappers.
 
     There is one dictionary but for checkpoints with a list of state dicts. Files of PyTorch are read
     without running any code of theirs.
@@ -34,7 +35,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, np.ndarray]]:
         found = [_safetensors(path)]
     else:
         found = _state_dicts(path)
-    return [_without_prefix(tensors) for tensors in found]
+    return [_unwrapped(tensors, path) for tensors in found]
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -88,7 +89,21 @@ def _state_dicts(path: Path) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if tensors and all(name.startswith(_PARALLEL) for name in tensors):
-        return {name.removeprefix(_PARALLEL): array for name, array in tensors.items()}
-    return tensors
+def _unwrapped(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The tensors without what wrappers of modules add to their names, which is said.
+
+    torch.compile and FSDP add a part with an underscore anywhere; DataParallel, Lightning and
+    AveragedModel one in front of all, and no network has all its tensors in one module.
+    """
+    parts = {name: [x for x in name.split(".") if x[:1] != "_"] for name in tensors}
+    parts = {name: inner for name, inner in parts.items() if inner[-1:] != [_COUNTER]}
+    while min(map(len, parts.values()), default=0) > 2 and len({x[0] for x in parts.values()}) == 1:
+        parts = {name: inner[1:] for name, inner in parts.items()}
+    found = {".".join(inner): tensors[name] for name, inner in parts.items()}
+    if not found or len(found) < len(parts) or found.keys() == tensors.keys():
+        return tensors
+    # The first name that changes, if any does.
+    old, new = max(zip(parts, found, strict=True), key=lambda pair: pair[0] != pair[1])
+    without = f", without {_COUNTER}" if len(parts) < len(tensors) else ""
+    print(f"{path} has names of a wrapper: {old} is read as {new}{without}.", file=sys.stderr)
+    return found

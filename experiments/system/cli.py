@@ -48,7 +48,7 @@ def run(
     asked = [argument for argument in argv if argument in ("-h", "-help", "--help")]
 
     def command() -> None:
-        values = flags.FlagValues()
+        values = _LastCounts()
         define(values)
         own = ["workdir", "overwrite", *values]
         flags.DEFINE_string(
@@ -110,6 +110,21 @@ def fail(error: object) -> int:
     sentence = " ".join(str(error).split())
     print(f"error: {sentence}", file=sys.stderr)
     return 2
+
+
+class _LastCounts(flags.FlagValues):
+    """Flags of which the last one counts, those of tuples too, which would be joined."""
+
+    def __setitem__(self, name: str, flag: flags.Flag) -> None:
+        super().__setitem__(name, flag)
+        if isinstance(flag, flags.MultiFlag):
+            parse = flag.parse
+
+            def parse_alone(text):
+                flag.present = 0
+                parse(text)
+
+            flag.parse = parse_alone
 
 
 def _parse(values: flags.FlagValues, argv, default_config, removed) -> list[str]:
