@@ -260,16 +260,6 @@ PRODUCTS: dict[str, tuple[str, str]] = {
 }
 
 
-def shown(what: str) -> tuple[str, ...]:
-    """The methods of which something is drawn, in their order."""
-    return SHOWN[what]
-
-
-def product_of(name: str) -> tuple[str, str]:
-    """The recipe that a product is trained by, and the place that it predicts with."""
-    return PRODUCTS[name]
-
-
 def places_of(recipe: str) -> tuple[str, ...]:
     """The places of a recipe's runs that some product predicts with."""
     return tuple(dict.fromkeys(place for owner, place in PRODUCTS.values() if owner == recipe))

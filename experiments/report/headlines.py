@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.configs.recipes import product_of
+from experiments.configs.recipes import PRODUCTS
 from experiments.results import claims, wording
 from experiments.results.claims import Verdict
 
@@ -68,6 +68,6 @@ def _best(metrics: Metrics) -> str:
     if not means:
         return ""
     best = max(means, key=means.__getitem__)
-    name, accuracy = claims.side_said(product_of(best)), 100 * means[best]
+    name, accuracy = claims.side_said(PRODUCTS[best]), 100 * means[best]
     start = f"With {wording.kind_of_labels(noise)}, the most accurate single network"
     return f"{start} is {name}, at {accuracy:.1f} %."

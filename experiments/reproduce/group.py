@@ -11,7 +11,7 @@ from experiments.reproduce.scheduler import config_and_data
 from experiments.runs import job, workdir
 from experiments.runs.checkpoint import Checkpoints
 from experiments.runs.inputs import Inputs
-from experiments.runs.job import Advance, Interrupted, Oracle
+from experiments.runs.job import Interrupted, Oracle
 from experiments.system.errors import UserError
 from experiments.training import groups, steps
 from experiments.training.history import History, NonFiniteLoss
@@ -31,13 +31,12 @@ class _Training:
         state = steps.init_state(self.run)
         state = job.restore(self.checkpoints, self.run, state, history, self._look)
         self.member = groups.Member(self.run, state, history, self._look)
-        self.seconds, self._begun = config.checkpoint_seconds, history.num_steps
+        self.seconds = config.checkpoint_seconds
 
     @property
     def share(self) -> float:
-        """Of the run's whole work, how much was done here."""
-        taken = self.member.history.num_steps - int(self._begun)
-        return job.TRAINING * taken / max(self.run.program.num_steps, 1)
+        """Of the run's whole work, how much is done."""
+        return job.TRAINING * self.member.history.num_steps / max(self.run.program.num_steps, 1)
 
     def save(self, state) -> None:
         """A checkpoint, or a note that there is none since the run diverged."""
@@ -51,17 +50,14 @@ class _Training:
 
 def train(
     entries: Sequence[Entry],
-    advance: Advance,
+    advance: Callable[[str, float], None],
     *,
     folder: Path,
     inputs: Inputs,
     stop: Callable[[], bool],
-) -> dict[str, float]:
-    """Trains runs of one method as one; returns by id the share of the work that is done.
-
-    Each of them is left for `scheduler.run_entry` to evaluate.
-    """
-    trainings, done = {}, 0.0
+) -> None:
+    """Trains runs of one method as one, and leaves each for `scheduler.run_entry` to evaluate."""
+    trainings = {}
     for slot, entry in enumerate(entries):
         if not records.is_settled(folder, entry):
             try:
@@ -69,7 +65,7 @@ def train(
             except UserError:  # which it will say again where it is run by itself
                 continue
     if not trainings:
-        return {}
+        return
     last, runs = time.monotonic(), list(trainings.values())
     try:
         for states in groups.fit([one.member for one in runs]):
@@ -79,14 +75,12 @@ def train(
                 _save(runs, states)
             if stopping:
                 raise Interrupted(f"Stopped; everything is saved in {folder}.")
-            now = sum(one.share for one in runs)
-            advance(now - done)
-            done = now
+            for name, one in trainings.items():
+                advance(name, one.share)
         _save(runs, states)
     finally:
         for one in runs:
             one.checkpoints.close()
-    return {name: one.share for name, one in trainings.items()}
 
 
 def _save(runs: Sequence[_Training], states: Sequence) -> None:

@@ -5,7 +5,7 @@ import statistics
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipes import shown
+from experiments.configs.recipes import SHOWN
 from experiments.reproduce import records
 from experiments.results import claims, summary
 
@@ -92,9 +92,9 @@ def _kept(run: dict) -> dict:
         places = {k: {"validation": v["validation"]} for k, v in found if k == "midpoint"}
         names = (*_OF_TUNING, "wall_seconds")
         return {name: run[name] for name in names if name in run} | {"places": places}
-    if run["method"] not in shown("path") or run["setting"] != "article":
+    if run["method"] not in SHOWN["path"] or run["setting"] != "article":
         run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}
-    left_out = ("looks",) if run["method"] in shown("curves") else ("looks", *_CURVES)
+    left_out = ("looks",) if run["method"] in SHOWN["curves"] else ("looks", *_CURVES)
     places = {
         place: {name: value for name, value in metrics.items() if name not in left_out}
         for place, metrics in run["places"].items()

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 import subspace_jax as ss
-from experiments.configs.recipes import shown
+from experiments.configs.recipes import SHOWN
 from experiments.evaluation import landscape, predict
 from experiments.reproduce import records
 from experiments.reproduce.records import Entry
@@ -25,7 +25,7 @@ from experiments.training import model, weights
 from experiments.training.run import make_run, one_network
 
 # What is drawn of which recipe, at the midpoint of clean labels.
-SLICED, PATHS = shown("slice"), shown("curvature")
+SLICED, PATHS = SHOWN["slice"], SHOWN["curvature"]
 
 
 def record(

@@ -5,6 +5,7 @@ runs that were made on another machine count as well.
 """
 
 import concurrent.futures
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -39,37 +40,38 @@ def run_all(
     entries: Sequence[Entry],
     run_one: Callable[[Entry, Advance], dict],
     num_threads: int,
-    train_group: Callable[[Sequence[Entry], Advance], dict[str, float]] | None = None,
+    train_group: Callable[[Sequence[Entry], Callable[[str, float], None]], None] | None = None,
     at_once: int = 1,
 ) -> Outcome:
     """Runs every entry after those that it needs, which stand before it, with progress and time left.
 
     A run that fails for a reason that the user can mend, such as divergence, is reported with the
-    others done; so are those that need it. `run_one` calls `advance(share)` with the share of its work
-    that is newly done, and lets pass whatever that raises. Before, `train_group` trains at most
-    `at_once` runs of one method as one, and returns by id the share of the work that is done then. No
-    thread per run (0) is one per CPU core. After a signal, and when runs that have begun were saved,
-    it raises `Interrupted`.
+    others done; so are those that need it. `run_one` calls `advance` with the share of its work that is
+    done, and lets pass whatever that raises; so does `train_group`, of the id of each run, which trains
+    at most `at_once` runs of one method as one before. No threads (0) are one per CPU core. After a
+    signal, and when runs that have begun were saved, it raises `Interrupted`.
     """
-    stop, lock = threading.Event(), threading.Lock()
+    stop, lock, done = threading.Event(), threading.Lock(), dict[str, float]()
     outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)
     with (
         tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
     ):
 
-        def advance(share):
+        def advance(name, share):
             if stop.is_set():
                 raise Interrupted
             with lock:
-                bar.update(min(share, bar.total - bar.n))
+                done[name] = share
+                bar.n = sum(done.values())  # sums of differences are not as exact
+                bar.update(0)
 
         try:
             for layer in _layers(entries):
                 for group in _groups(layer, at_once) if train_group else [layer]:
-                    ready = [e for e in group if not set(e.needs) & outcome.failures.keys()]
-                    shares = train_group(ready, advance) if train_group else {}
-                    _run_group(group, run_one, advance, pool, outcome, shares)
+                    if train_group:
+                        train_group([e for e in group if not _failed(e, outcome)], advance)
+                    _run_group(group, run_one, advance, pool, outcome)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -101,30 +103,27 @@ def _groups(entries: Sequence[Entry], size: int) -> list[list[Entry]]:
     return [same[i : i + size] for same in methods.values() for i in range(0, len(same), size)]
 
 
-def _run_group(entries, run_one, advance, pool, outcome: Outcome, begun: dict) -> None:
-    futures, left = {}, {entry.id: 1.0 - begun.get(entry.id, 0.0) for entry in entries}
+def _failed(entry: Entry, outcome: Outcome) -> list[str]:
+    """What an entry needs but does not get."""
+    return [need for need in entry.needs if need in outcome.failures]
 
-    def run_whole(entry):
-        def count(share):
-            advance(share)
-            left[entry.id] -= share
 
-        return run_one(entry, count)
-
+def _run_group(entries, run_one, advance, pool, outcome: Outcome) -> None:
+    futures = {}
     for entry in entries:
-        missing = [need for need in entry.needs if need in outcome.failures]
-        if missing:
+        if missing := _failed(entry, outcome):
             outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
-            advance(1.0)
+            advance(entry.id, 1.0)
         else:
-            futures[pool.submit(run_whole, entry)] = entry
+            own = functools.partial(advance, entry.id)
+            futures[pool.submit(run_one, entry, own)] = entry
     for future in concurrent.futures.as_completed(futures):
         entry = futures[future]
         try:
             outcome.records[entry.id] = future.result()
         except UserError as error:
             outcome.failures[entry.id] = " ".join(str(error).split())
-        advance(max(0.0, left[entry.id]))
+        advance(entry.id, 1.0)
 
 
 def check(entries: Sequence[Entry], inputs: Inputs) -> None:

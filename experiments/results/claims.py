@@ -7,7 +7,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
+from experiments.configs.recipes import LARGEST, PRODUCTS
 from experiments.results import significance, styles, summary, wording
 
 NOISE = 0.2  # the article's share of wrong labels
@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
 
 def claim_of(figure: str, ours: str | Side, theirs: str | Side, *metric_noise_setting) -> Claim:
     """A claim about products, or `(recipe, place)`."""
-    sides = [product_of(side) if isinstance(side, str) else side for side in (ours, theirs)]
+    sides = [PRODUCTS[side] if isinstance(side, str) else side for side in (ours, theirs)]
     return Claim(figure, *sides, *metric_noise_setting)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import subspace_jax as ss
-from experiments.configs.recipes import PRODUCTS, RECIPES, product_of
+from experiments.configs.recipes import PRODUCTS, RECIPES
 from experiments.results import styles
 from experiments.results.significance import Effect, corrected, paired
 
@@ -158,7 +158,7 @@ def table(runs: Sequence[Record], products: Iterable[str] = tuple(PRODUCTS)) -> 
     """
     names: dict[tuple[str, str], str] = {}
     for product in products:
-        names.setdefault(product_of(product), product)
+        names.setdefault(PRODUCTS[product], product)
     trained = {recipe for recipe, _ in names} & styles.SUBSPACES
     for recipe, place in itertools.product(trained, _FURTHER_PLACES):
         names.setdefault((recipe, place), recipe)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.configs.recipes import product_of
+from experiments.configs.recipes import PRODUCTS
 from experiments.results import claims, styles, summary, wording
 from experiments.results.significance import corrected, paired
 from experiments.results.summary import Record
@@ -119,7 +119,7 @@ def results(metrics: Record, products: Iterable[str] = ()) -> str:
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
     if products := tuple(products):
         _check("--only", products, [row["method"] for row in rows])
-        wanted = {(product, product_of(product)[1]) for product in products}
+        wanted = {(product, PRODUCTS[product][1]) for product in products}
         rows = [row for row in rows if (row["method"], row["place"]) in wanted]
     rows.sort(key=lambda row: (row["setting"], row["label_noise"], row["inference_passes"]))
     budgets: dict[float, list[Record]] = {}

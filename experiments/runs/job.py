@@ -35,7 +35,7 @@ from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.run import Run, make_run
 
-Advance = Callable[[float], None]
+Advance = Callable[[float], None]  # with the share of a run's work that is done
 TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 
 
@@ -153,7 +153,7 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
         state = restore(checkpoints, run, state, history, look)
         if logged:
             logs.start_from(history.epochs)
-        start = seen = int(state.step)
+        start = int(state.step)
         waits = jax.process_count() == 1  # for what is written, and so for the other processes
         try:
             report = step_report(run, state) if alone and start < total else None
@@ -171,12 +171,11 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
                         f"Stopped at step {history.num_steps} of {total}; everything is saved in "
                         f"{folder}: run the same command again to go on."
                     )
-                advance(TRAINING * (history.num_steps - seen) / total)
-                seen = history.num_steps
+                advance(TRAINING * history.num_steps / total)
             check_finite(run, state)
             if alone:
                 save(checkpoints, run, state, history, look)
-            advance(TRAINING * (total - seen) / max(total, 1))
+            advance(TRAINING)
             waits = True
         except (Interrupted, NonFiniteLoss):  # which all of them see
             waits = True
