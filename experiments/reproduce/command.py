@@ -72,13 +72,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    for define, name, default, said in (
-        (flags.DEFINE_string, "only", "", "Figures to make, with commas between."),
-        (flags.DEFINE_bool, "draw_only", False, "Train nothing; refuse figures that lack runs."),
-        (flags.DEFINE_string, "known_runs", "", _KNOWN_RUNS),
-        (flags.DEFINE_bool, "check", False, "Print every claim with its test."),
-    ):
-        define(name, default, said, flag_values=values)
+    text = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=values)
+    text("only", help="Figures to make, with commas between.")
+    text("known_runs", help=_KNOWN_RUNS)
+    switch("draw_only", help="Train nothing; refuse figures that lack runs.")
+    switch("check", help="Print every claim with its test.")
 
 
 def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
@@ -102,18 +101,16 @@ def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
 def run(options: SimpleNamespace, failed: list[str]) -> None:
     """Makes the figures that are asked for; names of failed runs are appended to `failed`."""
     plan.check(options.config)
-    figures = plan.figures_of(options.only)
+    plan.figures_of(options.only)  # refuses unknown ones before there is a folder
     folder = workdir.check(options.workdir, options.config, options.overwrite)
     with lock.hold(folder):
         # Whoever held it may have made another suite.
         workdir.check(options.workdir, options.config, options.overwrite)
-        _run(options, folder, figures, failed)
+        _run(options, folder, failed)
 
 
-def _run(
-    options: SimpleNamespace, folder: Path, figures: tuple[str, ...], failed: list[str]
-) -> None:
-    config, inputs = options.config, Inputs()
+def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
+    config, inputs, figures = options.config, Inputs(), plan.figures_of(options.only)
     entries = plan.entries(config, figures)
     trained = [entry for entry in entries if entry.setting != "landscape"]
     if not any(entry.setting == "article" for entry in entries):

@@ -159,11 +159,7 @@ def _is_clean_only(config: ConfigDict, recipe: str) -> bool:
 
 
 def _add(wanted, config, recipe, setting, noise, seed, values, noise_seed) -> str:
-    """Adds an entry and, before it, those that it needs; returns its id.
-
-    All of them have the same wrong labels: there is one data set, and a partner differs from the run
-    that starts from it in its initialisation and its batches alone.
-    """
+    """Adds an entry and, before it, those that it needs, with the same wrong labels; returns its id."""
     needs = []
     for need in RECIPES[recipe].needs:
         kind = "article" if need.seed == 0 and need.recipe in PRODUCTS else "partner"

@@ -10,9 +10,9 @@ import ml_collections
 from experiments.runs import workdir
 from experiments.runs.workdir import InSuite
 from experiments.system import files
-from experiments.system.cli import flatten
 from experiments.system.errors import UserError
 from experiments.system.provenance import of_a_run
+from experiments.system.values import flatten
 
 # What is kept of every point and ensemble along a path.
 _KEPT = (
@@ -24,21 +24,16 @@ _COST += ("images_per_second", "evaluation_seconds")
 
 
 class Entry(NamedTuple):
-    """One run of a suite.
-
-    `setting` is "article", "tuning", "tuned", "partner" of a run that others start from, or "landscape"
-    (see `scenes`). `values` are what a sweep or the tuning chose, `needs` the ids of the entries whose
-    networks it starts from, and `given` what else than the config decides the result.
-    """
+    """One run of a suite."""
 
     method: str  # its recipe
-    setting: str
+    setting: str  # article, tuning, tuned, partner (others start from it), landscape (see `scenes`)
     label_noise: float
     seed: int
     config: ml_collections.ConfigDict
-    values: dict[str, float] = {}
-    needs: tuple[str, ...] = ()
-    given: str = ""
+    values: dict[str, float] = {}  # what a sweep or the tuning chose
+    needs: tuple[str, ...] = ()  # ids of the entries whose networks it starts from
+    given: str = ""  # what else than the config decides the result
 
     @property
     def in_suite(self) -> InSuite:
@@ -136,14 +131,11 @@ def write_known(folder: Path, entry: Entry, row: dict) -> None:
     files.write_json(own / workdir.KNOWN, row)
 
 
-def diverged(folder: Path, entry: Entry) -> str:
-    """Why a run diverged that was tried before; empty if it was not."""
-    return workdir.diverged(run_folder(folder, entry.id))
-
-
 def is_settled(folder: Path, entry: Entry) -> bool:
     """Whether a run is done, or known to diverge."""
-    return finished(folder, entry) is not None or bool(diverged(folder, entry))
+    return finished(folder, entry) is not None or bool(
+        workdir.diverged(run_folder(folder, entry.id))
+    )
 
 
 def identity(entry: Entry) -> dict:

@@ -1,8 +1,4 @@
-"""The landscape around the networks of a suite: slices of the loss, barriers, curvature.
-
-They are entries of a suite like its runs: of the setting "landscape", they need the run whose
-networks they look at, and leave a record of their own.
-"""
+"""The landscape around the networks of a suite, as entries of it: slices, barriers, curvature."""
 
 import functools
 import time
@@ -38,10 +34,9 @@ def record(
     first_seed: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict:
-    """Looks at the networks of a run, and writes what it sees; what is done is only read.
+    """Looks at the networks of the run that an entry needs, and writes what it sees, unless it is done.
 
-    The entry's first need is the run, a line's second an independently trained network. `options` are
-    `config.landscape`; of seeds but the first one the triangle alone is drawn.
+    `options` are `config.landscape`; of seeds but the first one the triangle alone is drawn.
     """
     if done := records.finished(folder, entry):
         return done

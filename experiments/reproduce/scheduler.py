@@ -1,8 +1,4 @@
-"""Many runs in one process: threads share the compiled programs and the cores.
-
-Each run leaves a folder of its own, so that a suite that was interrupted goes on where it stopped, and
-runs that were made on another machine count as well.
-"""
+"""Many runs in one process: threads share the compiled programs and the cores."""
 
 import concurrent.futures
 import functools
@@ -149,10 +145,9 @@ def run_entry(
     slot: int = 0,
     at_once: int = 1,
 ) -> dict:
-    """Trains and evaluates one run in its folder, when what it needs is done.
+    """Trains and evaluates one run in its folder, when what it needs is done; one that is done is read.
 
-    One that is done is only read. `stop` says whether a signal came, so that the run is to be saved and
-    given up; `slot` and `at_once` are those of a run that a group has trained.
+    `stop` says whether a signal came; `slot` and `at_once` are of a run that a group has trained.
     """
     if row := records.finished(folder, entry):
         return row

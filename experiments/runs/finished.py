@@ -25,18 +25,14 @@ _OWN = ("digits", "cifar10", "cifar100", *_COMMANDS)  # with a file in configs/
 
 
 class FinishedRun(NamedTuple):
-    """What a finished run's folder holds, and what its config stands for.
-
-    Training labels of `dataset` are the true ones, `run` is of one device, and `stack` has the networks
-    that were evaluated, leaves `[n, ...]` (see `Method.trained`).
-    """
+    """What a finished run's folder holds, and what its config stands for."""
 
     config: ConfigDict
     metrics: dict
-    dataset: sets.Dataset
-    run: Run
+    dataset: sets.Dataset  # with the true labels
+    run: Run  # of one device
     settings: predict.Settings
-    stack: ss.tree.PyTree
+    stack: ss.tree.PyTree  # of the networks that were evaluated, leaves [n, ...]
 
 
 def reopen(folder: Path, data_dir: str = "") -> FinishedRun:

@@ -60,12 +60,10 @@ def execute(
 ) -> dict:
     """Trains what is left to train, evaluates, and records what it returns; twice the same as once.
 
-    This process holds a lock for the folder. If the test split of the data is empty the run is
-    evaluated on validation images and keeps no networks. A run of a suite (`in_suite`) has neither
-    progress bars nor logs, and no checkpoints when it is done; `slot` is its place in a group of
-    `at_once` runs that were trained as one. `begin` is when the command began, by
-    `time.perf_counter()`. A run that diverged, now or before, raises `NonFiniteLoss`; one that is to
-    `stop` is saved and raises `Interrupted`.
+    Without a test split it is evaluated on validation images and keeps no networks. A run of a suite
+    (`in_suite`) has neither progress bars nor logs, and no checkpoints when it is done; `slot` is its
+    place in a group of `at_once` runs that were trained as one. `begin` is when the command began. A run
+    that diverged raises `NonFiniteLoss`; one that is to `stop` is saved and raises `Interrupted`.
     """
     if not overwrite:
         workdir.check(str(folder), config, overwrite, in_suite)
@@ -190,10 +188,7 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
 
 
 class Oracle:
-    """Looks at the test split after epochs, for optimal early stopping.
-
-    Called by `steps.fit`; one look is after the last epoch.
-    """
+    """Looks at the test split after epochs, and after the last one, for optimal early stopping."""
 
     def __init__(self, run: Run, settings: predict.Settings, test: sets.Split, config):
         self._run, self._settings, self._test, self._config = run, settings, test, config
@@ -343,20 +338,12 @@ def _is_done(folder: Path, overwrite: bool) -> bool:
 
 def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> None:
     inputs = Inputs()
-    data, shifted = inputs.dataset(config), inputs.shifted(config)
-    check_shifted(config, shifted)
+    given = {"data": inputs.dataset(config), "shifted": inputs.shifted(config), "module": module}
+    check_shifted(config, given["shifted"])
+    given |= {"overwrite": overwrite, "begin": begin}
     with Stop() as stop:
         try:
-            metrics = execute(
-                folder,
-                config,
-                data=data,
-                shifted=shifted,
-                stop=lambda: stop.requested,
-                module=module,
-                overwrite=overwrite,
-                begin=begin,
-            )
+            metrics = execute(folder, config, stop=lambda: stop.requested, **given)
         except Interrupted as interruption:
             if hosts.is_first():
                 print(interruption)

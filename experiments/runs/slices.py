@@ -27,10 +27,7 @@ def plane_of(
     resolution: int,
     wrap: predict.Wrap,
 ) -> dict:
-    """The record of the plane through `stacks`: the networks of a run and, for a line, one more.
-
-    It has `resolution` points along each axis; see `landscape.slice_record`.
-    """
+    """`landscape.slice_record` of the networks of a run and, for a line, one more."""
     return landscape.slice_record(
         run.program.method.subspace,
         weights.concatenate(stacks),

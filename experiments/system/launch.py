@@ -1,9 +1,7 @@
-"""Huge memory pages for the commands that train.
+"""Huge memory pages for the commands that train, of which the C library asks in every step anew.
 
-A training step on a CPU moves hundreds of megabytes of activations, and the C library asks for them
-anew in every step: in pages of 4 KiB, each one a fault, with addresses that miss the processor's
-tables. The GNU C library takes pages of 2 MiB if its environment says so when a process starts.
-docs/performance.md has what that gains.
+The GNU C library takes pages of 2 MiB and not of 4 KiB if its environment says so when a process
+starts. docs/performance.md has what that gains.
 """
 
 import os
