@@ -29,8 +29,7 @@ class Point(NamedTuple):
 def points_of(subspace: ss.Subspace, num_points: int, grid_steps: int = 0) -> list[Point]:
     """A grid along a line or curve; corners, middles of edges and the center of a simplex.
 
-    A triangle has a grid too, of points whose coordinates are multiples of `1 / grid_steps`; those
-    that are not in the list already are at its end, without a name.
+    Further points of a triangle's grid, multiples of `1 / grid_steps`, come last and have no name.
     """
     n = subspace.num_endpoints
     if subspace.center.ndim == 0:
@@ -124,11 +123,7 @@ class Chosen(NamedTuple):
 
 
 def choose(spec: str, run: Run, settings: Settings, metrics: dict) -> Chosen:
-    """The point that a command line means.
-
-    `spec` is a name of an evaluated point, `_` standing for a space; `best`, the evaluated point of
-    lowest validation NLL in `metrics`; or coordinates, as `0.3`, `0.2,0.3,0.5` or `1/3,2/3`.
-    """
+    """The point that a command line means: its name, `best` by validation NLL, or its coordinates."""
     answer, plan = run.program.method.answer, layout(run, settings)
     named = {point.name.replace(" ", "_"): i for i, point in enumerate(plan.points) if point.name}
     nll = None

@@ -1,8 +1,4 @@
-"""Predictions of networks with statistics of their own: the one way to them in the experiments.
-
-`recalibrated` measures the batch-norm statistics of every network itself, and only what it returns
-can predict: they can't be forgotten.
-"""
+"""Predictions of networks, of which only those that `recalibrated` returns can predict."""
 
 import dataclasses
 import functools

@@ -1,8 +1,4 @@
-"""What a trained stack predicts with, by name: `midpoint`, `ensemble`, a soup, ...
-
-Whatever is chosen here, a point or a soup, is chosen on the split that is held out: of the test
-split nothing is known. `measure` measures all of them in the same way.
-"""
+"""What a trained stack predicts with, by name, chosen on held-out images alone, and how good it is."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +51,7 @@ def predictors(
 ) -> Iterator[Predictor]:
     """What a trained stack can predict with; `networks` are those of the points of the layout.
 
-    Choices are made on images that are held out and the points' logits `[P, N, K]` for them, if there
-    are any.
+    `held_out` are the images that choices are made on, and the points' logits `[P, N, K]` for them.
     """
     model, answer = run.program.model, run.program.method.answer
 
@@ -81,10 +76,7 @@ def predictors(
 
 
 def _mc_ensemble(run: Run, network: Networks, settings: Settings) -> Predictor:
-    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016).
-
-    Every pass drops the same units in each batch of images: passes are independent, images are not.
-    """
+    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016)."""
     key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
 
@@ -129,10 +121,9 @@ def measure(
     known: Mapping[str, jax.Array] | None = None,
     shifted: Shifted = NOTHING_SHIFTED,
 ) -> dict:
-    """The record of one predictor: all metrics, and how it fares on other images.
+    """The record of one predictor on the first split, with temperatures of `validation`, and on others.
 
-    The first split is what is reported, and `validation` fits temperatures. `known` has the logits
-    `[P, N, K]` of the evaluated points, by the name of the split.
+    `known` has the logits `[P, N, K]` of the evaluated points, by the name of the split.
     """
     members = jnp.array(predictor.members, int)
     logits = {

@@ -26,10 +26,7 @@ def shifted_images(
     dataset: sets.Dataset,
     shared: Callable[[tuple, Callable], object] = lambda key, make: make(),
 ) -> Shifted:
-    """The corrupted and the foreign images that a config asks for.
-
-    `shared(key, make)` returns images that are made already, by what they are made of, or makes them.
-    """
+    """The corrupted and the foreign images that a config asks for; `shared` may keep what is made."""
     evaluation, source = config.evaluation, config.evaluation.corruption_source
     corrupted.check_names(evaluation.corruptions)
     where = (config.dataset, config.data_dir, config.image_size)

@@ -1,7 +1,4 @@
-"""What the script of a run's page draws: numbers in the units in which they are shown.
-
-Lists run over points or epochs. A value that is not finite or not known is `None`.
-"""
+"""What the script of a run's page draws: numbers in their units, `None` if not finite or not known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

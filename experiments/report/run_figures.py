@@ -1,7 +1,4 @@
-"""The metrics of a run as figures, figures as PNG and PDF files, and what those of suites share.
-
-Nothing here uses `matplotlib.pyplot`.
-"""
+"""The metrics of a run as figures, figures as PNG and PDF files, and what those of suites share."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +27,7 @@ _CURVES = (
 
 
 def run_figures(metrics: Metrics) -> dict[str, Figure]:
-    """Figures of one run by name, in the order in which they are best read.
-
-    They are `path`, `triangle`, `plane`, `reliability` and `history`, where there are data.
-    """
+    """Figures of one run by name, where there are data, in the order in which they are best read."""
     config, points = metrics.get("config", {}), metrics.get("points", ())
     style, plane = style_of_run(config), metrics.get("landscape", {}).get("slice")
     figures = {

@@ -1,7 +1,4 @@
-"""What the article claims, as comparisons that a suite's runs can be asked about.
-
-A claim that does not hold is reported as one that does not hold.
-"""
+"""What the article claims, as comparisons that a suite's runs can be asked about."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -20,12 +17,9 @@ Side = tuple[str, str]  # recipe, place
 
 
 class Claim(NamedTuple):
-    """Our side is better than the other in one metric, a dotted path within a place.
+    """Our side is better than the other in one metric, a dotted path within a place."""
 
-    `figure` is the article's, "fig2" to "fig7", or "control" or "tuned", which it does not have.
-    """
-
-    figure: str
+    figure: str  # the article's, or control or tuned, which it does not have
     ours: Side
     theirs: Side
     metric: str = "accuracy"
@@ -56,11 +50,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the runs say of a claim: the fields of an `Effect`, corrected, and one of `OUTCOMES`.
-
-    A claim is disagreed with only by a significant difference in the other direction; one without
-    runs of both sides is "not run", and counts nowhere.
-    """
+    """What the runs say of a claim: the fields of an `Effect`, corrected, and one of `OUTCOMES`."""
 
     claim: Claim
     difference: float | None

@@ -111,11 +111,7 @@ def claims_text(verdicts: Sequence[claims.Verdict]) -> str:
 
 
 def results(metrics: Record, products: Iterable[str] = ()) -> str:
-    """A suite's products as Markdown, those that are asked for or all; its counts; what was chosen.
-
-    Under a heading for every training budget, rows are sorted by setting, label noise and what a
-    prediction costs.
-    """
+    """A suite's products as Markdown by training budget, some or all; its counts; what was chosen."""
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
     if products := tuple(products):
         _check("--only", products, [row["method"] for row in rows])
@@ -158,10 +154,7 @@ def _check(flag: str, asked: Iterable[str], known: Iterable[str]) -> None:
 
 
 def against(metrics: Record, others: Record) -> str:
-    """What deployed networks of one suite differ by from those of another, paired by seed.
-
-    The p-values are corrected by Holm's method over the whole table.
-    """
+    """What deployed networks of one suite differ by from those of another, tested as one family."""
     names = [found.get("config", {}).get("suite") for found in (metrics, others)]
     if len(set(names)) > 1:
         raise UserError(

@@ -1,8 +1,7 @@
 """Training of several runs of one program as one: for accelerators that one run leaves idle.
 
-One call trains all of them, vectorised over a leading axis. On a mesh with the axis `run` every run has
-devices of its own, where it starts, is saved and is evaluated as if it were alone; the call of a group
-is one program of all of these devices, without communication between runs.
+One call trains all, vectorised over a leading axis. On a mesh with the axis `run` every run has devices
+of its own, where it starts, is saved and is evaluated, and one program of all of them trains the group.
 """
 
 import contextlib
@@ -40,8 +39,7 @@ class _Call(NamedTuple):
 def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLoss]]:
     """`steps.fit` of several runs: yields the states of all of them after every call.
 
-    A run that diverged has the error in place of its state, and the others go on without it. The runs
-    need not be of one program; those that are, are trained by one call.
+    A run that diverged has the error in place of its state. Those of one program share their calls.
     """
     found = [member.state for member in members]
 

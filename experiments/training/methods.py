@@ -1,8 +1,4 @@
-"""A method of training as a value: what is compiled, and the numbers that it is called with.
-
-`Method` is hashable and decides the program; `Hyperparameters` are arrays, so that a sweep over
-them, over seeds or over label noise is one compilation.
-"""
+"""A method of training as a hashable value, which is compiled, and the numbers it is called with."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -182,10 +178,9 @@ def num_averaged_inits(config: ml_collections.ConfigDict) -> int:
 def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparameters]:
     """The method that a config describes.
 
-    `standard_matched` is ordinary training in which the subspace is the only thing left out: the
-    midpoint of m endpoints under SGD moves with 1/m of the gradient and the whole decay, so that one
-    network with learning rate `lr / m`, weight decay `m * wd` and the mean of m initialisations as
-    its start follows it but for the point at which the gradient is taken (and the penalty).
+    `standard_matched` leaves out the subspace alone. The midpoint of m endpoints under SGD moves with
+    1/m of the gradient and the whole decay: as one network of learning rate `lr / m` and weight decay
+    `m * wd`, from the mean of m initialisations.
     """
     kind, sub, opt = config.kind, config.subspace, config.optimizer
     average, nearby = config.average, config.sharpness

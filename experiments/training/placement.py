@@ -20,10 +20,9 @@ from subspace_jax.tree import PyTree
 def make_mesh(
     config: ml_collections.ConfigDict, method: Method, slot: int | None = None
 ) -> Mesh | None:
-    """The mesh of a run; `None` if its config names none. Several processes share all their devices.
+    """The mesh of a run; `None` if its config names none and there is one process.
 
-    A run that trains together with others has a slot, its place among them: it gets the devices of one
-    index of the axis `run`, and several runs share them if there are more runs.
+    One that trains together with others has a slot, and the devices of an index of the axis `run`.
     """
     if not config.mesh and jax.process_count() == 1:
         return None
@@ -85,11 +84,7 @@ def _of_runs(mesh: Mesh) -> list[Mesh]:
 
 
 def joined(mesh: Mesh, trees: Sequence[Sequence[PyTree]]) -> PyTree:
-    """Equal trees on the meshes of several runs as one tree `[R, ...]` on the mesh of `beside`.
-
-    The trees come by mesh and run, as many of every mesh. Leaves lie there as they lay before, split
-    over `run`; those that lay elsewhere are put on their run's devices first.
-    """
+    """Equal trees, by mesh and run, as one tree `[R, ...]` on the mesh of `beside`, split over `run`."""
 
     def place(own, leaf):
         found = leaf.sharding

@@ -39,10 +39,7 @@ class Program:
 
 
 class Run(NamedTuple):
-    """One training run: a program and what it is called with.
-
-    The training split is on the device, or is streamed to it batch by batch by `loader`.
-    """
+    """One training run: a program and what it is called with."""
 
     program: Program
     hyper: Hyperparameters
@@ -63,11 +60,7 @@ class Run(NamedTuple):
 
 
 def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
-    """Builds everything that a run needs from its config, once.
-
-    A run that trains together with others has a slot, its place among them, which decides its part of
-    a mesh with the axis `run`.
-    """
+    """Builds everything that a run needs from its config; `slot` is its place in a group."""
     _check(config, data)
     method, hyper = make_method(config)
     model = Model(

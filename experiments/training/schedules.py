@@ -1,8 +1,4 @@
-"""Learning rates over a whole run, as Optax schedules, and which networks averages take.
-
-A schedule is a function `(length, num_models) -> Plan`. Its factor rises linearly over the epochs of the
-warm-up; after the last step it stays, but for the triangles of `_fge`.
-"""
+"""Learning rates over a whole run, as Optax schedules, and which networks averages take."""
 
 import dataclasses
 from collections.abc import Callable
@@ -56,10 +52,9 @@ def _cosine(length: Length, num_models: int) -> Plan:
 
 
 def _swa_constant(length: Length, num_models: int) -> Plan:
-    """Half of training at a high rate, then a line down to the low one of the last tenth.
+    """Half at a high rate, then a line down to the low one of the last tenth, where networks are taken.
 
-    It is "SWA high constant LR" of Wortsman et al. 2021, after Izmailov et al. 2018. Networks are taken
-    at equal distances in the last tenth, the last one among them.
+    It is "SWA high constant LR" of Wortsman et al. 2021, after Izmailov et al. 2018.
     """
     half, steps = length.num_epochs / 2, length.num_steps
     every = max((steps // 10) // max(num_models - 1, 1), 1)
@@ -73,8 +68,7 @@ def _swa_constant(length: Length, num_models: int) -> Plan:
 def _swa_cyclic(length: Length, num_models: int) -> Plan:
     """A cosine, constant in an epoch, then one for each of equal cycles in the last quarter.
 
-    It is "SWA cyclic LR" of Wortsman et al. 2021, after Izmailov et al. 2018. Networks are taken at the
-    start of the first cycle and at the end of every one; one network is ordinary training.
+    It is "SWA cyclic LR" of Wortsman et al. 2021. Networks are taken between cycles.
     """
     num_cycles, steps = num_models - 1, length.steps_per_epoch
     cycle = (length.num_epochs // 4) // max(num_cycles, 1)
@@ -105,8 +99,7 @@ def _snapshot(length: Length, num_models: int) -> Plan:
 def _fge(length: Length, num_models: int) -> Plan:
     """The beginning of an ordinary cosine, then triangles from the low rate to a hundredth and back.
 
-    It is that of Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
-    section 5. The cosine is constant in an epoch; networks are taken in the middle of every triangle.
+    It is that of Garipov et al. 2018, section 5; networks are taken in the middle of every triangle.
     """
     steps = length.num_steps
     cycle = 2 * ((steps - (3 * steps) // 4) // (2 * num_models))
