@@ -17,8 +17,8 @@ from experiments import imagenet
 from experiments.configs.imagenet import get_config
 from experiments.data import corrupted, decode, loader, sets
 from experiments.evaluation import predict
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records, scheduler
-from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from experiments.training import feed, steps
 from experiments.training import run as training_run

@@ -16,8 +16,8 @@ import pytest
 
 from benchmarks.faults import newest, outcome
 from experiments import cifar, tiny_imagenet
+from experiments.evaluation.inputs import Inputs
 from experiments.runs import job, logs
-from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from tests import tiny
 

@@ -10,10 +10,10 @@ import tiny
 
 from experiments.data import augment
 from experiments.evaluation import landscape
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import scenes, scheduler
 from experiments.reproduce.records import Entry, finished, identity, run_folder, weights_path
 from experiments.runs import workdir
-from experiments.runs.inputs import Inputs
 from experiments.system import files
 from experiments.system.errors import UserError
 from experiments.training import steps, weights

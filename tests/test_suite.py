@@ -9,10 +9,10 @@ import pytest
 import tiny
 
 from experiments.data import sets
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records, scheduler
 from experiments.reproduce.records import Entry, finished, run_folder
 from experiments.runs import job, workdir
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Interrupted
 from experiments.system.errors import UserError
 
@@ -227,6 +227,6 @@ def test_shifted_images_are_made_once_while_they_are_few(config, monkeypatch):
 
     inputs = Inputs()
     assert made(inputs) is made(inputs)
-    monkeypatch.setattr("experiments.runs.inputs._KEPT_BYTES", 0)
+    monkeypatch.setattr("experiments.evaluation.inputs._KEPT_BYTES", 0)
     inputs = Inputs()
     assert made(inputs) is not made(inputs)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.data.sets import Split
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import group, scheduler
 from experiments.reproduce.records import Entry
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Interrupted
 from experiments.training import groups, steps
 from experiments.training import run as training_run

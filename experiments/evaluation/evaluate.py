@@ -8,10 +8,10 @@ import numpy as np
 
 import subspace_jax as ss
 from experiments.data.sets import Split
+from experiments.evaluation.inputs import NOTHING_SHIFTED, Shifted
 from experiments.evaluation.points import layout, short
 from experiments.evaluation.predict import Settings, Wrap, mixtures, no_wrap, predict_networks
 from experiments.evaluation.predictors import all_metrics, measure, predictors
-from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system.files import plain
 from experiments.training.run import Run
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import subspace_jax as ss
 from experiments.data.sets import Split
-from experiments.evaluation import choose
+from experiments.evaluation.inputs import NOTHING_SHIFTED, Shifted
 from experiments.evaluation.points import DRAWS_STREAM, Layout, short
 from experiments.evaluation.predict import (
     Networks,
@@ -22,12 +23,13 @@ from experiments.evaluation.predict import (
     predict,
     recalibrated,
 )
-from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system import hosts
 from experiments.training.run import Run
 
 # Points of a risk-coverage curve that are kept.
 _CURVE_POINTS = 50
+
+Predicted = tuple[ArrayLike, ArrayLike]  # logits or log probabilities, and labels
 
 
 class Predictor(NamedTuple):
@@ -145,12 +147,40 @@ def measure(
     record |= all_metrics(*tested, num_bins=num_bins)
     record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
     if "validation" in splits:
-        record |= choose.temperature_record(validation, tested, num_bins)
+        record |= temperature_record(validation, tested, num_bins)
         if len(predictor.members) > 1:
             both = ((logits[name], labels[name]) for name in ("validation", main))
-            record["temperatures"] = choose.ensemble_temperature_record(*both, num_bins)
+            record["temperatures"] = ensemble_temperature_record(*both, num_bins)
     record |= _corruptions(predictor, shifted, num_bins)
     return record | _foreign(predictor, shifted, tested[0]) | predictor.says
+
+
+def temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
+    """The temperature that validation logits `[N, K]` choose, and the test metrics with it."""
+    temperature = ss.calibration.fit_temperature(*validation)
+    log_probs = jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature))
+    return _scaled(temperature, log_probs, test[1], num_bins)
+
+
+def ensemble_temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
+    """As `temperature_record`, of the mean probabilities of members with logits `[M, N, K]`.
+
+    Either every member has a temperature of its own, `[M]`, or their average has one.
+    """
+    records = {}
+    for mode in ("per_member", "after_average"):
+        temperature = ss.calibration.fit_ensemble_temperature(*validation, mode=mode)
+        log_probs = ss.calibration.apply_ensemble_temperature(test[0], temperature, mode=mode)
+        records[mode] = _scaled(temperature, log_probs, test[1], num_bins)
+    return records
+
+
+def _scaled(temperature, log_probs, labels, num_bins: int) -> dict:
+    scaled = {
+        "nll": ss.metrics.nll(log_probs, labels),
+        "ece": ss.metrics.ece(jnp.exp(log_probs), labels, num_bins=num_bins),
+    }
+    return {"temperature": temperature, "scaled": scaled}
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")

@@ -12,6 +12,7 @@ from absl import flags
 
 from experiments.configs import check, suites
 from experiments.configs.suites import FIGURES
+from experiments.evaluation.inputs import Inputs
 from experiments.report import pages
 from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
@@ -19,7 +20,6 @@ from experiments.reproduce.records import Entry
 from experiments.reproduce.scheduler import Outcome
 from experiments.results import claims, summary, tables
 from experiments.runs import workdir
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Interrupted
 from experiments.system import cli, files, lock
 from experiments.system.cli import Stop

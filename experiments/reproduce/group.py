@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.evaluation import predict
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records
 from experiments.reproduce.records import Entry
 from experiments.reproduce.scheduler import config_and_data
 from experiments.runs import job, workdir
 from experiments.runs.checkpoint import Checkpoints
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Interrupted, Oracle
 from experiments.system.errors import UserError
 from experiments.training import groups, steps

@@ -10,10 +10,10 @@ import jax
 import subspace_jax as ss
 from experiments.configs.recipes import SHOWN
 from experiments.evaluation import landscape, predict
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records
 from experiments.reproduce.records import Entry
 from experiments.runs import slices, workdir
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Advance, interruptible
 from experiments.system import files
 from experiments.system.provenance import finished_now, provenance

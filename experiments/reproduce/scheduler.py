@@ -13,11 +13,10 @@ import tqdm
 
 from experiments.data import sets
 from experiments.evaluation import predict
-from experiments.evaluation.shifted import check_shifted
+from experiments.evaluation.inputs import Inputs, check_shifted
 from experiments.reproduce import records
 from experiments.reproduce.records import Entry
 from experiments.runs import job
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Advance, Interrupted
 from experiments.system.errors import UserError
 from experiments.training.run import make_run

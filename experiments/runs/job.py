@@ -19,12 +19,11 @@ import subspace_jax as ss
 from experiments.configs import check, recipes
 from experiments.data import sets
 from experiments.evaluation import evaluate, predict
-from experiments.evaluation.shifted import Shifted, check_shifted
+from experiments.evaluation.inputs import Inputs, Shifted, check_shifted
 from experiments.report import pages
 from experiments.results import styles
 from experiments.runs import workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
-from experiments.runs.inputs import Inputs
 from experiments.runs.logs import Logs
 from experiments.system import cli, files, hosts, lock
 from experiments.system.cli import Stop
