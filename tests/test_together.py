@@ -10,7 +10,7 @@ import pytest
 
 from experiments.data.sets import Split
 from experiments.evaluation.inputs import Inputs
-from experiments.reproduce import group, scheduler
+from experiments.reproduce import scheduler
 from experiments.reproduce.records import Entry
 from experiments.runs.job import Interrupted
 from experiments.training import groups, steps
@@ -103,7 +103,7 @@ def run_all(entries, folder, at_once, stop=lambda: False):
         slot = entry.seed % at_once
         return scheduler.run_entry(entry, advance, **common, at_once=at_once, slot=slot)
 
-    train = functools.partial(group.train, **common) if at_once > 1 else None
+    train = functools.partial(scheduler.train_group, **common) if at_once > 1 else None
     return scheduler.run_all(entries, run_one, 1, train, at_once)
 
 

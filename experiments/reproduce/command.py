@@ -14,7 +14,7 @@ from experiments.configs import check, suites
 from experiments.configs.suites import FIGURES
 from experiments.evaluation.inputs import Inputs
 from experiments.report import pages
-from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
+from experiments.reproduce import known_runs, metrics, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
 from experiments.reproduce.records import Entry
 from experiments.reproduce.scheduler import Outcome
@@ -140,7 +140,11 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             return
         # A signal that comes now waits: figures and report are a matter of seconds.
         runs = list(outcome.records.values())
-        record |= finished_now() | metrics.seconds(runs, time.perf_counter() - begin)
+        record |= finished_now() | {
+            "wall_seconds": round(time.perf_counter() - begin, 1),
+            "num_runs": len(runs),
+            "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
+        }
         if previous and outcome.records.keys() <= existing:
             # Nothing was run: the numbers come from where they came from before.
             drawn = {name: record[name] for name in ("command", "commit", "date")}
@@ -218,7 +222,7 @@ def _run_all(
     def train_group(runs, advance):
         slots.update({entry.id: slot for slot, entry in enumerate(runs)})
         trained = [entry for entry in runs if entry.setting != "landscape"]
-        return group.train(trained, advance, **shared)
+        scheduler.train_group(trained, advance, **shared)
 
     def run_all(entries):
         together = train_group if at_once > 1 else None

@@ -14,15 +14,6 @@ _CURVES = ("reliability", "risk_coverage")
 _OF_TUNING = ("id", "method", "setting", "label_noise", "seed", "values", "cost", "made")
 
 
-def seconds(runs: list[dict], wall: float) -> dict:
-    """How long the command and the runs took, however many ran at once."""
-    return {
-        "wall_seconds": round(wall, 1),
-        "num_runs": len(runs),
-        "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
-    }
-
-
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
     """A suite's metrics: tables, tests, and what is kept of the runs."""
     made, runs = _made(runs)

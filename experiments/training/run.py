@@ -18,7 +18,7 @@ from experiments.system import hosts
 from experiments.system.errors import UserError
 from experiments.training import models, placement, starting, weights
 from experiments.training.methods import Hyperparameters, Method, make_method, num_averaged_inits
-from experiments.training.model import Model, like, on_cpu
+from experiments.training.model import Model, first, init_params, on_cpu
 from experiments.training.schedules import Length
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
@@ -147,7 +147,8 @@ def _load_given(config, run: Run) -> ss.tree.PyTree | None:
 
 def one_network(run: Run) -> ss.tree.PyTree:
     """The shapes of one network of a run."""
-    return like(run.program.model, run.images)
+    init = functools.partial(init_params, run.program.model)
+    return jax.eval_shape(init, jax.random.key(0), first(run.images))
 
 
 def _check(config, data) -> None:
