@@ -199,19 +199,11 @@ def curvature_record(
 
 
 def _measure(functions, images, wrap, batch_size, stack, weights) -> dict[str, Any]:
-    """Accuracy and NLL `[P]` of mixtures by weights `[P, n]`, each with statistics of its own.
-
-    No logits but those of one network and one batch are held.
-    """
+    """Accuracy and NLL `[P]` of mixtures by weights `[P, n]`, each with statistics of its own."""
     (stats_fn, logits_fn), (recal_batches, split) = functions, images
     recal_batches = wrap(recal_batches, "recalibrate the plane")
-    pooled = ss.recalibrate(
-        _stats_at(stats_fn),
-        (stack, weights),
-        recal_batches,
-        num_examples=_num_images,
-        check=False,
-    )
+    given = _stats_at(stats_fn), (stack, weights), recal_batches
+    pooled = ss.recalibrate(*given, num_examples=_num_images, check=False)
     total = len(split.labels)
     size = min(batch_size, total)
     labels = np.pad(split.labels, (0, -total % size), constant_values=_UNKNOWN).reshape(-1, size)

@@ -126,11 +126,9 @@ def choose(spec: str, run: Run, settings: Settings, metrics: dict) -> Chosen:
     """The point that a command line means: its name, `best` by validation NLL, or its coordinates."""
     answer, plan = run.program.method.answer, layout(run, settings)
     named = {point.name.replace(" ", "_"): i for i, point in enumerate(plan.points) if point.name}
-    nll = None
+    nll, index = None, named.get(spec.replace(" ", "_"))
     if spec == "best":
-        index, nll = _best(metrics["points"])
-    else:
-        index = named.get(spec.replace(" ", "_"))
+        nll, index = _best(metrics["points"])
     if index is not None:
         name, coords = plan.points[index]
         drawn = answer.subspace is None or name.startswith("sample")
@@ -170,8 +168,8 @@ def _coordinates_said(subspace: ss.Subspace | None) -> str:
     return f" or {n} numbers that sum to 1, such as {','.join([f'1/{n}'] * n)}"
 
 
-def _best(records: list[dict]) -> tuple[int, float]:
-    """The index of the point of lowest validation NLL, and that NLL."""
+def _best(records: list[dict]) -> tuple[float, int]:
+    """The lowest validation NLL, and the index of its point."""
     found = [(record.get("validation") or {}).get("nll") for record in records]
     finite = [(nll, i) for i, nll in enumerate(found) if nll is not None]
     if not finite:
@@ -179,8 +177,7 @@ def _best(records: list[dict]) -> tuple[int, float]:
             "--point is best but the run held out no validation images to choose it by "
             "(config.validation_size); use midpoint, or train one with a validation split."
         )
-    nll, index = min(finite)
-    return index, nll
+    return min(finite)
 
 
 def _is_inside(answer: Answer, coords: np.ndarray) -> bool:

@@ -28,10 +28,7 @@ _PANELS = {"point": "One network", "line": "Line", "curve": "Curve", "simplex": 
 
 
 def draw(metrics: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Figure, dict]]:
-    """The figures `fig1`, `fig2` and `curvature` that are asked for and that there are data for.
-
-    Beside each are the runs that are drawn in it, from which alone its function draws it again.
-    """
+    """Those of `_FIGURES` that are asked for and have data, each with the runs that are drawn in it."""
     drawn = {}
     for name in filter(_FIGURES.__contains__, names):
         choose, function, part = _FIGURES[name]

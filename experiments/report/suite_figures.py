@@ -33,10 +33,7 @@ _FOREIGN = {"noise": "uniform noise", "shuffled": "shuffled pixels"}
 
 
 def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
-    """The figures that are asked for and have data; with any, what is known of the confidences.
-
-    Each shows its own products, whatever else there are runs of; of a sweep, what it chose.
-    """
+    """The figures of some names that have data, each of its own products, and those of confidences."""
     counted, table = chosen_runs(metrics["runs"]), metrics["table"]
     noise = max((row["label_noise"] for row in table), default=0.0)
     article = [row for row in table if row["setting"] == "article"]

@@ -80,14 +80,12 @@ def run_all(
 
 
 def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries in groups, each needing only earlier ones.
-
-    In a group one of every method comes first, so that no two threads compile the same program.
-    """
+    """Entries in groups, each needing only earlier ones, in which one of every method comes first."""
     depths: dict[str, int] = {}
     for entry in entries:
         depths[entry.id] = 1 + max((depths.get(need, -1) for need in entry.needs), default=-1)
     layers: list[list[Entry]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
+    # So that no two threads compile the same program.
     firsts = {entry.method: entry for entry in reversed(entries)}
     for entry in sorted(entries, key=lambda entry: entry is not firsts[entry.method]):
         layers[depths[entry.id]].append(entry)

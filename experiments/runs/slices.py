@@ -45,10 +45,7 @@ def plane_of(
 def draw(
     folder: Path, *, resolution: int = 21, beside: Path | None = None, data_dir: str = ""
 ) -> None:
-    """Looks at the networks of a finished run, and publishes what it sees with the run's results.
-
-    A line's plane goes through the first network of another run of the same model, `beside`, too.
-    """
+    """Draws the plane of a finished run's networks, and of `beside`'s first, into its report."""
     finished.check_folder(folder)  # before a lock's file is put into any folder
     with lock.hold(folder):
         work = finished.reopen(folder, data_dir)

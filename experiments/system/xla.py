@@ -1,7 +1,4 @@
-"""How the commands use XLA, in one place: its flags and the cache of compiled programs.
-
-The library sets neither: both belong to a process, and an unknown flag ends it.
-"""
+"""How the commands use XLA: its flags and the cache of compiled programs, which the library never sets."""
 
 import hashlib
 import os

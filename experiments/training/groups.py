@@ -110,25 +110,20 @@ def _blocks(calls: Sequence[_Call], group: list[int]) -> Iterable[list[list[int]
 
 
 def _train_block(block: list[list[_Call]]) -> list[tuple]:
+    """One call of runs on a mesh or on several, as many on each."""
     program, first = block[0][0].program, block[0]
-    if len(block) > 1:
-        return _train_apart(block, program)
-    if len(first) == 1:
+    static = {"program": program, "unroll": on_cpu()}
+    if len(block) == len(first) == 1:
         ((_, state, images, (hyper, key, *rest)),) = first
-        arguments = state, hyper, key, images, *rest
-        return [steps.train_call(*arguments, program=program, unroll=on_cpu())]
-    states, others = [call.state for call in first], [call.others for call in first]
-    return steps.train_calls(states, others, first[0].images, program=program, unroll=on_cpu())
-
-
-def _train_apart(block: list[list[_Call]], program: Program) -> list[tuple]:
-    """One call of runs on several meshes, as many on each."""
+        return [steps.train_call(state, hyper, key, images, *rest, **static)]
+    if len(block) == 1:
+        states, others = [call.state for call in first], [call.others for call in first]
+        return steps.train_calls(states, others, first[0].images, **static)
     mesh = placement.beside([row[0].program.model.mesh for row in block])
     states = placement.joined(mesh, [[call.state for call in row] for row in block])
     for call in itertools.chain(*block):  # donated: only the joined copy is kept
         jax.tree.map(lambda leaf: leaf.delete(), call.state)
     others = placement.joined(mesh, [[call.others for call in row] for row in block])
     images = placement.shared(mesh, [row[0].images for row in block])
-    static = {"program": _on(program, mesh), "unroll": on_cpu()}
-    found = steps.train_apart(states, others, images, **static)
+    found = steps.train_apart(states, others, images, **static | {"program": _on(program, mesh)})
     return [result for row in placement.parted(mesh, found) for result in row]

@@ -63,10 +63,7 @@ def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:
 
 
 class ConvNet(nn.Module):
-    """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
-
-    Every stage but the first halves the resolution; dropout comes at the end of a stage.
-    """
+    """3x3 convolution (after the first with stride 2), batch norm, ReLU per stage; then a classifier."""
 
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)

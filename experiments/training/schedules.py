@@ -27,12 +27,9 @@ class Length:
 
 
 class Plan(NamedTuple):
-    """`step -> share of the largest learning rate`, and when averages take networks.
+    """When the learning rate falls, and when averages take networks."""
 
-    They are those after `start_step, start_step + every, ...` steps.
-    """
-
-    factor: optax.Schedule
+    factor: optax.Schedule  # step -> share of the largest learning rate
     start_step: int
     every: int
 
