@@ -1,4 +1,4 @@
-"""How the commands use XLA: its flags and the cache of compiled programs, which the library never sets."""
+"""How the commands use XLA: its flags and the cache of compiled programs; the library sets neither."""
 
 import hashlib
 import os

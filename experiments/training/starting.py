@@ -35,7 +35,7 @@ def load(path: str, head: str, like: PyTree, num_endpoints: int, recipe: str) ->
 
 
 def begin(endpoints: PyTree, start: PyTree) -> PyTree:
-    """The endpoints with all modules of `start`, leaves `[1, ...]` or `[n, ...]`, in place of their own."""
+    """The endpoints with the modules of `start`, `[1, ...]` or `[n, ...]`, in place of their own."""
     # Not as a program for every shape.
     place = lambda old, new: jnp.asarray(np.broadcast_to(new, old.shape))
     return {**endpoints, **jax.tree.map(place, {name: endpoints[name] for name in start}, start)}
