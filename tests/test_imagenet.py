@@ -312,9 +312,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys, f
 def test_a_suite_streams_as_a_run_does(folder, tmp_path):
     config = jpegs.config(folder, "standard", num_epochs=2)
     entry, shares = records.Entry("standard", "article", 0.0, 0, config), []
-    record = scheduler.run_entry(
-        entry, shares.append, folder=tmp_path, inputs=Inputs(), stop=lambda: False
-    )
+    suite = records.Suite(tmp_path, Inputs(), lambda: False)
+    record = scheduler.run_entry(entry, shares.append, suite)
     assert record["data"] == {"num_skipped": 0, "skipped": []}
     assert record["cost"]["training_images"] == 2 * 5 * 8
     assert record["cost"]["step_memory_bytes"] > 0

@@ -12,7 +12,7 @@ from experiments.data import augment
 from experiments.evaluation import landscape
 from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import scenes, scheduler
-from experiments.reproduce.records import Entry, finished, identity, run_folder, weights_path
+from experiments.reproduce.records import Entry, Suite, finished, identity, run_folder, weights_path
 from experiments.runs import workdir
 from experiments.system import files
 from experiments.system.errors import UserError
@@ -40,8 +40,8 @@ def scene_of(npz, recipe, seed=0):
 
 
 def look(entry, folder, first_seed=0, **options):
-    given = {"folder": folder, "inputs": INPUTS, "options": OPTIONS | options}
-    return scenes.record(entry, lambda share: None, first_seed=first_seed, **given)
+    suite = Suite(folder, INPUTS, lambda: False)
+    return scenes.record(entry, lambda share: None, suite, OPTIONS | options, first_seed)
 
 
 def copied(folder, entry, target):

@@ -11,7 +11,7 @@ import tiny
 from experiments.data import sets
 from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records, scheduler
-from experiments.reproduce.records import Entry, finished, run_folder
+from experiments.reproduce.records import Entry, Suite, finished, run_folder
 from experiments.runs import job, workdir
 from experiments.runs.job import Interrupted
 from experiments.system.errors import UserError
@@ -114,7 +114,7 @@ def entry_of(config, setting="article", **changes):
 
 
 def run_entry(entry, folder, advance=lambda share: None, stop=lambda: False):
-    return scheduler.run_entry(entry, advance, folder=folder, inputs=INPUTS, stop=stop)
+    return scheduler.run_entry(entry, advance, Suite(folder, INPUTS, stop))
 
 
 def timeless(row):

@@ -53,8 +53,7 @@ class Inputs:
             made = (source, name, severity, dataset.test, dataset.num_classes)
             return corrupted.load_corrupted(*made, class_names=names, data_dir=data_dir)
 
-        def foreign(name):
-            return ood.load_outside(name, dataset.test, data_dir)
+        foreign = lambda name: ood.load_outside(name, dataset.test, data_dir)
 
         def later(make, *what):
             key = (*where, source, *what)

@@ -86,8 +86,7 @@ weights = unflatten_dict({name: arrays[name] for name in arrays if name != "meta
 
 def num_bytes(path: Path) -> int:
     """The size of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
-    return sum(x.stat().st_size for x in files)
+    return sum(x.stat().st_size for x in (path, *path.rglob("*")) if x.is_file())
 
 
 def source(network: nn.Module, normalization: str, int8: bool = False) -> str:

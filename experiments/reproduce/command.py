@@ -4,7 +4,6 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from experiments.evaluation.inputs import Inputs
 from experiments.report import pages
 from experiments.reproduce import known_runs, metrics, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
-from experiments.reproduce.records import Entry
+from experiments.reproduce.records import Entry, Suite
 from experiments.reproduce.scheduler import Outcome
 from experiments.results import claims, summary, tables
 from experiments.runs import workdir
@@ -134,7 +133,8 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _run_all(options, folder, inputs, entries, known, lambda: stop.requested)
+            suite = Suite(folder, inputs, lambda: stop.requested)
+            outcome = _run_all(options, suite, entries, known)
         except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
@@ -197,32 +197,24 @@ def _require(entries: list[Entry], found: Sorted, folder: Path) -> None:
 
 
 def _run_all(
-    options: SimpleNamespace,
-    folder: Path,
-    inputs: Inputs,
-    entries: list[Entry],
-    known: list[KnownRuns],
-    stop: Callable[[], bool],
+    options: SimpleNamespace, suite: Suite, entries: list[Entry], known: list[KnownRuns]
 ) -> Outcome:
     """All entries; those with tuned values when it is known which these are."""
     config = options.config
     at_once, slots = config.runs_at_once, dict[str, int]()
-    shared = {"folder": folder, "inputs": inputs, "stop": stop}
-    looking = {"options": config.landscape.to_dict()}
-    looking["first_seed"] = next(iter(plan.landscape_seeds(config)), -1)
+    looking = config.landscape.to_dict(), next(iter(plan.landscape_seeds(config)), -1)
 
     def run_one(entry, advance):
-        if stop():
+        if suite.stop():
             raise Interrupted
         if entry.setting == "landscape":
-            return scenes.record(entry, advance, **shared, **looking)
-        slot = slots.get(entry.id, 0)
-        return scheduler.run_entry(entry, advance, **shared, slot=slot, at_once=at_once)
+            return scenes.record(entry, advance, suite, *looking)
+        return scheduler.run_entry(entry, advance, suite, slots.get(entry.id, 0), at_once)
 
     def train_group(runs, advance):
         slots.update({entry.id: slot for slot, entry in enumerate(runs)})
         trained = [entry for entry in runs if entry.setting != "landscape"]
-        scheduler.train_group(trained, advance, **shared)
+        scheduler.train_group(trained, advance, suite)
 
     def run_all(entries):
         together = train_group if at_once > 1 else None
@@ -232,10 +224,10 @@ def _run_all(
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
-    found = known_runs.sort(folder, known, tuned)
+    found = known_runs.sort(suite.folder, known, tuned)
     if options.draw_only:
-        _require(tuned, found, folder)
-    _take(found, tuned, folder)
+        _require(tuned, found, suite.folder)
+    _take(found, tuned, suite.folder)
     second = run_all(tuned)
     return Outcome(first.records | second.records, first.failures | second.failures)
 

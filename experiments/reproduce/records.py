@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
 
+from experiments.evaluation.inputs import Inputs
 from experiments.runs import workdir
 from experiments.runs.workdir import InSuite
 from experiments.system import files
@@ -46,6 +48,14 @@ class Entry(NamedTuple):
         varied = "".join(f",{name}={value:g}" for name, value in self.values.items())
         noise = f"noise{round(100 * self.label_noise)}"
         return f"{self.setting}/{self.method}{varied}/{noise}/seed{self.seed}"
+
+
+class Suite(NamedTuple):
+    """What the runs of a suite share."""
+
+    folder: Path
+    inputs: Inputs
+    stop: Callable[[], bool]  # whether a signal came, so that runs are to be saved and given up
 
 
 def digest(entry: Entry) -> str:

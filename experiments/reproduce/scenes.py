@@ -10,9 +10,8 @@ import jax
 import subspace_jax as ss
 from experiments.configs.recipes import SHOWN
 from experiments.evaluation import landscape, predict
-from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records
-from experiments.reproduce.records import Entry
+from experiments.reproduce.records import Entry, Suite
 from experiments.runs import slices, workdir
 from experiments.runs.job import Advance, interruptible
 from experiments.system import files
@@ -24,20 +23,12 @@ from experiments.training.run import make_run, one_network
 SLICED, PATHS = SHOWN["slice"], SHOWN["curvature"]
 
 
-def record(
-    entry: Entry,
-    advance: Advance,
-    *,
-    folder: Path,
-    inputs: Inputs,
-    options: dict,
-    first_seed: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict:
+def record(entry: Entry, advance: Advance, suite: Suite, options: dict, first_seed: int) -> dict:
     """Looks at the networks of the run that an entry needs, and writes what it sees, unless it is done.
 
     `options` are `config.landscape`; of seeds but the first one the triangle alone is drawn.
     """
+    folder, inputs, stop = suite
     if done := records.finished(folder, entry):
         return done
     begin, own = time.perf_counter(), records.run_folder(folder, entry.id)

@@ -16,7 +16,7 @@ from experiments.data import sets
 from experiments.evaluation import predict
 from experiments.evaluation.inputs import Inputs, check_shifted
 from experiments.reproduce import records
-from experiments.reproduce.records import Entry
+from experiments.reproduce.records import Entry, Suite
 from experiments.runs import job, workdir
 from experiments.runs.checkpoint import Checkpoints
 from experiments.runs.job import Advance, Interrupted, Oracle
@@ -137,19 +137,13 @@ def check(entries: Sequence[Entry], inputs: Inputs) -> None:
 
 
 def run_entry(
-    entry: Entry,
-    advance: Advance,
-    *,
-    folder: Path,
-    inputs: Inputs,
-    stop: Callable[[], bool],
-    slot: int = 0,
-    at_once: int = 1,
+    entry: Entry, advance: Advance, suite: Suite, slot: int = 0, at_once: int = 1
 ) -> dict:
     """Trains and evaluates one run in its folder, when what it needs is done; one that is done is read.
 
-    `stop` says whether a signal came; `slot` and `at_once` are of a run that a group has trained.
+    `slot` and `at_once` are of a run that a group has trained.
     """
+    folder, inputs, stop = suite
     if row := records.finished(folder, entry):
         return row
     config, data = config_and_data(entry, folder, inputs)
@@ -203,15 +197,10 @@ class _Training:
 
 
 def train_group(
-    entries: Sequence[Entry],
-    advance: Callable[[str, float], None],
-    *,
-    folder: Path,
-    inputs: Inputs,
-    stop: Callable[[], bool],
+    entries: Sequence[Entry], advance: Callable[[str, float], None], suite: Suite
 ) -> None:
     """Trains runs of one method as one, and leaves each for `run_entry` to evaluate."""
-    trainings = {}
+    trainings, (folder, inputs, stop) = {}, suite
     for slot, entry in enumerate(entries):
         if not records.is_settled(folder, entry):
             try:
