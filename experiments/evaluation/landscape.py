@@ -145,10 +145,7 @@ def path_record(
     num_iterations: int,
     wrap: Wrap = no_wrap,
 ) -> dict[str, Any]:
-    """Barriers of the test loss and curvature of the training loss along a line or curve.
-
-    `test` are the run's own `points`. One network has a level: its barrier and `alphas` are null.
-    """
+    """Barriers of the test loss at a run's own points, and curvature, along a path or of one network."""
     single = subspace.num_endpoints == 1
     coords = jnp.asarray(subspace.center)[None] if single else jnp.asarray(_ALPHAS, jnp.float32)
     networks = mixtures(stack, jax.vmap(subspace.weights)(coords))

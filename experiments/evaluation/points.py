@@ -27,10 +27,7 @@ class Point(NamedTuple):
 
 
 def points_of(subspace: ss.Subspace, num_points: int, grid_steps: int = 0) -> list[Point]:
-    """A grid along a line or curve; corners, middles of edges and the center of a simplex.
-
-    Further points of a triangle's grid, multiples of `1 / grid_steps`, come last and have no name.
-    """
+    """A grid along a path; corners, middles of edges and center of a simplex, then a triangle's grid."""
     n = subspace.num_endpoints
     if subspace.center.ndim == 0:
         names = {0: "endpoint 0", num_points - 1: f"endpoint {n - 1}"}

@@ -163,10 +163,7 @@ def temperature_record(validation: Predicted, test: Predicted, num_bins: int) ->
 
 
 def ensemble_temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
-    """As `temperature_record`, of the mean probabilities of members with logits `[M, N, K]`.
-
-    Either every member has a temperature of its own, `[M]`, or their average has one.
-    """
+    """As `temperature_record`, of the mean probabilities of members with logits `[M, N, K]`."""
     records = {}
     for mode in ("per_member", "after_average"):
         temperature = ss.calibration.fit_ensemble_temperature(*validation, mode=mode)

@@ -139,10 +139,7 @@ def check(entries: Sequence[Entry], inputs: Inputs) -> None:
 def run_entry(
     entry: Entry, advance: Advance, suite: Suite, slot: int = 0, at_once: int = 1
 ) -> dict:
-    """Trains and evaluates one run in its folder, when what it needs is done; one that is done is read.
-
-    `slot` and `at_once` are of a run that a group has trained.
-    """
+    """Trains and evaluates one run in its folder, when what it needs is done; one that is done is read."""
     folder, inputs, stop = suite
     if row := records.finished(folder, entry):
         return row

@@ -188,15 +188,14 @@ def _rank(row: Record) -> tuple:
 
 def _means(places: Sequence[Record]) -> dict[str, dict]:
     columns = [dict(_metrics(place)) for place in places]
-    common = [name for name in columns[0] if all(name in metrics for metrics in columns)]
-    return {name: _mean([metrics[name] for metrics in columns]) for name in common}
-
-
-def _mean(values: Sequence[float | None]) -> dict:
-    if None in values:
-        return {"mean": None, "stderr": None}
-    stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "stderr": stderr}
+    found = {}
+    for name in (name for name in columns[0] if all(name in metrics for metrics in columns)):
+        values, mean, stderr = [metrics[name] for metrics in columns], None, None
+        if None not in values:
+            mean = statistics.fmean(values)
+            stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        found[name] = {"mean": mean, "stderr": stderr}
+    return found
 
 
 # Gains

@@ -280,16 +280,14 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
     return wrap
 
 
-def command(
-    module: str, description: str, default_config: str, argv: list[str] | None = None
-) -> int:
+def command(module: str, description: str, config: str, argv: list[str] | None = None) -> int:
     """Runs a command that trains one run, in one process or several; returns its exit code."""
     run = functools.partial(
         cli.run,
         functools.partial(main, module=module),
         argv=argv,
         description=f"{description}\n\n{hosts.DESCRIPTION}",
-        default_config=default_config,
+        default_config=f"experiments/configs/{config}.py:line",
         define=hosts.define,
         said=check.said,
         removed=check.REMOVED,
@@ -319,7 +317,7 @@ def _main(options, module, begin) -> None:
         # Whoever held it may have made and finished this run, or another.
         workdir.check(options.workdir, config, options.overwrite)
         if not _is_done(folder, options.overwrite):
-            _run(config, folder, options.overwrite, module, begin)
+            _run(config, folder, module=module, overwrite=options.overwrite, begin=begin)
 
 
 def _is_done(folder: Path, overwrite: bool) -> bool:
@@ -335,11 +333,10 @@ def _is_done(folder: Path, overwrite: bool) -> bool:
     return hosts.any_of(done)[0]
 
 
-def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> None:
+def _run(config, folder: Path, **given) -> None:
     inputs = Inputs()
-    given = {"data": inputs.dataset(config), "shifted": inputs.shifted(config), "module": module}
+    given |= {"data": inputs.dataset(config), "shifted": inputs.shifted(config)}
     check_shifted(config, given["shifted"])
-    given |= {"overwrite": overwrite, "begin": begin}
     with Stop() as stop:
         try:
             metrics = execute(folder, config, stop=lambda: stop.requested, **given)

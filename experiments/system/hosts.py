@@ -172,10 +172,7 @@ class Agreement:
         self._pending = None
 
     def any(self, *raised: bool) -> tuple[bool, ...]:
-        """Which flags were raised by any process, at the last call; of one process, at this one.
-
-        All have to call it as often. Their devices add up what they raise, and the next call reads it.
-        """
+        """Which flags any process raised at the last call, which all make as often; of one, at this."""
         if jax.process_count() == 1:
             return raised
         where, over = _any()

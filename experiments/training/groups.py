@@ -37,10 +37,7 @@ class _Call(NamedTuple):
 
 
 def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLoss]]:
-    """`steps.fit` of several runs: yields the states of all of them after every call.
-
-    A run that diverged has the error in place of its state. Those of one program share their calls.
-    """
+    """`steps.fit` of several runs: yields after every call all states, or errors of some."""
     found = [member.state for member in members]
 
     def noted(i, note, *arguments):

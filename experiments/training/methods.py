@@ -150,10 +150,7 @@ class Method:
         return Answer(said, networks, subspace, n, False, chooses, (tuple(range(n)),))
 
     def trained(self, state: ss.TrainState, key: jax.Array | None = None) -> ss.tree.PyTree:
-        """The stack to evaluate: the trained endpoints, their average, or networks along the way.
-
-        The key is the run's; it draws SWAG's networks, which follow its mean.
-        """
+        """The stack to evaluate: endpoints, their average, or networks on the way; SWAG's need a key."""
         if self.average == "snapshots":
             return jax.tree.map(lambda x: x[:, 0], ss.averaging.snapshots_of(state.opt_state))
         average = ss.averaging.average_of(state.opt_state, default=state.endpoints)

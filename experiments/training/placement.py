@@ -20,10 +20,7 @@ from subspace_jax.tree import PyTree
 def make_mesh(
     config: ml_collections.ConfigDict, method: Method, slot: int | None = None
 ) -> Mesh | None:
-    """The mesh of a run; `None` if its config names none and there is one process.
-
-    One that trains together with others has a slot, and the devices of an index of the axis `run`.
-    """
+    """The mesh of a run, or of its slot in a group; `None` if it names none and is of one process."""
     if not config.mesh and jax.process_count() == 1:
         return None
     mesh = _named_mesh(config.mesh, "config.mesh", method.subspace.num_endpoints)
@@ -143,10 +140,7 @@ def num_shards(mesh: Mesh | None) -> int:
 
 
 def spread(mesh: Mesh | None, batch: jax.Array) -> jax.Array:
-    """A batch, split over the devices, or over as many of them as divide it; traced.
-
-    Each part is then computed by several devices; the whole by each, only if nothing divides it.
-    """
+    """A traced batch, split over as many devices as divide it; others compute the same parts."""
     if mesh is None:
         return batch
     parts = math.gcd(len(batch), num_shards(mesh))

@@ -79,10 +79,7 @@ def _swa_cyclic(length: Length, num_models: int) -> Plan:
 
 
 def _snapshot(length: Length, num_models: int) -> Plan:
-    """A cosine for each of equal cycles, as in Huang et al. 2017, "Snapshot Ensembles", Eq. 2.
-
-    Networks are taken at their ends; the first cycle has the warm-up and the epochs that are left.
-    """
+    """A cosine for each of equal cycles, which end in networks (Huang et al. 2017, Eq. 2)."""
     steps, warmup = length.steps_per_epoch, length.warmup_epochs
     cycle = length.num_epochs // num_models
     start = length.num_epochs - (num_models - 1) * cycle
