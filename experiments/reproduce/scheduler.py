@@ -139,7 +139,7 @@ def check(entries: Sequence[Entry], inputs: Inputs) -> None:
 def run_entry(
     entry: Entry, advance: Advance, suite: Suite, slot: int = 0, at_once: int = 1
 ) -> dict:
-    """Trains and evaluates one run in its folder, when what it needs is done; one that is done is read."""
+    """Trains and evaluates one run when what it needs is done, or reads what its folder has of it."""
     folder, inputs, stop = suite
     if row := records.finished(folder, entry):
         return row
