@@ -123,10 +123,7 @@ def measure(
     known: Mapping[str, jax.Array] | None = None,
     shifted: Shifted = NOTHING_SHIFTED,
 ) -> dict:
-    """The record of one predictor on the first split, with temperatures of `validation`, and on others.
-
-    `known` has the logits `[P, N, K]` of the evaluated points, by the name of the split.
-    """
+    """The record of one predictor, whose logits may be `known`: those of evaluated points by split."""
     members = jnp.array(predictor.members, int)
     logits = {
         name: known[name][members] if known and predictor.members else predictor.logits(images)

@@ -235,10 +235,10 @@ def _run_all(
 def _show(found: dict, folder: Path, check: bool) -> None:
     rows = [row for row in found["table"] if row["place"] != "endpoints"]
     print(tables.of_rows(rows).text(), end="\n\n")
-    if check:
-        print(tables.claims_text(claims.from_json(found["claims"])), end="\n\n")
-    else:
-        print(found["counts"])
+    claimed = tables.of_claims(claims.from_json(found["claims"]))
+    if check and claimed.cells:
+        print(claimed.text(), end="\n\n")
+    print(found["counts"])
     for failure in found["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

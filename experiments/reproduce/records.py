@@ -143,9 +143,8 @@ def write_known(folder: Path, entry: Entry, row: dict) -> None:
 
 def is_settled(folder: Path, entry: Entry) -> bool:
     """Whether a run is done, or known to diverge."""
-    return finished(folder, entry) is not None or bool(
-        workdir.diverged(run_folder(folder, entry.id))
-    )
+    own = run_folder(folder, entry.id)
+    return finished(folder, entry) is not None or bool(workdir.diverged(own))
 
 
 def identity(entry: Entry) -> dict:

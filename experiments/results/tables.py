@@ -104,12 +104,6 @@ def of_gains(metrics: Record) -> Table:
     return Table(header, cells, 3)
 
 
-def claims_text(verdicts: Sequence[claims.Verdict]) -> str:
-    """The claims that have runs as a table for the terminal, and below it how they came out."""
-    table, counts = of_claims(verdicts), claims.counts_said(verdicts)
-    return f"{table.text()}\n\n{counts}" if table.cells else counts
-
-
 def results(metrics: Record, products: Iterable[str] = ()) -> str:
     """A suite's products as Markdown by training budget, some or all; its counts; what was chosen."""
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]

@@ -66,10 +66,7 @@ class Checkpoints:
         self.last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
-        """The newest state that is intact, of the structure of `like`, and its record, if there is any.
-
-        Damaged ones are named on standard error and moved away, unless none is intact.
-        """
+        """The newest intact state like `like`, and its record; damaged ones are named and moved away."""
         if not self._folder.exists():
             return None
         damaged = {}

@@ -1,8 +1,4 @@
-"""Huge memory pages for the commands that train, of which the C library asks in every step anew.
-
-The GNU C library takes pages of 2 MiB and not of 4 KiB if its environment says so when a process
-starts. docs/performance.md has what that gains.
-"""
+"""Huge memory pages for the commands that train, by glibc's environment; see docs/performance.md."""
 
 import os
 import sys

@@ -175,10 +175,7 @@ def fit(
     history: History,
     on_epoch: OnEpoch = lambda epoch, state: None,
 ) -> Iterator[ss.TrainState]:
-    """Trains to the end, yielding the state after every call, which is donated to the next one.
-
-    `on_epoch` is called with an epoch's number and last state; divergence is noticed one call late.
-    """
+    """Trains to the end, yielding the state after every call, which is donated to the next one."""
     with contextlib.closing(arguments_of_calls(run, int(state.step))) as calls:
         for given, measured in calls:
             state, metrics = train_call(state, *given, program=run.program, unroll=on_cpu())
