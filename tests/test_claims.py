@@ -9,7 +9,7 @@ import scipy.stats
 from records import committed, record, runs_of, shuffled, values
 
 from experiments.configs import recipes
-from experiments.results import claims, significance, tables
+from experiments.results import claims, significance
 from experiments.results.claims import ARTICLE, CONTROLS, TUNED, claim_of
 
 EVERY = [*ARTICLE, *CONTROLS, *TUNED]

@@ -60,9 +60,9 @@ def networks_of(entry):
 def trained(npz, tmp_path_factory):
     """The folder of a suite with a line and an ordinary network, and their records."""
     folder = tmp_path_factory.mktemp("trained")
-    given = {"folder": folder, "inputs": INPUTS, "stop": lambda: False}
+    suite = Suite(folder, INPUTS, lambda: False)
     return folder, {
-        recipe: scheduler.run_entry(entry_of(npz, recipe), lambda share: None, **given)
+        recipe: scheduler.run_entry(entry_of(npz, recipe), lambda share: None, suite)
         for recipe in ("standard", "line")
     }
 
