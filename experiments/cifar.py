@@ -18,9 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     from experiments.runs import job  # imports JAX
 
-    return job.command(
-        "experiments.cifar", DESCRIPTION, "experiments/configs/cifar10.py:line", argv
-    )
+    return job.command("experiments.cifar", DESCRIPTION, "cifar10", argv)
 
 
 if __name__ == "__main__":

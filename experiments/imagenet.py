@@ -20,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     from experiments.runs import job  # imports JAX, which processes that decode have no need of
 
-    return job.command(
-        "experiments.imagenet", DESCRIPTION, "experiments/configs/imagenet.py:line", argv
-    )
+    return job.command("experiments.imagenet", DESCRIPTION, "imagenet", argv)
 
 
 if __name__ == "__main__":

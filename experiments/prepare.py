@@ -1,11 +1,4 @@
-"""Lays CIFAR out the way TensorFlow Datasets reads it, without needing TensorFlow.
-
-    python -m experiments.prepare cifar10 --data_dir ~/data
-
-The stock builders need TensorFlow for unpacking and encoding only.  The builders below have their
-names, versions, features, keys and checksums, unpack with `tarfile`, encode with Pillow, and write
-array_record files, which are read without TensorFlow: the records are those of the stock builders.
-"""
+"""Lays CIFAR out the way TensorFlow Datasets reads it, without TensorFlow; see `data.tfds`."""
 
 import logging
 import sys

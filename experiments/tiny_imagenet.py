@@ -18,9 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     from experiments.runs import job  # imports JAX
 
-    return job.command(
-        "experiments.tiny_imagenet", DESCRIPTION, "experiments/configs/tiny_imagenet.py:line", argv
-    )
+    return job.command("experiments.tiny_imagenet", DESCRIPTION, "tiny_imagenet", argv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import scipy.stats
 from records import committed, record, runs_of, shuffled, values
 
 from experiments.configs import recipes
-from experiments.results import claims, significance, tables
+from experiments.results import claims, significance
 from experiments.results.claims import ARTICLE, CONTROLS, TUNED, claim_of
 
 EVERY = [*ARTICLE, *CONTROLS, *TUNED]
@@ -82,7 +82,7 @@ def test_what_cannot_be_tested_has_no_p_value():
 def test_without_runs_of_both_sides_nothing_is_run(runs):
     verdict = one(runs)
     assert verdict[1:] == (None, None, 0, None, "not run")
-    assert tables.claims_text([verdict]) == "No claim has runs. Without runs: 1."
+    assert claims.counts_said([verdict]) == "No claim has runs. Without runs: 1."
 
 
 def test_only_chosen_values_count_at_the_place_of_the_rival():

@@ -11,7 +11,7 @@ from untrained import TEST, VALIDATION, evaluated, untrained
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
 from experiments.evaluation import predict
-from experiments.evaluation.shifted import Shifted
+from experiments.evaluation.inputs import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
 CHOOSING = {

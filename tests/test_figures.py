@@ -13,7 +13,7 @@ from synthetic_metrics import LINE, landscape_of, run_metrics
 
 import subspace_jax as ss
 from experiments.evaluation import points as layout
-from experiments.report import run_figures, suite_figures, triangle
+from experiments.report import run_figures, suite_figures
 from experiments.results.styles import METRICS, QUANTITIES, style_of
 
 
@@ -91,22 +91,22 @@ def test_figures_can_be_drawn_in_threads():
 def test_a_triangle_is_cut_into_triangles_that_cover_it(steps, count):
     points = layout.points_of(ss.simplex(3), 11, steps)
     coords = np.array([layout.short(point.coords) for point in points])
-    meshes = triangle.triangles(coords)
+    meshes = run_figures.meshes_of(coords)
     areas = np.abs(np.linalg.det(coords[meshes]))  # shares of the whole
     assert areas.sum() == pytest.approx(1)
     if steps:
         np.testing.assert_allclose(areas, 1 / count, rtol=1e-4)
     assert len(meshes) == count
     assert set(meshes.ravel()) == set(range(len(coords)))
-    sides = triangle.EQUILATERAL - np.roll(triangle.EQUILATERAL, 1, axis=0)
+    sides = run_figures.EQUILATERAL - np.roll(run_figures.EQUILATERAL, 1, axis=0)
     np.testing.assert_allclose(np.linalg.norm(sides, axis=1), 1)
 
 
 def test_points_lie_on_a_triangle_only_with_its_corners():
     points = run_metrics("simplex")["points"]
-    assert triangle.points_of(points + points[:2]) == points
+    assert run_figures.triangle_of(points + points[:2]) == points
     for kind in ("standard", "line", "simplex_4"):
-        assert triangle.points_of(run_metrics(kind)["points"]) == []
+        assert run_figures.triangle_of(run_metrics(kind)["points"]) == []
     names = ("midpoint", "sample 0", "sample 1")  # draws of a Gaussian
     rows = zip(names, np.eye(3).tolist(), strict=True)
-    assert triangle.points_of([{"name": name, "coords": row} for name, row in rows]) == []
+    assert run_figures.triangle_of([{"name": name, "coords": row} for name, row in rows]) == []

@@ -18,8 +18,8 @@ from experiments import imagenet
 from experiments.configs.imagenet import get_config
 from experiments.data import corrupted, decode, loader, sets
 from experiments.evaluation import predict
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records, scheduler
-from experiments.runs.inputs import Inputs
 from experiments.system.errors import UserError
 from experiments.training import feed, steps
 from experiments.training import run as training_run
@@ -242,9 +242,8 @@ def test_crops_need_images_that_are_not_decoded(folder):
 def test_a_suite_streams_as_a_run_does(folder, tmp_path):
     config = jpegs.config(folder, "standard", num_epochs=2)
     entry, shares = records.Entry("standard", "article", 0.0, 0, config), []
-    record = scheduler.run_entry(
-        entry, shares.append, folder=tmp_path, inputs=Inputs(), stop=lambda: False
-    )
+    suite = records.Suite(tmp_path, Inputs(), lambda: False)
+    record = scheduler.run_entry(entry, shares.append, suite)
     assert record["data"] == {"num_skipped": 0, "skipped": []}
     assert record["cost"]["training_images"] == 2 * 5 * 8
     assert records.finished(tmp_path, entry) == record

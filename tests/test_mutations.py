@@ -191,13 +191,13 @@ MUTATIONS = (
     ),
     # Predictors, and what validation data choose
     (
-        "experiments/evaluation/choose.py",
+        "experiments/evaluation/predictors.py",
         "jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature))",
         "jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature**2))",
         "test_predictors.py::test_a_record_is_of_the_mean_probabilities_of_its_networks",
     ),
     (
-        "experiments/evaluation/choose.py",
+        "experiments/evaluation/predictors.py",
         "temperature = ss.calibration.fit_temperature(*validation)",
         "temperature = ss.calibration.fit_temperature(*test)",
         "test_predictors.py::test_temperatures_do_not_change_with_the_test_predictions",

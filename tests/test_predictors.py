@@ -17,9 +17,9 @@ from untrained import TEST, VALIDATION, evaluated, untrained
 import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
-from experiments.evaluation import choose, predict
+from experiments.evaluation import predict, predictors
+from experiments.evaluation.inputs import Shifted
 from experiments.evaluation.points import DRAWS_STREAM
-from experiments.evaluation.shifted import Shifted
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
 COORDS = [0.0, 0.25, 0.5, 0.75, 1.0]  # of the points of the line
@@ -214,8 +214,8 @@ def test_temperatures_do_not_change_with_the_test_predictions(spoil):
     labels = np.arange(60) % 3
 
     def temperatures(test, test_labels):
-        single = choose.temperature_record((val[0], labels), (test[0], test_labels), 10)
-        both = choose.ensemble_temperature_record((val, labels), (test, test_labels), 10)
+        single = predictors.temperature_record((val[0], labels), (test[0], test_labels), 10)
+        both = predictors.ensemble_temperature_record((val, labels), (test, test_labels), 10)
         return [each["temperature"] for each in (single, *both.values())]
 
     found = temperatures(spoil(test), np.roll(labels, 1))

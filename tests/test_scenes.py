@@ -10,10 +10,10 @@ import tiny
 
 from experiments.data import augment
 from experiments.evaluation import landscape
+from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import scenes, scheduler
-from experiments.reproduce.records import Entry, finished, identity, run_folder, weights_path
+from experiments.reproduce.records import Entry, Suite, finished, identity, run_folder, weights_path
 from experiments.runs import workdir
-from experiments.runs.inputs import Inputs
 from experiments.system import files
 from experiments.system.errors import UserError
 from experiments.training import steps, weights
@@ -40,8 +40,8 @@ def scene_of(npz, recipe, seed=0):
 
 
 def look(entry, folder, first_seed=0, **options):
-    given = {"folder": folder, "inputs": INPUTS, "options": OPTIONS | options}
-    return scenes.record(entry, lambda share: None, first_seed=first_seed, **given)
+    suite = Suite(folder, INPUTS, lambda: False)
+    return scenes.record(entry, lambda share: None, suite, OPTIONS | options, first_seed)
 
 
 def copied(folder, entry, target):
@@ -60,9 +60,9 @@ def networks_of(entry):
 def trained(npz, tmp_path_factory):
     """The folder of a suite with a line and an ordinary network, and their records."""
     folder = tmp_path_factory.mktemp("trained")
-    given = {"folder": folder, "inputs": INPUTS, "stop": lambda: False}
+    suite = Suite(folder, INPUTS, lambda: False)
     return folder, {
-        recipe: scheduler.run_entry(entry_of(npz, recipe), lambda share: None, **given)
+        recipe: scheduler.run_entry(entry_of(npz, recipe), lambda share: None, suite)
         for recipe in ("standard", "line")
     }
 

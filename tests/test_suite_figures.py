@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import same_color
 from records import RESULTS, committed, flat
 
-from experiments.configs.recipes import PRODUCTS, product_of
+from experiments.configs.recipes import PRODUCTS
 from experiments.configs.suites import FIGURES
 from experiments.report import suite_figures
 from experiments.results import summary
@@ -118,8 +118,8 @@ def test_paths_are_means_over_seeds_with_bands_of_a_standard_error(drawn):
     assert {"standard", "standard_matched", "ema"} <= data["levels"].keys()  # the matched control
     for method, found in data["levels"].items():
         np.testing.assert_allclose(lines[style_of(method).label].get_ydata(), found["accuracy"])
-    wanted = {product_of(product) for product in FIGURES["fig7"][0]}
-    assert {(product_of(row["method"])[0], row["place"]) for row in data["dots"]} == wanted
+    wanted = {PRODUCTS[product] for product in FIGURES["fig7"][0]}
+    assert {(PRODUCTS[row["method"]][0], row["place"]) for row in data["dots"]} == wanted
 
 
 @pytest.mark.parametrize(

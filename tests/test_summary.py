@@ -129,7 +129,7 @@ def test_products_are_read_at_their_places():
         record(recipe, 0, dict.fromkeys(recipes.places_of(recipe), place()))
         for recipe in recipes.RECIPES
     ]
-    found = {recipes.product_of(row["method"]) for row in summary.table(every)}
+    found = {recipes.PRODUCTS[row["method"]] for row in summary.table(every)}
     assert found == set(recipes.PRODUCTS.values())
     for names in (["swa_cyclic", "swa_cyclic_5"], ["swa_cyclic_5", "swa_cyclic"]):  # of one thing
         rows = summary.table(runs_of("swa_cyclic_5", [0.9]), names)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.data.sets import Split
-from experiments.reproduce import group, scheduler
-from experiments.reproduce.records import Entry
-from experiments.runs.inputs import Inputs
+from experiments.evaluation.inputs import Inputs
+from experiments.reproduce import scheduler
+from experiments.reproduce.records import Entry, Suite
 from experiments.runs.job import Interrupted
 from experiments.training import groups, steps
 from experiments.training import run as training_run
@@ -88,13 +88,13 @@ def entries(tmp_path):
 
 
 def run_all(entries, folder, at_once, stop=lambda: False):
-    common = {"folder": folder, "inputs": Inputs(), "stop": stop}
+    suite = Suite(folder, Inputs(), stop)
 
     def run_one(entry, advance):
         slot = entry.seed % at_once
-        return scheduler.run_entry(entry, advance, **common, at_once=at_once, slot=slot)
+        return scheduler.run_entry(entry, advance, suite, slot, at_once)
 
-    train = functools.partial(group.train, **common) if at_once > 1 else None
+    train = functools.partial(scheduler.train_group, suite=suite) if at_once > 1 else None
     return scheduler.run_all(entries, run_one, 1, train, at_once)
 
 

@@ -28,7 +28,7 @@ def test_other_processors_have_another_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     here = xla.cache_folder()
     assert here.is_relative_to(tmp_path)
-    monkeypatch.setattr(xla, "cpuinfo", lambda: ["model name: another one"])
+    monkeypatch.setattr(xla, "_cpuinfo", lambda: ["model name: another one"])
     assert xla.cache_folder() != here
 
 

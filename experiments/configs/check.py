@@ -1,7 +1,4 @@
-"""What each value of a config may be: `check` refuses what no run can have, before anything is touched.
-
-What needs the data or the devices is checked where these are known, in `training.run`.
-"""
+"""What each value of a config may be; what needs data or devices is checked in `training.run`."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

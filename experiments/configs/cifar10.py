@@ -2,9 +2,8 @@
 
     python -m experiments.cifar --config experiments/configs/cifar10.py:line --workdir runs/line
 
-After the colon comes a recipe of `experiments.configs.recipes`, such as standard, line, curve,
-simplex_3, ema or swa_cyclic_5. cResNet20, 160 epochs, SGD with momentum, crops and flips; 5,000
-training images are held out for choices unless `--config.validation_size=0` (the article's protocol).
+After the colon comes a recipe of `experiments.configs.recipes`. `--config.validation_size=0` is the
+article's protocol.
 """
 
 import ml_collections

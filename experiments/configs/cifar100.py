@@ -1,8 +1,6 @@
 """CIFAR-100 by the recipe of CIFAR-10.
 
-    python -m experiments.cifar --config experiments/configs/cifar100.py:line --workdir runs/line100
-
-The recipe after the colon is as for CIFAR-10.
+python -m experiments.cifar --config experiments/configs/cifar100.py:line --workdir runs/line100
 """
 
 import ml_collections

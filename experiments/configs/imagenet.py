@@ -3,9 +3,7 @@
     python -m experiments.imagenet --config experiments/configs/imagenet.py:line \\
         --config.data_dir=imagenet --workdir runs/imagenet
 
-WideResNet50-2 (`--config.model.name=resnet50` for the smaller network), 200 epochs of batches of 256,
-random resized crops of 224 pixels and flips. Activations are bfloat16, all else float32. `data_dir` has
-`train` and `val`, or is the data folder of TFDS; 10,000 training images are held out for choices.
+`data_dir` has `train` and `val`, or is the data folder of TFDS.
 """
 
 import ml_collections

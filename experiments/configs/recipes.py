@@ -1,12 +1,7 @@
 """The table of methods: what each changes in a config, starts from, predicts with, and looks like.
 
-A *recipe* is how one run is trained: a few values of a config. A *product* is what a table compares:
-a place of a trained run that predicts, such as its midpoint, or an ensemble of its networks. So
-stochastic weight averaging and a soup, a network and its Monte-Carlo ensemble, a line's midpoint and
-the ensemble of its ends are products, and no code of their own.
-
-A row of `METHODS`, and `SHOWN` of what is drawn besides, are all that there is to say of a method: runs,
-tables, claims and figures read them.
+A *recipe* is how one run is trained: a few values of a config. A *product* is what a table compares: a
+place of a trained run that predicts, such as its midpoint, or an ensemble of its networks.
 """
 
 import difflib
@@ -258,16 +253,6 @@ PRODUCTS: dict[str, tuple[str, str]] = {
     for name, row in (RECIPES | {k: v for k, v in METHODS.items() if v.of}).items()
     if row.place
 }
-
-
-def shown(what: str) -> tuple[str, ...]:
-    """The methods of which something is drawn, in their order."""
-    return SHOWN[what]
-
-
-def product_of(name: str) -> tuple[str, str]:
-    """The recipe that a product is trained by, and the place that it predicts with."""
-    return PRODUCTS[name]
 
 
 def places_of(recipe: str) -> tuple[str, ...]:

@@ -5,12 +5,12 @@ from types import ModuleType
 import ml_collections
 
 from experiments.configs import cifar10, digits, imagenet, tiny_imagenet
-from experiments.configs.recipes import PRODUCTS, SIZED, shown
+from experiments.configs.recipes import PRODUCTS, SHOWN, SIZED
 from experiments.system.errors import UserError
 from subspace_jax import corruptions
 
 # What the article's figures compare.
-_FIRST = shown("article")
+_FIRST = SHOWN["article"]
 _MODULES = {
     module.__name__.rpartition(".")[2]: module
     for module in (digits, cifar10, tiny_imagenet, imagenet)
@@ -182,10 +182,10 @@ def _sweep(name: str, values: tuple) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"name": name, "values": values})
 
 
-_COMPARED = tuple(name for name in _FIRST if name in (*shown("path"), *shown("level")))
+_COMPARED = tuple(name for name in _FIRST if name in (*SHOWN["path"], *SHOWN["level"]))
 # figure -> (its products, whether it shows clean labels, whether it shows wrong ones).
 FIGURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
-    "fig1": (shown("slice"), True, False),
+    "fig1": (SHOWN["slice"], True, False),
     "fig2": (("simplex_3",), True, False),
     "fig3": ((*_COMPARED, "ensemble"), True, False),
     "fig4": (("standard", "line", "layerwise_line", "standard_matched", *SIZED), True, False),

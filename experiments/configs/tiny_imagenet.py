@@ -3,8 +3,7 @@
     python -m experiments.tiny_imagenet --config experiments/configs/tiny_imagenet.py:line \\
         --config.data_dir=tiny-imagenet-200 --workdir runs/tiny
 
-ResNet18 whose first convolution is 3x3 with stride 1; otherwise the recipe of CIFAR-10. `data_dir` is
-the unpacked data set, of which 10,000 training images are held out for choices.
+`data_dir` is the unpacked data set.
 """
 
 import ml_collections

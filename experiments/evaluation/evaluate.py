@@ -8,10 +8,10 @@ import numpy as np
 
 import subspace_jax as ss
 from experiments.data.sets import Split
+from experiments.evaluation.inputs import NOTHING_SHIFTED, Shifted
 from experiments.evaluation.points import layout, short
 from experiments.evaluation.predict import Settings, Wrap, mixtures, no_wrap, predict_networks
 from experiments.evaluation.predictors import all_metrics, measure, predictors
-from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system.files import plain
 from experiments.training.run import Run
 
@@ -30,9 +30,8 @@ def evaluate(
 ) -> dict:
     """Everything that is reported of a trained stack, leaves `[n, ...]`, as JSON values.
 
-    The first split is what is reported; of the others each point gets all metrics under their name.
-    What is chosen (temperatures, points, soups) is chosen on `validation` alone. The predictors of
-    `robust` predict the shifted images too.
+    The first split is reported; of the others each point gets all metrics under their name. All choices
+    are made on `validation`. The predictors of `robust` predict the shifted images too.
     """
     plan = layout(run, settings)
     params = mixtures(stack, jnp.asarray(plan.weights))

@@ -1,13 +1,8 @@
 """The loss around trained networks as JSON: planes, random directions, barriers, curvature.
 
-Networks are known here by three functions alone, pure and of one network, which are arguments:
-
-    stats_fn(params, batch)             moments of every batch norm on this batch, in training mode
-    logits_fn((params, stats), images)  logits [B, K], in evaluation mode
-    loss_fn(params, batch)              the mean training loss of a batch, in training mode
-
-Pass the same function objects again and nothing is compiled again. Every point of every picture has
-batch-norm statistics of its own.
+Networks are known here by three pure functions of one network, which are static arguments:
+`stats_fn(params, batch)` and `loss_fn(params, batch)` in training mode, and in evaluation mode
+`logits_fn((params, stats), images)`. Every point of every picture has statistics of its own.
 """
 
 import functools
@@ -52,17 +47,11 @@ def slice_record(
     wrap: Wrap = no_wrap,
     batch_size: int = 500,
 ) -> dict[str, Any]:
-    """Accuracy and NLL on a plane, and the trained subspace that lies in it.
+    """Accuracy and NLL `[R][R]`, at `x[j], y[i]`, on a plane, and the trained subspace that lies in it.
 
     The plane goes through three networks `[3, ...]`: the endpoints of a curve or simplex, or those of a
     line and an independently trained one. That of one network `[1, ...]` has two random directions,
-    normalised by filters.
-
-    `accuracy` and `nll` are `[R][R]`, the entry `[i][j]` at `x[j], y[i]`, in units of weight distance.
-    `path` is the line, the curve, or the triangle's outline, closed; `other` the independent network.
-    Three networks have `corners` `[3][2]`, and means over the points `inside` of their triangle and
-    `outside`, farther than `beyond` from it; one network is at (0, 0), and its `kernel_norm`, the norm
-    of all kernels, is the length of both directions and the last of `x`.
+    normalised by filters, as long as all its kernels together. Distances are those of weights.
     """
     n = subspace.num_endpoints
     if n > 3:
@@ -130,10 +119,7 @@ def _around(params: PyTree, key: jax.Array, measure: Callable, resolution: int) 
 
 
 def barriers(points: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """How far the test NLL and error on a path rise above the straight line between its ends.
-
-    Of a record's points those with a position on a path count, two at least; null if not finite.
-    """
+    """How far the test NLL and error on a path rise above the straight line between its ends."""
     path = _path_of(points)
     alphas = np.array([p["coords"] for p in path], np.float32)
     nll, accuracy = (np.array([p[m] for p in path], np.float32) for m in ("nll", "accuracy"))
@@ -159,12 +145,7 @@ def path_record(
     num_iterations: int,
     wrap: Wrap = no_wrap,
 ) -> dict[str, Any]:
-    """Barriers of the test loss and curvature of the training loss along a line or curve.
-
-    `test` are the run's own `points`, which are not evaluated again; `curvature` (of
-    `curvature_record`) is at `alphas`. One network has a level to compare with: `barrier` and both
-    `alphas` are null.
-    """
+    """Barriers of the test loss at a run's own points, and curvature, along a path or of one network."""
     single = subspace.num_endpoints == 1
     coords = jnp.asarray(subspace.center)[None] if single else jnp.asarray(_ALPHAS, jnp.float32)
     networks = mixtures(stack, jax.vmap(subspace.weights)(coords))
@@ -195,15 +176,9 @@ def curvature_record(
 ) -> dict[str, Any]:
     """The largest eigenvalue `[P]` of the Hessian of the training loss, of networks `[P, ...]`.
 
-    The loss is the mean over fixed batches, without weight decay, and each batch norm takes the
-    statistics of the batch, as it was trained; the Hessian so depends on the size of the batches.
-    Products with it are summed over batches from the host, since XLA's derivatives of convolutions are
-    many times slower inside a loop on a CPU.
-
-    The eigenvalue grows as the weights shrink, which a network with batch norm does not notice:
-    midpoints are smaller than their endpoints. The relative one, of steps measured by the norm of
-    each filter (`landscape.filter_norms`), does not, and leaves out all that is not a kernel.
-    Each Lanczos iteration costs about three gradients on all batches, for each of both eigenvalues.
+    The loss is the mean over fixed batches, whose size matters to batch norm, without weight decay.
+    The eigenvalue grows as the weights shrink, which batch norm does not notice: midpoints are smaller
+    than their endpoints. The relative one, of steps measured by the norm of each filter, does not.
     """
     batches = list(batches)
     sizes = [_num_images(batch) for batch in batches]
@@ -221,19 +196,11 @@ def curvature_record(
 
 
 def _measure(functions, images, wrap, batch_size, stack, weights) -> dict[str, Any]:
-    """Accuracy and NLL `[P]` of mixtures by weights `[P, n]`, each with statistics of its own.
-
-    No logits but those of one network and one batch are held.
-    """
+    """Accuracy and NLL `[P]` of mixtures by weights `[P, n]`, each with statistics of its own."""
     (stats_fn, logits_fn), (recal_batches, split) = functions, images
     recal_batches = wrap(recal_batches, "recalibrate the plane")
-    pooled = ss.recalibrate(
-        _stats_at(stats_fn),
-        (stack, weights),
-        recal_batches,
-        num_examples=_num_images,
-        check=False,
-    )
+    given = _stats_at(stats_fn), (stack, weights), recal_batches
+    pooled = ss.recalibrate(*given, num_examples=_num_images, check=False)
     total = len(split.labels)
     size = min(batch_size, total)
     labels = np.pad(split.labels, (0, -total % size), constant_values=_UNKNOWN).reshape(-1, size)
@@ -271,7 +238,7 @@ def _add_metrics(sums, stack, weights, stats, batch, *, logits_fn):
 
 
 def _product(loss_fn, params, batches, scale, v):
-    """`S H S v` of the mean loss over batches."""
+    """`S H S v` of the mean loss over batches, in no loop of XLA's, which is slow on a CPU."""
     total = sum(map(_num_images, batches))
     out = jax.tree.map(jnp.zeros_like, v)
     for batch in batches:

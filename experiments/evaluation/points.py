@@ -27,11 +27,7 @@ class Point(NamedTuple):
 
 
 def points_of(subspace: ss.Subspace, num_points: int, grid_steps: int = 0) -> list[Point]:
-    """A grid along a line or curve; corners, middles of edges and the center of a simplex.
-
-    A triangle has a grid too, of points whose coordinates are multiples of `1 / grid_steps`; those
-    that are not in the list already are at its end, without a name.
-    """
+    """A grid along a path; corners, middles of edges and center of a simplex, then a triangle's grid."""
     n = subspace.num_endpoints
     if subspace.center.ndim == 0:
         names = {0: "endpoint 0", num_points - 1: f"endpoint {n - 1}"}
@@ -124,18 +120,12 @@ class Chosen(NamedTuple):
 
 
 def choose(spec: str, run: Run, settings: Settings, metrics: dict) -> Chosen:
-    """The point that a command line means.
-
-    `spec` is a name of an evaluated point, `_` standing for a space; `best`, the evaluated point of
-    lowest validation NLL in `metrics`; or coordinates, as `0.3`, `0.2,0.3,0.5` or `1/3,2/3`.
-    """
+    """The point that a command line means: its name, `best` by validation NLL, or its coordinates."""
     answer, plan = run.program.method.answer, layout(run, settings)
     named = {point.name.replace(" ", "_"): i for i, point in enumerate(plan.points) if point.name}
-    nll = None
+    nll, index = None, named.get(spec.replace(" ", "_"))
     if spec == "best":
-        index, nll = _best(metrics["points"])
-    else:
-        index = named.get(spec.replace(" ", "_"))
+        nll, index = _best(metrics["points"])
     if index is not None:
         name, coords = plan.points[index]
         drawn = answer.subspace is None or name.startswith("sample")
@@ -175,8 +165,8 @@ def _coordinates_said(subspace: ss.Subspace | None) -> str:
     return f" or {n} numbers that sum to 1, such as {','.join([f'1/{n}'] * n)}"
 
 
-def _best(records: list[dict]) -> tuple[int, float]:
-    """The index of the point of lowest validation NLL, and that NLL."""
+def _best(records: list[dict]) -> tuple[float, int]:
+    """The lowest validation NLL, and the index of its point."""
     found = [(record.get("validation") or {}).get("nll") for record in records]
     finite = [(nll, i) for i, nll in enumerate(found) if nll is not None]
     if not finite:
@@ -184,8 +174,7 @@ def _best(records: list[dict]) -> tuple[int, float]:
             "--point is best but the run held out no validation images to choose it by "
             "(config.validation_size); use midpoint, or train one with a validation split."
         )
-    nll, index = min(finite)
-    return index, nll
+    return min(finite)
 
 
 def _is_inside(answer: Answer, coords: np.ndarray) -> bool:

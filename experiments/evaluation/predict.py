@@ -1,8 +1,4 @@
-"""Predictions of networks with statistics of their own: the one way to them in the experiments.
-
-`recalibrated` measures the batch-norm statistics of every network itself, and only what it returns
-can predict: they can't be forgotten.
-"""
+"""Predictions of networks, of which only those that `recalibrated` returns can predict."""
 
 import dataclasses
 import functools
@@ -113,10 +109,7 @@ def predict_networks(
     settings: Settings,
     wrap: Wrap = no_wrap,
 ) -> tuple[dict[str, jax.Array], Networks, ss.recalibration.Recalibration]:
-    """Logits `[P, N, K]`, by the name of the split, of networks `[P, ...]` that a run trained.
-
-    The run's training images recalibrate each of them.
-    """
+    """Logits `[P, N, K]`, by the name of the split, of networks that the run's images recalibrate."""
     networks, recalibration = recalibrated(run, params, settings, wrap)
     model = run.program.model
     logits = {
@@ -149,10 +142,7 @@ def moments_fn(model: Model, augment: bool) -> Callable:
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
-    """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode.
-
-    Options are those of the network.
-    """
+    """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode."""
 
     def logits(network, images, **options):
         params, stats = network

@@ -1,8 +1,4 @@
-"""What a trained stack predicts with, by name: `midpoint`, `ensemble`, a soup, ...
-
-Whatever is chosen here, a point or a soup, is chosen on the split that is held out: of the test
-split nothing is known. `measure` measures all of them in the same way.
-"""
+"""What a trained stack predicts with, by name, chosen on held-out images alone, and how good it is."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import subspace_jax as ss
 from experiments.data.sets import Split
-from experiments.evaluation import choose
+from experiments.evaluation.inputs import NOTHING_SHIFTED, Shifted
 from experiments.evaluation.points import DRAWS_STREAM, Layout, short
 from experiments.evaluation.predict import (
     Networks,
@@ -26,12 +23,13 @@ from experiments.evaluation.predict import (
     predict,
     recalibrated,
 )
-from experiments.evaluation.shifted import NOTHING_SHIFTED, Shifted
 from experiments.system import hosts
 from experiments.training.run import Run
 
 # Points of a risk-coverage curve that are kept.
 _CURVE_POINTS = 50
+
+Predicted = tuple[ArrayLike, ArrayLike]  # logits or log probabilities, and labels
 
 
 class Predictor(NamedTuple):
@@ -55,8 +53,7 @@ def predictors(
 ) -> Iterator[Predictor]:
     """What a trained stack can predict with; `networks` are those of the points of the layout.
 
-    Choices are made on images that are held out and the points' logits `[P, N, K]` for them, if there
-    are any.
+    `held_out` are the images that choices are made on, and the points' logits `[P, N, K]` for them.
     """
     model, answer = run.program.model, run.program.method.answer
 
@@ -81,10 +78,7 @@ def predictors(
 
 
 def _mc_ensemble(run: Run, network: Networks, settings: Settings) -> Predictor:
-    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016).
-
-    Every pass drops the same units in each batch of images: passes are independent, images are not.
-    """
+    """The average of passes in which units are dropped at random (Gal and Ghahramani 2016)."""
     key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
 
@@ -129,11 +123,7 @@ def measure(
     known: Mapping[str, jax.Array] | None = None,
     shifted: Shifted = NOTHING_SHIFTED,
 ) -> dict:
-    """The record of one predictor: all metrics, and how it fares on other images.
-
-    The first split is what is reported, and `validation` fits temperatures. `known` has the logits
-    `[P, N, K]` of the evaluated points, by the name of the split.
-    """
+    """The record of one predictor, whose logits may be `known`: those of evaluated points by split."""
     members = jnp.array(predictor.members, int)
     logits = {
         name: known[name][members] if known and predictor.members else predictor.logits(images)
@@ -154,12 +144,37 @@ def measure(
     record |= all_metrics(*tested, num_bins=num_bins)
     record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
     if "validation" in splits:
-        record |= choose.temperature_record(validation, tested, num_bins)
+        record |= temperature_record(validation, tested, num_bins)
         if len(predictor.members) > 1:
             both = ((logits[name], labels[name]) for name in ("validation", main))
-            record["temperatures"] = choose.ensemble_temperature_record(*both, num_bins)
+            record["temperatures"] = ensemble_temperature_record(*both, num_bins)
     record |= _corruptions(predictor, shifted, num_bins)
     return record | _foreign(predictor, shifted, tested[0]) | predictor.says
+
+
+def temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
+    """The temperature that validation logits `[N, K]` choose, and the test metrics with it."""
+    temperature = ss.calibration.fit_temperature(*validation)
+    log_probs = jax.nn.log_softmax(ss.calibration.apply_temperature(test[0], temperature))
+    return _scaled(temperature, log_probs, test[1], num_bins)
+
+
+def ensemble_temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
+    """As `temperature_record`, of the mean probabilities of members with logits `[M, N, K]`."""
+    records = {}
+    for mode in ("per_member", "after_average"):
+        temperature = ss.calibration.fit_ensemble_temperature(*validation, mode=mode)
+        log_probs = ss.calibration.apply_ensemble_temperature(test[0], temperature, mode=mode)
+        records[mode] = _scaled(temperature, log_probs, test[1], num_bins)
+    return records
+
+
+def _scaled(temperature, log_probs, labels, num_bins: int) -> dict:
+    scaled = {
+        "nll": ss.metrics.nll(log_probs, labels),
+        "ece": ss.metrics.ece(jnp.exp(log_probs), labels, num_bins=num_bins),
+    }
+    return {"temperature": temperature, "scaled": scaled}
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")

@@ -93,10 +93,7 @@ def _output(folder: Path, options: SimpleNamespace) -> Path:
 def _measured(
     made: Path, finished: FinishedRun, chosen: points.Chosen, options: SimpleNamespace
 ) -> tuple[Networks, dict]:
-    """The network `[1, ...]` whose file is in the new folder, and what the card says of it.
-
-    With int8 weights those of float32 are measured beside them, and only the size of their file is kept.
-    """
+    """The network `[1, ...]` whose file is in the new folder, and what the card says of it."""
     config, run, settings = finished.config, finished.run, finished.settings
     splits = {"test": finished.dataset.test}
     if len(finished.dataset.validation.labels):

@@ -1,8 +1,4 @@
-"""The files of one network: its variables in a format of choice, and its source.
-
-A network's variables are nested dictionaries of arrays, `{"params": ..., "batch_stats": ...}`. In files
-of flat names these are joined by dots: `params.Conv_0.kernel`.
-"""
+"""The files of one network: its variables in a format of choice, and its source."""
 
 import dataclasses
 import inspect
@@ -90,16 +86,11 @@ weights = unflatten_dict({name: arrays[name] for name in arrays if name != "meta
 
 def num_bytes(path: Path) -> int:
     """The size of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
-    return sum(x.stat().st_size for x in files)
+    return sum(x.stat().st_size for x in (path, *path.rglob("*")) if x.is_file())
 
 
 def source(network: nn.Module, normalization: str, int8: bool = False) -> str:
-    """Source of `network` and `logits(variables, images)`, which needs JAX and Flax alone.
-
-    It is the file of this project's networks word for word, and the values of this one. With `int8` the
-    variables have the weights of `quantised`.
-    """
+    """Source of `network` and `logits(variables, images)`, which needs JAX and Flax alone."""
     names = [field.name for field in dataclasses.fields(network)]
     values = {x: repr(getattr(network, x)) for x in names if x not in ("parent", "name")}
     values["dtype"] = f"jnp.{np.dtype(network.dtype).name}"
@@ -122,13 +113,9 @@ def logits(variables, images):
 
 
 def quantised(tree: Tree) -> Tree:
-    r"""Kernels as int8 numbers, each beside its scales; all else as it is.
+    """Kernels as int8 numbers, `q = round(w / s)`, each beside its `kernel_scale` `[1, ..., K]`.
 
-    .. math:: q = \mathrm{round}(w / s), \qquad s = \max |w| / 127
-
-    with the largest weight of an output channel, which is the last axis of a kernel. Kernels are the
-    float32 leaves of rank two or more; a `kernel` gets a float32 `kernel_scale` `[1, ..., K]` beside it.
-    No weight moves by more than half a scale, and zero stays zero.
+    The scale is `max |w| / 127` of an output channel, the last axis. All else stays as it is.
     """
     found = {}
     for name, leaf in tree.items():

@@ -17,10 +17,7 @@ _SCRIPTS = ("elements", "panels", "reliability", "maps", "path", "triangle", "pa
 
 
 def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = None) -> str:
-    """One HTML page with everything inside it: it refers to no other file and no network.
-
-    Empty parts of the body are left out, and without data for it there is no script.
-    """
+    """One HTML page that refers to no other file and no network; without data there is no script."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     scripts = ""
     if data is not None:

@@ -1,7 +1,4 @@
-"""What the script of a run's page draws: numbers in the units in which they are shown.
-
-Lists run over points or epochs. A value that is not finite or not known is `None`.
-"""
+"""What the script of a run's page draws: numbers in their units, `None` if not finite or not known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from experiments.report import landscape_figures, run_figures, triangle
+from experiments.report import landscape_figures, run_figures
 from experiments.results.styles import METRICS, QUANTITIES, deployed
 from experiments.system.files import plain
 
@@ -75,7 +72,7 @@ def _path(points: Sequence[Metrics], ensembles: Sequence[Metrics]) -> dict | Non
 
 
 def _triangle(points: Sequence[Metrics]) -> dict | None:
-    entries = triangle.points_of(points)
+    entries = run_figures.triangle_of(points)
     if not entries:
         return None
     coords = [list(entry["coords"]) for entry in entries]
@@ -83,8 +80,8 @@ def _triangle(points: Sequence[Metrics]) -> dict | None:
         "coords": coords,
         "names": [entry["name"] for entry in entries],
         "values": [_values(entries, name) for name in METRICS],
-        "triangles": triangle.triangles(coords).tolist(),
-        "corners": triangle.EQUILATERAL.tolist(),
+        "triangles": run_figures.meshes_of(coords).tolist(),
+        "corners": run_figures.EQUILATERAL.tolist(),
         "bins": [_bins(entry) for entry in entries],
     }
 

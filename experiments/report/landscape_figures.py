@@ -1,8 +1,4 @@
-"""The loss around trained networks as figures, from the records of runs alone.
-
-A run's `landscape` has a `slice`, which is what `evaluation.landscape.slice_record` returns, and a
-`path`, which is what `path_record` does. Nothing here uses `matplotlib.pyplot`.
-"""
+"""The loss around trained networks as figures, from what `evaluation.landscape` records."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,10 +28,7 @@ _PANELS = {"point": "One network", "line": "Line", "curve": "Curve", "simplex": 
 
 
 def draw(metrics: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Figure, dict]]:
-    """The figures `fig1`, `fig2` and `curvature` that are asked for and that there are data for.
-
-    Beside each are the runs that are drawn in it, from which alone its function draws it again.
-    """
+    """Those of `_FIGURES` that are asked for and have data, each with the runs that are drawn in it."""
     drawn = {}
     for name in filter(_FIGURES.__contains__, names):
         choose, function, part = _FIGURES[name]
@@ -73,10 +66,7 @@ def _paths(runs: Sequence[Run]) -> list[Run]:
 
 
 def fig1(runs: Sequence[Run]) -> Figure:
-    """Real slices of the test loss, and in each the subspace that was trained.
-
-    They share their colours: the article's schematic, measured.
-    """
+    """Real slices of the test loss, with shared colours, and in each the subspace that was trained."""
     slices = [run["landscape"]["slice"] for run in runs]
     levels = levels_of(np.concatenate([_array(record["nll"]).ravel() for record in slices]))
     figure = Figure(figsize=(2.7 * len(runs) + 0.9, 3.3), layout="constrained")
@@ -94,11 +84,7 @@ def fig1(runs: Sequence[Run]) -> Figure:
 
 
 def fig2(runs: Sequence[Run]) -> Figure:
-    """Accuracy and NLL on the plane through the triangle of the first of several seeds.
-
-    Above each is its mean inside the triangle and outside of it, with the standard error over all
-    seeds.
-    """
+    """Accuracy and NLL on the plane of the first seed's triangle, and their means over all seeds."""
     records = [run["landscape"]["slice"] for run in runs]
     first = records[0]
     figure = Figure(figsize=(10.4, 5.1), layout="constrained")
@@ -122,10 +108,7 @@ def fig2(runs: Sequence[Run]) -> Figure:
 
 
 def curvature(runs: Sequence[Run]) -> Figure:
-    """Top eigenvalues of the Hessian and test error along the paths, as means over the seeds.
-
-    Standard training is a horizontal line.
-    """
+    """Top eigenvalues of the Hessian and test error along the paths, as means over the seeds."""
     paths = [run["landscape"]["path"] for run in runs]
     names = {
         "eigenvalue": "Largest Hessian eigenvalue",
@@ -174,10 +157,7 @@ def _array(values) -> np.ndarray:
 
 
 def levels_of(values: np.ndarray) -> np.ndarray:
-    """Round bounds of colours, growing geometrically, that cover all but the extreme values.
-
-    Of three series the finest that has few enough of them; equal steps where all values are close.
-    """
+    """Round bounds of colours, growing geometrically, that cover all but the extreme values."""
     values = values[np.isfinite(values)]
     if not values.size or values.max() <= 0:
         return np.linspace(0, 1, _FEWEST)

@@ -1,7 +1,4 @@
-"""The metrics of a run as figures, figures as PNG and PDF files, and what those of suites share.
-
-Nothing here uses `matplotlib.pyplot`.
-"""
+"""The metrics of a run as figures, figures as PNG and PDF files, and what those of suites share."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from scipy.spatial import Delaunay
 
 from experiments.configs.recipes import Recipe
-from experiments.report import landscape_figures, triangle
+from experiments.report import landscape_figures
 from experiments.results.styles import METRICS, QUANTITIES, deployed, style_of_run
 from subspace_jax import plotting
 from subspace_jax.metrics import Reliability
 
 Metrics = Mapping[str, Any]
+
+# Corners [3, 2] of a triangle of equal sides, the first two at the bottom.
+EQUILATERAL = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+# Of three points in a row that rounding has put beside each other, as a share of the triangle's area.
+_NO_AREA = 1e-4
 
 # What is known of each epoch, its label, and the factor to its unit.
 _CURVES = (
@@ -30,10 +33,7 @@ _CURVES = (
 
 
 def run_figures(metrics: Metrics) -> dict[str, Figure]:
-    """Figures of one run by name, in the order in which they are best read.
-
-    They are `path`, `triangle`, `plane`, `reliability` and `history`, where there are data.
-    """
+    """Figures of one run by name, where there are data, in the order in which they are best read."""
     config, points = metrics.get("config", {}), metrics.get("points", ())
     style, plane = style_of_run(config), metrics.get("landscape", {}).get("slice")
     figures = {
@@ -76,6 +76,24 @@ def path_of(points: Sequence[Metrics]) -> dict[float, Metrics]:
     """The points of a path by their position, in order; empty without at least two of them."""
     scalar = {p["coords"]: p for p in points if isinstance(p["coords"], int | float)}
     return dict(sorted(scalar.items())) if len(scalar) > 1 else {}
+
+
+def triangle_of(points: Sequence[Metrics]) -> list[Metrics]:
+    """The points of a record that lie on a triangle, each place once; none without its corners."""
+    found = {
+        tuple(p["coords"]): p
+        for p in points
+        if isinstance(p["coords"], list | tuple) and len(p["coords"]) == 3
+    }
+    named = {point["name"] for point in found.values()}
+    return list(found.values()) if {f"endpoint {i}" for i in range(3)} <= named else []
+
+
+def meshes_of(coords: Sequence[Sequence[float]]) -> np.ndarray:
+    """Delaunay's triangles `[T, 3]` between points at barycentric coordinates `[P, 3]`."""
+    coords = np.asarray(coords, float)
+    found = Delaunay(coords @ EQUILATERAL).simplices
+    return found[np.abs(np.linalg.det(coords[found])) > _NO_AREA]
 
 
 def mirror_pairs(ensembles: Sequence[Metrics]) -> dict[float, Metrics]:
@@ -124,10 +142,10 @@ def _path(points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Recipe
 
 def _triangle(points: Sequence[Metrics], plane: Metrics | None) -> Figure | None:
     """Colours over the triangle, interpolated linearly between evaluated points."""
-    entries = triangle.points_of(points)
+    entries = triangle_of(points)
     if not entries:
         return None
-    corners = triangle.EQUILATERAL
+    corners = EQUILATERAL
     if plane and plane["kind"] == "simplex":
         corners = np.asarray(plane["corners"])
     figure = Figure(figsize=(10.0, 3.9), layout="constrained")
@@ -139,7 +157,7 @@ def _triangle(points: Sequence[Metrics], plane: Metrics | None) -> Figure | None
 def _triangle_map(entries, name: str, corners: np.ndarray, label: str, ax: Axes) -> None:
     coords = np.array([entry["coords"] for entry in entries])
     x, y = (coords @ corners).T
-    values, meshes = _values(entries, name), triangle.triangles(coords)
+    values, meshes = _values(entries, name), meshes_of(coords)
     known = meshes[np.isfinite(values[meshes]).all(axis=1)]
     if len(known):
         colours = "cividis" if name == "accuracy" else "cividis_r"  # brighter is better

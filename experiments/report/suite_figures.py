@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.configs.recipes import COLOURS, LARGEST, METHODS, product_of, shown
+from experiments.configs.recipes import COLOURS, LARGEST, METHODS, PRODUCTS, SHOWN
 from experiments.configs.suites import FIGURES
 from experiments.report.run_figures import legend_below, path_of
 from experiments.results.significance import standard_error
@@ -23,9 +23,9 @@ Metrics = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Metrics]]  # by recipe
 Drawn = tuple[Figure, dict]
 
-_PATHS, _LEVELS, _SNOWED = shown("path"), shown("level"), shown("severity")
+_PATHS, _LEVELS, _SNOWED = SHOWN["path"], SHOWN["level"], SHOWN["severity"]
 # Methods whose confidences are shown; the records of others lack the curves.
-_CURVES = shown("curves")
+_CURVES = SHOWN["curves"]
 # What a family is with two networks, where that has a name of its own.
 _OF_TWO = {"simplex": "line", "layerwise_simplex": "layerwise_line"}
 _OF_TWO["standard_matched"] = "standard_matched"
@@ -33,10 +33,7 @@ _FOREIGN = {"noise": "uniform noise", "shuffled": "shuffled pixels"}
 
 
 def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
-    """The figures that are asked for and have data; with any, what is known of the confidences.
-
-    Each shows its own products, whatever else there are runs of; of a sweep, what it chose.
-    """
+    """The figures of some names that have data, each of its own products, and those of confidences."""
     counted, table = chosen_runs(metrics["runs"]), metrics["table"]
     noise = max((row["label_noise"] for row in table), default=0.0)
     article = [row for row in table if row["setting"] == "article"]
@@ -70,13 +67,13 @@ def _at(rows: Sequence[Metrics], noise: float) -> list[Metrics]:
 
 def _of_figure(name: str, rows: Sequence[Metrics]) -> list[Metrics]:
     """Rows of the figure's own products, whatever their names in the table."""
-    wanted = {product_of(product) for product in FIGURES[name][0]}
+    wanted = {PRODUCTS[product] for product in FIGURES[name][0]}
     return [row for row in rows if _side(row) in wanted]
 
 
 def _side(row: Metrics) -> tuple[str, str]:
     """The recipe and the place of a row."""
-    return product_of(row["method"])[0], row["place"]
+    return PRODUCTS[row["method"]][0], row["place"]
 
 
 def _title(noise: float) -> str:
@@ -86,7 +83,7 @@ def _title(noise: float) -> str:
 
 
 def _row(rows: Sequence[Metrics], product: str) -> Metrics | None:
-    return next((row for row in rows if _side(row) == product_of(product)), None)
+    return next((row for row in rows if _side(row) == PRODUCTS[product]), None)
 
 
 def _value(row: Metrics, metric: str) -> tuple[float, float]:

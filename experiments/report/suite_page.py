@@ -1,12 +1,14 @@
 """The page of a suite: its figures, each with what it shows, and folded below its claims and tables."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from experiments.report import document, headlines
+from experiments.configs.recipes import PRODUCTS
+from experiments.report import document
 from experiments.report.run_page import BINS
-from experiments.results import claims, tables
+from experiments.results import claims, tables, wording
+from experiments.results.claims import Verdict
 
 Metrics = Mapping[str, Any]
 
@@ -21,6 +23,7 @@ _INTRODUCTIONS = {
     "tiny_imagenet full": "ResNet18 on Tiny-ImageNet by the article's protocol, but for the training "
     "images that are held out for choices.",
 }
+_LINES = ("layerwise_line", "line")  # whose comparison is a figure's headline
 _ROWS = "Means ± one standard error over seeds. NLL and ECE: lower is better"
 # What the words on the page mean.
 _TERMS = (
@@ -104,7 +107,7 @@ _CAPTIONS = {
 
 def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     """One HTML page of a suite and of PNG files by their names; parts that are missing are left out."""
-    config, said = metrics.get("config", {}), headlines.of(metrics)
+    config, said = metrics.get("config", {}), _headlines(metrics)
     name = " ".join(dict.fromkeys((config.get("suite", ""), config.get("scale", ""))))
     title = f"Subspaces of networks and their rivals: {name}"
     evaluation = config.get("run", {}).get("evaluation", {})
@@ -165,3 +168,64 @@ def _claims(metrics: Metrics) -> str:
 def _list(sentences: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f"<ul>{items}</ul>" if items else ""
+
+
+def _headlines(metrics: Metrics) -> dict[str, str]:
+    """A sentence for each figure whose record has what it is about, by the figure's name."""
+    verdicts = claims.from_json(metrics.get("claims", ()))
+    verdicts = [verdict for verdict in verdicts if verdict.difference is not None]
+    found = {
+        "fig1": "The test loss around what was trained: brighter is lower.",
+        "fig2": _comparison(verdicts, "fig2", "accuracy"),
+        "fig3": _comparison(verdicts, "fig3", "accuracy"),
+        "fig4": _averages(verdicts),
+        "fig5": _comparison(verdicts, "fig5", "ece"),
+        "fig6": _comparison(verdicts, "fig6", "corruptions.snow.3.accuracy"),
+        "fig7": _comparison(verdicts, "fig7", "accuracy"),
+        "rivals": _best(metrics),
+        "tuned": _comparison(verdicts, "tuned", "accuracy"),
+        "curvature": "The sharpness of the loss along each path, beside the test error.",
+        "reliability": "How often predictions are right, by how sure they are.",
+        "selection": "How many of the predictions that one keeps are wrong.",
+    }
+    return {name: sentence for name, sentence in found.items() if sentence}
+
+
+def _comparison(verdicts: Sequence[Verdict], figure: str, metric: str) -> str:
+    """The figure's comparison with standard training, or its first, with the noisiest labels."""
+    found = [v for v in verdicts if (v.claim.figure, v.claim.metric) == (figure, metric)]
+
+    def rank(verdict):
+        ours, theirs = verdict.claim.ours[0], verdict.claim.theirs[0]
+        place = _LINES.index(ours) if ours in _LINES else len(_LINES)
+        return theirs != "standard", -verdict.claim.label_noise, place
+
+    return claims.plain(min(found, key=rank)) if found else ""
+
+
+def _averages(verdicts: Sequence[Verdict]) -> str:
+    found = [verdict.outcome for verdict in verdicts if verdict.claim.figure == "fig4"]
+    if not found:
+        return "Accuracy by the number of endpoints."
+    share = wording.percent(found.count(claims.AGREE) / len(found))
+    than = "than an average of as many models"
+    return f"Simplexes are significantly more accurate {than} in {share} of the comparisons."
+
+
+def _best(metrics: Metrics) -> str:
+    """Of the single deployed networks by the article's recipe, with the noisiest labels."""
+    rows = [row for row in metrics.get("table", ()) if row["setting"] == "article"]
+    noise = max((row["label_noise"] for row in rows), default=0.0)
+    means = {
+        row["method"]: row["accuracy"]["mean"]
+        for row in rows
+        if row["inference_passes"] == 1
+        and (row["place"], row["label_noise"]) == ("midpoint", noise)
+        and row.get("accuracy", {}).get("mean") is not None
+    }
+    if not means:
+        return ""
+    best = max(means, key=means.__getitem__)
+    name, accuracy = claims.side_said(PRODUCTS[best]), 100 * means[best]
+    start = f"With {wording.kind_of_labels(noise)}, the most accurate single network"
+    return f"{start} is {name}, at {accuracy:.1f} %."

@@ -1,4 +1,1 @@
-"""The command `python -m experiments.reproduce`: which runs a suite needs, and what they say.
-
-It imports `runs` and everything that `runs` imports.
-"""
+"""The command `python -m experiments.reproduce`: which runs a suite needs, and what they say."""

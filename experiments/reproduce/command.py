@@ -4,7 +4,6 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +11,14 @@ from absl import flags
 
 from experiments.configs import check, suites
 from experiments.configs.suites import FIGURES
+from experiments.evaluation.inputs import Inputs
 from experiments.report import pages
-from experiments.reproduce import group, known_runs, metrics, plan, records, scenes, scheduler
+from experiments.reproduce import known_runs, metrics, plan, records, scenes, scheduler
 from experiments.reproduce.known_runs import KnownRuns, Sorted
-from experiments.reproduce.records import Entry
+from experiments.reproduce.records import Entry, Suite
 from experiments.reproduce.scheduler import Outcome
 from experiments.results import claims, summary, tables
 from experiments.runs import workdir
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Interrupted
 from experiments.system import cli, files, lock
 from experiments.system.cli import Stop
@@ -72,13 +71,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    for define, name, default, said in (
-        (flags.DEFINE_string, "only", "", "Figures to make, with commas between."),
-        (flags.DEFINE_bool, "draw_only", False, "Train nothing; refuse figures that lack runs."),
-        (flags.DEFINE_string, "known_runs", "", _KNOWN_RUNS),
-        (flags.DEFINE_bool, "check", False, "Print every claim with its test."),
-    ):
-        define(name, default, said, flag_values=values)
+    text = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=values)
+    text("only", help="Figures to make, with commas between.")
+    text("known_runs", help=_KNOWN_RUNS)
+    switch("draw_only", help="Train nothing; refuse figures that lack runs.")
+    switch("check", help="Print every claim with its test.")
 
 
 def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
@@ -102,18 +100,16 @@ def _suite_and_scale(argv: list[str]) -> tuple[str, list[str]]:
 def run(options: SimpleNamespace, failed: list[str]) -> None:
     """Makes the figures that are asked for; names of failed runs are appended to `failed`."""
     plan.check(options.config)
-    figures = plan.figures_of(options.only)
+    plan.figures_of(options.only)  # refuses unknown ones before there is a folder
     folder = workdir.check(options.workdir, options.config, options.overwrite)
     with lock.hold(folder):
         # Whoever held it may have made another suite.
         workdir.check(options.workdir, options.config, options.overwrite)
-        _run(options, folder, figures, failed)
+        _run(options, folder, failed)
 
 
-def _run(
-    options: SimpleNamespace, folder: Path, figures: tuple[str, ...], failed: list[str]
-) -> None:
-    config, inputs = options.config, Inputs()
+def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
+    config, inputs, figures = options.config, Inputs(), plan.figures_of(options.only)
     entries = plan.entries(config, figures)
     trained = [entry for entry in entries if entry.setting != "landscape"]
     if not any(entry.setting == "article" for entry in entries):
@@ -137,13 +133,18 @@ def _run(
     begin = time.perf_counter()
     with Stop() as stop:
         try:
-            outcome = _run_all(options, folder, inputs, entries, known, lambda: stop.requested)
+            suite = Suite(folder, inputs, lambda: stop.requested)
+            outcome = _run_all(options, suite, entries, known)
         except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
         # A signal that comes now waits: figures and report are a matter of seconds.
         runs = list(outcome.records.values())
-        record |= finished_now() | metrics.seconds(runs, time.perf_counter() - begin)
+        record |= finished_now() | {
+            "wall_seconds": round(time.perf_counter() - begin, 1),
+            "num_runs": len(runs),
+            "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
+        }
         if previous and outcome.records.keys() <= existing:
             # Nothing was run: the numbers come from where they came from before.
             drawn = {name: record[name] for name in ("command", "commit", "date")}
@@ -196,32 +197,24 @@ def _require(entries: list[Entry], found: Sorted, folder: Path) -> None:
 
 
 def _run_all(
-    options: SimpleNamespace,
-    folder: Path,
-    inputs: Inputs,
-    entries: list[Entry],
-    known: list[KnownRuns],
-    stop: Callable[[], bool],
+    options: SimpleNamespace, suite: Suite, entries: list[Entry], known: list[KnownRuns]
 ) -> Outcome:
     """All entries; those with tuned values when it is known which these are."""
     config = options.config
     at_once, slots = config.runs_at_once, dict[str, int]()
-    shared = {"folder": folder, "inputs": inputs, "stop": stop}
-    looking = {"options": config.landscape.to_dict()}
-    looking["first_seed"] = next(iter(plan.landscape_seeds(config)), -1)
+    looking = config.landscape.to_dict(), next(iter(plan.landscape_seeds(config)), -1)
 
     def run_one(entry, advance):
-        if stop():
+        if suite.stop():
             raise Interrupted
         if entry.setting == "landscape":
-            return scenes.record(entry, advance, **shared, **looking)
-        slot = slots.get(entry.id, 0)
-        return scheduler.run_entry(entry, advance, **shared, slot=slot, at_once=at_once)
+            return scenes.record(entry, advance, suite, *looking)
+        return scheduler.run_entry(entry, advance, suite, slots.get(entry.id, 0), at_once)
 
     def train_group(runs, advance):
         slots.update({entry.id: slot for slot, entry in enumerate(runs)})
         trained = [entry for entry in runs if entry.setting != "landscape"]
-        return group.train(trained, advance, **shared)
+        scheduler.train_group(trained, advance, suite)
 
     def run_all(entries):
         together = train_group if at_once > 1 else None
@@ -231,10 +224,10 @@ def _run_all(
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))
     if not tuned:
         return first
-    found = known_runs.sort(folder, known, tuned)
+    found = known_runs.sort(suite.folder, known, tuned)
     if options.draw_only:
-        _require(tuned, found, folder)
-    _take(found, tuned, folder)
+        _require(tuned, found, suite.folder)
+    _take(found, tuned, suite.folder)
     second = run_all(tuned)
     return Outcome(first.records | second.records, first.failures | second.failures)
 
@@ -242,10 +235,10 @@ def _run_all(
 def _show(found: dict, folder: Path, check: bool) -> None:
     rows = [row for row in found["table"] if row["place"] != "endpoints"]
     print(tables.of_rows(rows).text(), end="\n\n")
-    if check:
-        print(tables.claims_text(claims.from_json(found["claims"])), end="\n\n")
-    else:
-        print(found["counts"])
+    claimed = tables.of_claims(claims.from_json(found["claims"]))
+    if check and claimed.cells:
+        print(claimed.text(), end="\n\n")
+    print(found["counts"])
     for failure in found["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

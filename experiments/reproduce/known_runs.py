@@ -75,20 +75,19 @@ def _tuples(value: Any) -> Any:
 
 
 def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entry]) -> Sorted:
-    """Which entries need not be done.
+    """Which entries need not be done, each standing after those that it needs.
 
     Results files have no weights. So a run is not known, and one that has a record without weights is
-    not done, if another one starts from its networks that is to be done. Those that others need stand
-    before them, and without a folder nothing in it counts.
+    not done, if another one starts from its networks that is to be done.
     """
     found, needed = Sorted(set(), {}, set()), set()
     for entry in reversed(entries):
         is_needed = entry.id in needed
         holder = next((file for file in known if entry.id in file.runs), None)
         if folder and records.is_settled(folder, entry):
+            own = records.run_folder(folder, entry.id)
             # Nothing starts from a run that diverged.
-            has_weights = records.weights_path(folder, entry.id).exists()
-            is_done = not is_needed or has_weights or records.diverged(folder, entry)
+            is_done = not is_needed or (own / workdir.WEIGHTS).exists() or workdir.diverged(own)
             (found.done if is_done else found.stale).add(entry.id)
         elif holder and not is_needed:
             found.known[entry.id] = _record(holder, entry)

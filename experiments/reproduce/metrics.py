@@ -5,22 +5,13 @@ import statistics
 
 from ml_collections import ConfigDict
 
-from experiments.configs.recipes import shown
+from experiments.configs.recipes import SHOWN
 from experiments.reproduce import records
 from experiments.results import claims, summary
 
 # Kept of those recipes alone that they are drawn of; all are in the runs' records.
 _CURVES = ("reliability", "risk_coverage")
 _OF_TUNING = ("id", "method", "setting", "label_noise", "seed", "values", "cost", "made")
-
-
-def seconds(runs: list[dict], wall: float) -> dict:
-    """How long the command and the runs took, however many ran at once."""
-    return {
-        "wall_seconds": round(wall, 1),
-        "num_runs": len(runs),
-        "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
-    }
 
 
 def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
@@ -92,9 +83,9 @@ def _kept(run: dict) -> dict:
         places = {k: {"validation": v["validation"]} for k, v in found if k == "midpoint"}
         names = (*_OF_TUNING, "wall_seconds")
         return {name: run[name] for name in names if name in run} | {"places": places}
-    if run["method"] not in shown("path") or run["setting"] != "article":
+    if run["method"] not in SHOWN["path"] or run["setting"] != "article":
         run = {name: value for name, value in run.items() if name not in ("points", "ensembles")}
-    left_out = ("looks",) if run["method"] in shown("curves") else ("looks", *_CURVES)
+    left_out = ("looks",) if run["method"] in SHOWN["curves"] else ("looks", *_CURVES)
     places = {
         place: {name: value for name, value in metrics.items() if name not in left_out}
         for place, metrics in run["places"].items()

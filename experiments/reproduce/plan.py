@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from experiments.configs.check import NUMBERS, SUITE_BOUNDS, check_bounds
 from experiments.configs.check import check as check_run
-from experiments.configs.recipes import PARTNER_SEED, PRODUCTS, RECIPES, check_recipe, product_of
+from experiments.configs.recipes import PARTNER_SEED, PRODUCTS, RECIPES, check_recipe
 from experiments.configs.suites import FIGURES, run_config
 from experiments.reproduce.records import Entry, digest
 from experiments.reproduce.scenes import PATHS, SLICED
@@ -147,7 +147,7 @@ def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, floa
     pairs = {}
     for product, figure in itertools.product(config.products, figures):
         products, clean, noisy = FIGURES[figure]
-        recipe = product_of(product)[0]
+        recipe = PRODUCTS[product][0]
         for noise in config.noise_rates if product in products else ():
             if (noisy and not _is_clean_only(config, recipe)) if noise else clean:
                 pairs[recipe, noise] = None
@@ -155,15 +155,11 @@ def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, floa
 
 
 def _is_clean_only(config: ConfigDict, recipe: str) -> bool:
-    return recipe in (product_of(product)[0] for product in config.clean_only)
+    return recipe in (PRODUCTS[product][0] for product in config.clean_only)
 
 
 def _add(wanted, config, recipe, setting, noise, seed, values, noise_seed) -> str:
-    """Adds an entry and, before it, those that it needs; returns its id.
-
-    All of them have the same wrong labels: there is one data set, and a partner differs from the run
-    that starts from it in its initialisation and its batches alone.
-    """
+    """Adds an entry and, before it, those that it needs, with the same wrong labels; returns its id."""
     needs = []
     for need in RECIPES[recipe].needs:
         kind = "article" if need.seed == 0 and need.recipe in PRODUCTS else "partner"

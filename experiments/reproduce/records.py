@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
 
+from experiments.evaluation.inputs import Inputs
 from experiments.runs import workdir
 from experiments.runs.workdir import InSuite
 from experiments.system import files
-from experiments.system.cli import flatten
 from experiments.system.errors import UserError
 from experiments.system.provenance import of_a_run
+from experiments.system.values import flatten
 
 # What is kept of every point and ensemble along a path.
 _KEPT = (
@@ -24,21 +26,16 @@ _COST += ("images_per_second", "evaluation_seconds")
 
 
 class Entry(NamedTuple):
-    """One run of a suite.
-
-    `setting` is "article", "tuning", "tuned", "partner" of a run that others start from, or "landscape"
-    (see `scenes`). `values` are what a sweep or the tuning chose, `needs` the ids of the entries whose
-    networks it starts from, and `given` what else than the config decides the result.
-    """
+    """One run of a suite."""
 
     method: str  # its recipe
-    setting: str
+    setting: str  # article, tuning, tuned, partner (others start from it), landscape (see `scenes`)
     label_noise: float
     seed: int
     config: ml_collections.ConfigDict
-    values: dict[str, float] = {}
-    needs: tuple[str, ...] = ()
-    given: str = ""
+    values: dict[str, float] = {}  # what a sweep or the tuning chose
+    needs: tuple[str, ...] = ()  # ids of the entries whose networks it starts from
+    given: str = ""  # what else than the config decides the result
 
     @property
     def in_suite(self) -> InSuite:
@@ -51,6 +48,14 @@ class Entry(NamedTuple):
         varied = "".join(f",{name}={value:g}" for name, value in self.values.items())
         noise = f"noise{round(100 * self.label_noise)}"
         return f"{self.setting}/{self.method}{varied}/{noise}/seed{self.seed}"
+
+
+class Suite(NamedTuple):
+    """What the runs of a suite share."""
+
+    folder: Path
+    inputs: Inputs
+    stop: Callable[[], bool]  # whether a signal came, so that runs are to be saved and given up
 
 
 def digest(entry: Entry) -> str:
@@ -136,14 +141,10 @@ def write_known(folder: Path, entry: Entry, row: dict) -> None:
     files.write_json(own / workdir.KNOWN, row)
 
 
-def diverged(folder: Path, entry: Entry) -> str:
-    """Why a run diverged that was tried before; empty if it was not."""
-    return workdir.diverged(run_folder(folder, entry.id))
-
-
 def is_settled(folder: Path, entry: Entry) -> bool:
     """Whether a run is done, or known to diverge."""
-    return finished(folder, entry) is not None or bool(diverged(folder, entry))
+    own = run_folder(folder, entry.id)
+    return finished(folder, entry) is not None or bool(workdir.diverged(own))
 
 
 def identity(entry: Entry) -> dict:

@@ -1,8 +1,4 @@
-"""The landscape around the networks of a suite: slices of the loss, barriers, curvature.
-
-They are entries of a suite like its runs: of the setting "landscape", they need the run whose
-networks they look at, and leave a record of their own.
-"""
+"""The landscape around the networks of a suite, as entries of it: slices, barriers, curvature."""
 
 import functools
 import time
@@ -12,12 +8,11 @@ from pathlib import Path
 import jax
 
 import subspace_jax as ss
-from experiments.configs.recipes import shown
+from experiments.configs.recipes import SHOWN
 from experiments.evaluation import landscape, predict
 from experiments.reproduce import records
-from experiments.reproduce.records import Entry
+from experiments.reproduce.records import Entry, Suite
 from experiments.runs import slices, workdir
-from experiments.runs.inputs import Inputs
 from experiments.runs.job import Advance, interruptible
 from experiments.system import files
 from experiments.system.provenance import finished_now, provenance
@@ -25,24 +20,15 @@ from experiments.training import model, weights
 from experiments.training.run import make_run, one_network
 
 # What is drawn of which recipe, at the midpoint of clean labels.
-SLICED, PATHS = shown("slice"), shown("curvature")
+SLICED, PATHS = SHOWN["slice"], SHOWN["curvature"]
 
 
-def record(
-    entry: Entry,
-    advance: Advance,
-    *,
-    folder: Path,
-    inputs: Inputs,
-    options: dict,
-    first_seed: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict:
-    """Looks at the networks of a run, and writes what it sees; what is done is only read.
+def record(entry: Entry, advance: Advance, suite: Suite, options: dict, first_seed: int) -> dict:
+    """Looks at the networks of the run that an entry needs, and writes what it sees, unless it is done.
 
-    The entry's first need is the run, a line's second an independently trained network. `options` are
-    `config.landscape`; of seeds but the first one the triangle alone is drawn.
+    `options` are `config.landscape`; of seeds but the first one the triangle alone is drawn.
     """
+    folder, inputs, stop = suite
     if done := records.finished(folder, entry):
         return done
     begin, own = time.perf_counter(), records.run_folder(folder, entry.id)

@@ -1,12 +1,10 @@
-"""Many runs in one process: threads share the compiled programs and the cores.
-
-Each run leaves a folder of its own, so that a suite that was interrupted goes on where it stopped, and
-runs that were made on another machine count as well.
-"""
+"""Many runs in one process: threads share the compiled programs and the cores."""
 
 import concurrent.futures
+import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +14,15 @@ import tqdm
 
 from experiments.data import sets
 from experiments.evaluation import predict
-from experiments.evaluation.shifted import check_shifted
+from experiments.evaluation.inputs import Inputs, check_shifted
 from experiments.reproduce import records
-from experiments.reproduce.records import Entry
-from experiments.runs import job
-from experiments.runs.inputs import Inputs
-from experiments.runs.job import Advance, Interrupted
+from experiments.reproduce.records import Entry, Suite
+from experiments.runs import job, workdir
+from experiments.runs.checkpoint import Checkpoints
+from experiments.runs.job import Advance, Interrupted, Oracle
 from experiments.system.errors import UserError
+from experiments.training import groups, steps
+from experiments.training.history import History, NonFiniteLoss
 from experiments.training.run import make_run
 
 _BAR = "{l_bar}{bar}| {n:.0f} of {total:.0f} runs [{elapsed}, {remaining} left]"
@@ -39,37 +39,38 @@ def run_all(
     entries: Sequence[Entry],
     run_one: Callable[[Entry, Advance], dict],
     num_threads: int,
-    train_group: Callable[[Sequence[Entry], Advance], dict[str, float]] | None = None,
+    train_group: Callable[[Sequence[Entry], Callable[[str, float], None]], None] | None = None,
     at_once: int = 1,
 ) -> Outcome:
     """Runs every entry after those that it needs, which stand before it, with progress and time left.
 
     A run that fails for a reason that the user can mend, such as divergence, is reported with the
-    others done; so are those that need it. `run_one` calls `advance(share)` with the share of its work
-    that is newly done, and lets pass whatever that raises. Before, `train_group` trains at most
-    `at_once` runs of one method as one, and returns by id the share of the work that is done then. No
-    thread per run (0) is one per CPU core. After a signal, and when runs that have begun were saved,
-    it raises `Interrupted`.
+    others done; so are those that need it. `run_one` calls `advance` with the share of its work that is
+    done, and lets pass whatever that raises; so does `train_group`, of the id of each run, which trains
+    at most `at_once` runs of one method as one before. No threads (0) are one per CPU core. After a
+    signal, and when runs that have begun were saved, it raises `Interrupted`.
     """
-    stop, lock = threading.Event(), threading.Lock()
+    stop, lock, done = threading.Event(), threading.Lock(), dict[str, float]()
     outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)
     with (
         tqdm.tqdm(total=len(entries), bar_format=_BAR, mininterval=0.5) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
     ):
 
-        def advance(share):
+        def advance(name, share):
             if stop.is_set():
                 raise Interrupted
             with lock:
-                bar.update(min(share, bar.total - bar.n))
+                done[name] = share
+                bar.n = sum(done.values())  # sums of differences are not as exact
+                bar.update(0)
 
         try:
             for layer in _layers(entries):
                 for group in _groups(layer, at_once) if train_group else [layer]:
-                    ready = [e for e in group if not set(e.needs) & outcome.failures.keys()]
-                    shares = train_group(ready, advance) if train_group else {}
-                    _run_group(group, run_one, advance, pool, outcome, shares)
+                    if train_group:
+                        train_group([e for e in group if not _failed(e, outcome)], advance)
+                    _run_group(group, run_one, advance, pool, outcome)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -79,14 +80,12 @@ def run_all(
 
 
 def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries in groups, each needing only earlier ones.
-
-    In a group one of every method comes first, so that no two threads compile the same program.
-    """
+    """Entries in groups, each needing only earlier ones, in which one of every method comes first."""
     depths: dict[str, int] = {}
     for entry in entries:
         depths[entry.id] = 1 + max((depths.get(need, -1) for need in entry.needs), default=-1)
     layers: list[list[Entry]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
+    # So that no two threads compile the same program.
     firsts = {entry.method: entry for entry in reversed(entries)}
     for entry in sorted(entries, key=lambda entry: entry is not firsts[entry.method]):
         layers[depths[entry.id]].append(entry)
@@ -101,30 +100,27 @@ def _groups(entries: Sequence[Entry], size: int) -> list[list[Entry]]:
     return [same[i : i + size] for same in methods.values() for i in range(0, len(same), size)]
 
 
-def _run_group(entries, run_one, advance, pool, outcome: Outcome, begun: dict) -> None:
-    futures, left = {}, {entry.id: 1.0 - begun.get(entry.id, 0.0) for entry in entries}
+def _failed(entry: Entry, outcome: Outcome) -> list[str]:
+    """What an entry needs but does not get."""
+    return [need for need in entry.needs if need in outcome.failures]
 
-    def run_whole(entry):
-        def count(share):
-            advance(share)
-            left[entry.id] -= share
 
-        return run_one(entry, count)
-
+def _run_group(entries, run_one, advance, pool, outcome: Outcome) -> None:
+    futures = {}
     for entry in entries:
-        missing = [need for need in entry.needs if need in outcome.failures]
-        if missing:
+        if missing := _failed(entry, outcome):
             outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
-            advance(1.0)
+            advance(entry.id, 1.0)
         else:
-            futures[pool.submit(run_whole, entry)] = entry
+            own = functools.partial(advance, entry.id)
+            futures[pool.submit(run_one, entry, own)] = entry
     for future in concurrent.futures.as_completed(futures):
         entry = futures[future]
         try:
             outcome.records[entry.id] = future.result()
         except UserError as error:
             outcome.failures[entry.id] = " ".join(str(error).split())
-        advance(max(0.0, left[entry.id]))
+        advance(entry.id, 1.0)
 
 
 def check(entries: Sequence[Entry], inputs: Inputs) -> None:
@@ -141,20 +137,10 @@ def check(entries: Sequence[Entry], inputs: Inputs) -> None:
 
 
 def run_entry(
-    entry: Entry,
-    advance: Advance,
-    *,
-    folder: Path,
-    inputs: Inputs,
-    stop: Callable[[], bool],
-    slot: int = 0,
-    at_once: int = 1,
+    entry: Entry, advance: Advance, suite: Suite, slot: int = 0, at_once: int = 1
 ) -> dict:
-    """Trains and evaluates one run in its folder, when what it needs is done.
-
-    One that is done is only read. `stop` says whether a signal came, so that the run is to be saved and
-    given up; `slot` and `at_once` are those of a run that a group has trained.
-    """
+    """Trains and evaluates one run when what it needs is done, or reads what its folder has of it."""
+    folder, inputs, stop = suite
     if row := records.finished(folder, entry):
         return row
     config, data = config_and_data(entry, folder, inputs)
@@ -175,3 +161,68 @@ def config_and_data(
     data = inputs.dataset(config)
     # What is chosen is chosen without the test split.
     return config, sets.untested(data) if entry.setting == "tuning" else data
+
+
+class _Training:
+    """One run of a group: what is trained, and where it is saved."""
+
+    def __init__(self, entry: Entry, slot: int, folder: Path, inputs: Inputs):
+        config, data = config_and_data(entry, folder, inputs)
+        self.run, self._folder = make_run(config, data, slot), records.run_folder(folder, entry.id)
+        settings = predict.make_settings(config, self.run)
+        workdir.prepare(self._folder, config, False, entry.in_suite)
+        self._look, history = Oracle(self.run, settings, data.test, config), History(self.run)
+        self.checkpoints = Checkpoints(self._folder / workdir.CHECKPOINTS)
+        state = steps.init_state(self.run)
+        state = job.restore(self.checkpoints, self.run, state, history, self._look)
+        self.member = groups.Member(self.run, state, history, self._look)
+        self.seconds = config.checkpoint_seconds
+
+    @property
+    def share(self) -> float:
+        """Of the run's whole work, how much is done."""
+        return job.TRAINING * self.member.history.num_steps / max(self.run.program.num_steps, 1)
+
+    def save(self, state) -> None:
+        """A checkpoint, or a note that there is none since the run diverged."""
+        try:
+            if isinstance(state, NonFiniteLoss):
+                raise state
+            job.save(self.checkpoints, self.run, state, self.member.history, self._look)
+        except NonFiniteLoss as error:
+            workdir.set_diverged(self._folder, str(error))
+
+
+def train_group(
+    entries: Sequence[Entry], advance: Callable[[str, float], None], suite: Suite
+) -> None:
+    """Trains runs of one method as one, and leaves each for `run_entry` to evaluate."""
+    trainings, (folder, inputs, stop) = {}, suite
+    for slot, entry in enumerate(entries):
+        if not records.is_settled(folder, entry):
+            try:
+                trainings[entry.id] = _Training(entry, slot, folder, inputs)
+            except UserError:  # which it will say again where it is run by itself
+                continue
+    if not trainings:
+        return
+    last, runs = time.monotonic(), list(trainings.values())
+    try:
+        for states in groups.fit([one.member for one in runs]):
+            stopping = stop()
+            if stopping or time.monotonic() - last >= min(one.seconds for one in runs):
+                last = time.monotonic()
+                _save(runs, states)
+            if stopping:
+                raise Interrupted(f"Stopped; everything is saved in {folder}.")
+            for name, one in trainings.items():
+                advance(name, one.share)
+        _save(runs, states)
+    finally:
+        for one in runs:
+            one.checkpoints.close()
+
+
+def _save(runs: Sequence[_Training], states: Sequence) -> None:
+    for one, state in zip(runs, states, strict=True):
+        one.save(state)

@@ -1,13 +1,10 @@
-"""What the article claims, as comparisons that a suite's runs can be asked about.
-
-A claim that does not hold is reported as one that does not hold.
-"""
+"""What the article claims, as comparisons that a suite's runs can be asked about."""
 
 import collections
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.configs.recipes import LARGEST, PRODUCTS, product_of
+from experiments.configs.recipes import LARGEST, PRODUCTS
 from experiments.results import significance, styles, summary, wording
 
 NOISE = 0.2  # the article's share of wrong labels
@@ -20,12 +17,9 @@ Side = tuple[str, str]  # recipe, place
 
 
 class Claim(NamedTuple):
-    """Our side is better than the other in one metric, a dotted path within a place.
+    """Our side is better than the other in one metric, a dotted path within a place."""
 
-    `figure` is the article's, "fig2" to "fig7", or "control" or "tuned", which it does not have.
-    """
-
-    figure: str
+    figure: str  # the article's, or control or tuned, which it does not have
     ours: Side
     theirs: Side
     metric: str = "accuracy"
@@ -56,11 +50,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the runs say of a claim: the fields of an `Effect`, corrected, and one of `OUTCOMES`.
-
-    A claim is disagreed with only by a significant difference in the other direction; one without
-    runs of both sides is "not run", and counts nowhere.
-    """
+    """What the runs say of a claim: the fields of an `Effect`, corrected, and one of `OUTCOMES`."""
 
     claim: Claim
     difference: float | None
@@ -72,7 +62,7 @@ class Verdict(NamedTuple):
 
 def claim_of(figure: str, ours: str | Side, theirs: str | Side, *metric_noise_setting) -> Claim:
     """A claim about products, or `(recipe, place)`."""
-    sides = [product_of(side) if isinstance(side, str) else side for side in (ours, theirs)]
+    sides = [PRODUCTS[side] if isinstance(side, str) else side for side in (ours, theirs)]
     return Claim(figure, *sides, *metric_noise_setting)
 
 

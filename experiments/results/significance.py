@@ -13,17 +13,12 @@ MIN_SEEDS = 3  # fewer are not tested
 
 
 class Effect(NamedTuple):
-    """The mean over seeds of ours minus theirs, its standard error, and a two-sided paired t-test.
+    """The mean over seeds of ours minus theirs, its standard error, and a two-sided paired t-test."""
 
-    `difference` is `None` where a value is not finite, `stderr` also with one seed. `p_value` is
-    `None` where nothing can be tested: too few seeds, or the same difference in all of them, as
-    counts of few images can have it by chance.
-    """
-
-    difference: float | None
+    difference: float | None  # None where a value is not finite
     stderr: float | None
     num_seeds: int
-    p_value: float | None
+    p_value: float | None  # None of too few seeds, or of the same difference in all of them
 
     @property
     def is_significant(self) -> bool:

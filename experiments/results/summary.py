@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import subspace_jax as ss
-from experiments.configs.recipes import PRODUCTS, RECIPES, product_of
+from experiments.configs.recipes import PRODUCTS, RECIPES
 from experiments.results import styles
 from experiments.results.significance import Effect, corrected, paired
 
@@ -35,11 +35,10 @@ BySeed = dict[int, Record]
 
 
 def choose_values(runs: Sequence[Record]) -> dict[Key, Record]:
-    """What each sweep chose: the values with the best validation accuracy of the midpoint.
+    """What each sweep chose: the `values` with the best validation accuracy of the midpoint.
 
-    Runs of a sweep differ in `values`. Means over seeds are compared, and the lower NLL decides
-    between equals. Nothing but `places.midpoint.validation` is read of the results. Values that lack
-    a seed of the sweep, since its run diverged or failed, never win.
+    Means over seeds are compared, and the lower NLL decides between equals. Values that lack a seed of
+    the sweep, since its run diverged or failed, never win.
     """
     sweeps: dict[Key, dict[str, list[Record]]] = {}
     for run in runs:
@@ -110,11 +109,7 @@ def _metrics(place: Record, prefix: str = "") -> Iterator[tuple[str, float | Non
 
 
 def with_mce(runs: Sequence[Record]) -> list[dict]:
-    """Runs with their mean corruption errors, raw and relative to standard training of their seed.
-
-    The normaliser of `corruptions_mce.standard` is the network of standard training with the same
-    label noise; it is 1 for that network itself (see `subspace_jax.metrics.mean_corruption_error`).
-    """
+    """Runs with their mean corruption errors, raw and relative to standard training of their seed."""
     standard = {
         (run["label_noise"], run["seed"]): run["places"]["midpoint"].get("corruptions", {})
         for run in runs
@@ -152,13 +147,11 @@ def table(runs: Sequence[Record], products: Iterable[str] = tuple(PRODUCTS)) -> 
     """Means and standard errors over seeds: a row for every product, and for the ends of subspaces.
 
     A row's `method` is the product, or the recipe of a further place; of several names for one thing
-    the first is used. `training_cost` is in units of standard training, `None` where it is unknown.
-    Every metric of all seeds is `{"mean", "stderr"}`: `None` where a value is not finite, and for
-    the standard error of one seed.
+    the first is used. `training_cost` is in units of standard training.
     """
     names: dict[tuple[str, str], str] = {}
     for product in products:
-        names.setdefault(product_of(product), product)
+        names.setdefault(PRODUCTS[product], product)
     trained = {recipe for recipe, _ in names} & styles.SUBSPACES
     for recipe, place in itertools.product(trained, _FURTHER_PLACES):
         names.setdefault((recipe, place), recipe)
@@ -195,15 +188,14 @@ def _rank(row: Record) -> tuple:
 
 def _means(places: Sequence[Record]) -> dict[str, dict]:
     columns = [dict(_metrics(place)) for place in places]
-    common = [name for name in columns[0] if all(name in metrics for metrics in columns)]
-    return {name: _mean([metrics[name] for metrics in columns]) for name in common}
-
-
-def _mean(values: Sequence[float | None]) -> dict:
-    if None in values:
-        return {"mean": None, "stderr": None}
-    stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "stderr": stderr}
+    found = {}
+    for name in (name for name in columns[0] if all(name in metrics for metrics in columns)):
+        values, mean, stderr = [metrics[name] for metrics in columns], None, None
+        if None not in values:
+            mean = statistics.fmean(values)
+            stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        found[name] = {"mean": mean, "stderr": stderr}
+    return found
 
 
 # Gains
@@ -212,9 +204,8 @@ def _mean(values: Sequence[float | None]) -> dict:
 def gains(runs: Sequence[Record]) -> list[dict[str, Any]]:
     """How much every subspace's midpoint gains: untuned, over its control, and tuned against tuned.
 
-    A gain is positive where the midpoint is the better one, and `None` without runs. The p-values
-    are corrected by Holm's method for all tests made here. `share` is the tuned gain over the untuned
-    one, or `None` if the untuned one is not a significant gain.
+    The p-values are corrected by Holm's method for all tests made here. `share` is the tuned gain over
+    the untuned one, if that is a significant gain.
     """
     found = chosen_runs(runs)
     noises = sorted({noise for _, noise, _ in found})

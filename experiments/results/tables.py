@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.configs.recipes import product_of
+from experiments.configs.recipes import PRODUCTS
 from experiments.results import claims, styles, summary, wording
 from experiments.results.significance import corrected, paired
 from experiments.results.summary import Record
@@ -104,22 +104,12 @@ def of_gains(metrics: Record) -> Table:
     return Table(header, cells, 3)
 
 
-def claims_text(verdicts: Sequence[claims.Verdict]) -> str:
-    """The claims that have runs as a table for the terminal, and below it how they came out."""
-    table, counts = of_claims(verdicts), claims.counts_said(verdicts)
-    return f"{table.text()}\n\n{counts}" if table.cells else counts
-
-
 def results(metrics: Record, products: Iterable[str] = ()) -> str:
-    """A suite's products as Markdown, those that are asked for or all; its counts; what was chosen.
-
-    Under a heading for every training budget, rows are sorted by setting, label noise and what a
-    prediction costs.
-    """
+    """A suite's products as Markdown by training budget, some or all; its counts; what was chosen."""
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
     if products := tuple(products):
         _check("--only", products, [row["method"] for row in rows])
-        wanted = {(product, product_of(product)[1]) for product in products}
+        wanted = {(product, PRODUCTS[product][1]) for product in products}
         rows = [row for row in rows if (row["method"], row["place"]) in wanted]
     rows.sort(key=lambda row: (row["setting"], row["label_noise"], row["inference_passes"]))
     budgets: dict[float, list[Record]] = {}
@@ -158,10 +148,7 @@ def _check(flag: str, asked: Iterable[str], known: Iterable[str]) -> None:
 
 
 def against(metrics: Record, others: Record) -> str:
-    """What deployed networks of one suite differ by from those of another, paired by seed.
-
-    The p-values are corrected by Holm's method over the whole table.
-    """
+    """What deployed networks of one suite differ by from those of another, tested as one family."""
     names = [found.get("config", {}).get("suite") for found in (metrics, others)]
     if len(set(names)) > 1:
         raise UserError(

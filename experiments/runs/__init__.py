@@ -1,6 +1,4 @@
 """What lies in the folder of one run: its training, checkpoints, records, and how it is reopened.
 
 The names of all its files are in `workdir`.
-
-It imports `report`, `results`, `evaluation`, `training`, `data`, `configs` and `system`.
 """

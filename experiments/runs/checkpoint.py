@@ -37,11 +37,7 @@ def _quiet_orbax() -> None:
 
 
 class Checkpoints:
-    """The last two states of a run in a folder, by Orbax.
-
-    A checkpoint is a tree of arrays (`state`) and a JSON dictionary (`record`), with a SHA-256 of
-    all arrays, so that a file that was damaged in any way is noticed.
-    """
+    """The last two states of a run in a folder, by Orbax: arrays, and JSON with their SHA-256."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         _quiet_orbax()
@@ -57,11 +53,7 @@ class Checkpoints:
         return self._opened
 
     def save(self, step: int, state: PyTree, record: dict) -> None:
-        """Starts to write a checkpoint, unless there is one of this step.
-
-        The arrays are copied before it returns, so that they can be donated. On a full disk it or a
-        later call says so, and earlier checkpoints are kept.
-        """
+        """Starts to write a checkpoint, unless there is one of this step; arrays are copied before."""
         if step == self._manager.latest_step():
             return
         arrays = jax.tree.map(_copied, state)
@@ -74,11 +66,7 @@ class Checkpoints:
         self.last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
-        """The newest state that is intact, of the structure of `like`, and its record, if there is any.
-
-        A damaged one is named on standard error, moved out of the way and passed over. If none is
-        intact, or one is of another network or optimizer, that is a sentence and nothing is moved.
-        """
+        """The newest intact state like `like`, and its record; damaged ones are named and moved away."""
         if not self._folder.exists():
             return None
         damaged = {}

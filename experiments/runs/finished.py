@@ -25,26 +25,19 @@ _OWN = ("digits", "cifar10", "cifar100", *_COMMANDS)  # with a file in configs/
 
 
 class FinishedRun(NamedTuple):
-    """What a finished run's folder holds, and what its config stands for.
-
-    Training labels of `dataset` are the true ones, `run` is of one device, and `stack` has the networks
-    that were evaluated, leaves `[n, ...]` (see `Method.trained`).
-    """
+    """What a finished run's folder holds, and what its config stands for."""
 
     config: ConfigDict
     metrics: dict
-    dataset: sets.Dataset
-    run: Run
+    dataset: sets.Dataset  # with the true labels
+    run: Run  # of one device
     settings: predict.Settings
-    stack: ss.tree.PyTree
+    stack: ss.tree.PyTree  # of the networks that were evaluated, leaves [n, ...]
 
 
 def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
     """Opens the folder of a finished run, whose data may be in `data_dir` now; nothing is changed."""
     check_folder(folder)
-    stored = workdir.stored_config(folder)
-    if "recipe" not in stored:
-        raise UserError(f"{folder} is not the folder of a single run; give the --workdir of one.")
     metrics = workdir.finished(folder)
     if metrics is None:
         if reason := workdir.diverged(folder):
@@ -86,17 +79,15 @@ def reopen(folder: Path, data_dir: str = "") -> FinishedRun:
 
 def check_folder(folder: Path) -> None:
     """Refuses what is not the folder of a single run, finished or not."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give the --workdir of a finished run.")
-    if (folder / workdir.RUNS).is_dir():
-        raise UserError(
-            f"{folder} holds a suite of runs and not a single one; train the run that you want by its "
-            "recipe and give its --workdir."
-        )
     if not (folder / workdir.CONFIG).is_file():
         raise UserError(
             f"{folder} has no {workdir.CONFIG}, so no command of this project trained there; give the "
             "--workdir of a finished run."
+        )
+    if "recipe" not in workdir.stored_config(folder):
+        raise UserError(
+            f"{folder} holds a suite of runs and not a single one; train the run that you want by its "
+            "recipe and give its --workdir."
         )
 
 

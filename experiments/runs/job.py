@@ -19,12 +19,11 @@ import subspace_jax as ss
 from experiments.configs import check, recipes
 from experiments.data import sets
 from experiments.evaluation import evaluate, predict
-from experiments.evaluation.shifted import Shifted, check_shifted
+from experiments.evaluation.inputs import Inputs, Shifted, check_shifted
 from experiments.report import pages
 from experiments.results import styles
 from experiments.runs import workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
-from experiments.runs.inputs import Inputs
 from experiments.runs.logs import Logs
 from experiments.system import cli, files, hosts, lock
 from experiments.system.cli import Stop
@@ -35,7 +34,7 @@ from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.run import Run, make_run
 
-Advance = Callable[[float], None]
+Advance = Callable[[float], None]  # with the share of a run's work that is done
 TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 
 
@@ -60,12 +59,10 @@ def execute(
 ) -> dict:
     """Trains what is left to train, evaluates, and records what it returns; twice the same as once.
 
-    This process holds a lock for the folder. If the test split of the data is empty the run is
-    evaluated on validation images and keeps no networks. A run of a suite (`in_suite`) has neither
-    progress bars nor logs, and no checkpoints when it is done; `slot` is its place in a group of
-    `at_once` runs that were trained as one. `begin` is when the command began, by
-    `time.perf_counter()`. A run that diverged, now or before, raises `NonFiniteLoss`; one that is to
-    `stop` is saved and raises `Interrupted`.
+    Without a test split it is evaluated on validation images and keeps no networks. A run of a suite
+    (`in_suite`) has neither progress bars nor logs, and no checkpoints when it is done; `slot` is its
+    place in a group of `at_once` runs that were trained as one. `begin` is when the command began. A run
+    that diverged raises `NonFiniteLoss`; one that is to `stop` is saved and raises `Interrupted`.
     """
     if not overwrite:
         workdir.check(str(folder), config, overwrite, in_suite)
@@ -153,7 +150,7 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
         state = restore(checkpoints, run, state, history, look)
         if logged:
             logs.start_from(history.epochs)
-        start = seen = int(state.step)
+        start = int(state.step)
         waits = jax.process_count() == 1  # for what is written, and so for the other processes
         try:
             report = step_report(run, state) if alone and start < total else None
@@ -171,12 +168,11 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
                         f"Stopped at step {history.num_steps} of {total}; everything is saved in "
                         f"{folder}: run the same command again to go on."
                     )
-                advance(TRAINING * (history.num_steps - seen) / total)
-                seen = history.num_steps
+                advance(TRAINING * history.num_steps / total)
             check_finite(run, state)
             if alone:
                 save(checkpoints, run, state, history, look)
-            advance(TRAINING * (total - seen) / max(total, 1))
+            advance(TRAINING)
             waits = True
         except (Interrupted, NonFiniteLoss):  # which all of them see
             waits = True
@@ -191,10 +187,7 @@ def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
 
 
 class Oracle:
-    """Looks at the test split after epochs, for optimal early stopping.
-
-    Called by `steps.fit`; one look is after the last epoch.
-    """
+    """Looks at the test split after epochs, and after the last one, for optimal early stopping."""
 
     def __init__(self, run: Run, settings: predict.Settings, test: sets.Split, config):
         self._run, self._settings, self._test, self._config = run, settings, test, config
@@ -287,16 +280,14 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
     return wrap
 
 
-def command(
-    module: str, description: str, default_config: str, argv: list[str] | None = None
-) -> int:
+def command(module: str, description: str, config: str, argv: list[str] | None = None) -> int:
     """Runs a command that trains one run, in one process or several; returns its exit code."""
     run = functools.partial(
         cli.run,
         functools.partial(main, module=module),
         argv=argv,
         description=f"{description}\n\n{hosts.DESCRIPTION}",
-        default_config=default_config,
+        default_config=f"experiments/configs/{config}.py:line",
         define=hosts.define,
         said=check.said,
         removed=check.REMOVED,
@@ -326,7 +317,7 @@ def _main(options, module, begin) -> None:
         # Whoever held it may have made and finished this run, or another.
         workdir.check(options.workdir, config, options.overwrite)
         if not _is_done(folder, options.overwrite):
-            _run(config, folder, options.overwrite, module, begin)
+            _run(config, folder, module=module, overwrite=options.overwrite, begin=begin)
 
 
 def _is_done(folder: Path, overwrite: bool) -> bool:
@@ -342,22 +333,13 @@ def _is_done(folder: Path, overwrite: bool) -> bool:
     return hosts.any_of(done)[0]
 
 
-def _run(config, folder: Path, overwrite: bool, module: str, begin: float) -> None:
+def _run(config, folder: Path, **given) -> None:
     inputs = Inputs()
-    data, shifted = inputs.dataset(config), inputs.shifted(config)
-    check_shifted(config, shifted)
+    given |= {"data": inputs.dataset(config), "shifted": inputs.shifted(config)}
+    check_shifted(config, given["shifted"])
     with Stop() as stop:
         try:
-            metrics = execute(
-                folder,
-                config,
-                data=data,
-                shifted=shifted,
-                stop=lambda: stop.requested,
-                module=module,
-                overwrite=overwrite,
-                begin=begin,
-            )
+            metrics = execute(folder, config, stop=lambda: stop.requested, **given)
         except Interrupted as interruption:
             if hosts.is_first():
                 print(interruption)

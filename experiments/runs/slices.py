@@ -27,10 +27,7 @@ def plane_of(
     resolution: int,
     wrap: predict.Wrap,
 ) -> dict:
-    """The record of the plane through `stacks`: the networks of a run and, for a line, one more.
-
-    It has `resolution` points along each axis; see `landscape.slice_record`.
-    """
+    """`landscape.slice_record` of the networks of a run and, for a line, one more."""
     return landscape.slice_record(
         run.program.method.subspace,
         weights.concatenate(stacks),
@@ -48,36 +45,31 @@ def plane_of(
 def draw(
     folder: Path, *, resolution: int = 21, beside: Path | None = None, data_dir: str = ""
 ) -> None:
-    """Looks at the networks of a finished run, and publishes what it sees with the run's results.
-
-    A line's plane goes through the first network of another run of the same model, `beside`, too.
-    """
+    """Draws the plane of a finished run's networks, and of `beside`'s first, into its report."""
     finished.check_folder(folder)  # before a lock's file is put into any folder
     with lock.hold(folder):
         work = finished.reopen(folder, data_dir)
-        found = _slice(folder, work, resolution, beside)
-        files.write_json(folder / workdir.LANDSCAPE, {"slice": found})
+        _check(folder, work, beside)
+        stacks = [work.stack]
+        if beside is not None:
+            other = weights.load(beside / workdir.WEIGHTS, one_network(work.run))
+            stacks.append(jax.tree.map(lambda x: x[:1], other))
+        given = work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar
+        files.write_json(folder / workdir.LANDSCAPE, {"slice": plane_of(*given)})
         job.publish(folder, work.metrics)
 
 
-def _slice(folder: Path, work: FinishedRun, resolution: int, beside: Path | None) -> dict:
-    subspace, there = work.run.program.method.subspace, ss.tree.num_stacked(work.stack)
-    if subspace.num_endpoints == 2 and beside is None:
+def _check(folder: Path, work: FinishedRun, beside: Path | None) -> None:
+    n, there = work.run.program.method.subspace.num_endpoints, ss.tree.num_stacked(work.stack)
+    if n == 2 and beside is None:
         raise UserError(
             f"{folder} has 2 endpoints, through which many planes go; give one more network with "
             "--beside WORKDIR of another run of this model."
         )
-    if subspace.num_endpoints != 2 and beside is not None:
+    if n != 2 and beside is not None:
+        raise UserError(f"--beside is given but {folder} has {n} endpoints; give it for a line.")
+    if there != n:  # of averages such as SWAG
         raise UserError(
-            f"--beside is given but {folder} has {subspace.num_endpoints} endpoints; give it for a line."
+            f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has {n} "
+            "endpoints; draw a run that trains a subspace or one network."
         )
-    if there != subspace.num_endpoints:  # of averages such as SWAG
-        raise UserError(
-            f"{folder / workdir.WEIGHTS} holds {there} networks but the run's subspace has "
-            f"{subspace.num_endpoints} endpoints; draw a run that trains a subspace or one network."
-        )
-    stacks = [work.stack]
-    if beside is not None:
-        other = weights.load(beside / workdir.WEIGHTS, one_network(work.run))
-        stacks.append(jax.tree.map(lambda x: x[:1], other))
-    return plane_of(work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar)

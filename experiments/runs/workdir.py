@@ -40,14 +40,11 @@ IRRELEVANT_IN_A_SUITE = (*IRRELEVANT, "config.subspace.weights")
 
 
 class InSuite(NamedTuple):
-    """What a suite says of one of its runs.
+    """What a suite says of one of its runs."""
 
-    `needs` are ids of the runs whose networks it starts from. `given` is what else than the config
-    decides the result: digests of those runs, and how a landscape is looked at.
-    """
-
+    # What else than the config decides the result: digests of what it needs, how a landscape is seen.
     given: str
-    needs: tuple[str, ...]
+    needs: tuple[str, ...]  # ids of the runs whose networks it starts from
 
 
 def check(

@@ -1,4 +1,1 @@
-"""What has nothing to do with networks: files, locks, the command line, XLA, several processes.
-
-It imports no other folder.
-"""
+"""What has nothing to do with networks: files, locks, the command line, XLA, several processes."""

@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and reading those of others."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -42,12 +43,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
 
 def plain(value: Any, digits: int | None = None) -> Any:
-    """JSON values: arrays and tuples as lists, `None` for what is not finite, floats of some digits.
-
-    Example:
-      >>> plain({"a": (0.123456, float("nan")), "b": np.arange(2)}, digits=3)
-      {'a': [0.123, None], 'b': [0, 1]}
-    """
+    """JSON values: arrays and tuples as lists, `None` for what is not finite, floats of some digits."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -67,30 +63,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def to_json(value: dict[str, Any]) -> str:
-    """A dictionary as JSON, each entry of the lists in it on a line of its own.
-
-    Example:
-      >>> print(to_json({"a": 1, "b": [{"c": 2}, {"c": 3}]}), end="")
-      {
-       "a": 1,
-       "b": [
-        {"c": 2},
-        {"c": 3}
-       ]
-      }
-    """
-    items = []
+    """A dictionary as JSON, each entry of the lists in it on a line of its own."""
+    dumps, items = functools.partial(json.dumps, allow_nan=False), []
     for name, entry in value.items():
         if isinstance(entry, list) and entry and isinstance(entry[0], dict):
-            rows = ",\n".join(f"  {_dumps(row)}" for row in entry)
-            items.append(f" {_dumps(name)}: [\n{rows}\n ]")
+            rows = ",\n".join(f"  {dumps(row)}" for row in entry)
+            text = f"[\n{rows}\n ]"
         elif isinstance(entry, dict):
-            text = json.dumps(entry, indent=1, allow_nan=False).replace("\n", "\n ")
-            items.append(f" {_dumps(name)}: {text}")
+            text = dumps(entry, indent=1).replace("\n", "\n ")
         else:
-            items.append(f" {_dumps(name)}: {_dumps(entry)}")
+            text = dumps(entry)
+        items.append(f" {dumps(name)}: {text}")
     return "{\n" + ",\n".join(items) + "\n}\n"
-
-
-def _dumps(value):
-    return json.dumps(value, allow_nan=False)

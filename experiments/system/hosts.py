@@ -1,7 +1,6 @@
-"""Several processes that train one run, each with its own devices: how they meet and what they agree on.
+"""Several processes that train one run: how they meet and what they agree on.
 
-Each of them runs the same command in step and holds its part of the arrays. Files are written by the
-first one, but for checkpoints, of which each writes its part.
+All run the same command in step; the first writes the files, and each its part of checkpoints.
 """
 
 import functools
@@ -34,19 +33,17 @@ DESCRIPTION = """Several processes, each with its own devices, train one run tog
 with --distributed (Slurm, Open MPI, TPU, Kubernetes), or each with --coordinator, --num_processes
 and --process_id. They share the workdir, which has to be on a file system that all of them see."""
 
-_KNOWN = "Slurm, Open MPI, TPU, Kubernetes"
-_FLAGS = (
-    (flags.DEFINE_bool, "distributed", False, f"Train in a cluster that JAX knows: {_KNOWN}."),
-    (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
-    (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
-    (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
-    (flags.DEFINE_integer, "connect_seconds", 300, "How long processes wait for each other."),
-)
-
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags by which processes meet."""
-    for make, name, default, text in _FLAGS:
+    known = "Slurm, Open MPI, TPU, Kubernetes"
+    for make, name, default, text in (
+        (flags.DEFINE_bool, "distributed", False, f"Train in a cluster that JAX knows: {known}."),
+        (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
+        (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
+        (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
+        (flags.DEFINE_integer, "connect_seconds", 300, "How long processes wait for each other."),
+    ):
         make(name, default, text, flag_values=values)
 
 
@@ -133,10 +130,7 @@ def _short(error: Exception) -> str:
 
 
 def finish(command: Callable[[], int]) -> int:
-    """Runs a command to its exit code; where processes train together, one that fails leaves at once.
-
-    Otherwise it would wait at its end for the others, which wait for it.
-    """
+    """Runs a command to its exit code; of several processes one that fails waits for no other."""
     try:
         code = command()
     except BaseException:
@@ -178,11 +172,7 @@ class Agreement:
         self._pending = None
 
     def any(self, *raised: bool) -> tuple[bool, ...]:
-        """Which flags were raised by any process, at the last call; of one process, at this one.
-
-        All processes have to call it as often. What they raise is added up on their devices behind the
-        computation that runs there, and read at the next call, when it is done.
-        """
+        """Which flags any process raised at the last call, which all make as often; of one, at this."""
         if jax.process_count() == 1:
             return raised
         where, over = _any()
@@ -221,13 +211,13 @@ def names_of_all(names: Sequence[str]) -> list[str]:
 
 def fetch(tree: PyTree) -> PyTree:
     """Arrays as whole NumPy arrays in every process, wherever their parts lie."""
-    return jax.tree.map(_fetched, tree)
 
+    def whole(x):
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
 
-def _fetched(leaf) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+    return jax.tree.map(whole, tree)
 
 
 def local(tree: PyTree) -> PyTree:

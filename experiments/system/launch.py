@@ -1,10 +1,4 @@
-"""Huge memory pages for the commands that train.
-
-A training step on a CPU moves hundreds of megabytes of activations, and the C library asks for them
-anew in every step: in pages of 4 KiB, each one a fault, with addresses that miss the processor's
-tables. The GNU C library takes pages of 2 MiB if its environment says so when a process starts.
-docs/performance.md has what that gains.
-"""
+"""Huge memory pages for the commands that train, by glibc's environment; see docs/performance.md."""
 
 import os
 import sys

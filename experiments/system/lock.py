@@ -19,11 +19,7 @@ _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder, which is made, and deleted again if it stays empty.
-
-    Processes that share a run take one lock together: the first of them takes it for all. Where the
-    file system has no locks, that is said on standard error and the body runs without.
-    """
+    """Keeps other processes out of a folder, which is made, and deleted again if it stays empty."""
     path, made = folder / LOCK, [p for p in (folder, *folder.parents) if not p.exists()]
     lock = filelock.FileLock(path, timeout=0, on_acquired=_sign)
     try:

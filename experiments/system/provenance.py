@@ -29,7 +29,7 @@ def provenance(module: str, precision: str = "float32") -> dict:
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
         "processes": jax.process_count(),
-        "cpu": f"{os.cpu_count()} x {_cpu_model()}",
+        "cpu": f"{os.cpu_count()} x {xla.cpu_model()}",
         "precision": precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
@@ -56,10 +56,3 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return done.stdout.strip() or "unknown"
-
-
-def _cpu_model() -> str:
-    names = [
-        line.split(":", 1)[1].strip() for line in xla.cpuinfo() if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor() or platform.machine()

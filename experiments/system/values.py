@@ -5,12 +5,7 @@ from typing import Any
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "config") -> Iterator[tuple[str, Any]]:
-    """The values of a nested config by their dotted names.
-
-    Example:
-      >>> list(flatten({"seed": 0, "model": {"widths": (4, 8)}}))
-      [('config.seed', 0), ('config.model.widths', [4, 8])]
-    """
+    """The values of a nested config by their dotted names, tuples as lists."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}.{name}")

@@ -1,7 +1,4 @@
-"""How the commands use XLA, in one place: its flags and the cache of compiled programs.
-
-The library sets neither: both belong to a process, and an unknown flag ends it.
-"""
+"""How the commands use XLA: its flags and the cache of compiled programs; the library sets neither."""
 
 import hashlib
 import os
@@ -18,11 +15,7 @@ _CPU_FLAGS = {"0.10": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_RE
 
 
 def configure() -> None:
-    """Sets XLA's flags and the folder of compiled programs before anything is computed.
-
-    What the user says wins: a flag of the same name in `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR`,
-    `JAX_ENABLE_COMPILATION_CACHE=false`.
-    """
+    """Sets XLA's flags and the folder of compiled programs, where the user's environment has none."""
     flags = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if flags:
         os.environ["XLA_FLAGS"] = flags
@@ -39,20 +32,22 @@ def cpu_flags(given: str, version: str) -> str:
 
 
 def cache_folder() -> pathlib.Path:
-    """Where compiled programs are kept: in the user's cache, apart for every kind of processor.
-
-    A program that was compiled for another processor may not run on this one, and home folders are
-    shared by machines.
-    """
+    """In the user's cache, apart for every kind of processor: machines share home folders."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     names = ("model name", "flags", "Features")
-    kind = "\n".join(sorted({line for line in cpuinfo() if line.startswith(names)}))
+    kind = "\n".join(sorted({line for line in _cpuinfo() if line.startswith(names)}))
     kind = kind or f"{platform.machine()} {platform.processor()}"
     digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
     return pathlib.Path(home) / "subspace_jax" / f"xla-{digest}"
 
 
-def cpuinfo() -> list[str]:
+def cpu_model() -> str:
+    """The processor's name."""
+    names = (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _cpuinfo() -> list[str]:
     """What Linux says of the processors, by lines; elsewhere nothing."""
     path = pathlib.Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []

@@ -1,10 +1,8 @@
 """The convolution of the networks: that of `jax.lax`, with a faster weight gradient on a CPU.
 
-The gradient of a kernel needs the layer's input once more, as `[C, H, W, N]`. On a CPU, XLA fuses
-into that transposition all that made the input (batch norm, ReLU, the residual sum) and computes it
-anew, element by element and out of the memory's order, although the input lies there since the
-forward pass. Here the gradient reads its input through a function of its own, which XLA does not
-fuse across. The numbers are the same; docs/performance.md has the times.
+On a CPU, XLA would fuse all that made the layer's input (batch norm, ReLU, the residual sum) into the
+gradient, and compute it anew out of the memory's order. Here the gradient reads it through a function
+of its own, which XLA does not fuse across; docs/performance.md has the times.
 """
 
 import functools
@@ -15,10 +13,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def unfused(x: jax.Array) -> jax.Array:
-    """The same array, read from memory by whoever uses it: nothing is fused across it.
-
-    (An optimisation barrier does not do that on a CPU: XLA removes it before it fuses.)
-    """
+    """The same array, across which nothing is fused; on a CPU XLA removes a mere barrier before."""
     with set_xla_metadata(inlineable="false"):
         return jax.jit(jax.lax.optimization_barrier)(x)
 

@@ -15,10 +15,7 @@ from subspace_jax import sharding
 
 
 def training_calls(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
-    """Images `[k, B, ...]` and labels `[k, B]` of every training call from a step on, on the device.
-
-    They come as `steps.train_call` takes them, with the seconds that each step waited for its batch.
-    """
+    """Batches of every training call from a step on, and the seconds that each step waited for one."""
     order = Order(len(run.labels), run.batch_size, run.program.length.num_epochs, run.seed)
     stream = run.loader.stream(_batches(run, order, run.batch_size, run.crops, TRAINING), first)
     yield from ahead(_calls(run, stream, first, len(order)))

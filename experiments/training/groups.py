@@ -1,8 +1,7 @@
 """Training of several runs of one program as one: for accelerators that one run leaves idle.
 
-One call trains all of them, vectorised over a leading axis. On a mesh with the axis `run` every run has
-devices of its own, where it starts, is saved and is evaluated as if it were alone; the call of a group
-is one program of all of these devices, without communication between runs.
+One call trains all, vectorised over a leading axis. On a mesh with the axis `run` every run has devices
+of its own, where it starts, is saved and is evaluated, and one program of all of them trains the group.
 """
 
 import contextlib
@@ -38,11 +37,7 @@ class _Call(NamedTuple):
 
 
 def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLoss]]:
-    """`steps.fit` of several runs: yields the states of all of them after every call.
-
-    A run that diverged has the error in place of its state, and the others go on without it. The runs
-    need not be of one program; those that are, are trained by one call.
-    """
+    """`steps.fit` of several runs: yields after every call all states, or errors of some."""
     found = [member.state for member in members]
 
     def noted(i, note, *arguments):
@@ -112,25 +107,20 @@ def _blocks(calls: Sequence[_Call], group: list[int]) -> Iterable[list[list[int]
 
 
 def _train_block(block: list[list[_Call]]) -> list[tuple]:
+    """One call of runs on a mesh or on several, as many on each."""
     program, first = block[0][0].program, block[0]
-    if len(block) > 1:
-        return _train_apart(block, program)
-    if len(first) == 1:
+    static = {"program": program, "unroll": on_cpu()}
+    if len(block) == len(first) == 1:
         ((_, state, images, (hyper, key, *rest)),) = first
-        arguments = state, hyper, key, images, *rest
-        return [steps.train_call(*arguments, program=program, unroll=on_cpu())]
-    states, others = [call.state for call in first], [call.others for call in first]
-    return steps.train_calls(states, others, first[0].images, program=program, unroll=on_cpu())
-
-
-def _train_apart(block: list[list[_Call]], program: Program) -> list[tuple]:
-    """One call of runs on several meshes, as many on each."""
+        return [steps.train_call(state, hyper, key, images, *rest, **static)]
+    if len(block) == 1:
+        states, others = [call.state for call in first], [call.others for call in first]
+        return steps.train_calls(states, others, first[0].images, **static)
     mesh = placement.beside([row[0].program.model.mesh for row in block])
     states = placement.joined(mesh, [[call.state for call in row] for row in block])
     for call in itertools.chain(*block):  # donated: only the joined copy is kept
         jax.tree.map(lambda leaf: leaf.delete(), call.state)
     others = placement.joined(mesh, [[call.others for call in row] for row in block])
     images = placement.shared(mesh, [row[0].images for row in block])
-    static = {"program": _on(program, mesh), "unroll": on_cpu()}
-    found = steps.train_apart(states, others, images, **static)
+    found = steps.train_apart(states, others, images, **static | {"program": _on(program, mesh)})
     return [result for row in placement.parted(mesh, found) for result in row]

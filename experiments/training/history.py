@@ -17,10 +17,7 @@ class NonFiniteLoss(UserError):
 
 
 class History:
-    """Means of the training metrics over epochs, read one call late so that nothing waits.
-
-    `on_epoch` is called with the record of every finished epoch.
-    """
+    """Means of the training metrics over epochs, read one call late so that nothing waits."""
 
     def __init__(self, run: Run, on_epoch: Callable[[dict], None] = lambda record: None):
         self.epochs: list[dict] = []
@@ -57,16 +54,14 @@ class History:
     def append(self, metrics: dict[str, jax.Array] | None) -> None:
         """Takes the metrics `[k]` of a call that may still be running; reads those before it."""
         previous, self._pending = self._pending, metrics
-        self._read(previous)
+        if previous is not None:
+            self._read(hosts.fetch(previous))
 
     def flush(self) -> None:
         """Reads all metrics there are, waiting for them."""
         self.append(None)
 
     def _read(self, metrics) -> None:
-        if metrics is None:
-            return
-        metrics = hosts.fetch(metrics)
         finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["penalty"])
         if not finite.all():
             first = int(np.argmin(finite))

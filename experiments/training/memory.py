@@ -47,10 +47,7 @@ class MemoryReport(NamedTuple):
 
 
 def memory_report(compiled: jax.stages.Compiled, state: TrainState) -> MemoryReport | None:
-    """What a compiled training step of a state needs on each device; `None` if XLA does not say.
-
-    The state is donated, and its arrays lie on their devices.
-    """
+    """What a compiled training step of a state needs on each device; `None` if XLA does not say."""
     found = compiled.memory_analysis()
     if found is None:
         return None

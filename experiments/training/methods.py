@@ -1,8 +1,4 @@
-"""A method of training as a value: what is compiled, and the numbers that it is called with.
-
-`Method` is hashable and decides the program; `Hyperparameters` are arrays, so that a sweep over
-them, over seeds or over label noise is one compilation.
-"""
+"""A method of training as a hashable value, which is compiled, and the numbers it is called with."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -154,10 +150,7 @@ class Method:
         return Answer(said, networks, subspace, n, False, chooses, (tuple(range(n)),))
 
     def trained(self, state: ss.TrainState, key: jax.Array | None = None) -> ss.tree.PyTree:
-        """The stack to evaluate: the trained endpoints, their average, or networks along the way.
-
-        The key is the run's; it draws SWAG's networks, which follow its mean.
-        """
+        """The stack to evaluate: endpoints, their average, or networks on the way; SWAG's need a key."""
         if self.average == "snapshots":
             return jax.tree.map(lambda x: x[:, 0], ss.averaging.snapshots_of(state.opt_state))
         average = ss.averaging.average_of(state.opt_state, default=state.endpoints)
@@ -182,10 +175,9 @@ def num_averaged_inits(config: ml_collections.ConfigDict) -> int:
 def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparameters]:
     """The method that a config describes.
 
-    `standard_matched` is ordinary training in which the subspace is the only thing left out: the
-    midpoint of m endpoints under SGD moves with 1/m of the gradient and the whole decay, so that one
-    network with learning rate `lr / m`, weight decay `m * wd` and the mean of m initialisations as
-    its start follows it but for the point at which the gradient is taken (and the penalty).
+    `standard_matched` leaves out the subspace alone. The midpoint of m endpoints under SGD moves with
+    1/m of the gradient and the whole decay: as one network of learning rate `lr / m` and weight decay
+    `m * wd`, from the mean of m initialisations.
     """
     kind, sub, opt = config.kind, config.subspace, config.optimizer
     average, nearby = config.average, config.sharpness

@@ -24,10 +24,6 @@ class Model:
     mesh: jax.sharding.Mesh | None = None  # of the devices that share a batch
 
 
-def like(model: Model, images: jax.Array) -> ss.tree.PyTree:
-    return jax.eval_shape(functools.partial(init_params, model), jax.random.key(0), first(images))
-
-
 def first(images: jax.Array | Pictures) -> jax.Array | np.ndarray:
     """One image, of which the shape alone matters: of a stream nothing is decoded."""
     return np.zeros((1, *images.shape[1:]), np.uint8) if is_lazy(images) else images[:1]

@@ -1,14 +1,9 @@
 """Networks as Flax Linen modules; they need JAX and Flax alone.
 
-Every module is called as `module.apply({"params": p, "batch_stats": s}, images, train=...)` on
-normalised images `[B, H, W, C]` and returns logits `[B, K]` in float32. Parameters and batch-norm
-statistics are float32 too; activations have the module's `dtype`. Batch norm has momentum 0:
-in training mode the updated `batch_stats` are the moments of the batch alone, which recalibration
-pools. No running average is kept, since no point of a subspace could use it.
-
-With a `dropout` rate above 0, activations are dropped in training mode, which needs
-`rngs={"dropout": key}`. The argument `dropout=` of a call separates the two: recalibration calls with
-`train=True, dropout=False`, Monte-Carlo dropout with `train=False, dropout=True`.
+`module.apply({"params": p, "batch_stats": s}, images, train=...)` of normalised images `[B, H, W, C]`
+returns logits `[B, K]`. Activations have the module's `dtype`, all else is float32. Batch norm has
+momentum 0: in training mode the updated `batch_stats` are the moments of the batch, which
+recalibration pools. The argument `dropout=` is that of `train=` unless told.
 """
 
 from collections.abc import Sequence
@@ -68,10 +63,7 @@ def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:
 
 
 class ConvNet(nn.Module):
-    """A small plain network: 3x3 convolution, batch norm, ReLU per stage; then a linear classifier.
-
-    Every stage but the first halves the resolution; dropout comes at the end of a stage.
-    """
+    """3x3 convolution (after the first with stride 2), batch norm, ReLU per stage; then a classifier."""
 
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)
@@ -109,9 +101,8 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The CIFAR residual network of He et al. 2016, with the article's shortcuts and classifier.
 
-    Three stages of basic blocks with `width`, `2 width`, `4 width` channels, `depth = 6 n + 2` layers
-    with weights; projection shortcuts are 1x1 convolution and batch norm; the classifier is a 1x1
-    convolution without bias. The defaults are the article's cResNet20.
+    Three stages of `width`, `2 width`, `4 width` channels have `depth = 6 n + 2` layers with weights;
+    the classifier is a 1x1 convolution without bias. The defaults are the article's cResNet20.
     """
 
     num_classes: int
@@ -153,9 +144,7 @@ class Bottleneck(nn.Module):
 class ImageNetResNet(nn.Module):
     """The ImageNet residual network of He et al. 2016, with the article's classifier.
 
-    The widths of the stages are `width`, `2 width`, `4 width`, ...; every stage but the first halves
-    the resolution. The classifier is a 1x1 convolution without bias; with one, and the stem `imagenet`,
-    the network is torchvision's.
+    That is a 1x1 convolution without bias; with one, and the stem `imagenet`, it is torchvision's.
     """
 
     num_classes: int

@@ -20,11 +20,7 @@ from subspace_jax.tree import PyTree
 def make_mesh(
     config: ml_collections.ConfigDict, method: Method, slot: int | None = None
 ) -> Mesh | None:
-    """The mesh of a run; `None` if its config names none. Several processes share all their devices.
-
-    A run that trains together with others has a slot, its place among them: it gets the devices of one
-    index of the axis `run`, and several runs share them if there are more runs.
-    """
+    """The mesh of a run, or of its slot in a group; `None` if it names none and is of one process."""
     if not config.mesh and jax.process_count() == 1:
         return None
     mesh = _named_mesh(config.mesh, "config.mesh", method.subspace.num_endpoints)
@@ -85,11 +81,7 @@ def _of_runs(mesh: Mesh) -> list[Mesh]:
 
 
 def joined(mesh: Mesh, trees: Sequence[Sequence[PyTree]]) -> PyTree:
-    """Equal trees on the meshes of several runs as one tree `[R, ...]` on the mesh of `beside`.
-
-    The trees come by mesh and run, as many of every mesh. Leaves lie there as they lay before, split
-    over `run`; those that lay elsewhere are put on their run's devices first.
-    """
+    """Equal trees, by mesh and run, as one tree `[R, ...]` on the mesh of `beside`, split over `run`."""
 
     def place(own, leaf):
         found = leaf.sharding
@@ -148,10 +140,7 @@ def num_shards(mesh: Mesh | None) -> int:
 
 
 def spread(mesh: Mesh | None, batch: jax.Array) -> jax.Array:
-    """A batch, split over the devices, or over as many of them as divide it; traced.
-
-    Each part is then computed by several devices; the whole by each, only if nothing divides it.
-    """
+    """A traced batch, split over as many devices as divide it; others compute the same parts."""
     if mesh is None:
         return batch
     parts = math.gcd(len(batch), num_shards(mesh))

@@ -18,7 +18,7 @@ from experiments.system import hosts
 from experiments.system.errors import UserError
 from experiments.training import models, placement, starting, weights
 from experiments.training.methods import Hyperparameters, Method, make_method, num_averaged_inits
-from experiments.training.model import Model, like, on_cpu
+from experiments.training.model import Model, first, init_params, on_cpu
 from experiments.training.schedules import Length
 
 # A call of several steps lasts seconds at the most, so that signals are answered promptly.
@@ -39,10 +39,7 @@ class Program:
 
 
 class Run(NamedTuple):
-    """One training run: a program and what it is called with.
-
-    The training split is on the device, or is streamed to it batch by batch by `loader`.
-    """
+    """One training run: a program and what it is called with."""
 
     program: Program
     hyper: Hyperparameters
@@ -63,11 +60,7 @@ class Run(NamedTuple):
 
 
 def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None = None) -> Run:
-    """Builds everything that a run needs from its config, once.
-
-    A run that trains together with others has a slot, its place among them, which decides its part of
-    a mesh with the axis `run`.
-    """
+    """Builds everything that a run needs from its config; `slot` is its place in a group."""
     _check(config, data)
     method, hyper = make_method(config)
     model = Model(
@@ -154,7 +147,8 @@ def _load_given(config, run: Run) -> ss.tree.PyTree | None:
 
 def one_network(run: Run) -> ss.tree.PyTree:
     """The shapes of one network of a run."""
-    return like(run.program.model, run.images)
+    init = functools.partial(init_params, run.program.model)
+    return jax.eval_shape(init, jax.random.key(0), first(run.images))
 
 
 def _check(config, data) -> None:

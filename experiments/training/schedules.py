@@ -1,8 +1,4 @@
-"""Learning rates over a whole run, as Optax schedules, and which networks averages take.
-
-A schedule is a function `(length, num_models) -> Plan`. Its factor rises linearly over the epochs of the
-warm-up; after the last step it stays, but for the triangles of `_fge`.
-"""
+"""Learning rates over a whole run, as Optax schedules, and which networks averages take."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,12 +27,9 @@ class Length:
 
 
 class Plan(NamedTuple):
-    """`step -> share of the largest learning rate`, and when averages take networks.
+    """When the learning rate falls, and when averages take networks."""
 
-    They are those after `start_step, start_step + every, ...` steps.
-    """
-
-    factor: optax.Schedule
+    factor: optax.Schedule  # step -> share of the largest learning rate
     start_step: int
     every: int
 
@@ -56,10 +49,9 @@ def _cosine(length: Length, num_models: int) -> Plan:
 
 
 def _swa_constant(length: Length, num_models: int) -> Plan:
-    """Half of training at a high rate, then a line down to the low one of the last tenth.
+    """Half at a high rate, then a line down to the low one of the last tenth, where networks are taken.
 
-    It is "SWA high constant LR" of Wortsman et al. 2021, after Izmailov et al. 2018. Networks are taken
-    at equal distances in the last tenth, the last one among them.
+    It is "SWA high constant LR" of Wortsman et al. 2021, after Izmailov et al. 2018.
     """
     half, steps = length.num_epochs / 2, length.num_steps
     every = max((steps // 10) // max(num_models - 1, 1), 1)
@@ -73,8 +65,7 @@ def _swa_constant(length: Length, num_models: int) -> Plan:
 def _swa_cyclic(length: Length, num_models: int) -> Plan:
     """A cosine, constant in an epoch, then one for each of equal cycles in the last quarter.
 
-    It is "SWA cyclic LR" of Wortsman et al. 2021, after Izmailov et al. 2018. Networks are taken at the
-    start of the first cycle and at the end of every one; one network is ordinary training.
+    It is "SWA cyclic LR" of Wortsman et al. 2021. Networks are taken between cycles.
     """
     num_cycles, steps = num_models - 1, length.steps_per_epoch
     cycle = (length.num_epochs // 4) // max(num_cycles, 1)
@@ -88,10 +79,7 @@ def _swa_cyclic(length: Length, num_models: int) -> Plan:
 
 
 def _snapshot(length: Length, num_models: int) -> Plan:
-    """A cosine for each of equal cycles, as in Huang et al. 2017, "Snapshot Ensembles", Eq. 2.
-
-    Networks are taken at their ends; the first cycle has the warm-up and the epochs that are left.
-    """
+    """A cosine for each of equal cycles, which end in networks (Huang et al. 2017, Eq. 2)."""
     steps, warmup = length.steps_per_epoch, length.warmup_epochs
     cycle = length.num_epochs // num_models
     start = length.num_epochs - (num_models - 1) * cycle
@@ -105,8 +93,7 @@ def _snapshot(length: Length, num_models: int) -> Plan:
 def _fge(length: Length, num_models: int) -> Plan:
     """The beginning of an ordinary cosine, then triangles from the low rate to a hundredth and back.
 
-    It is that of Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
-    section 5. The cosine is constant in an epoch; networks are taken in the middle of every triangle.
+    It is that of Garipov et al. 2018, section 5; networks are taken in the middle of every triangle.
     """
     steps = length.num_steps
     cycle = 2 * ((steps - (3 * steps) // 4) // (2 * num_models))

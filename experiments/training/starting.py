@@ -19,8 +19,9 @@ def load(path: str, head: str, like: PyTree, num_endpoints: int, recipe: str) ->
     """A stack of one network or of all endpoints, without its classifier if that is to be new."""
     keep = head == "keep"
     try:
-        leave_out = (lambda name: False) if keep else _is_of_head
-        stack = weights.load(path, like if keep else without_head(like), leave_out)
+        heads = () if keep else tuple(f"['{module}']" for module in models.HEADS)
+        own = like if keep else without_head(like)
+        stack = weights.load(path, own, lambda name: name.startswith(heads))
     except UserError as error:
         sentence = str(error).removesuffix(".")
         raise UserError(f"config.init_from: {sentence}{_HINT if keep else ''}.") from error
@@ -35,10 +36,7 @@ def load(path: str, head: str, like: PyTree, num_endpoints: int, recipe: str) ->
 
 
 def begin(endpoints: PyTree, start: PyTree) -> PyTree:
-    """The endpoints with all modules of `start`, leaves `[1, ...]` or `[n, ...]`, in place of their own.
-
-    Where all are replaced, their shapes will do.
-    """
+    """The endpoints with the modules of `start`, `[1, ...]` or `[n, ...]`, in place of their own."""
     # Not as a program for every shape.
     place = lambda old, new: jnp.asarray(np.broadcast_to(new, old.shape))
     return {**endpoints, **jax.tree.map(place, {name: endpoints[name] for name in start}, start)}
@@ -47,7 +45,3 @@ def begin(endpoints: PyTree, start: PyTree) -> PyTree:
 def without_head(params: PyTree) -> PyTree:
     """The modules of one network or a stack but for the last layer."""
     return {name: module for name, module in params.items() if name not in models.HEADS}
-
-
-def _is_of_head(name: str) -> bool:
-    return name.startswith(tuple(f"['{module}']" for module in models.HEADS))

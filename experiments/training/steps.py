@@ -1,7 +1,6 @@
 """Training: compiled calls of several steps, and a loop that never waits for the device.
 
-Every random number is a function of (seed, step): the endpoints' start, the order of the examples,
-augmentation, and the sampled points. A state at step s and the config determine the rest of a run.
+Every random number is a function of (seed, step): a state and the config determine the rest of a run.
 """
 
 import contextlib
@@ -94,9 +93,8 @@ def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn
 def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
     """Several training steps of one run in one call: the state after them, and metrics `[k]`.
 
-    Images and labels are the whole training split, and `indices [k, B]` the examples of each step; or
-    they are the batches `[k, B, ...]` and `[k, B]`, and indices are `None`. It is unrolled on a CPU,
-    where XLA's convolution gradients are many times slower inside a loop, and scanned elsewhere.
+    Images and labels are the whole split, and `indices [k, B]` the examples of each step; or they are
+    batches `[k, B, ...]`. XLA's convolution gradients are slow inside a loop on a CPU: unroll it there.
     """
     step = ss.make_train_step(
         program.method.subspace,
@@ -131,10 +129,7 @@ def _train_one(state, others, images, **static):
 
 @functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
 def train_calls(states, others, images, *, program, unroll):
-    """`train_call` of several runs of one program in one call, vectorised over the runs.
-
-    They share their images; all else, `(hyper, key, labels, indices)`, is of every run.
-    """
+    """`train_call` of several runs that share their images; `others` are hyper, key, labels, indices."""
     one = functools.partial(_train_one, images=images, program=program, unroll=unroll)
     found = jax.vmap(one)(ss.stack(states), ss.stack(others))
     return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(states))]
@@ -142,10 +137,7 @@ def train_calls(states, others, images, *, program, unroll):
 
 @functools.partial(jax.jit, static_argnames=("program", "unroll"), donate_argnames="states")
 def train_apart(states, others, images, *, program, unroll):
-    """`train_calls` on a mesh that splits the runs over its axis `run`: none knows of the others.
-
-    Leaves are `[R, ...]`; images are the same everywhere; the mesh of the program is that of all runs.
-    """
+    """`train_calls`, leaves `[R, ...]`, on a mesh that splits the runs over its axis `run`."""
 
     def own(states, others, images):
         one = functools.partial(_train_one, images=images, program=program, unroll=unroll)
@@ -183,12 +175,7 @@ def fit(
     history: History,
     on_epoch: OnEpoch = lambda epoch, state: None,
 ) -> Iterator[ss.TrainState]:
-    """Trains from a state to the end, yielding the state after every call.
-
-    A yielded state is donated to the next call: use it before asking for the next one. On return
-    the history is complete; divergence is noticed one call late. `on_epoch` is called with the number
-    of an epoch and the state after its last step.
-    """
+    """Trains to the end, yielding the state after every call, which is donated to the next one."""
     with contextlib.closing(arguments_of_calls(run, int(state.step))) as calls:
         for given, measured in calls:
             state, metrics = train_call(state, *given, program=run.program, unroll=on_cpu())

@@ -29,10 +29,7 @@ def load(
     like: PyTree,
     leave_out: Callable[[str], bool] = lambda name: False,
 ) -> PyTree:
-    """Reads a stack of networks that look like `like`, one of them, arrays or shapes.
-
-    `leave_out` says of the name of a leaf in the file whether it is passed over.
-    """
+    """Reads a stack of networks that look like `like`, without the leaves of which `leave_out` holds."""
     path = Path(path).expanduser()
     try:
         with path.open("rb") as stream, np.load(stream) as file:
