@@ -28,7 +28,6 @@ LINKS = {
     "swag": swag_of_two(1, 1),
     "snapshots": snapshots(1, 1, num_models=2),
 }
-every_link = pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 
 
 def make_endpoints(seed):
@@ -57,7 +56,8 @@ def visit(link, networks):
     def step(carry, network):
         params, state = carry
         updates = jax.tree.map(jnp.subtract, network, params)
-        _, state = link.update(updates, state, params)
+        passed, state = link.update(updates, state, params)
+        assert passed is updates
         return (network, state), None
 
     first, rest = (jax.tree.map(lambda x, at=at: x[at], networks) for at in (0, slice(1, None)))
@@ -86,21 +86,6 @@ def test_ema_is_the_average_of_the_parameters_and_changes_no_update(make, decay)
 
 
 # All of them
-
-
-@every_link
-def test_updates_pass_through_dtypes_stay_and_all_may_be_donated(link):
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_endpoints(0))
-    start = link.init(params)
-    dtypes = jax.tree.map(lambda x: x.dtype, start)
-    update = jax.jit(
-        lambda params, state: link.update(params, state, params), donate_argnums=(0, 1)
-    )
-    updates, state = update(jax.tree.map(jnp.copy, params), start)
-    chex.assert_trees_all_equal(updates, params)
-    assert jax.tree.map(lambda x: x.dtype, state) == dtypes
-    kept = average_of(state) or snapshots_of(state)
-    chex.assert_trees_all_equal_dtypes(kept, params)
 
 
 def test_averages_compose_and_the_first_counts():
@@ -169,17 +154,6 @@ def test_samples_have_the_covariance_of_equation_1(num_networks, rank, scale):
     standard = lambda covariance: covariance / np.outer(spread, spread)
     np.testing.assert_allclose(standard(np.cov(samples.T)), standard(expected), atol=0.04)
     assert np.all(np.abs(samples.mean(axis=0) - flat(state.mean)) < 0.04 * spread)
-
-
-def test_swag_recovers_a_known_gaussian():
-    mean, factor = np.array([1.0, -2.0, 0.5]), np.array([[1, 0, 0], [0.8, 0.5, 0], [-1, 0.3, 2.0]])
-    draws = (mean + normal(0, 4000, 3) @ factor.T).astype(np.float32)
-    state = visit(swag(0, 1, rank=2000), jnp.asarray(draws))
-    covariance = factor @ factor.T
-    np.testing.assert_allclose(state.mean, mean, atol=0.1)
-    np.testing.assert_allclose(state.variance, np.diag(covariance), rtol=0.1)
-    expected = 0.5 * (np.diag(np.diag(covariance)) + covariance)
-    np.testing.assert_allclose(np.cov(sample_many(state, 5000).T), expected, atol=0.3)
 
 
 def test_the_variance_of_small_steps_far_from_zero_is_not_lost():

@@ -79,13 +79,6 @@ def test_a_point_is_the_mixture_of_the_merged_networks(subspace):
     assert_networks_close(lora.around(subspace, BASE, scale).midpoint(factors), midpoint)
 
 
-def test_layers_of_a_layerwise_point_are_those_of_the_network():
-    line = ss.layerwise(ss.line())
-    coords = lora.around(line, BASE).sample_coords(jax.random.key(0), drawn(line))
-    conv, dense = kernels(coords).values()
-    assert conv["a"] == conv["b"] != dense["a"] == dense["b"]
-
-
 def test_a_point_is_one_product_and_no_other_network():
     """Nothing in the program is as large as a second kernel."""
     base = jnp.zeros((64, 48))
@@ -142,11 +135,6 @@ def test_penalty_and_gram_are_those_of_the_deltas():
 
     for seed in range(3):
         assert_networks_close(*both(drawn(seed=seed), jax.random.key(seed)), rtol=1e-4, atol=1e-4)
-
-
-def test_the_penalty_of_deltas_that_are_zero_has_a_finite_gradient():
-    gradient = jax.grad(lora.cosine_penalty)(drawn(b_std=0.0))
-    assert all(np.all(x == 0) for x in jax.tree.leaves(gradient))
 
 
 # Other libraries' networks

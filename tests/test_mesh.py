@@ -79,13 +79,6 @@ def test_memory_is_known_before_the_first_step_and_nothing_is_compiled_twice(lay
     assert report.sentence() in capsys.readouterr().err
 
 
-def test_a_run_on_one_cpu_compiles_nothing_for_it(monkeypatch, capsys):
-    monkeypatch.setattr(steps, "compiled_call", None)
-    run = make_run("")
-    assert job.step_report(run, steps.init_state(run)) is None
-    assert not capsys.readouterr().err
-
-
 def test_a_run_that_will_not_fit_is_refused_before_its_first_step(monkeypatch):
     original = job.memory_report
     limited = lambda *given: original(*given)._replace(limit=1000)
@@ -110,7 +103,6 @@ def test_a_batch_is_computed_by_all_devices():
         ({"batch_size": 6}, "batch_size is 6 .* over 8 devices and 1 sampled networks; use 8."),
         ({"batch_size": 40, "subspace__num_samples": 2}, "8 devices and 2 .*; use 32 or 48."),
         ({"mesh": "run=2"}, "config.mesh is 'run=2' but a run trains alone"),
-        ({"mesh": "pods=8"}, "'pods=8' in the mesh 'pods=8' is no axis and size"),
     ],
 )
 def test_bad_input(changes, sentence):

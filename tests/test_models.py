@@ -169,30 +169,6 @@ def test_a_config_names_a_network():
         assert make_network(ConfigDict(config), num_classes=3) == network
 
 
-def program(network, variables, **options):
-    """What a call of `network` computes, as text."""
-
-    def call(variables, key):
-        rngs = {"dropout": key}
-        return network.apply(variables, BATCH, rngs=rngs, mutable="batch_stats", **options)
-
-    return str(jax.make_jaxpr(call)(variables, jax.random.key(2)))
-
-
-def test_dropout_acts_in_training_mode_unless_told_otherwise(small):
-    network, variables = small
-    with_dropout = dataclasses.replace(network, dropout=0.5, parent=None)
-    for train in (False, True):
-        plain = program(network, variables, train=train)
-        assert "random" not in plain
-        for dropout in (None, False, True):
-            found = program(with_dropout, variables, train=train, dropout=dropout)
-            if train if dropout is None else dropout:
-                assert "random_bits" in found
-            else:
-                assert found == plain
-
-
 @pytest.mark.parametrize(
     ("name", "kind", "norm"),
     [("cifar_resnet", "BasicBlock", "BatchNorm_1"), ("wide_resnet", "Bottleneck", "BatchNorm_2")],

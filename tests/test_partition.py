@@ -124,15 +124,3 @@ def test_layers_of_every_library_have_points_of_their_own(name, layers):
     }
     assert [found[kernel] for kernel, _ in layers] == [found[bias] for _, bias in layers]
     assert len({found[kernel] for kernel, _ in layers}) == 2
-
-
-def test_a_midpoint_merges_to_a_model_of_its_library():
-    graph, state = nnx.split(Small(nnx.Rngs(params=KEY, dropout=1)))
-    spanned, shared = ss.split(state)
-    merged = nnx.merge(graph, ss.combine(ss.line().midpoint(ss.stack(2 * [spanned])), shared))
-    assert nnx.graphdef(merged) == graph
-    assert isinstance(merged.norm.scale, nnx.Param)
-    module = eqx.nn.MLP(2, 2, 3, 1, key=KEY)
-    spanned, shared = ss.split(module)
-    deployed = ss.combine(ss.line().midpoint(ss.stack(2 * [spanned])), shared)
-    np.testing.assert_allclose(deployed(jnp.ones(2)), module(jnp.ones(2)), rtol=1e-5)

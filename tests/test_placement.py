@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.configs.suites import get_config
 from experiments.data.sets import Split
@@ -19,7 +18,7 @@ from experiments.reproduce.records import Entry
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
 from experiments.training import run as training_run
-from subspace_jax import for_each, sharding
+from subspace_jax import for_each
 from tests import compilations, tiny
 from tests.test_together import run_all, train_together, trained
 
@@ -103,38 +102,6 @@ def test_a_group_s_record_is_that_of_its_runs_alone(tmp_path):
     for name, record in records("run=2,data=4", 2).items():
         nll, other = (r["places"]["midpoint"]["nll"] for r in (record, expected[name]))
         assert nll == pytest.approx(other, rel=1e-2)
-
-
-def test_parted_is_the_inverse_of_joined():
-    meshes = [make_run(slot, "run=2,data=2,endpoint=2").program.model.mesh for slot in range(2)]
-
-    def tree(value):
-        x = jnp.arange(8.0).reshape(4, 2) + value
-        return {"x": x, "key": jax.random.key(value)}
-
-    trees = [[tree(2 * i + j) for j in range(3)] for i in range(2)]
-    where = [NamedSharding(mesh, PartitionSpec("endpoint")) for mesh in meshes]
-    for of_mesh, place in zip(trees, where, strict=True):
-        for each in of_mesh:
-            each["x"] = jax.device_put(each["x"], place)
-    whole = placement.beside(meshes)
-    joined = placement.joined(whole, trees)
-    assert joined["x"].shape == (6, 4, 2)
-    assert joined["x"].sharding.spec == PartitionSpec("run", "endpoint")
-    np.testing.assert_array_equal(joined["x"][4], trees[1][1]["x"])
-    for found, expected in zip(placement.parted(whole, joined), trees, strict=True):
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(one["x"], other["x"])
-            assert one["key"] == other["key"]
-            assert one["x"].sharding == other["x"].sharding
-
-
-@pytest.mark.parametrize(("size", "part"), [(16, 2), (12, 3), (9, 9)])
-def test_a_batch_is_split_over_as_many_devices_as_divide_it(size, part):
-    mesh = sharding.make_mesh("data=4,endpoint=2")
-    found = jax.jit(lambda x: placement.spread(mesh, x))(jnp.arange(size))
-    assert found.sharding.shard_shape(found.shape) == (part,)
-    np.testing.assert_array_equal(found, np.arange(size))
 
 
 def test_recalibration_is_split_over_as_many_devices_as_divide_the_batch():

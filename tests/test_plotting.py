@@ -105,10 +105,7 @@ def test_contour_has_a_colour_bar_over_all_values_that_are_finite(ax, shape, sca
     assert (low < high, bar.get_ylabel()) == (True, "Loss")
 
 
-@pytest.mark.parametrize(
-    ("levels", "extend"),
-    [((-9, 0, 40), "neither"), ((0, 1, 40), "min"), ((-9, 0, 1), "max"), ((0, 1, 10), "both")],
-)
+@pytest.mark.parametrize(("levels", "extend"), [((-9, 0, 40), "neither"), ((0, 1, 10), "both")])
 def test_levels_are_as_far_apart_in_colour_and_show_what_lies_beyond(ax, levels, extend):
     contour(ax, X**2 + Y, levels=levels)
     filled = ax.collections[0]

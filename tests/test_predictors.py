@@ -11,13 +11,12 @@ import pytest
 import scipy.special
 import sklearn.metrics
 from reference_metrics import assert_metrics
-from stacks import normal
 from untrained import TEST, VALIDATION, evaluated, untrained
 
 import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
-from experiments.evaluation import choose, predict
+from experiments.evaluation import predict
 from experiments.evaluation.points import DRAWS_STREAM
 from experiments.evaluation.shifted import Shifted
 
@@ -206,29 +205,6 @@ def test_an_ensemble_is_calibrated_member_by_member_and_as_one(line, records, ne
     assert_short(accuracy | members["scaled"], scaled, TEST.labels)
     chex.assert_trees_all_close({name: ensemble[name] for name in together}, together, rtol=1e-3)
     assert [name for name in records if "temperatures" in records[name]] == ["ensemble"]
-
-
-@pytest.mark.parametrize("spoil", [lambda x: x * np.nan, lambda x: x[..., ::-1]])
-def test_temperatures_do_not_change_with_the_test_predictions(spoil):
-    val, test = 3 * normal(0, 2, 60, 3), 3 * normal(1, 2, 60, 3)
-    labels = np.arange(60) % 3
-
-    def temperatures(test, test_labels):
-        single = choose.temperature_record((val[0], labels), (test[0], test_labels), 10)
-        both = choose.ensemble_temperature_record((val, labels), (test, test_labels), 10)
-        return [each["temperature"] for each in (single, *both.values())]
-
-    found = temperatures(spoil(test), np.roll(labels, 1))
-    chex.assert_trees_all_equal(found, temperatures(test, labels))
-
-
-def test_the_seed_of_a_run_drops_the_units(line, records):
-    other = records_of(line._replace(run=line.run._replace(seed=1)), shifted=Shifted())
-    again = records_of(line, shifted=Shifted())
-    dropped = [each["mc ensemble"]["nll"] for each in (records, again, other)]
-    assert dropped[0] == dropped[1]
-    assert abs(dropped[2] - dropped[0]) > 1e-3
-    assert other["midpoint"]["nll"] == pytest.approx(records["midpoint"]["nll"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -63,19 +63,6 @@ def test_a_large_mean_does_not_drown_the_variance():
     assert_close(stats["first"], expected_moments(1, batches)["first"], rtol=1e-3)
 
 
-def test_low_precision_is_pooled_in_float32():
-    # Were the pool bfloat16, 300 batches of the same mean and variance would still move it.
-    in_bfloat16 = lambda params, x: jax.tree.map(lambda s: s.astype(jnp.bfloat16), moments(1.0, x))
-    batches = [normal(0, 2, FEATURES), *300 * [normal(1, 2, FEATURES)]]
-    pooled = recalibrate(in_bfloat16, None, batches).stats["first"]
-    odd, usual = (in_bfloat16(None, jnp.asarray(x))["first"] for x in batches[:2])
-    (m, v), (mean, var) = ((np.float64(s["mean"]), np.float64(s["var"])) for s in (odd, usual))
-    expected = {"mean": m / 301 + mean * 300 / 301, "var": v / 301 + var * 300 / 301}
-    expected["var"] += 300 / 301**2 * (m - mean) ** 2
-    assert {leaf.dtype for leaf in jax.tree.leaves(pooled)} == {np.dtype(np.float32)}
-    assert_close(pooled, expected, rtol=1e-4, atol=1e-6)
-
-
 def test_many_networks_in_one_pass_are_each_alone():
     scales, batches = np.array([0.5, 1, -2], np.float32), [normal(i, 5, FEATURES) for i in range(3)]
     expected = [expected_moments(scale, batches) for scale in scales]

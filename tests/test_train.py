@@ -227,20 +227,22 @@ def two(tmp_path_factory):
     return tuple(tiny.weights_file(folder / f"{seed}.npz", seed) for seed in (1, 2))
 
 
-def test_given_networks_are_at_their_places_and_the_others_start_at_their_mean(two):
-    run = tiny.run("spro_1", subspace__weights=two)
-    one, other = (init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2))
-    expected = jax.tree.map(lambda x, y: jnp.concatenate([x, y, (x + y) / 2]), one, other)
-    chex.assert_trees_all_close(init_state(run).endpoints, expected, rtol=1e-6, atol=1e-7)
-
-
 @pytest.mark.parametrize(("recipe", "places"), [("curve_finding", (0, 2)), ("spro_1", (0, 1))])
-def test_given_networks_stay_bit_for_bit_and_the_others_are_trained(two, recipe, places):
+def test_given_networks_stay_bit_for_bit_and_the_third_is_trained_from_their_mean(
+    two, recipe, places
+):
     run = tiny.run(recipe, subspace__weights=two, optimizer__weight_decay=0.1)
+    given = [init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2)]
     start, (*_, end) = copied(init_state(run).endpoints), fitted(run)
-    for leaf, before in zip(jax.tree.leaves(end.endpoints), jax.tree.leaves(start), strict=True):
-        same = [np.array_equal(leaf[i], before[i]) for i in range(3)]
-        assert same == [i in places for i in range(3)]
+    third = 3 - sum(places)
+    for first, last, *networks in zip(
+        *map(jax.tree.leaves, (start, end.endpoints, *given)), strict=True
+    ):
+        networks = np.concatenate(networks)
+        np.testing.assert_allclose(first[third], networks.mean(0), rtol=1e-6, atol=1e-7)
+        assert (last[third] != first[third]).any()
+        for found in (first, last):
+            np.testing.assert_array_equal(found[list(places)], networks)
 
 
 def test_networks_that_are_only_put_together_are_not_trained(two):
@@ -297,19 +299,11 @@ def test_records_are_means_over_epochs_and_are_read_one_call_late():
         assert (record["epoch"], record["step"]) == (i + 1, 10 * i + 10)
         assert record["learning_rate"] == learning_rate(run, 10 * i)
         assert record["images_per_second"] == pytest.approx(60 / record["seconds"])
-    json.dumps(history.epochs, allow_nan=False)
-
-
-def test_what_was_saved_does_not_change_when_training_goes_on():
-    history = History(tiny.run())
-    history.append(metrics_of(*range(5)))
     saved = history.to_json()
-    before = json.dumps(saved)
-    for _ in range(3):
-        history.append(metrics_of(*range(5)))
+    before = json.dumps(saved, allow_nan=False)
+    history.append(metrics_of(*losses[:5]))
     history.flush()
-    assert len(history.epochs) == 2
-    assert json.dumps(saved) == before
+    assert json.dumps(saved) == before  # what was saved does not change when training goes on
 
 
 @pytest.mark.parametrize(("name", "value"), [("loss", np.nan), ("penalty", -np.inf)])
@@ -324,14 +318,6 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_rate(name, value):
     )
     with pytest.raises(NonFiniteLoss, match=sentence):
         history.append(metrics_of(*[1.0] * 10))
-
-
-def test_divergence_is_noticed_one_call_late_and_named_where_it_happened():
-    run, made = tiny.run("line", optimizer__learning_rate=1e25), []
-    with pytest.raises(NonFiniteLoss, match=r"at step \d+ with learning rate 1e\+25;") as caught:
-        for state in fit(run, init_state(run), History(run)):
-            made.append(int(state.step))
-    assert f"at step {made[-1] - 1} " in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["endpoints", "opt_state"])
