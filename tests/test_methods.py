@@ -197,10 +197,9 @@ def test_swag_evaluates_its_mean_and_networks_drawn_around_it():
     plan = method.plan(AVERAGED)
     visited = np.concatenate(path[plan.start_step :: plan.every])
     assert len(visited) == config.schedule.num_models == 20
-    stack, same, others = (method.trained(state, jax.random.key(seed)) for seed in (3, 3, 4))
+    stack, others = (method.trained(state, jax.random.key(seed)) for seed in (3, 4))
     assert stack.shape == (1 + methods.SWAG_DRAWS, 3)
     np.testing.assert_allclose(stack[0], visited.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(stack, same)
     assert (stack[1:] != others[1:]).all()
     assert len(np.unique(stack, axis=0)) == len(stack)
 

@@ -5,13 +5,12 @@ import equinox as eqx
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import Block, arbitrary, normal, stacks
+from stacks import Block, arbitrary, stacks
 
 import subspace_jax as ss
 
@@ -83,27 +82,6 @@ def test_a_leaf_is_in_the_part_that_the_predicate_says(network, data):
     for part, expected in zip(parts, (chosen, paths - chosen), strict=True):
         assert {text(path) for path, _ in jax.tree.leaves_with_path(part)} == expected
     chex.assert_trees_all_equal(ss.combine(*reversed(parts)), network)
-
-
-def test_the_table_names_every_leaf_its_role_and_its_bytes():
-    network = {"conv": {"kernel": normal(0, 3, 4), "bias": normal(1, 4)}, "steps": np.int32(7)}
-    spanned, shared = ss.split(network, lambda path, leaf: "kernel" in text(path))
-    table = ss.summary(ss.stack([spanned] * 3), shared=shared, state={"mean": normal(2, 512)})
-    assert table.splitlines() == [
-        "leaf         shape       role     dtype      bytes",
-        "conv/kernel  3 x [3, 4]  spanned  float32    144 B",
-        "conv/bias    [4]         shared   float32     16 B",
-        "steps        []          shared   int32        4 B",
-        "mean         [512]       state    float32  2.0 KiB",
-        "",
-        "spanned  1 leaf, 3 endpoints of 12 numbers    144 B",
-        "shared   2 leaves, 5 numbers                   20 B",
-        "state    1 leaf, 512 numbers                2.0 KiB",
-        "total                                       2.2 KiB",  # 144 + 20 + 2048 bytes
-        "",
-        "1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.",
-    ]
-    assert "integer" not in ss.summary(jnp.ones((2, 3)), shared={"a": 0.5, "b": jnp.ones(2)})
 
 
 LAYERS = {
