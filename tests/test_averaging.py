@@ -165,11 +165,10 @@ def test_the_variance_of_small_steps_far_from_zero_is_not_lost():
 def test_without_spread_a_sample_is_the_average():
     key = jax.random.key(0)
     networks = device({"kernel": normal(0, 3, 2, 3), "bias": normal(1, 3)})
-    one_visit = visit(swag(2, 1, rank=2), networks)
-    chex.assert_trees_all_equal(swag_sample(one_visit, key), average_of(one_visit))
-    several = visit(swag(0, 1, rank=2), networks)
-    sample = swag_sample(several, key, scale=0.0)
-    chex.assert_trees_all_equal(sample, average_of(several), strict=True)
+    for start, scale in ((2, 0.5), (0, 0.0)):
+        state = visit(swag(start, 1, rank=2), networks)
+        sample = swag_sample(state, key, scale=scale)
+        chex.assert_trees_all_equal(sample, average_of(state), strict=True)
 
 
 # Snapshots
@@ -204,10 +203,8 @@ def test_a_greedy_soup_is_that_of_a_loop_by_hand(seed):
             chosen.append(i)
     expected = [1 / len(chosen) if i in chosen else 0 for i in range(6)]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    assert (weights.dtype, len(tried)) == (
-        jnp.result_type(float),
-        5,
-    )  # once for each network but the best
+    assert weights.dtype == jnp.result_type(float)
+    assert len(tried) == 5  # once for each network but the best
 
 
 def test_a_soup_takes_what_does_no_harm_and_leaves_what_does():

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, device, normal
 
-from subspace_jax import simplex
 from subspace_jax.contrib.complexes import log_volume, simplicial_complex
 
 NUM_DRAWS = 2000
@@ -46,14 +45,6 @@ def test_random_points_are_uniform_on_simplexes_drawn_alike(simplexes):
         moments = np.einsum("si,sj->ij", *2 * [weights[on][:, members]]) / on.sum()
         np.testing.assert_allclose(moments, (1 + np.eye(k)) / (k * (k + 1)), atol=0.02)
     assert counts == NUM_DRAWS
-
-
-def test_a_complex_of_one_simplex_is_the_simplex():
-    whole, endpoints = simplicial_complex(((0, 1, 2),)), device(make_endpoints(0, 3))
-    assert whole is simplicial_complex(((0, 1, 2),))
-    coords = simplex(3).draw(jax.random.key(0))
-    chex.assert_trees_all_equal(whole.point(endpoints, coords), simplex(3).point(endpoints, coords))
-    chex.assert_trees_all_equal(whole.midpoint(endpoints), simplex(3).midpoint(endpoints))
 
 
 # Volumes

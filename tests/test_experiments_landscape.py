@@ -172,28 +172,21 @@ def test_curvature_is_that_of_the_mean_loss():
     assert [record[n] for n in ("num_images", "batch_size", "num_iterations")] == [16, 8, 40]
 
 
-def along(stack, subspace, points, **options):
+def along(stack, subspace, points):
     given = points, loss_fn, HESSIAN_BATCHES, KEY
-    return landscape.path_record(stack, subspace, *given, num_iterations=3, **options)
+    return landscape.path_record(stack, subspace, *given, num_iterations=3)
 
 
 def test_a_path_has_barriers_test_errors_and_curvature():
     points = [point(0.0, 0.3, 0.75), point(1.0, 0.5, None), point(0.5, 0.7, 0.5)]
-    seen = []
-
-    def wrap(batches, what):
-        seen.append((what, len(batches)))
-        return batches
-
     stack = networks(2)
-    record = along(stack, ss.line(), points, wrap=wrap)
+    record = along(stack, ss.line(), points)
     assert record["barrier"] == {"nll": 0.3, "error": None}
     expected = {"alphas": [0.0, 0.5, 1.0], "nll": [0.3, 0.7, 0.5], "error": [0.25, 0.5, None]}
     assert record["test"] == expected
     assert record["alphas"] == [0.0, 0.25, 0.5, 0.75, 1.0]
     ends = curvature(stack, num_iterations=3)["eigenvalue"]
     np.testing.assert_allclose(record["curvature"]["eigenvalue"][::4], ends, rtol=1e-3)
-    assert seen == [("curvature", 5)]
     assert along(stack, ss.layerwise(ss.line()), points) == record
 
 

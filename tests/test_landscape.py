@@ -91,18 +91,14 @@ def test_grid_weights_are_in_the_order_of_the_rows():
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 7])
-def test_along_maps_over_mixtures(at_once):
-    endpoints, weights, x = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3)), jnp.ones(4)
+def test_along_maps_over_mixtures_and_is_compiled_once_for_a_function(at_once):
+    endpoints, weights = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3))
     fn = lambda params, x: {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
-    expected = [fn(mix(w, endpoints), x) for w in weights]
-    actual = landscape.along(fn, endpoints, weights, x, at_once=at_once)
-    chex.assert_trees_all_close(actual, stack(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_along_is_compiled_once_for_a_function():
-    fn = chex.assert_max_traces(lambda params, x: jnp.sum(params * x), n=1)
-    for x in (1.0, 2.0):
-        landscape.along(fn, RIGHT_ANGLE, jnp.eye(3), jnp.float32(x))
+    counted = chex.assert_max_traces(lambda *arguments: fn(*arguments), n=1)
+    for x in (jnp.ones(4), jnp.zeros(4)):
+        expected = stack([fn(mix(w, endpoints), x) for w in weights])
+        actual = landscape.along(counted, endpoints, weights, x, at_once=at_once)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("at_once", "networks"), [(None, 1), (4, 4)])

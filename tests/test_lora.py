@@ -48,17 +48,6 @@ def assert_networks_close(one, other, **tolerance):
 # Factors
 
 
-def test_kernels_get_factors_and_other_leaves_get_none():
-    factors = lora.init(jax.random.key(0), BASE, rank=2)
-    assert jax.tree.map(jnp.shape, factors) == {
-        "conv": {"kernel": {"a": (18, 2), "b": (2, 4)}, "bias": None},
-        "dense": {"kernel": {"a": (6, 2), "b": (2, 5)}, "bias": None},
-        "steps": None,
-    }
-    dense = lambda path, leaf: lora.is_matrix(path, leaf) and "dense" in str(path)
-    assert lora.init(jax.random.key(0), BASE, 2, select=dense)["conv"]["kernel"] is None
-
-
 def test_factors_part_a_kernel_before_its_axis_and_have_variance_one_over_rows():
     factors = lora.init(jax.random.key(0), jnp.zeros((8, 4, 3, 3)), rank=2, axis=1)
     assert jax.tree.map(jnp.shape, factors) == {"a": (8, 2), "b": (2, 36)}

@@ -144,16 +144,6 @@ def test_a_single_vertex_has_weight_one_even_where_its_draw_is_zero():
     assert simplex(1).draw(zero) == 1
 
 
-def test_sample_is_the_point_at_sampled_coordinates():
-    for subspace in (*SOME, *map(layerwise, SOME)):
-        endpoints = small_network(0, subspace.num_endpoints)
-        sample = subspace.sample(KEY, endpoints)
-        coords = subspace.sample_coords(KEY, endpoints)
-        chex.assert_trees_all_equal(sample, subspace.point(endpoints, coords))
-        other = subspace.sample(jax.random.key(4), endpoints)
-        assert not np.array_equal(sample["conv"]["kernel"], other["conv"]["kernel"])
-
-
 def test_init_draws_the_endpoints_independently():
     init_fn = lambda key: {"w": jax.random.normal(key, (5,)), "b": jnp.zeros(2)}
     for subspace in SOME:
@@ -184,7 +174,6 @@ def test_layers_can_be_named():
     # Some libraries wrap every parameter, here in a field `kernel`: the layer is two levels up.
     leaf = lambda seed: {"value": normal(seed, 2, 2)}
     endpoints = {"a": Block(leaf(0), leaf(1)), "b": Block(leaf(2), leaf(3))}
-    assert layerwise(simplex(3)).sample_coords(KEY, jnp.zeros((3, 2))).shape == (3,)  # one array
     for layer_of, partition in [
         (lambda path: path[1].name, [[0, 2], [1, 3]]),
         (lambda path: path[:-2], [[0, 1], [2, 3]]),
