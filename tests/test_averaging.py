@@ -97,9 +97,7 @@ def test_averages_compose_and_the_first_counts():
     mean = jax.tree.map(lambda *x: sum(x) / 3, *networks[1::2])
     for rest in (averages[1:], averages[2:]):
         chex.assert_trees_all_close(average_of(rest), mean, rtol=1e-5, atol=1e-6)
-    sample = jax.jit(swag_sample)
-    first, again, other = (flat(sample(states[-1], jax.random.key(seed))) for seed in (0, 0, 1))
-    assert np.array_equal(first, again)
+    first, other = (flat(swag_sample(states[-1], jax.random.key(seed))) for seed in (0, 1))
     assert not np.allclose(first, other)
     # Neither parameters of that name nor the average of updates nor snapshots count.
     without = optax.chain(optax.ema(0.9), optax.adam(0.1), LINKS["snapshots"])

@@ -49,7 +49,8 @@ def test_predictions_are_those_of_one_device():
     test = {"test": Split(images, np.zeros(19, np.int32))}
 
     def logits(run):
-        config = tiny.config("line", batch_size=8, evaluation__batch_size=7)
+        sizes = {"evaluation__batch_size": 7, "evaluation__recalibration_batch_size": 12}
+        config = tiny.config("line", batch_size=8, **sizes)
         settings = predict.make_settings(config, run)
         stack = steps.init_state(run).endpoints
         return predict.predict_networks(run, stack, test, settings)[0]["test"]

@@ -159,8 +159,6 @@ def test_a_config_names_a_network():
     for config, network in (
         ({"name": "conv_net", "widths": [4, 8]}, NETWORKS["conv_net"]),
         (resnet, CifarResNet(3, 8, 4, dropout=0.25, dtype=jnp.bfloat16)),
-        ({"name": "resnet18", "stem": "small"}, ImageNetResNet(3, stem="small")),
-        ({"name": "resnet50", "stem": "imagenet"}, ImageNetResNet(3, (3, 4, 6, 3), widening=1)),
     ):
         assert make_network(ConfigDict(config), num_classes=3) == network
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, normal
@@ -197,22 +196,3 @@ def test_many_batches_and_passes_compile_once():
     for seed in range(3):
         batches = [normal(seed + i, 4, FEATURES) for i in range(5)]
         recalibrate(stats_fn, jnp.float32(seed), batches)
-
-
-def test_flax_nnx():
-    """The statistics are the limit of the running average of one batch, in Flax's own types."""
-    x = 3 + 2 * normal(0, 12, FEATURES)
-    graph, params, initial = nnx.split(
-        nnx.BatchNorm(FEATURES, momentum=0.5, rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat
-    )
-
-    def updated(stats, x, momentum):
-        norm = nnx.merge(graph, params, stats, copy=True)
-        norm.momentum = momentum
-        norm(x)
-        return nnx.state(norm, nnx.BatchStat)
-
-    running, _ = jax.lax.scan(lambda stats, _: (updated(stats, x, 0.5), None), initial, None, 30)
-    pooled = recalibrate(lambda _, x: updated(initial, x, 0.0), None, np.split(x, [2, 5])).stats
-    assert isinstance(pooled["var"], nnx.BatchStat)
-    chex.assert_trees_all_close(pooled, running, rtol=1e-4, atol=1e-5)

@@ -118,19 +118,18 @@ def test_weights_of_a_curve_of_high_degree_are_right(degree):
 
 def test_endpoints_that_are_equal_by_mistake_are_refused():
     fixed, rng = jax.random.normal(jax.random.key(7), (3,)), np.random.default_rng(0)
-    careless = {
-        "an array": lambda key: fixed,
-        "a key of its own": lambda key: jax.random.normal(jax.random.key(0), (3,)),
-        "NumPy": lambda key: {"w": rng.normal(size=3).astype(np.float32)},
-    }
-    for init_fn in careless.values():
-        for init in (line().init, jax.jit(line().init, static_argnums=1)):
-            with pytest.raises(ValueError, match="2 endpoints are equal, .* let it use the key"):
-                init(KEY, init_fn)
+    careless = (
+        lambda key: fixed,
+        lambda key: jax.random.normal(jax.random.key(0), (3,)),
+        lambda key: {"w": rng.normal(size=3).astype(np.float32)},
+    )
     partly = lambda key: {"w": jax.random.normal(key, (3,)), "b": jnp.zeros(3)}
     for init in (line().init, jax.jit(line().init, static_argnums=1)):
+        for init_fn in careless:
+            with pytest.raises(ValueError, match="2 endpoints are equal, .* let it use the key"):
+                init(KEY, init_fn)
         init(KEY, partly)
-    simplex(1).init(KEY, careless["an array"])
+    simplex(1).init(KEY, careless[0])
 
 
 def assert_uniform(x):
@@ -206,7 +205,7 @@ def bits(tree):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(
     ("n", "positions", "noise"),
-    [(1, (0,), 0.0), (2, (1,), 0.5), (3, (2, 0), 0.5), (3, (0, 2), 0.0), (3, (1, 2, 0), 0.5)],
+    [(1, (0,), 0.0), (3, (2, 0), 0.5), (3, (1, 2, 0), 0.5)],
 )
 def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, dtype):
     one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}
