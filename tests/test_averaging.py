@@ -10,7 +10,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import arbitrary, device, normal, stacks
+from stacks import arbitrary, device, flat, normal, stacks
 
 from subspace_jax.averaging import average_of, ema, greedy_soup, snapshots, snapshots_of, swa
 from subspace_jax.contrib.swag import swag, swag_sample
@@ -62,12 +62,6 @@ def visit(link, networks):
 
     first, rest = (jax.tree.map(lambda x, at=at: x[at], networks) for at in (0, slice(1, None)))
     return jax.jit(lambda *start: jax.lax.scan(step, start, rest)[0][1])(first, link.init(first))
-
-
-def flat(tree, leading=0):
-    """All leaves side by side, float64: `[..., P]`."""
-    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
-    return np.concatenate([x.reshape(*x.shape[:leading], -1) for x in leaves], axis=leading)
 
 
 # Exponential

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import SEEDS, arbitrary, device, normal
+from stacks import SEEDS, arbitrary, device, flat, normal
 
 from subspace_jax import cosine_penalty, distances, squared_cosines
 from subspace_jax.diversity import is_kernel, kernel_gram, penalty_of_gram
@@ -32,8 +32,7 @@ def make_endpoints(seed, n):
 
 def kernels(endpoints):
     """The kernels of `make_endpoints` as one float64 vector per endpoint, [n, d]."""
-    leaves = [endpoints["conv"]["kernel"], endpoints["dense"]["bias"]]
-    return np.concatenate([np.reshape(x, (len(x), -1)) for x in leaves], axis=1).astype(float)
+    return flat([endpoints["conv"]["kernel"], endpoints["dense"]["bias"]], leading=1)
 
 
 @functools.partial(jax.jit, static_argnames="select")

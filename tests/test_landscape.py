@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import SEEDS, arbitrary, device, normal
+from stacks import SEEDS, arbitrary, device, flat, normal
 
 from subspace_jax import landscape, mix, stack
 
@@ -25,15 +25,9 @@ def make_endpoints(seed, offset=0.0):
     }
 
 
-def vectors(endpoints):
-    """Networks as float64 vectors [n, d]."""
-    leaves = [np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(endpoints)]
-    return np.concatenate(leaves, axis=1).astype(float)
-
-
 def at(plane, xy, endpoints):
     """The networks at points [P, 2], as vectors [P, d]."""
-    return vectors(jax.vmap(mix, in_axes=(0, None))(plane.weights(xy), endpoints))
+    return flat(jax.vmap(mix, in_axes=(0, None))(plane.weights(xy), endpoints), leading=1)
 
 
 def pairwise(points):
@@ -61,7 +55,7 @@ def test_coordinates_are_those_of_the_three_networks(seed, offset, narrow):
     plane = landscape.plane(endpoints)
     chex.assert_type(list(plane), jnp.float32)
     chex.assert_trees_all_close(plane.weights(plane.coordinates), jnp.eye(3), atol=1e-5)
-    found, expected = pairwise(np.asarray(plane.coordinates)), pairwise(vectors(endpoints))
+    found, expected = pairwise(np.asarray(plane.coordinates)), pairwise(flat(endpoints, leading=1))
     np.testing.assert_allclose(found, expected, rtol=5e-3 if narrow else 1e-5)
     x, y = plane.coordinates.T
     assert x[0] == y[0] == y[1] == 0

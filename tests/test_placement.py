@@ -10,28 +10,18 @@ import numpy as np
 import pytest
 
 from experiments.configs.suites import get_config
-from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.reproduce import plan
 from experiments.reproduce.records import Entry
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
-from experiments.training import run as training_run
 from subspace_jax import for_each
-from tests import compilations, tiny
+from tests import compilations, test_together, tiny
 from tests.test_together import run_all, train_together, trained
 
-DATA = tiny.dataset()
 
-
-def make_run(slot, mesh="run=8", recipe="line", **changes):
-    """A run with labels and a learning rate of its own."""
-    rate = 0.02 * ((slot or 0) + 1)
-    config = tiny.config(
-        recipe, seed=slot or 0, mesh=mesh, batch_size=8, optimizer__learning_rate=rate, **changes
-    )
-    split = Split(DATA.train.images, np.roll(DATA.train.labels, slot or 0))
-    return training_run.make_run(config, DATA._replace(train=split), slot)
+def make_run(slot, mesh="run=8"):
+    return test_together.make_run("line", slot or 0, slot, mesh=mesh, batch_size=8)
 
 
 @pytest.mark.parametrize(
