@@ -46,5 +46,11 @@ def network(stack, i):
     return jax.tree.map(lambda x: x[i], stack)
 
 
+def flat(tree, leading=0):
+    """All leaves side by side, float64: `[..., P]`."""
+    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    return np.concatenate([x.reshape(*x.shape[:leading], -1) for x in leaves], axis=leading)
+
+
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

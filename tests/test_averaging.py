@@ -10,7 +10,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import arbitrary, device, normal, stacks
+from stacks import arbitrary, device, flat, normal, stacks
 
 from subspace_jax.averaging import average_of, ema, greedy_soup, snapshots, snapshots_of, swa
 from subspace_jax.contrib.swag import swag, swag_sample
@@ -28,7 +28,6 @@ LINKS = {
     "swag": swag_of_two(1, 1),
     "snapshots": snapshots(1, 1, num_models=2),
 }
-every_link = pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 
 
 def make_endpoints(seed):
@@ -57,17 +56,12 @@ def visit(link, networks):
     def step(carry, network):
         params, state = carry
         updates = jax.tree.map(jnp.subtract, network, params)
-        _, state = link.update(updates, state, params)
+        passed, state = link.update(updates, state, params)
+        assert passed is updates
         return (network, state), None
 
     first, rest = (jax.tree.map(lambda x, at=at: x[at], networks) for at in (0, slice(1, None)))
     return jax.jit(lambda *start: jax.lax.scan(step, start, rest)[0][1])(first, link.init(first))
-
-
-def flat(tree, leading=0):
-    """All leaves side by side, float64: `[..., P]`."""
-    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
-    return np.concatenate([x.reshape(*x.shape[:leading], -1) for x in leaves], axis=leading)
 
 
 # Exponential
@@ -88,21 +82,6 @@ def test_ema_is_the_average_of_the_parameters_and_changes_no_update(make, decay)
 # All of them
 
 
-@every_link
-def test_updates_pass_through_dtypes_stay_and_all_may_be_donated(link):
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_endpoints(0))
-    start = link.init(params)
-    dtypes = jax.tree.map(lambda x: x.dtype, start)
-    update = jax.jit(
-        lambda params, state: link.update(params, state, params), donate_argnums=(0, 1)
-    )
-    updates, state = update(jax.tree.map(jnp.copy, params), start)
-    chex.assert_trees_all_equal(updates, params)
-    assert jax.tree.map(lambda x: x.dtype, state) == dtypes
-    kept = average_of(state) or snapshots_of(state)
-    chex.assert_trees_all_equal_dtypes(kept, params)
-
-
 def test_averages_compose_and_the_first_counts():
     links = [ema(0.5), swa(1, 2), swag_of_two(1, 2), ema(0.9)]
     params = make_endpoints(0)
@@ -112,9 +91,7 @@ def test_averages_compose_and_the_first_counts():
     mean = jax.tree.map(lambda *x: sum(x) / 3, *networks[1::2])
     for rest in (averages[1:], averages[2:]):
         chex.assert_trees_all_close(average_of(rest), mean, rtol=1e-5, atol=1e-6)
-    sample = jax.jit(swag_sample)
-    first, again, other = (flat(sample(states[-1], jax.random.key(seed))) for seed in (0, 0, 1))
-    assert np.array_equal(first, again)
+    first, other = (flat(swag_sample(states[-1], jax.random.key(seed))) for seed in (0, 1))
     assert not np.allclose(first, other)
     # Neither parameters of that name nor the average of updates nor snapshots count.
     without = optax.chain(optax.ema(0.9), optax.adam(0.1), LINKS["snapshots"])
@@ -171,17 +148,6 @@ def test_samples_have_the_covariance_of_equation_1(num_networks, rank, scale):
     assert np.all(np.abs(samples.mean(axis=0) - flat(state.mean)) < 0.04 * spread)
 
 
-def test_swag_recovers_a_known_gaussian():
-    mean, factor = np.array([1.0, -2.0, 0.5]), np.array([[1, 0, 0], [0.8, 0.5, 0], [-1, 0.3, 2.0]])
-    draws = (mean + normal(0, 4000, 3) @ factor.T).astype(np.float32)
-    state = visit(swag(0, 1, rank=2000), jnp.asarray(draws))
-    covariance = factor @ factor.T
-    np.testing.assert_allclose(state.mean, mean, atol=0.1)
-    np.testing.assert_allclose(state.variance, np.diag(covariance), rtol=0.1)
-    expected = 0.5 * (np.diag(np.diag(covariance)) + covariance)
-    np.testing.assert_allclose(np.cov(sample_many(state, 5000).T), expected, atol=0.3)
-
-
 def test_the_variance_of_small_steps_far_from_zero_is_not_lost():
     networks = 1000 + 0.01 * normal(0, 50, 3)
     state = visit(swag(0, 1, rank=2), jnp.asarray(networks))
@@ -191,11 +157,10 @@ def test_the_variance_of_small_steps_far_from_zero_is_not_lost():
 def test_without_spread_a_sample_is_the_average():
     key = jax.random.key(0)
     networks = device({"kernel": normal(0, 3, 2, 3), "bias": normal(1, 3)})
-    one_visit = visit(swag(2, 1, rank=2), networks)
-    chex.assert_trees_all_equal(swag_sample(one_visit, key), average_of(one_visit))
-    several = visit(swag(0, 1, rank=2), networks)
-    sample = swag_sample(several, key, scale=0.0)
-    chex.assert_trees_all_equal(sample, average_of(several), strict=True)
+    for start, scale in ((2, 0.5), (0, 0.0)):
+        state = visit(swag(start, 1, rank=2), networks)
+        sample = swag_sample(state, key, scale=scale)
+        chex.assert_trees_all_equal(sample, average_of(state), strict=True)
 
 
 # Snapshots
@@ -230,10 +195,8 @@ def test_a_greedy_soup_is_that_of_a_loop_by_hand(seed):
             chosen.append(i)
     expected = [1 / len(chosen) if i in chosen else 0 for i in range(6)]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    assert (weights.dtype, len(tried)) == (
-        jnp.result_type(float),
-        5,
-    )  # once for each network but the best
+    assert weights.dtype == jnp.result_type(float)
+    assert len(tried) == 5  # once for each network but the best
 
 
 def test_a_soup_takes_what_does_no_harm_and_leaves_what_does():

@@ -20,9 +20,6 @@ from subspace_jax.calibration import (
 )
 
 N, K, M = 40, 4, 3
-MODES = ("per_member", "after_average")
-AVERAGES = ("probability", "logit")
-every_average = pytest.mark.parametrize("average", AVERAGES)
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 
 
@@ -98,37 +95,26 @@ def test_invalid_examples_give_nan():
         assert np.isnan(fit_temperature(broken, wrong))
 
 
-def test_applying_a_temperature_divides_in_float32():
-    logits, _, _ = make_batch(0)
-    np.testing.assert_allclose(apply_temperature(logits, 4.0), logits / 4)
-    assert apply_temperature(jnp.asarray(logits, jnp.bfloat16), 4.0).dtype == jnp.float32
-
-
 # Ensembles
 
 
-@every_average
-def test_temperatures_of_members_are_those_of_each_alone(average):
+@pytest.mark.parametrize("average", ["probability", "logit"])
+def test_temperatures_of_members_and_of_their_average_are_the_best(average):
     logits, labels, weights = make_batch(0, M)
-    options = {"average": average, "mode": "per_member"}
-    fit = jax.jit(functools.partial(fit_ensemble_temperature, **options))
-    temperatures = fit(logits, labels, weights=weights)
-    alone = [fit_temperature(member, labels, weights=weights) for member in logits]
-    assert_close(temperatures, alone)
-    members = logits / np.asarray(alone)[:, None, None]
-    log_probs = apply_ensemble_temperature(logits, temperatures, **options)
-    assert_close(log_probs, ensemble(members, average))
-
-
-@every_average
-def test_temperature_after_the_average_is_the_best_for_it(average):
-    logits, labels, weights = make_batch(0, M)
-    options = {"average": average, "mode": "after_average"}
-    temperature = fit_ensemble_temperature(logits, labels, weights=weights, **options)
-    assert_close(temperature, best_temperature(ensemble(logits, average), labels, weights))
-    log_probs = apply_ensemble_temperature(logits, temperature, **options)
-    scaled = apply_temperature(ensemble(logits, average), temperature)
-    assert_close(log_probs, jax.nn.log_softmax(scaled))
+    best = [best_temperature(member, labels, weights) for member in logits]
+    mean = ensemble(logits, average)
+    best_of_mean = best_temperature(mean, labels, weights)
+    scaled = ensemble(logits / np.float32(best)[:, None, None], average)
+    scaled_mean = jax.nn.log_softmax(mean / best_of_mean)
+    for mode, expected, log_probs in [
+        ("per_member", best, scaled),
+        ("after_average", best_of_mean, scaled_mean),
+    ]:
+        options = {"average": average, "mode": mode}
+        fit = jax.jit(functools.partial(fit_ensemble_temperature, **options))
+        found = fit(logits, labels, weights=weights)
+        assert_close(found, expected)
+        assert_close(apply_ensemble_temperature(logits, found, **options), log_probs)
 
 
 # The point

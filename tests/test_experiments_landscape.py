@@ -107,18 +107,6 @@ def test_means_inside_and_outside_of_the_triangle(record):
     assert coarse == {"accuracy": None, "nll": None, "num_points": 0}
 
 
-def test_a_second_plane_is_not_compiled_again():
-    traces = []
-
-    def counted(network, x):
-        traces.append(1)
-        return logits_fn(network, x)
-
-    for seed in (0, 5):
-        draw(ss.simplex(3), networks(3, seed), counted)
-    assert len(traces) == 1
-
-
 def test_directions_go_around_one_network():
     stack = networks(1)
     params = jax.tree.map(lambda x: x[0], stack)
@@ -130,8 +118,6 @@ def test_directions_go_around_one_network():
     np.testing.assert_allclose(record["x"], norm * np.linspace(-1, 1, 5), atol=1e-5)
     assert record["x"] == record["y"]
     assert (record["kind"], record["path"], record["midpoint"]) == ("point", [[0, 0]], [0, 0])
-    assert "corners" not in record
-    json.dumps(record, allow_nan=False)
 
 
 def test_what_is_not_finite_is_null_and_predicts_nothing():
@@ -156,18 +142,10 @@ def test_a_slice_shows_the_subspace_in_its_plane(subspace, kind, num_drawn):
     if kind != "simplex":
         np.testing.assert_allclose(path[32], record["midpoint"], atol=1e-4)
     assert record["other"] == (record["corners"][2] if kind == "line" else None)
-    json.dumps(record, allow_nan=False)
 
 
 def point(alpha, nll, accuracy):
     return {"name": "", "coords": alpha, "nll": nll, "accuracy": accuracy}
-
-
-def test_barriers_are_of_the_points_on_a_path():
-    path = [point(1.0, 0.5, 0.8), point(0.0, 0.3, 0.9), point(0.5, 0.7, 0.8)]
-    assert landscape.barriers([*path, point([0.5, 0.5], 9.0, 0.0)]) == {"nll": 0.3, "error": 0.05}
-    path[2]["nll"] = None
-    assert landscape.barriers(path) == {"nll": None, "error": 0.05}
 
 
 def curvature(stack, num_iterations=40):
@@ -192,31 +170,23 @@ def test_curvature_is_that_of_the_mean_loss():
             largest = np.linalg.eigvalsh(matrix)[-1]
             np.testing.assert_allclose(record[name][i], largest, rtol=1e-3)
     assert [record[n] for n in ("num_images", "batch_size", "num_iterations")] == [16, 8, 40]
-    json.dumps(record, allow_nan=False)
 
 
-def along(stack, subspace, points, **options):
+def along(stack, subspace, points):
     given = points, loss_fn, HESSIAN_BATCHES, KEY
-    return landscape.path_record(stack, subspace, *given, num_iterations=3, **options)
+    return landscape.path_record(stack, subspace, *given, num_iterations=3)
 
 
 def test_a_path_has_barriers_test_errors_and_curvature():
     points = [point(0.0, 0.3, 0.75), point(1.0, 0.5, None), point(0.5, 0.7, 0.5)]
-    seen = []
-
-    def wrap(batches, what):
-        seen.append((what, len(batches)))
-        return batches
-
     stack = networks(2)
-    record = along(stack, ss.line(), points, wrap=wrap)
+    record = along(stack, ss.line(), points)
     assert record["barrier"] == {"nll": 0.3, "error": None}
     expected = {"alphas": [0.0, 0.5, 1.0], "nll": [0.3, 0.7, 0.5], "error": [0.25, 0.5, None]}
     assert record["test"] == expected
     assert record["alphas"] == [0.0, 0.25, 0.5, 0.75, 1.0]
     ends = curvature(stack, num_iterations=3)["eigenvalue"]
     np.testing.assert_allclose(record["curvature"]["eigenvalue"][::4], ends, rtol=1e-3)
-    assert seen == [("curvature", 5)]
     assert along(stack, ss.layerwise(ss.line()), points) == record
 
 
@@ -227,15 +197,9 @@ def test_one_network_is_a_level():
     assert len(record["curvature"]["eigenvalue"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("n", "changes", "sentence"),
-    [
-        (3, {"resolution": 5}, r"collinear.* height of .*; choose a third"),
-        (1, {"resolution": 1}, "resolution 1 covers no area; use at least 2"),
-        (4, {}, "4 endpoints lies in no plane; draw one of at most 3"),
-    ],
-)
-def test_what_is_no_landscape_is_refused_in_a_sentence(n, changes, sentence):
-    collinear = jax.tree.map(lambda x: jnp.stack([x[0], x[1], x[:2].mean(0), x[0]]), networks(2))
-    with pytest.raises(UserError, match=sentence):
-        draw(ss.simplex(n), jax.tree.map(lambda x: x[:n], collinear), **changes)
+def test_what_is_no_landscape_is_refused_in_a_sentence():
+    stack = jax.tree.map(lambda x: jnp.stack([x[0], x[1], x[:2].mean(0), x[0]]), networks(2))
+    with pytest.raises(UserError, match=r"collinear.* height of .*; choose a third"):
+        draw(ss.simplex(3), jax.tree.map(lambda x: x[:3], stack))
+    with pytest.raises(UserError, match="4 endpoints lies in no plane; draw one of at most 3"):
+        draw(ss.simplex(4), stack)

@@ -3,13 +3,14 @@
 import functools
 
 import chex
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import SEEDS, arbitrary, device, normal
+from stacks import SEEDS, arbitrary, device, flat, normal
 
 from subspace_jax import landscape, mix, stack
 
@@ -24,15 +25,9 @@ def make_endpoints(seed, offset=0.0):
     }
 
 
-def vectors(endpoints):
-    """Networks as float64 vectors [n, d]."""
-    leaves = [np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(endpoints)]
-    return np.concatenate(leaves, axis=1).astype(float)
-
-
 def at(plane, xy, endpoints):
     """The networks at points [P, 2], as vectors [P, d]."""
-    return vectors(jax.vmap(mix, in_axes=(0, None))(plane.weights(xy), endpoints))
+    return flat(jax.vmap(mix, in_axes=(0, None))(plane.weights(xy), endpoints), leading=1)
 
 
 def pairwise(points):
@@ -60,7 +55,7 @@ def test_coordinates_are_those_of_the_three_networks(seed, offset, narrow):
     plane = landscape.plane(endpoints)
     chex.assert_type(list(plane), jnp.float32)
     chex.assert_trees_all_close(plane.weights(plane.coordinates), jnp.eye(3), atol=1e-5)
-    found, expected = pairwise(np.asarray(plane.coordinates)), pairwise(vectors(endpoints))
+    found, expected = pairwise(np.asarray(plane.coordinates)), pairwise(flat(endpoints, leading=1))
     np.testing.assert_allclose(found, expected, rtol=5e-3 if narrow else 1e-5)
     x, y = plane.coordinates.T
     assert x[0] == y[0] == y[1] == 0
@@ -91,18 +86,15 @@ def test_grid_weights_are_in_the_order_of_the_rows():
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 7])
-def test_along_maps_over_mixtures(at_once):
-    endpoints, weights, x = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3)), jnp.ones(4)
+def test_along_maps_over_mixtures_and_is_compiled_once_for_a_function(at_once):
+    endpoints, weights = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3))
     fn = lambda params, x: {"out": x @ params["dense"]["kernel"], "scale": params["scale"]}
-    expected = [fn(mix(w, endpoints), x) for w in weights]
-    actual = landscape.along(fn, endpoints, weights, x, at_once=at_once)
-    chex.assert_trees_all_close(actual, stack(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_along_is_compiled_once_for_a_function():
-    fn = chex.assert_max_traces(lambda params, x: jnp.sum(params * x), n=1)
-    for x in (1.0, 2.0):
-        landscape.along(fn, RIGHT_ANGLE, jnp.eye(3), jnp.float32(x))
+    for x in (jnp.ones(4), jnp.zeros(4)):
+        expected = stack([fn(mix(w, endpoints), x) for w in weights])
+        with compilations.noted() as names:
+            actual = landscape.along(fn, endpoints, weights, x, at_once=at_once)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert names == []
 
 
 @pytest.mark.parametrize(("at_once", "networks"), [(None, 1), (4, 4)])
@@ -130,23 +122,20 @@ def test_a_barrier_that_diverges_is_seen():
         np.testing.assert_equal(np.asarray(jax.jit(landscape.barrier)(losses, alphas)), expected)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_filters_of_a_direction_are_as_large_as_the_network(dtype):
+def test_filters_of_a_direction_are_as_large_as_the_network():
     network = {
         "conv": {"kernel": normal(0, 3, 3, 2, 4), "bias": normal(1, 4)},
         "norm": {"scale": 1 + normal(2, 4)},
         "dense": {"kernel": normal(3, 5, 3), "temperature": normal(4)},
     }
     network["conv"]["kernel"][..., 1] = 0  # a dead filter stays dead
-    network = jax.tree.map(lambda x: jnp.asarray(x, dtype), network)
     direction = landscape.filter_normalized_direction(jax.random.key(0), network)
     chex.assert_trees_all_equal_shapes_and_dtypes(direction, network)
     norms = landscape.filter_norms(network)
-    chex.assert_type(jax.tree.leaves(norms), jnp.float32)
     for layer in ("conv", "dense"):
         kernels = (np.asarray(p[layer]["kernel"], float) for p in (direction, network))
         found, expected = (np.linalg.norm(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels)
-        np.testing.assert_allclose(found, expected, rtol=1e-2 if dtype == jnp.bfloat16 else 1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
         of_filters = np.reshape(norms[layer]["kernel"], (-1, len(expected)))
         np.testing.assert_allclose(of_filters, [expected] * len(of_filters), rtol=1e-5)
     for tree in (direction, norms):

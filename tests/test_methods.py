@@ -12,7 +12,7 @@ import tiny
 
 import subspace_jax as ss
 from experiments.training import methods
-from experiments.training.methods import KINDS, Hyperparameters, Length, make_method
+from experiments.training.methods import KINDS, Length, make_method
 from experiments.training.steps import init_state
 
 # kind -> a recipe that has it
@@ -66,25 +66,6 @@ def test_numbers_do_not_change_what_is_compiled(kind):
     chex.assert_trees_all_equal_shapes_and_dtypes(hyper, other_hyper)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in hyper)
     assert all(x != y for x, y in zip(hyper, other_hyper, strict=True))
-
-
-def test_hyperparameters_are_those_of_the_config():
-    optimizer = {"learning_rate": 0.3, "weight_decay": 0.2, "momentum": 0.1}
-    subspace = {"penalty": 3.0, "volume": 0.7}
-    changes = {
-        **{f"optimizer__{name}": value for name, value in optimizer.items()},
-        **{f"subspace__{name}": value for name, value in subspace.items()},
-        "label_smoothing": 0.4,
-        "average__decay": 0.5,
-        "sharpness__rho": 0.6,
-    }
-    others = {"label_smoothing": 0.4, "ema_decay": 0.5, "rho": 0.6}
-    expected = Hyperparameters(**jax.tree.map(jnp.float32, optimizer | subspace | others))
-    more = {"average__name": "ema", "schedule__num_models": 7, "subspace__num_samples": 3}
-    method, hyper = make_method(tiny.config(**changes, **more))
-    chex.assert_trees_all_equal(hyper, expected)
-    assert (method.num_samples, method.has_penalty, method.num_models) == (3, True, 7)
-    assert (method.schedule, method.average, method.gradient) == ("cosine", "ema", "sam")
 
 
 # The matched control
@@ -172,20 +153,13 @@ def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpo
     chex.assert_trees_all_close(paths[0].mean(1), paths[1][:, 0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", ["sam", "asam", "line_sam"])
+@pytest.mark.parametrize("recipe", ["sam", "asam"])
 def test_sharpness_aware_recipes_step_along_the_gradient_nearby(recipe):
     config = tiny.config(recipe)
-    start = 3 * jax.random.normal(jax.random.key(0), (2 if recipe == "line_sam" else 1, 3))
+    start = 3 * jax.random.normal(jax.random.key(0), (1, 3))
     path, _, method = trajectory(config, 1, LENGTH, start)
     assert method.gradients_per_step == 2
-    noise = jax.random.normal(jax.random.key(1), (1, 1, 3))[0, 0]
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 3)
-    _, coords_key = jax.random.split(keys[0])
-    weights = method.subspace.weights(method.subspace.draw(coords_key))[:, None]
-
-    def gradient(stack):
-        return weights * (QUADRATIC * (weights * stack).sum(0)[None] + noise[None])
-
+    gradient = lambda w: QUADRATIC * w + jax.random.normal(jax.random.key(1), (1, 1, 3))[0]
     size = jnp.abs(start) + 0.01 if recipe == "asam" else jnp.ones_like(start)
     scaled = size * gradient(start)
     worst = start + config.sharpness.rho * size * scaled / jnp.linalg.norm(scaled)
@@ -223,10 +197,9 @@ def test_swag_evaluates_its_mean_and_networks_drawn_around_it():
     plan = method.plan(AVERAGED)
     visited = np.concatenate(path[plan.start_step :: plan.every])
     assert len(visited) == config.schedule.num_models == 20
-    stack, same, others = (method.trained(state, jax.random.key(seed)) for seed in (3, 3, 4))
+    stack, others = (method.trained(state, jax.random.key(seed)) for seed in (3, 4))
     assert stack.shape == (1 + methods.SWAG_DRAWS, 3)
     np.testing.assert_allclose(stack[0], visited.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(stack, same)
     assert (stack[1:] != others[1:]).all()
     assert len(np.unique(stack, axis=0)) == len(stack)
 

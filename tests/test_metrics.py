@@ -146,17 +146,6 @@ def test_scikit_learn_agrees():
         np.testing.assert_allclose(found["entropy"], entropy, rtol=1e-5)
 
 
-def test_many_examples_lose_no_precision():
-    probs, labels, _ = random_batch(14, n=200_000, k=3)
-    confidence, correct = probs.max(axis=1).astype(np.float64), probs.argmax(axis=1) == labels
-    index = np.digitize(confidence, np.linspace(0, 1, 16)[1:-1], right=True)
-    sums = np.bincount(index, correct - confidence, minlength=15)
-    np.testing.assert_allclose(metrics.ece(probs, labels), np.abs(sums).sum() / 2e5, 1e-4)
-    errors = ~correct[np.argsort(-confidence, kind="stable")]
-    risk = errors.cumsum() / np.arange(1, len(errors) + 1)
-    np.testing.assert_allclose(metrics.aurc(probs, labels), risk.mean(), 1e-4)
-
-
 @pytest.mark.parametrize("num_bins", [1, 3, 10, 15, 49])
 def test_edges_belong_to_the_lower_bin(num_bins):
     edges = np.float32([b / num_bins for b in range(num_bins + 1)])
@@ -225,22 +214,6 @@ def test_invalid_examples_and_weights_that_are_all_zero_give_nan():
             value = value.weight if name == "reliability" else value
             nan = {bool(np.isnan(leaf).all()) for leaf in jax.tree.leaves(value)}
             assert nan == {name not in spared}, name
-
-
-def test_sums_are_at_least_float32_whatever_goes_in():
-    probs, labels, weights = random_batch(13)
-    value = every(probs, labels, weights)
-    assert {leaf.dtype for leaf in jax.tree.leaves(value)} == {np.dtype(np.float32)}
-    with jax.enable_x64(True):
-        double = every(probs.astype(np.float64), labels, weights.astype(np.float64))
-    assert {leaf.dtype for leaf in jax.tree.leaves(double)} == {np.dtype(np.float64)}
-    chex.assert_trees_all_close(double, jax.tree.map(np.float64, value), rtol=1e-6)
-    # In float16 a sum would stop growing at 2048, in bfloat16 at 256.
-    for dtype in (jnp.float16, jnp.bfloat16):
-        probs, labels = jnp.full((8192, 2), 0.5, dtype), jnp.zeros(8192, jnp.int8)
-        assert metrics.brier(probs, labels, weights=jnp.ones(8192, bool)) == 0.5
-        assert metrics.ece(probs, labels, weights=jnp.ones(8192, dtype)) == 0.5
-        assert metrics.nll(-probs, labels) == 0.5
 
 
 def test_gradients_are_finite_and_those_of_the_proper_scores_exact():

@@ -21,7 +21,6 @@ NETWORKS = {
     "wide_resnet": ImageNetResNet(num_classes=3, blocks=(1, 1), widening=2, width=2),
 }
 BATCH = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-FAST = {"xla_backend_optimization_level": 0}  # to compile
 
 
 def shapes(network, channels=3):
@@ -32,11 +31,11 @@ def shapes(network, channels=3):
 
 @functools.cache
 def initialised(network, seed=0):
-    init = jax.jit(functools.partial(network.init, train=True), compiler_options=FAST)
+    init = jax.jit(functools.partial(network.init, train=True))
     return init(jax.random.key(seed), BATCH[:1])
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def _captured(network, variables):
     return network.apply(
         variables,
@@ -82,24 +81,21 @@ def test_networks_have_the_published_numbers_of_parameters_and_layers(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "stem", "size", "resolutions", "width"),
-    [
-        ("wide_resnet50_2", "imagenet", 224, [56, 28, 14, 7], 256),
-        ("resnet18", "small", 64, [64, 32, 16, 8], 64),
-    ],
+    ("name", "stem", "first", "width"),
+    [("wide_resnet50_2", "imagenet", 56, 256), ("resnet18", "small", 224, 64)],
 )
-def test_stages_halve_the_resolution_and_double_the_channels(name, stem, size, resolutions, width):
+def test_stages_halve_the_resolution_and_double_the_channels(name, stem, first, width):
     network = make_network(ConfigDict({"name": name, "stem": stem}), 200)
     more = {"train": True, "capture_intermediates": True, "mutable": True}
     call = functools.partial(network.init_with_output, **more)
-    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     logits, variables = jax.eval_shape(call, jax.random.key(0), images)
     chex.assert_shape(logits, (2, 200))
     outputs, names = flatten_dict(variables["intermediates"]), ("BasicBlock", "Bottleneck")
     blocks = {
         x.shape for path, (x,) in outputs.items() if len(path) == 2 and path[0].startswith(names)
     }
-    assert blocks == {(2, r, r, width * 2**i) for i, r in enumerate(resolutions)}
+    assert blocks == {(2, first >> i, first >> i, width << i) for i in range(4)}
 
 
 def test_the_imagenet_stem_pools_the_maximum_of_3x3():
@@ -150,7 +146,7 @@ def test_evaluation_mode_uses_the_given_moments(small):
     network, variables = small
     outputs, stats = captured(network, variables)
     logits = outputs["classifier" if "classifier" in variables["params"] else "Dense_0",]
-    apply = jax.jit(functools.partial(network.apply, train=False), compiler_options=FAST)
+    apply = jax.jit(functools.partial(network.apply, train=False))
     variables = {"params": variables["params"], "batch_stats": stats}
     evaluated = apply(variables, BATCH)
     chex.assert_trees_all_close(evaluated, logits.reshape(6, 3), rtol=1e-4, atol=1e-5)
@@ -163,34 +159,8 @@ def test_a_config_names_a_network():
     for config, network in (
         ({"name": "conv_net", "widths": [4, 8]}, NETWORKS["conv_net"]),
         (resnet, CifarResNet(3, 8, 4, dropout=0.25, dtype=jnp.bfloat16)),
-        ({"name": "resnet18", "stem": "small"}, ImageNetResNet(3, stem="small")),
-        ({"name": "resnet50", "stem": "imagenet"}, ImageNetResNet(3, (3, 4, 6, 3), widening=1)),
     ):
         assert make_network(ConfigDict(config), num_classes=3) == network
-
-
-def program(network, variables, **options):
-    """What a call of `network` computes, as text."""
-
-    def call(variables, key):
-        rngs = {"dropout": key}
-        return network.apply(variables, BATCH, rngs=rngs, mutable="batch_stats", **options)
-
-    return str(jax.make_jaxpr(call)(variables, jax.random.key(2)))
-
-
-def test_dropout_acts_in_training_mode_unless_told_otherwise(small):
-    network, variables = small
-    with_dropout = dataclasses.replace(network, dropout=0.5, parent=None)
-    for train in (False, True):
-        plain = program(network, variables, train=train)
-        assert "random" not in plain
-        for dropout in (None, False, True):
-            found = program(with_dropout, variables, train=train, dropout=dropout)
-            if train if dropout is None else dropout:
-                assert "random_bits" in found
-            else:
-                assert found == plain
 
 
 @pytest.mark.parametrize(
@@ -233,7 +203,3 @@ def test_bfloat16_is_for_activations_alone(small):
     difference = jnp.abs(rounded - logits).max() / jnp.abs(logits).max()
     assert 0 < difference < 0.05
     chex.assert_trees_all_close(found_stats, stats, rtol=0.05, atol=0.02)
-    program = str(jax.make_jaxpr(lambda v: narrow.apply(v, BATCH, train=False))(variables))
-    convolutions = [line for line in program.splitlines() if "= conv_general_dilated[" in line]
-    assert convolutions
-    assert all(":bf16[" in line for line in convolutions)

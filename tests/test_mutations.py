@@ -200,7 +200,7 @@ MUTATIONS = (
         "experiments/evaluation/predictors.py",
         "temperature = ss.calibration.fit_temperature(*validation)",
         "temperature = ss.calibration.fit_temperature(*test)",
-        "test_predictors.py::test_temperatures_do_not_change_with_the_test_predictions",
+        "test_predictors.py::test_a_record_is_of_the_mean_probabilities_of_its_networks",
     ),
     (
         "experiments/evaluation/evaluate.py",

@@ -5,13 +5,12 @@ import equinox as eqx
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import Block, arbitrary, normal, stacks
+from stacks import Block, arbitrary, stacks
 
 import subspace_jax as ss
 
@@ -85,27 +84,6 @@ def test_a_leaf_is_in_the_part_that_the_predicate_says(network, data):
     chex.assert_trees_all_equal(ss.combine(*reversed(parts)), network)
 
 
-def test_the_table_names_every_leaf_its_role_and_its_bytes():
-    network = {"conv": {"kernel": normal(0, 3, 4), "bias": normal(1, 4)}, "steps": np.int32(7)}
-    spanned, shared = ss.split(network, lambda path, leaf: "kernel" in text(path))
-    table = ss.summary(ss.stack([spanned] * 3), shared=shared, state={"mean": normal(2, 512)})
-    assert table.splitlines() == [
-        "leaf         shape       role     dtype      bytes",
-        "conv/kernel  3 x [3, 4]  spanned  float32    144 B",
-        "conv/bias    [4]         shared   float32     16 B",
-        "steps        []          shared   int32        4 B",
-        "mean         [512]       state    float32  2.0 KiB",
-        "",
-        "spanned  1 leaf, 3 endpoints of 12 numbers    144 B",
-        "shared   2 leaves, 5 numbers                   20 B",
-        "state    1 leaf, 512 numbers                2.0 KiB",
-        "total                                       2.2 KiB",  # 144 + 20 + 2048 bytes
-        "",
-        "1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.",
-    ]
-    assert "integer" not in ss.summary(jnp.ones((2, 3)), shared={"a": 0.5, "b": jnp.ones(2)})
-
-
 LAYERS = {
     "nnx": [("linear/kernel/value", "linear/bias/value"), ("norm/scale/value", "norm/bias/value")],
     "equinox": [("layers/0/weight", "layers/0/bias"), ("layers/1/weight", "layers/1/bias")],
@@ -124,15 +102,3 @@ def test_layers_of_every_library_have_points_of_their_own(name, layers):
     }
     assert [found[kernel] for kernel, _ in layers] == [found[bias] for _, bias in layers]
     assert len({found[kernel] for kernel, _ in layers}) == 2
-
-
-def test_a_midpoint_merges_to_a_model_of_its_library():
-    graph, state = nnx.split(Small(nnx.Rngs(params=KEY, dropout=1)))
-    spanned, shared = ss.split(state)
-    merged = nnx.merge(graph, ss.combine(ss.line().midpoint(ss.stack(2 * [spanned])), shared))
-    assert nnx.graphdef(merged) == graph
-    assert isinstance(merged.norm.scale, nnx.Param)
-    module = eqx.nn.MLP(2, 2, 3, 1, key=KEY)
-    spanned, shared = ss.split(module)
-    deployed = ss.combine(ss.line().midpoint(ss.stack(2 * [spanned])), shared)
-    np.testing.assert_allclose(deployed(jnp.ones(2)), module(jnp.ones(2)), rtol=1e-5)

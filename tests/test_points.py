@@ -96,8 +96,6 @@ def test_the_seed_of_a_run_draws_the_networks_of_its_complex_on_its_simplexes(tm
     first, again, other = (layout_of("spro_1", seed=seed, **changes) for seed in (0, 0, 1))
     assert [point.name for point in first.points[-12:]] == [f"sample {i}" for i in range(12)]
     drawn = first.weights[-12:]
-    assert len(np.unique(drawn, axis=0)) == 12
-    assert (drawn >= 0).all()
     allowed = {(True, False, True), (False, True, True)}  # its simplexes are 0-2 and 1-2
     assert {tuple(row) for row in (drawn > 0).tolist()} == allowed
     assert first.groups == [tuple(range(len(first.points) - 12, len(first.points)))]

@@ -64,19 +64,6 @@ def test_batches_padding_and_vectorisation_change_nothing(line, points, predicte
     close(logits_of(line, points, **changes), predicted[0])
 
 
-def test_all_batches_pass_through_wrap_once(line, points):
-    seen = []
-
-    def wrap(batches, what):
-        for i, batch in enumerate(batches):
-            seen.append((what, i, len(batches)))
-            yield batch
-
-    predict.predict_networks(line.run, points, SPLITS | {"again": TEST}, line.settings, wrap)
-    expected = [("recalibrate", i, 4) for i in range(4)]
-    assert seen == [*expected, *(2 * [("predict", i, 3) for i in range(3)])]
-
-
 @pytest.mark.parametrize(("examples", "size"), [(0, 16), (1, 1), (37, 30), (100, 30)])
 def test_recalibration_takes_full_batches_of_different_training_images(line, examples, size):
     settings = line.settings._replace(
@@ -133,16 +120,6 @@ def test_every_key_drops_other_units(dropping):
             rngs={"dropout": key},
         )
         close(logits, expected)
-
-
-def test_equal_models_have_the_same_functions_so_that_nothing_is_compiled_again(line):
-    models = [made.run.program.model for made in (line, untrained("line", seed=1))]
-    assert models[0] is not models[1]
-    for make in (predict.logits_fn, predict.dropout_logits_fn):
-        assert make(models[0]) is make(models[1])
-    moments = [predict.moments_fn(model, augment) for augment in (0, 1) for model in models]
-    assert moments[0] is moments[1]
-    assert moments[2] is moments[3] is not moments[0]
 
 
 @pytest.mark.parametrize(("examples", "size", "there"), [(0, 65, 64), (15, 16, 15)])

@@ -11,13 +11,12 @@ import pytest
 import scipy.special
 import sklearn.metrics
 from reference_metrics import assert_metrics
-from stacks import normal
 from untrained import TEST, VALIDATION, evaluated, untrained
 
 import subspace_jax as ss
 from experiments.data.corrupted import Corrupted
 from experiments.data.sets import Split
-from experiments.evaluation import predict, predictors
+from experiments.evaluation import predict
 from experiments.evaluation.inputs import Shifted
 from experiments.evaluation.points import DRAWS_STREAM
 
@@ -132,27 +131,27 @@ def logits(line, networks):
 
 def test_metrics_of_points_are_those_of_their_logits(results, logits):
     assert [point["coords"] for point in results["points"]] == COORDS
-    names = [point["name"] for point in results["points"]]
-    assert names == ["endpoint 0", "", "midpoint", "", "endpoint 1"]
     for point, values in zip(results["points"], logits, strict=True):
         assert_metrics(point, scipy.special.softmax(values, axis=1), TEST.labels)
+    first, last = (results["points"][i] for i in (FIRST, LAST))
+    for name in ("accuracy", "nll", "brier", "ece"):
+        mean = (first[name] + last[name]) / 2
+        assert results["places"]["endpoints"][name] == pytest.approx(mean)
 
 
 def test_ensembles_are_of_opposite_points(results, logits):
-    found = iter(results["ensembles"])
-    for i in range(2):
-        one, other = scipy.special.softmax(logits[[i, 4 - i]], axis=-1)
-        mean = scipy.special.softmax((logits[i] + logits[4 - i]) / 2, axis=-1)
+    kinds = [(i, average) for i in range(2) for average in ("probability", "logit")]
+    for (i, average), ensemble in zip(kinds, results["ensembles"], strict=True):
+        pair = logits[[i, 4 - i]]
+        one, other = scipy.special.softmax(pair, axis=-1)
+        mean = scipy.special.softmax(pair.mean(0), axis=-1)
+        assert ensemble["members"] == [COORDS[i], COORDS[4 - i]]
+        assert ensemble["average"] == average
+        assert_metrics(ensemble, mean if average == "logit" else (one + other) / 2, TEST.labels)
         disagreement = (one.argmax(1) != other.argmax(1)).mean()
+        assert ensemble["disagreement"] == pytest.approx(disagreement)
         distance = 0.5 * np.abs(one - other).sum(1).mean()
-        for average, probs in (("probability", (one + other) / 2), ("logit", mean)):
-            ensemble = next(found)
-            assert ensemble["members"] == [COORDS[i], COORDS[4 - i]]
-            assert ensemble["average"] == average
-            assert_metrics(ensemble, probs, TEST.labels)
-            assert ensemble["disagreement"] == pytest.approx(disagreement)
-            assert ensemble["total_variation"] == pytest.approx(distance, rel=1e-4)
-    assert next(found, None) is None
+        assert ensemble["total_variation"] == pytest.approx(distance, rel=1e-4)
 
 
 def test_results_are_json_without_what_is_not_a_number(results):
@@ -184,13 +183,6 @@ def test_a_record_is_of_the_mean_probabilities_of_its_networks(records, predicte
     assert min(abs(records[name]["nll"] - nll) for nll in others) > 1e-3
 
 
-def test_endpoints_are_the_mean_of_the_metrics_of_single_networks(results):
-    first, last = (results["points"][i] for i in (FIRST, LAST))
-    for name in ("accuracy", "nll", "brier", "ece"):
-        mean = (first[name] + last[name]) / 2
-        assert results["places"]["endpoints"][name] == pytest.approx(mean)
-
-
 def test_an_ensemble_is_calibrated_member_by_member_and_as_one(line, records, networks):
     model, ends = line.run.program.model, networks.take([FIRST, LAST])
     test, validation = (
@@ -208,31 +200,8 @@ def test_an_ensemble_is_calibrated_member_by_member_and_as_one(line, records, ne
     assert [name for name in records if "temperatures" in records[name]] == ["ensemble"]
 
 
-@pytest.mark.parametrize("spoil", [lambda x: x * np.nan, lambda x: x[..., ::-1]])
-def test_temperatures_do_not_change_with_the_test_predictions(spoil):
-    val, test = 3 * normal(0, 2, 60, 3), 3 * normal(1, 2, 60, 3)
-    labels = np.arange(60) % 3
-
-    def temperatures(test, test_labels):
-        single = predictors.temperature_record((val[0], labels), (test[0], test_labels), 10)
-        both = predictors.ensemble_temperature_record((val, labels), (test, test_labels), 10)
-        return [each["temperature"] for each in (single, *both.values())]
-
-    found = temperatures(spoil(test), np.roll(labels, 1))
-    chex.assert_trees_all_equal(found, temperatures(test, labels))
-
-
-def test_the_seed_of_a_run_drops_the_units(line, records):
-    other = records_of(line._replace(run=line.run._replace(seed=1)), shifted=Shifted())
-    again = records_of(line, shifted=Shifted())
-    dropped = [each["mc ensemble"]["nll"] for each in (records, again, other)]
-    assert dropped[0] == dropped[1]
-    assert abs(dropped[2] - dropped[0]) > 1e-3
-    assert other["midpoint"]["nll"] == pytest.approx(records["midpoint"]["nll"], rel=1e-4)
-
-
 @pytest.mark.parametrize("name", MEMBERS)
-def test_corrupted_images_are_predicted_with_statistics_of_clean_ones(records, predicted, name):
+def test_other_images_are_predicted_with_statistics_of_clean_ones(records, predicted, name):
     found = records[name]["corruptions"]
     for corruption, severities in CORRUPTED.items():
         assert list(found[corruption]) == ["1", "4"]
@@ -240,7 +209,14 @@ def test_corrupted_images_are_predicted_with_statistics_of_clean_ones(records, p
             assert_short(found[corruption][str(severity)], predicted(name, images), TEST.labels)
     errors = [1 - each["accuracy"] for by in found.values() for each in by.values()]
     assert records[name]["corruptions_mce"]["raw"] == pytest.approx(np.mean(errors))
-    assert "corruptions_mapping" not in records[name]
+    # Foreign ones are told by their confidence.
+    found = records[name]["ood"]
+    assert found["same"]["auroc"] == pytest.approx(0.5, abs=1e-6)
+    assert found["same"]["fpr95"] == pytest.approx(0.95)
+    inside, outside = (predicted(name, images).max(1) for images in (TEST.images, NOISE))
+    labels = np.repeat([1, 0], [len(inside), len(outside)])
+    expected = sklearn.metrics.roc_auc_score(labels, np.concatenate([inside, outside]))
+    assert found["noise"]["auroc"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, networks):
@@ -252,27 +228,6 @@ def test_logits_are_restricted_to_the_classes_that_corrupted_images_have(line, n
     logits = predict.predict(line.run.program.model, networks.take([MIDDLE]), images, line.settings)
     assert_short(record["corruptions"]["some"]["2"], probs_of(logits[..., columns]), labels)
     assert record["corruptions_mapping"] == "two of three classes"
-
-
-@pytest.mark.parametrize("name", MEMBERS)
-def test_foreign_images_are_told_by_their_confidence(records, predicted, name):
-    found = records[name]["ood"]
-    assert found["same"]["auroc"] == pytest.approx(0.5, abs=1e-6)
-    assert found["same"]["fpr95"] == pytest.approx(0.95)
-    inside, outside = (predicted(name, images).max(1) for images in (TEST.images, NOISE))
-    labels = np.repeat([1, 0], [len(inside), len(outside)])
-    expected = sklearn.metrics.roc_auc_score(labels, np.concatenate([inside, outside]))
-    assert found["noise"]["auroc"] == pytest.approx(expected, abs=1e-3)
-
-
-def test_other_images_are_made_only_for_the_predictors_that_are_asked_to(line, records):
-    def never():
-        raise AssertionError("made")
-
-    found = records_of(line, shifted=Shifted({"dark": {1: never}}, {"noise": never}), robust=())
-    kinds = {"corruptions", "corruptions_mce"}
-    for name, record in records.items():
-        assert record.keys() - found[name].keys() == (kinds | {"ood"} if name in MEMBERS else set())
 
 
 def test_the_chosen_point_is_the_one_of_lowest_validation_nll(results):
@@ -326,12 +281,15 @@ def test_without_validation_images_nothing_is_chosen_and_without_test_images_not
     line, records
 ):
     names = {"midpoint", "ensemble", "mc ensemble"}
+    never = Shifted({"dark": {1: pytest.fail}}, {"noise": pytest.fail})  # unless it is asked for
+    unasked = records_of(line, shifted=never, robust=())
+    assert all("ood" not in record for record in unasked.values())
     untested = records_of(line, {"validation": VALIDATION})
     found = records_of(line, {"test": TEST})
     assert (untested.keys(), found.keys()) == (names, names | {"endpoints"})
     chosen = {"temperature", "scaled", "validation", "temperatures"}
     for name, record in found.items():
         assert record.keys() == records[name].keys() - chosen
-    for name, record in (*found.items(), *untested.items()):
+    for name, record in (*found.items(), *untested.items(), *unasked.items()):
         both = {key: records[name][key] for key in record}
         chex.assert_trees_all_close(record, both, rtol=1e-5)

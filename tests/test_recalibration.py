@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, normal
@@ -61,19 +60,6 @@ def test_a_large_mean_does_not_drown_the_variance():
     batches = [1000 + normal(i, 5, FEATURES) for i in range(20)]
     stats = recalibrate(moments, ONE, batches).stats
     assert_close(stats["first"], expected_moments(1, batches)["first"], rtol=1e-3)
-
-
-def test_low_precision_is_pooled_in_float32():
-    # Were the pool bfloat16, 300 batches of the same mean and variance would still move it.
-    in_bfloat16 = lambda params, x: jax.tree.map(lambda s: s.astype(jnp.bfloat16), moments(1.0, x))
-    batches = [normal(0, 2, FEATURES), *300 * [normal(1, 2, FEATURES)]]
-    pooled = recalibrate(in_bfloat16, None, batches).stats["first"]
-    odd, usual = (in_bfloat16(None, jnp.asarray(x))["first"] for x in batches[:2])
-    (m, v), (mean, var) = ((np.float64(s["mean"]), np.float64(s["var"])) for s in (odd, usual))
-    expected = {"mean": m / 301 + mean * 300 / 301, "var": v / 301 + var * 300 / 301}
-    expected["var"] += 300 / 301**2 * (m - mean) ** 2
-    assert {leaf.dtype for leaf in jax.tree.leaves(pooled)} == {np.dtype(np.float32)}
-    assert_close(pooled, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_many_networks_in_one_pass_are_each_alone():
@@ -210,22 +196,3 @@ def test_many_batches_and_passes_compile_once():
     for seed in range(3):
         batches = [normal(seed + i, 4, FEATURES) for i in range(5)]
         recalibrate(stats_fn, jnp.float32(seed), batches)
-
-
-def test_flax_nnx():
-    """The statistics are the limit of the running average of one batch, in Flax's own types."""
-    x = 3 + 2 * normal(0, 12, FEATURES)
-    graph, params, initial = nnx.split(
-        nnx.BatchNorm(FEATURES, momentum=0.5, rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat
-    )
-
-    def updated(stats, x, momentum):
-        norm = nnx.merge(graph, params, stats, copy=True)
-        norm.momentum = momentum
-        norm(x)
-        return nnx.state(norm, nnx.BatchStat)
-
-    running, _ = jax.lax.scan(lambda stats, _: (updated(stats, x, 0.5), None), initial, None, 30)
-    pooled = recalibrate(lambda _, x: updated(initial, x, 0.0), None, np.split(x, [2, 5])).stats
-    assert isinstance(pooled["var"], nnx.BatchStat)
-    chex.assert_trees_all_close(pooled, running, rtol=1e-4, atol=1e-5)

@@ -104,9 +104,6 @@ def test_networks_are_taken_where_the_rate_is_lowest(name, num_models):
     ("name", "length", "num_models"),
     [
         ("swa_constant", Length(8, 4, 2), 2),
-        ("swa_constant", Length(1, 0, 4), 5),
-        ("swa_cyclic", Length(8, 6, 2), 3),
-        ("swa_cyclic", Length(19, 0, 9), 6),
         ("snapshot", Length(4, 0, 2), 5),
         ("fge", Length(4, 0, 3), 2),
     ],

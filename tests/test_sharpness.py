@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from stacks import device, normal
+from stacks import device, flat, normal
 
 from subspace_jax import TrainState, line, make_train_step
 from subspace_jax.averaging import average_of, ema
@@ -36,10 +36,6 @@ def perturbed(w, gradient, rho, adaptive):
     """The worst point nearby, float64."""
     size = np.abs(w) + ETA if adaptive else np.ones_like(w)
     return w + rho * size**2 * gradient / np.linalg.norm(size * gradient)
-
-
-def flat(params):
-    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(params)])
 
 
 @kinds

@@ -77,34 +77,6 @@ def test_points_are_sums_of_endpoints_inside_and_outside():
         assert_close(found, 2 * [(mixed(weights[n], endpoints[n]), center)])
 
 
-def test_corners_are_the_endpoints_exactly_in_every_dtype():
-    e = np.eye(3)
-    corners = [(bezier(2), 0, 0), (bezier(2), 1, 2), (simplex(3), e[1], 1)]
-    for dtype in ("bfloat16", "float32", "float64"):
-        endpoints = {"a": Block(normal(0, 3, 2), normal(1, 3)), "b": [1e30 * normal(2, 3, 2, 2)]}
-        endpoints = jax.tree.map(lambda x, d=dtype: x.astype(jnp.dtype(d)), endpoints)
-        for subspace, coords, i in [*corners, (layerwise(simplex(3)), e[2], 2)]:
-            stack = jax.tree.map(lambda x, s=subspace: x[: s.num_endpoints], endpoints)
-            with jax.enable_x64(dtype == "float64"):
-                corner = subspace.point(device(stack), np.float32(coords))
-            chex.assert_trees_all_equal(corner, network(endpoints, i), strict=True)
-
-
-def test_endpoints_get_their_share_of_the_gradient():
-    loss = lambda params: sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(params))
-
-    @jax.jit
-    def gradients(endpoints, coords):
-        to_endpoints = jax.grad(lambda e, s, c: s.apply(loss, e, c))
-        to_point = lambda e, s, c: jax.grad(loss)(s.point(e, c))
-        both = [(to_endpoints(*x), to_point(*x)) for x in zip(endpoints, SOME, coords, strict=True)]
-        return both, [s.weights(c) for s, c in zip(SOME, coords, strict=True)]
-
-    endpoints = [small_network(0, s.num_endpoints) for s in SOME]
-    for found, weights in zip(*gradients(endpoints, [s.draw(KEY) for s in SOME]), strict=True):
-        assert_close(found[0], jax.tree.map(lambda x, w=weights: np.multiply.outer(w, x), found[1]))
-
-
 def test_coordinates_may_be_a_tree_prefix():
     endpoints = small_network(0, 2)
     coords = {"conv": 0.25, "norm0": {"scale": 1.0, "bias": 0.0}, "norm1": 1.0}
@@ -134,13 +106,6 @@ def test_random_points_are_uniform():
         np.testing.assert_allclose(moments, (1 + np.eye(n)) / (n * (n + 1)), atol=0.01)
 
 
-def test_a_subspace_that_was_pickled_is_the_same():
-    of_layers = [layerwise(s) for s in SOME]
-    for subspace in (*SOME, *of_layers, complexes.simplicial_complex(((0, 2), (1, 2)))):
-        assert pickle.loads(pickle.dumps(subspace)) is subspace
-        assert len({subspace, pickle.loads(pickle.dumps(subspace))}) == 1
-
-
 @pytest.mark.parametrize("degree", [9, 40, 400])
 def test_weights_of_a_curve_of_high_degree_are_right(degree):
     alphas = np.float32([0, 1e-6, 0.25, 0.5, 0.9, 1])
@@ -153,19 +118,18 @@ def test_weights_of_a_curve_of_high_degree_are_right(degree):
 
 def test_endpoints_that_are_equal_by_mistake_are_refused():
     fixed, rng = jax.random.normal(jax.random.key(7), (3,)), np.random.default_rng(0)
-    careless = {
-        "an array": lambda key: fixed,
-        "a key of its own": lambda key: jax.random.normal(jax.random.key(0), (3,)),
-        "NumPy": lambda key: {"w": rng.normal(size=3).astype(np.float32)},
-    }
-    for init_fn in careless.values():
-        for init in (line().init, jax.jit(line().init, static_argnums=1)):
-            with pytest.raises(ValueError, match="2 endpoints are equal, .* let it use the key"):
-                init(KEY, init_fn)
+    careless = (
+        lambda key: fixed,
+        lambda key: jax.random.normal(jax.random.key(0), (3,)),
+        lambda key: {"w": rng.normal(size=3).astype(np.float32)},
+    )
     partly = lambda key: {"w": jax.random.normal(key, (3,)), "b": jnp.zeros(3)}
     for init in (line().init, jax.jit(line().init, static_argnums=1)):
+        for init_fn in careless:
+            with pytest.raises(ValueError, match="2 endpoints are equal, .* let it use the key"):
+                init(KEY, init_fn)
         init(KEY, partly)
-    simplex(1).init(KEY, careless["an array"])
+    simplex(1).init(KEY, careless[0])
 
 
 def assert_uniform(x):
@@ -177,16 +141,6 @@ def test_a_single_vertex_has_weight_one_even_where_its_draw_is_zero():
     zero = jax.random.key(780_233)  # one key in 8 million
     assert jax.random.exponential(zero, (1,), jnp.float32) == 0
     assert simplex(1).draw(zero) == 1
-
-
-def test_sample_is_the_point_at_sampled_coordinates():
-    for subspace in (*SOME, *map(layerwise, SOME)):
-        endpoints = small_network(0, subspace.num_endpoints)
-        sample = subspace.sample(KEY, endpoints)
-        coords = subspace.sample_coords(KEY, endpoints)
-        chex.assert_trees_all_equal(sample, subspace.point(endpoints, coords))
-        other = subspace.sample(jax.random.key(4), endpoints)
-        assert not np.array_equal(sample["conv"]["kernel"], other["conv"]["kernel"])
 
 
 def test_init_draws_the_endpoints_independently():
@@ -219,7 +173,6 @@ def test_layers_can_be_named():
     # Some libraries wrap every parameter, here in a field `kernel`: the layer is two levels up.
     leaf = lambda seed: {"value": normal(seed, 2, 2)}
     endpoints = {"a": Block(leaf(0), leaf(1)), "b": Block(leaf(2), leaf(3))}
-    assert layerwise(simplex(3)).sample_coords(KEY, jnp.zeros((3, 2))).shape == (3,)  # one array
     for layer_of, partition in [
         (lambda path: path[1].name, [[0, 2], [1, 3]]),
         (lambda path: path[:-2], [[0, 1], [2, 3]]),
@@ -231,7 +184,10 @@ def test_layers_can_be_named():
         assert len(np.unique(leaves)) == len(partition)
 
 
-def test_equal_calls_return_one_object_however_they_are_written():
+def test_equal_calls_return_one_object_and_so_does_pickle():
+    of_layers = [layerwise(s) for s in SOME]
+    for subspace in (*SOME, *of_layers, complexes.simplicial_complex(((0, 2), (1, 2)))):
+        assert pickle.loads(pickle.dumps(subspace)) is subspace
     assert bezier() is bezier(2) is bezier(degree=2)
     assert line() is line() is bezier(1)
     assert layerwise(line()) is layerwise(subspace=line(), layer_of=parent)
@@ -249,7 +205,7 @@ def bits(tree):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(
     ("n", "positions", "noise"),
-    [(1, (0,), 0.0), (2, (1,), 0.5), (3, (2, 0), 0.5), (3, (0, 2), 0.0), (3, (1, 2, 0), 0.5)],
+    [(1, (0,), 0.0), (3, (2, 0), 0.5), (3, (1, 2, 0), 0.5)],
 )
 def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, dtype):
     one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}

@@ -21,20 +21,20 @@ from tests import compilations, tiny
 DATA = tiny.dataset()
 
 
-def make_run(recipe, seed, **changes):
+def make_run(recipe, seed, slot=None, **changes):
     """A run with labels and a learning rate of its own."""
     rate = 0.02 * (seed + 1)
     config = tiny.config(recipe, seed=seed, optimizer__learning_rate=rate, **changes)
     split = Split(DATA.train.images, np.roll(DATA.train.labels, seed))
-    return training_run.make_run(config, DATA._replace(train=split))
+    return training_run.make_run(config, DATA._replace(train=split), slot)
 
 
 def runs(**changes):
     return [make_run("line", seed, **changes) for seed in range(3)]
 
 
-def trained(run):
-    history, state = History(run), steps.init_state(run)
+def trained(run, state=None):
+    history, state = History(run), state or steps.init_state(run)
     for latest in steps.fit(run, state, history):
         state = latest
     return state, history.epochs

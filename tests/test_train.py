@@ -16,9 +16,8 @@ from experiments.system.errors import UserError
 from experiments.training import steps as training_steps
 from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.model import training_logits
-from experiments.training.run import learning_rate, make_run
+from experiments.training.run import learning_rate
 from experiments.training.steps import epoch_order, fit, init_state
-from tests import compilations
 
 STEPS_PER_EPOCH = tiny.NUM_TRAIN // 6
 TIMES = ("seconds", "images_per_second")
@@ -139,8 +138,7 @@ def test_units_are_dropped_with_a_key_alone():
     logits_of = functools.partial(training_logits, run.program.model, params, images)
     plain, _ = training_logits(tiny.run("standard").program.model, params, images)
     chex.assert_trees_all_equal(logits_of()[0], plain)
-    one, same, other = (logits_of(jax.random.key(seed))[0] for seed in (0, 0, 1))
-    chex.assert_trees_all_equal(one, same)
+    one, other = (logits_of(jax.random.key(seed))[0] for seed in (0, 1))
     assert (one != plain).any()
     assert (one != other).any()
 
@@ -159,16 +157,9 @@ def test_a_step_adds_the_penalty_of_its_method(weight):
 # Training
 
 
-def test_training_learns(line):
-    run, states, history = line
-    assert len(states) == run.program.num_steps
-    assert [int(state.step) for state in states] == list(range(1, 21))
-    assert history.epochs[0]["learning_rate"] == pytest.approx(run.hyper.learning_rate)
-    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
-    assert history.epochs[-1]["accuracy"] > history.epochs[0]["accuracy"]
-
-
-def test_calls_of_several_steps_change_nothing(line):
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_calls_of_several_steps_change_nothing(line, monkeypatch, unrolled):
+    monkeypatch.setattr(training_steps, "on_cpu", lambda: unrolled)
     _, states, history = line
     several = tiny.run("line", steps_per_call=3)
     other = History(several)
@@ -181,21 +172,10 @@ def test_calls_of_several_steps_change_nothing(line):
         assert one == pytest.approx(record, rel=1e-4)
 
 
-def test_a_scan_and_an_unrolled_call_agree(line):
-    run = line[0]
-    order = epoch_order(jax.random.key(0), jnp.int32(0), size=64, batch_size=6)[:2]
-    given = run.hyper, jax.random.key(1), run.images, run.labels, order
-    results = [
-        training_steps.train_call(init_state(run), *given, program=run.program, unroll=unroll)
-        for unroll in (True, False)
-    ]
-    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
-    chex.assert_tree_shape_prefix(results[0][1], (2,))
-
-
 @pytest.mark.parametrize("step", [3, 10, 20])
 def test_a_run_that_goes_on_from_a_state_is_the_one_that_never_stopped(line, step):
     run, states, history = line
+    assert [int(state.step) for state in states] == list(range(1, run.program.num_steps + 1))
     first = History(run)
     for state in fit(run, init_state(run), first):
         if int(state.step) == step:
@@ -208,15 +188,6 @@ def test_a_run_that_goes_on_from_a_state_is_the_one_that_never_stopped(line, ste
     assert timeless(resumed.epochs) == timeless(history.epochs)
 
 
-def test_a_seed_decides_everything(line):
-    run, states, _ = line
-    chex.assert_trees_all_equal(fitted(tiny.run("line")), states)
-    others = fitted(tiny.run("line", seed=1))
-    for at in (0, -1):
-        leaves = [jax.tree.leaves(found[at].endpoints) for found in (states, others)]
-        assert all((leaf != other).any() for leaf, other in zip(*leaves, strict=True))
-
-
 # Networks that are given
 
 
@@ -227,20 +198,22 @@ def two(tmp_path_factory):
     return tuple(tiny.weights_file(folder / f"{seed}.npz", seed) for seed in (1, 2))
 
 
-def test_given_networks_are_at_their_places_and_the_others_start_at_their_mean(two):
-    run = tiny.run("spro_1", subspace__weights=two)
-    one, other = (init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2))
-    expected = jax.tree.map(lambda x, y: jnp.concatenate([x, y, (x + y) / 2]), one, other)
-    chex.assert_trees_all_close(init_state(run).endpoints, expected, rtol=1e-6, atol=1e-7)
-
-
 @pytest.mark.parametrize(("recipe", "places"), [("curve_finding", (0, 2)), ("spro_1", (0, 1))])
-def test_given_networks_stay_bit_for_bit_and_the_others_are_trained(two, recipe, places):
+def test_given_networks_stay_bit_for_bit_and_the_third_is_trained_from_their_mean(
+    two, recipe, places
+):
     run = tiny.run(recipe, subspace__weights=two, optimizer__weight_decay=0.1)
+    given = [init_state(tiny.run("standard", seed=seed)).endpoints for seed in (1, 2)]
     start, (*_, end) = copied(init_state(run).endpoints), fitted(run)
-    for leaf, before in zip(jax.tree.leaves(end.endpoints), jax.tree.leaves(start), strict=True):
-        same = [np.array_equal(leaf[i], before[i]) for i in range(3)]
-        assert same == [i in places for i in range(3)]
+    third = 3 - sum(places)
+    for first, last, *networks in zip(
+        *map(jax.tree.leaves, (start, end.endpoints, *given)), strict=True
+    ):
+        networks = np.concatenate(networks)
+        np.testing.assert_allclose(first[third], networks.mean(0), rtol=1e-6, atol=1e-7)
+        assert (last[third] != first[third]).any()
+        for found in (first, last):
+            np.testing.assert_array_equal(found[list(places)], networks)
 
 
 def test_networks_that_are_only_put_together_are_not_trained(two):
@@ -257,21 +230,6 @@ def test_other_networks_than_a_run_starts_from_are_refused(two):
     ):
         with pytest.raises(UserError, match=rf"^config\.subspace\.weights .*{sentence}"):
             tiny.run(recipe, subspace__weights=files)
-
-
-# One compilation
-
-
-def test_seeds_and_numbers_share_one_compilation():
-    config = tiny.config("line", model__widths=(2, 3), num_epochs=1)
-    with compilations.noted() as names:
-        fitted(make_run(config, tiny.dataset()))
-        config.seed = 7
-        config.label_smoothing = 0.1
-        config.subspace.penalty = 0.5
-        config.optimizer.update(learning_rate=0.01, weight_decay=0.1, momentum=0.5)
-        fitted(make_run(config, tiny.dataset(seed=1)))  # other images and labels
-    assert sum("train_call" in name for name in names) == 1
 
 
 # History
@@ -297,19 +255,11 @@ def test_records_are_means_over_epochs_and_are_read_one_call_late():
         assert (record["epoch"], record["step"]) == (i + 1, 10 * i + 10)
         assert record["learning_rate"] == learning_rate(run, 10 * i)
         assert record["images_per_second"] == pytest.approx(60 / record["seconds"])
-    json.dumps(history.epochs, allow_nan=False)
-
-
-def test_what_was_saved_does_not_change_when_training_goes_on():
-    history = History(tiny.run())
-    history.append(metrics_of(*range(5)))
     saved = history.to_json()
-    before = json.dumps(saved)
-    for _ in range(3):
-        history.append(metrics_of(*range(5)))
+    before = json.dumps(saved, allow_nan=False)
+    history.append(metrics_of(*losses[:5]))
     history.flush()
-    assert len(history.epochs) == 2
-    assert json.dumps(saved) == before
+    assert json.dumps(saved) == before  # what was saved does not change when training goes on
 
 
 @pytest.mark.parametrize(("name", "value"), [("loss", np.nan), ("penalty", -np.inf)])
@@ -324,14 +274,6 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_rate(name, value):
     )
     with pytest.raises(NonFiniteLoss, match=sentence):
         history.append(metrics_of(*[1.0] * 10))
-
-
-def test_divergence_is_noticed_one_call_late_and_named_where_it_happened():
-    run, made = tiny.run("line", optimizer__learning_rate=1e25), []
-    with pytest.raises(NonFiniteLoss, match=r"at step \d+ with learning rate 1e\+25;") as caught:
-        for state in fit(run, init_state(run), History(run)):
-            made.append(int(state.step))
-    assert f"at step {made[-1] - 1} " in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["endpoints", "opt_state"])

@@ -16,7 +16,6 @@ from subspace_jax import (
     TrainState,
     bezier,
     freeze,
-    layerwise,
     line,
     make_train_step,
     simplex,
@@ -115,30 +114,6 @@ def test_training_is_sample_gradient_update(subspace, num_samples):
     chex.assert_trees_all_close(state.opt_state, opt_state, rtol=1e-4, atol=1e-5)
     assert (state.step, state.step.dtype) == (3, jnp.int32)
     assert len(np.unique(all_weights, axis=0)) == 3 * num_samples
-
-
-@pytest.mark.parametrize("subspace", [layerwise(line()), simplex(3)], ids=["layerwise", "simplex"])
-def test_the_midpoint_moves_like_one_network_of_matched_hyperparameters(subspace):
-    """Where gradients do not depend on the point, n endpoints with (lr, wd) and one network with
-
-    (lr / n, n * wd) move alike: the mixing weights of a point sum to one, so that the mean of the
-    endpoints' gradients is 1/n of the point's, while decay acts on every endpoint in full.
-    """
-    n, batches = subspace.num_endpoints, [make_network(seed, BATCH) for seed in range(5)]
-
-    def linear(params, key, batch):
-        return sum(jnp.vdot(params[name], batch[name].mean(0)) for name in params), {}
-
-    def trained(subspace, endpoints, lr, wd):
-        optimizer = optax.chain(optax.add_decayed_weights(wd), optax.sgd(lr, momentum=0.9))
-        history = train(subspace, optimizer, endpoints, batches, linear)
-        return subspace.midpoint(history[-1][0].endpoints)
-
-    endpoints = make_network(10, n)
-    alone = jax.tree.map(lambda x: x[None], subspace.midpoint(endpoints))
-    found = trained(subspace, endpoints, 0.2, 0.05)
-    matched = trained(simplex(1), alone, 0.2 / n, n * 0.05)
-    chex.assert_trees_all_close(found, matched, rtol=1e-4, atol=1e-5)
 
 
 def test_randomness_is_a_function_of_key_and_step():

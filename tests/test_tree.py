@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import SEEDS, arbitrary, device, network, normal, stacks
+from stacks import SEEDS, arbitrary, device, flat, network, normal, stacks
 
 from subspace_jax import tree
 
@@ -39,9 +39,9 @@ def test_sums_and_inner_products_are_those_of_float64(data, n, seed, dtype):
     expected = jax.tree.map(lambda x: np.tensordot(np.float64(weights), x, 1), as_float64(stack))
     rtol = 1e-2 if dtype == "bfloat16" else 1e-5
     chex.assert_trees_all_close(as_float64(mixed), expected, rtol=rtol, atol=10 * rtol)
-    flat = np.concatenate([x.reshape(n, -1) for x in jax.tree.leaves(as_float64(stack))], axis=1)
+    vectors = flat(stack, leading=1)
     assert gram.dtype == ("float64" if dtype == "float64" else "float32")
-    np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(gram, vectors @ vectors.T, rtol=1e-5, atol=1e-4)
 
 
 def test_sums_run_in_the_wider_dtype_whatever_promotion_is_in_force():
