@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import scipy.stats
 from records import committed, record, runs_of, shuffled, values
@@ -60,14 +59,8 @@ def test_what_cannot_be_tested_has_no_p_value():
     theirs = values(0.9, seed=1)
     assert one(of(theirs, theirs))[4:] == (1.0, "not significant")
     assert one(of(theirs + 0.02, theirs))[4:] == (None, "not significant")  # the same in all seeds
-    for count in (1, 2):
-        verdict = one(of(np.full(count, 0.99), np.full(count, 0.1)))
-        assert verdict[4:] == (None, "too few seeds")
-        assert verdict.difference == pytest.approx(0.89)
-    for value in (None, math.nan, math.inf):
-        runs = of(values(0.99), theirs)
-        runs[3]["places"]["midpoint"]["accuracy"] = value
-        assert one(runs)[1:] == (None, None, 8, None, "not finite")
+    assert one(of([0.99] * 2, [0.1] * 2))[4:] == (None, "too few seeds")
+    assert one(of([*theirs[1:], math.nan], theirs))[1:] == (None, None, 8, None, "not finite")
 
 
 @pytest.mark.parametrize(
