@@ -118,8 +118,8 @@ def test_what_counts_is_chosen_finished_and_of_a_setting_that_is_shown():
     assert (row["values"], row["num_seeds"]) == ({"model.dropout": 0.2}, 3)
     assert row["accuracy"]["mean"] == pytest.approx(0.8)
     runs = runs_of("line", [0.9, 0.8], values={"model.widths": (1, 2)})
-    again = json.loads(json.dumps(runs[1]))  # of which the values are lists
-    (row,) = summary.table([runs[0], again, record("line", 2, {}, values=again["values"])])
+    runs[1]["values"] = {"model.widths": [1, 2]}  # as it is read from JSON
+    (row,) = summary.table([*runs, record("line", 2, {}, values=runs[0]["values"])])
     assert row["num_seeds"] == 2
     settings = ("tuned", "tuning", "partner", "article")
     runs = [run for setting in settings for run in runs_of("line", [0.9], setting=setting)]
