@@ -23,14 +23,12 @@ from experiments.training.starting import HEADS
 NAN = math.nan
 # Values outside of a bound of every kind.
 OUTSIDE = {
-    "kind": ["lines", "", "Line"],
+    "kind": ["lines", ""],
     "seed": [-1],
     "batch_size": [0],
-    "steps_per_call": [-1],
     "label_noise.rate": [-0.1, 1.0, NAN],
-    "optimizer.learning_rate": [0.0, -1.0, NAN, math.inf],
+    "optimizer.learning_rate": [0.0, NAN, math.inf],
     "optimizer.weight_decay": [-1e-4, NAN, math.inf],
-    "checkpoint_seconds": [-1.0, NAN],
     "model.depth": [7, -4],
     "model.widths": [(), (4, 0), ("a", "b"), (4.5,), ((4, 8),), (True,)],
     "subspace.simplexes": [(0, 1), ("ab",), ((0, "a"),), ((),), (((0,),),)],
@@ -99,7 +97,7 @@ def test_every_bound_is_of_a_value_that_some_config_has():
 
 
 def test_names_are_those_that_there_are():
-    same = {
+    for key, names in {
         "schedule.name": SCHEDULES,
         "normalization": NORMALIZATIONS,
         "augmentation": AUGMENTATIONS,
@@ -109,11 +107,9 @@ def test_names_are_those_that_there_are():
         "model.name": ("conv_net", "cifar_resnet", *models.IMAGENET_RESNETS),
         "init_head": HEADS,
         "kind": KINDS,
-    }
-    wrong = [k for k, names in same.items() if not all(map(BOUNDS[k].holds, names))]
-    assert wrong == []
-    counts = {name: BOUNDS[name].said.count("'") // 2 for name in same}
-    assert counts == {name: len(names) for name, names in same.items()}
+    }.items():
+        assert all(map(BOUNDS[key].holds, names)), key
+        assert BOUNDS[key].said.count("'") == 2 * len(names), key
     assert {f"evaluation.{name}" for name in Settings._fields} - BOUNDS.keys() == {
         "evaluation.recalibration_augment"
     }
@@ -128,23 +124,9 @@ def test_every_recipe_is_allowed_on_every_data_set():
 TIED = [
     ("line", {"subspace.num_endpoints": 3}, "num_endpoints is 3 but line has 2; .* simplex"),
     ("curve", {"subspace.num_endpoints": 2}, "is 2 but curve has at least 3; use 3 or more"),
-    (
-        "standard_matched",
-        {"subspace.num_endpoints": 1},
-        "is 1 but standard_matched has at least 2; use 2",
-    ),
-    (
-        "spro_1",
-        {"subspace.num_endpoints": 4},
-        r"is 4 but .*simplexes are of the vertices \[0, 1, 2\]; name each of 0 to 3",
-    ),
-    ("spro_1", {"subspace.given": (0, 3)}, r"given is \(0, 3\) but there are 3 endpoints"),
+    ("spro_1", {"subspace.num_endpoints": 4}, r"simplexes are of the vertices \[0, 1, 2\]; name"),
     ("line", {"subspace.given": (-1,)}, r"given is \(-1,\) but there are 2 endpoints; .*0 to 1"),
-    (
-        "line",
-        {"subspace.given": (0, 0)},
-        r"given is \(0, 0\) but there are 2 endpoints; use different",
-    ),
+    ("line", {"subspace.given": (0, 0)}, r"\(0, 0\) but there are 2 endpoints; use different"),
     ("line", {"subspace.num_samples": 4}, "num_samples is 4, which does not divide .* of 6; cho"),
     ("standard", {"subspace.penalty": 1.0}, r"penalty is 1\.0 but standard has 1 endpoint and so"),
     ("line", {"average.name": "swag"}, "is 'swag' but line has 2 endpoints; .* 'ema' or 'swa'"),
@@ -153,11 +135,6 @@ TIED = [
         {"num_epochs": 2, "optimizer.warmup_epochs": 5},
         r"num_epochs is 2 and config\.optimizer\.warmup_epochs is 5, .*; pass "
         r"--config\.optimizer\.warmup_epochs=1, or --config\.num_epochs=6\.$",
-    ),
-    (
-        "line",
-        {"label_noise.mode": "file", "label_noise.file": "a", "label_noise.rate": 0.2},
-        "rate is 0.2 but config.label_noise.mode is 'file', .*rate to 0",
     ),
     ("line", {"label_noise.mode": "file"}, "mode is 'file' but config.label_noise.file is ''; use"),
     ("line", {"label_noise.file": "labels.npy"}, "mode is 'uniform_wrong' but .* 'labels.npy'"),
@@ -170,8 +147,6 @@ TIED = [
 
 
 def test_values_that_do_not_go_together_are_refused():
-    resnet = sentence_of(changed(cifar10.get_config(), {"model.depth": 9}))
-    assert resnet.startswith("config.model.depth is 9 but a CIFAR ResNet has 6 n + 2 layers")
     failures = []
     for recipe, changes, sentence in TIED:
         found = sentence_of(changed(tiny.config(recipe), changes))
@@ -191,8 +166,8 @@ def test_values_that_left_are_dropped_where_they_are_the_usual_ones_and_refused_
             for group in reversed([*prefix, *groups]):
                 stored = {group: stored}
             if value == usual:
-                assert name not in str(without_removed(stored))
-                assert "kept" in str(without_removed(stored))
+                found = str(without_removed(stored))
+                assert (name in found, "kept" in found) == (False, True)
                 continue
             with pytest.raises(UserError, match=rf"^config\.{full} is 'other' .*{instead}; leave"):
                 without_removed(stored)

@@ -69,24 +69,3 @@ def test_the_summary_is_that_of_the_digits():
         for metric in styles.METRICS:
             label = styles.QUANTITIES[metric].label
             assert said[label] == wording.mean_of(stored[metric], metric), row
-
-
-def test_folded_sections_render_on_github_and_on_the_site():
-    """GitHub reads Markdown after a blank line, MkDocs in elements with the attribute `markdown`."""
-    opened = len(re.findall(r"^<details", PAGE, re.MULTILINE))
-    whole = r'^<details markdown="1">\n<summary>[^\n]+</summary>\n\n.*?\n\n</details>$'
-    assert len(re.findall(whole, PAGE, re.MULTILINE | re.DOTALL)) == opened > 0
-    assert "- md_in_html\n" in (ROOT / "mkdocs.yml").read_text()
-
-
-def test_what_was_not_run_is_said_once():
-    said = re.compile(
-        r"not run|never run|not been run|no accelerator|nothing was (run|measured)"
-        r"|(was|were) not measured|not measured yet",
-        re.IGNORECASE,
-    )
-    for page in PAGES[1:]:
-        # A link to the section says it there, and the section itself stands last.
-        text = re.sub(r"\[[^\]]*\]\([^)]*#what-was-not-run\)", "", page.read_text())
-        text = text.split("## What was not run\n")[0]
-        assert said.search(text) is None, (page, said.search(text))

@@ -63,8 +63,6 @@ def test_a_table_has_means_and_standard_errors(record):
     lines = compare.table(record).splitlines()
     assert f"| Standard | network | 1 | {accuracy.mean():.2f} ± {error:.2f} |" in lines[2]
     assert len(lines) == 2 + 1 + 3 + 3
-    one = {metric: [0.5] for metric in compare.METRICS}
-    assert "±" not in compare.table({"results": {"Standard": {"network": one}}})
 
 
 def test_patches_are_the_pixels_in_their_places():
@@ -81,14 +79,11 @@ def test_the_page_shows_the_committed_results(name):
     assert compare.table(found) in (ROOT / "docs" / "your_own_model.md").read_text()
 
 
-def test_mistakes_are_refused_before_anything_is_trained(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "there.json"
+def test_mistakes_are_refused_before_anything_is_trained(capsys):
     for flag, sentence in (
-        (f"--json={path}", str(tmp_path / "file")),
+        (f"--json={__file__}/there.json", __file__),
         ("--learning_rate=-1", "--learning_rate is -1.0; use a number above 0"),
         ("--seeds=0", "--seeds is 0; use at least 1"),
-        ("--epochs=0", "--epochs is 0"),
         ("--batch_size=999", "--batch_size is 999"),
     ):
         assert tabular.main([flag]) == 2

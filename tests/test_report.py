@@ -11,7 +11,6 @@ import pytest
 from records import RESULTS, SUITES, committed
 from synthetic_metrics import LINE, run_metrics
 
-from experiments.configs.suites import FIGURES
 from experiments.report import document, pages
 from experiments.results import claims, tables
 from experiments.results.styles import METRICS, QUANTITIES
@@ -36,9 +35,9 @@ class Page(HTMLParser):
         self.scripts += tag == "script"
         if tag == "img":
             self.images.append(attrs)
-        if tag == "tr":
+        elif tag == "tr":
             self.rows.append([])
-        if tag in ("td", "th") and self.rows:
+        elif tag in ("td", "th"):
             self.rows[-1].append("")
         if tag not in VOID:
             self.open.append(tag)
@@ -66,12 +65,6 @@ def run(request):
     metrics = run_metrics(request.param)
     files, page = pages.of_run(metrics)
     return metrics, files, Page(page)
-
-
-def data_of(metrics):
-    """What the script of a page draws."""
-    text = pages.run_page(metrics, {})
-    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
 def test_pages_refer_to_nothing_outside_and_run_no_script_but_their_own(suite, run):
@@ -108,57 +101,25 @@ def test_text_is_escaped():
 # Suites
 
 
-def test_a_suites_figures_come_first_each_with_a_headline_a_caption_and_a_link(suite):
-    sections = re.findall(r'<section id="(\w+)">', suite.source)
-    assert sections == re.findall(r'href="#(\w+)"', suite.source)
-    figures = {*FIGURES, "reliability", "selection"}
-    assert set(sections[: len(figures)]) == figures
-    assert sections[len(figures) :] == ["claims", "tables", "terms"]
-    before = suite.source.partition('id="claims"')[0]
-    assert before.count('class="headline"') == len(figures) == len(suite.images)
-    assert "<table" not in before
-
-
 @pytest.mark.parametrize("name", SUITES)
-def test_a_suites_page_has_every_row_claim_and_gain(name):
-    metrics = committed(name)
+def test_a_suites_page_has_every_row_claim_gain_and_failure(name):
+    failed = [{"id": "tuning/line/<x>", "error": "learning rate 1e+30 & more"}]
+    metrics = committed(name) | {"failed": failed}
     page = Page(pages.suite_page(metrics, {}))
     wanted = tables.of_claims(claims.from_json(metrics["claims"])).cells
     wanted = [*wanted, *tables.of_gains(metrics).cells, *tables.of_rows(metrics["table"]).cells]
     assert [cells for cells in wanted if cells not in page.rows] == []
-    assert len(page.rows) >= len(wanted)
     assert metrics["counts"] in page.text
-    assert "Runs that failed" not in page.text
-
-
-@pytest.mark.parametrize(
-    ("outcome", "difference", "words"),
-    [
-        ("agree", 0.03, "is more accurate than standard training, by 3.00 ± 0.40 points."),
-        ("disagree", -0.03, "is less accurate than standard training, by 3.00 ± 0.40 points."),
-        ("not significant", 0.03, "by 3.00 ± 0.40 points (not significant, n = 8)."),
-    ],
-)
-def test_a_headline_is_made_from_the_record(outcome, difference, words):
-    claim = claims.claim_of("fig7", "layerwise_line", "standard", "accuracy", 0.2)
-    verdict = claims.Verdict(claim, difference, 0.004, 8, 0.01, outcome)
-    failed = [{"id": "tuning/line/<x>", "error": "learning rate 1e+30 & more"}]
-    config = {"run": {"evaluation": {"corruption_source": "CIFAR-10-C"}}}
-    metrics = {"claims": claims.to_json([verdict]), "failed": failed, "config": config}
-    page = Page(pages.suite_page(metrics, dict.fromkeys(("fig3", "fig6", "fig7"), b"png")))
-    (said,) = re.findall(r'<p class="headline">(.*?)</p>', page.source)
-    assert said.startswith("With wrong labels, the midpoint of the layerwise line")
-    assert said.endswith(words)
     assert "tuning/line/<x>: learning rate 1e+30 & more" in page.text
-    assert "by snow, of CIFAR-10-C;" in page.text
 
 
 @pytest.mark.parametrize("part", ["config", "provenance", "runs", "table", "claims", "gains"])
 def test_a_suite_without_a_part(part):
     metrics = {name: value for name, value in committed("cifar10-small").items() if name != part}
-    page = Page(pages.suite_page(metrics, {}))
+    page = Page(pages.suite_page(metrics, dict.fromkeys(("fig3", "fig6", "fig7"), b"png")))
     assert ("Provenance" in page.text) == (part != "provenance")
-    assert ("Every claim" in page.text) == (part != "claims")
+    assert page.source.count('class="headline"') == (0 if part == "claims" else 3)
+    assert len(page.images) == 3
 
 
 # Runs
@@ -167,10 +128,8 @@ def test_a_suite_without_a_part(part):
 def test_a_runs_page_has_its_midpoint_its_places_and_its_provenance(run):
     metrics, _, page = run
     point = next(p for p in metrics["points"] if p["name"] == "midpoint")
-    assert f"has accuracy {100 * point['accuracy']:.2f} %" in page.text
-    for text in ("jax 0.10.2, jaxlib", "1 x cpu (cpu)", '"num_epochs": 5'):
+    for text in (f"has accuracy {100 * point['accuracy']:.2f} %", "jax 0.10.2", '"num_epochs": 5'):
         assert text in page.text
-    assert ("Squared cosine" in page.text) == (metrics["config"]["kind"] != "standard")
     labels = [cells[0] for cells in page.rows]
     for place in metrics.get("places", {}):
         assert any(place in label or "best on validation, α" in label for label in labels), place
@@ -190,17 +149,17 @@ def test_a_run_without_a_part_or_any(part):
 @pytest.mark.parametrize(("kind", "part"), [("line", "path"), ("simplex", "triangle")])
 def test_the_script_is_given_every_point_in_the_units_that_are_shown(kind, part):
     metrics = json.loads(json.dumps(run_metrics(kind)))
-    metrics["points"][1] |= {"nll": math.inf, "accuracy": None}
-    found = data_of(metrics)[part]
-    assert found["xs" if part == "path" else "coords"] == [p["coords"] for p in metrics["points"]]
-    assert found["names"] == [p["name"] for p in metrics["points"]]
-    values = found.get("values") or [panel["series"][0]["ys"] for panel in found["panels"]]
-    for name, row in zip(METRICS, values, strict=True):
-        expected = [QUANTITIES[name].scale * (p[name] or 0) for p in metrics["points"]]
-        if name in ("nll", "accuracy"):
-            assert row[1] is None
-            row[1] = expected[1] = 0
-        assert row == expected
-    for bins, point in zip(found["bins"], metrics["points"], strict=True):
+    points = metrics["points"]
+    points[1] |= {"nll": math.inf, "accuracy": None}
+    data = re.search(r'id="data">(.*?)</script>', pages.run_page(metrics, {}), re.DOTALL)[1]
+    found = json.loads(data)[part]
+    assert found["xs" if part == "path" else "coords"] == [p["coords"] for p in points]
+    assert found["names"] == [p["name"] for p in points]
+    points[1] |= {"nll": None}
+    rows = found.get("values") or [panel["series"][0]["ys"] for panel in found["panels"]]
+    for name, row in zip(METRICS, rows, strict=True):
+        scale = QUANTITIES[name].scale
+        assert row == [None if p[name] is None else scale * p[name] for p in points]
+    for bins, point in zip(found["bins"], points, strict=True):
         for name, values in point["reliability"].items():
             assert bins[name] == [None if v is None else pytest.approx(v, rel=1e-4) for v in values]

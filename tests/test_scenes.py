@@ -44,13 +44,6 @@ def look(entry, folder, first_seed=0, **options):
     return scenes.record(entry, lambda share: None, suite, OPTIONS | options, first_seed)
 
 
-def copied(folder, entry, target):
-    """Another suite's folder, with the runs that an entry needs."""
-    for need in entry.needs:
-        shutil.copytree(run_folder(folder, need), run_folder(target, need))
-    return target
-
-
 def networks_of(entry):
     """A stack as a run of this entry begins with."""
     return steps.init_state(tiny.run(entry.method, seed=entry.seed)).endpoints
@@ -71,15 +64,11 @@ def trained(npz, tmp_path_factory):
 def untrained(npz, tmp_path_factory):
     """The folder of a suite with the weights of networks that were not trained."""
     folder = tmp_path_factory.mktemp("untrained")
-    points = [
-        {"name": "", "coords": alpha, "accuracy": 0.5 + alpha / 4, "nll": 1.0 + alpha * (1 - alpha)}
-        for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)
-    ]
     for recipe in ("layerwise_line", "curve", "simplex_3", "line", "standard"):
         entry = entry_of(npz, recipe)
         own = run_folder(folder, entry.id)
         workdir.prepare(own, entry.config, False, entry.in_suite)
-        files.write_json(own / workdir.METRICS, {"points": points})
+        files.write_json(own / workdir.METRICS, {"points": []})
         weights.save(weights_path(folder, entry.id), networks_of(entry))
     return folder
 
@@ -91,10 +80,9 @@ def seen(npz, trained):
 
 
 def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained, seen):
-    folder, _ = trained
     for name, kind in (("line", "line"), ("standard", "point")):
         entry, record = scene_of(npz, name), seen[name]
-        assert record == finished(folder, entry)
+        assert record == finished(trained[0], entry)
         assert identity(entry).items() <= record.items()
         found = record["landscape"]
         assert found["slice"]["kind"] == kind
@@ -102,7 +90,6 @@ def test_a_record_is_that_of_an_entry_and_has_a_plane_and_curvature(npz, trained
         assert np.isfinite(found["path"]["curvature"]["eigenvalue"]).all()
         assert np.isfinite(found["slice"]["nll"]).all()
         assert record["places"] == {}
-        assert not weights_path(folder, entry.id).exists()
 
 
 def test_in_the_middle_of_its_slice_is_the_network_as_it_was_evaluated(trained, seen):
@@ -125,36 +112,6 @@ def test_the_path_has_the_points_of_the_run(trained, seen):
     for name, height in landscape.barriers(points).items():
         np.testing.assert_allclose(found["barrier"][name], height, rtol=1e-5)
     assert len(found["curvature"]["eigenvalue"]) == len(found["alphas"]) == 5
-    level = seen["standard"]["landscape"]["path"]
-    assert (level["alphas"], level["barrier"]) == (None, None)
-    assert len(level["curvature"]["eigenvalue"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "num_images"),
-    # Whole batches of the 20 images that are asked for; at least one, and at most all.
-    [({}, 18), ({"hessian_images": 1}, 6), ({"hessian_batch_size": 1000}, tiny.NUM_TRAIN)],
-)
-def test_the_hessian_is_of_whole_batches_of_training_images(
-    npz, untrained, options, num_images, monkeypatch, tmp_path
-):
-    given = []
-
-    def path_record(stack, subspace, points, loss_fn, batches, key, **_):
-        given.extend(batches)
-        return {}
-
-    monkeypatch.setattr(scenes.landscape, "path_record", path_record)
-    entry = scene_of(npz, "layerwise_line")
-    look(entry, copied(untrained, entry, tmp_path), **options)
-    # Different ones, with their labels, in no order of the data set.
-    own = tiny.dataset().train
-    places = {image.tobytes(): i for i, image in enumerate(own.images)}
-    images, labels = (np.concatenate(parts) for parts in zip(*given, strict=True))
-    found = [places[image.tobytes()] for image in images]
-    assert len(found) == len(set(found)) == num_images
-    assert found != sorted(found)
-    np.testing.assert_array_equal(own.labels[found], labels)
 
 
 def test_the_loss_is_that_of_training_without_augmentation():
@@ -186,26 +143,25 @@ def test_what_was_seen_is_only_read_and_with_another_config_refused(
         look(entry, trained[0])
 
 
-def test_slices_are_of_the_first_seed_and_triangles_of_all(npz, untrained, monkeypatch, tmp_path):
-    region = {"accuracy": 0.5, "nll": 1.0}
-    made = {"slice_record": {"inside": region, "outside": region}, "path_record": {}}
-    for name, record in made.items():
-        monkeypatch.setattr(scenes.landscape, name, lambda *_, record=record, **__: record)
-    for number, (recipe, first_seed, parts) in enumerate(
-        [
-            ("layerwise_line", 0, {"path"}),
-            ("curve", 0, {"slice", "path"}),
-            ("curve", 7, {"path"}),
-            ("simplex_3", 7, {"slice"}),
-        ]
-    ):
-        entry = scene_of(npz, recipe)
-        folder = copied(untrained, entry, tmp_path / str(number))
-        assert set(look(entry, folder, first_seed=first_seed)["landscape"]) == parts
+def test_the_hessian_is_of_whole_batches_of_different_training_images(npz, untrained, monkeypatch):
+    given = []
+    path_record = lambda *arguments, **_: given.extend(arguments[4]) or {}
+    monkeypatch.setattr(scenes.landscape, "path_record", path_record)
+    for recipe, first_seed in (("layerwise_line", 0), ("curve", 7)):  # of which none has a slice
+        found = look(scene_of(npz, recipe), untrained, first_seed)
+        assert set(found["landscape"]) == {"path"}
+    own = tiny.dataset().train
+    places = {image.tobytes(): i for i, image in enumerate(own.images)}
+    images, labels = (np.concatenate(parts) for parts in zip(*given[:3], strict=True))
+    found = [places[image.tobytes()] for image in images]
+    assert len(found) == len(set(found)) == 18  # of the 20 that are asked for
+    assert found != sorted(found)  # in no order of the data set
+    np.testing.assert_array_equal(own.labels[found], labels)
 
 
-def test_a_triangle_has_places_inside_and_outside_of_it(npz, untrained):
-    record = look(scene_of(npz, "simplex_3"), untrained, resolution=7)
+def test_a_triangle_has_a_slice_of_every_seed_and_places_inside_and_outside_of_it(npz, untrained):
+    record = look(scene_of(npz, "simplex_3"), untrained, first_seed=7, resolution=7)
+    assert set(record["landscape"]) == {"slice"}
     found = record["landscape"]["slice"]
     assert found["kind"] == "simplex"
     for region in ("inside", "outside"):
@@ -217,7 +173,9 @@ def test_a_triangle_has_places_inside_and_outside_of_it(npz, untrained):
 
 def test_missing_weights_and_networks_on_a_line_are_refused(npz, untrained, tmp_path):
     entry = scene_of(npz, "line")
-    path = weights_path(copied(untrained, entry, tmp_path), entry.needs[1])
+    for need in entry.needs:
+        shutil.copytree(run_folder(untrained, need), run_folder(tmp_path, need))
+    path = weights_path(tmp_path, entry.needs[1])
     path.unlink()
     with pytest.raises(UserError, match=f"^{path} can't be read as weights"):
         look(entry, tmp_path)

@@ -2,25 +2,25 @@
 
 import itertools
 
-import pytest
-
 from experiments.configs.recipes import COLOURS, METHODS, PRODUCTS, RECIPES
 from experiments.results.styles import (
     SUBSPACES,
     deployed,
     order_of,
-    quantity_of,
     style_of,
     style_of_run,
 )
 from subspace_jax.plotting import OKABE_ITO
 
 
-def test_products_stand_in_an_order_of_their_own():
+def test_products_of_any_size_stand_in_an_order_of_their_own_and_keep_their_look():
     assert len({order_of(product) for product in PRODUCTS}) == len(PRODUCTS)
     assert max(map(order_of, PRODUCTS)) < order_of("new")
     for before, after in itertools.pairwise(METHODS):
         assert order_of(before) < order_of(f"{before}_12") < order_of(after)
+        if METHODS[before].sizes:
+            looks = [style_of(name) for name in (before, f"{before}_12")]
+            assert len({(row.color, row.marker, row.linestyle) for row in looks}) == 1
 
 
 def test_subspaces_are_solid_and_have_colours_of_their_own():
@@ -29,13 +29,6 @@ def test_subspaces_are_solid_and_have_colours_of_their_own():
     others = {style_of(name).color for name in set(RECIPES) - SUBSPACES}
     assert not {style.color for style in solid} & others
     assert set(COLOURS.values()) == {*OKABE_ITO.values(), "#7F7F7F"}
-
-
-@pytest.mark.parametrize("base", ["simplex", "swa_constant", "standard_matched"])
-def test_numbers_keep_the_look(base):
-    rows = [style_of(name) for name in (base, f"{base}_2", f"{base}_10")]
-    assert len({(row.color, row.marker, row.linestyle) for row in rows}) == 1
-    assert len({row.label for row in rows}) == 3
 
 
 def test_labels_are_those_of_the_table_of_a_size_or_the_name_itself():
@@ -56,12 +49,6 @@ def test_labels_are_those_of_the_table_of_a_size_or_the_name_itself():
         ),
     ):
         assert style_of_run(config).label == label
-
-
-def test_quantities_are_found_by_their_path():
-    assert quantity_of("scaled.ece")[1:] == (100, 2)
-    assert quantity_of("corruptions.snow.3.accuracy")[1:] == (100, 2)
-    assert quantity_of("ood.noise.auroc").scale == 1
 
 
 def test_deployed_is_the_midpoint_or_the_only_point():
