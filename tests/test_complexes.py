@@ -79,7 +79,8 @@ def test_volumes_are_those_of_cayley_and_menger(seed, n):
         (log_volume(device(endpoints), kernel), cayley_menger(kernels)),
         (log_volume(device(endpoints), vertices=face), cayley_menger(points(endpoints)[face])),
     ]:
-        np.testing.assert_allclose(found, math.log(expected), atol=1e-4)
+        # In float32 the volume of an almost flat simplex has three digits.
+        np.testing.assert_allclose(found, math.log(expected), atol=1e-3)
 
 
 def test_flat_simplexes_have_finite_volumes_and_gradients():
