@@ -55,7 +55,7 @@ def test_matrices_and_the_penalty_are_those_of_loops_over_pairs(seed, n):
     distance = lambda x, y: np.linalg.norm(x - y)
     expected = [matrix(np.dot), matrix(squared_cosine), np.mean(pairs), matrix(distance)]
     for found, wanted in zip(every(device(endpoints))[:4], expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found, wanted, rtol=3e-6, atol=3e-6)
     d = np.asarray(every(device(endpoints))[3])
     np.testing.assert_array_equal(d, d.T)
     np.testing.assert_array_equal(np.diagonal(d), 0)

@@ -78,7 +78,7 @@ def test_sums_run_in_float32_or_wider_and_parameters_keep_their_dtype(name):
         found = function(dtype)
         assert found.dtype == (dtype if is_parameter else jnp.float32)
         # What goes in is rounded, once.
-        np.testing.assert_allclose(np.float64(found), expected, rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(np.float64(found), expected, rtol=0.01, atol=0.01)
     with jax.enable_x64(True):
         assert function(jnp.float64).dtype == jnp.float64
 
@@ -133,11 +133,11 @@ def test_complex_networks_are_vectors_of_real_numbers(name):
     stack = complex_stack(3)
     found = OF_PAIRS[name](stack)
     assert found.dtype == jnp.float32
-    chex.assert_trees_all_close(found, OF_PAIRS[name](as_pairs(stack)), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(found, OF_PAIRS[name](as_pairs(stack)), rtol=1e-6, atol=1e-6)
     if name.startswith("penalty"):
         gradient = jax.tree.map(jnp.conj, jax.grad(OF_PAIRS[name])(stack))
         pairs = jax.grad(OF_PAIRS[name])(as_pairs(stack))
-        chex.assert_trees_all_close(as_pairs(gradient), pairs, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(as_pairs(gradient), pairs, rtol=1e-6, atol=1e-6)
 
 
 def test_a_training_step_of_complex_networks_descends():

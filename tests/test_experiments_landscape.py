@@ -168,7 +168,7 @@ def test_curvature_is_that_of_the_mean_loss():
         relative = scale[:, None] * hessian * scale
         for name, matrix in {"eigenvalue": hessian, "relative_eigenvalue": relative}.items():
             largest = np.linalg.eigvalsh(matrix)[-1]
-            np.testing.assert_allclose(record[name][i], largest, rtol=1e-3)
+            np.testing.assert_allclose(record[name][i], largest, rtol=2e-6)
     assert [record[n] for n in ("num_images", "batch_size", "num_iterations")] == [16, 8, 40]
 
 

@@ -49,11 +49,11 @@ def assert_close(actual, expected, rtol=1e-5, atol=1e-5):
 def test_statistics_are_those_of_the_concatenated_data(seed, sizes):
     batches = [i + normal(seed + i, size, FEATURES) for i, size in enumerate(sizes)]
     result = recalibrate(moments, np.float32(2), (batch for batch in batches))
-    assert_close(result.stats, expected_moments(2, batches), rtol=1e-4)
+    assert_close(result.stats, expected_moments(2, batches), rtol=3e-6, atol=3e-6)
     assert result[1:] == (sum(sizes), max(sizes))
     assert all(type(count) is int for count in result[1:])
     backward = recalibrate(moments, np.float32(2), reversed(batches))
-    chex.assert_trees_all_close(backward, result, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(backward, result, rtol=3e-6, atol=3e-6)
 
 
 def test_a_large_mean_does_not_drown_the_variance():
@@ -128,7 +128,7 @@ def test_flax_measures_with_any_momentum_what_it_measures_with_none():
     expected = recalibrate(moments_fn, params, [x[:10], x[10:]]).stats
     for momentum in (0.9, 0.99):
         found = recalibrate(update(momentum), params, [x[:10], x[10:]], stats=start).stats
-        assert_close(found, jax.tree.map(np.float64, expected), rtol=1e-4)
+        assert_close(found, jax.tree.map(np.float64, expected), rtol=1e-5)
         with pytest.raises(ValueError, match=f"a momentum of about {momentum}"):
             recalibrate(lambda p, x, m=momentum: update(m)(p, start, x), params, [x])
     with pytest.raises(ValueError, match="no running average .* run in training mode"):

@@ -60,7 +60,7 @@ def test_schedules_by_hand(name, num_epochs, warmup, num_models):
     length = Length(num_epochs, warmup, STEPS)
     found = rates(SCHEDULES[name](length, num_models), length.num_steps + 9)
     expected = by_hand(name, length, num_models)
-    np.testing.assert_allclose(found[:-9], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[:-9], expected, atol=1e-6)
     if name not in ("cosine", "fge"):
         np.testing.assert_array_equal(found[-9:], found[-10])
 

@@ -17,9 +17,9 @@ def columns(*sides):
 def test_effects_are_those_of_scipy():
     ours, theirs = values(0.91, seed=1), values(0.9, seed=2)
     found = significance.paired(*columns(ours, theirs))
-    assert found.difference == pytest.approx((ours - theirs).mean())
-    assert found.stderr == pytest.approx((ours - theirs).std(ddof=1) / np.sqrt(8))
-    assert found.p_value == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue)
+    assert found.difference == pytest.approx((ours - theirs).mean(), rel=1e-12)
+    assert found.stderr == pytest.approx((ours - theirs).std(ddof=1) / np.sqrt(8), rel=1e-12)
+    assert found.p_value == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue, rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def mixed(weights, endpoints):
     return jax.tree.map(lambda x: np.tensordot(weights, x, 1), endpoints)
 
 
-assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=2e-6, atol=2e-6)
 
 
 # Points
@@ -71,7 +71,7 @@ def test_points_are_sums_of_endpoints_inside_and_outside():
     curves, simplexes = every_point(endpoints, alphas, weights)
     for degree, found in curves.items():
         at = lambda alpha, d=degree: mixed(bernstein(np.float64(alpha), d), endpoints[d + 1])
-        chex.assert_trees_all_close(found, 2 * [(at(alphas), at(0.5))], rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_close(found, 2 * [(at(alphas), at(0.5))], rtol=2e-6, atol=2e-6)
     for n, found in simplexes.items():
         center = mixed(np.full(n, 1 / n), endpoints[n])
         assert_close(found, 2 * [(mixed(weights[n], endpoints[n]), center)])
@@ -111,7 +111,7 @@ def test_weights_of_a_curve_of_high_degree_are_right(degree):
     alphas = np.float32([0, 1e-6, 0.25, 0.5, 0.9, 1])
     weights = jax.vmap(bezier(degree).weights)(alphas)
     expected = scipy.stats.binom.pmf(np.arange(degree + 1), degree, np.float64(alphas)[:, None])
-    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(weights, expected, rtol=3e-5, atol=1e-6)
     np.testing.assert_array_equal(weights[0], np.eye(degree + 1)[0])
     np.testing.assert_array_equal(weights[-1], np.eye(degree + 1)[-1])
 

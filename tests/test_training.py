@@ -105,13 +105,13 @@ def test_training_is_sample_gradient_update(subspace, num_samples):
         weights = jnp.array(weights)
         all_weights += weights.tolist()
         expected = loss(endpoints, weights, batch)
-        np.testing.assert_allclose((metrics["loss"], metrics["penalty"]), expected, rtol=1e-4)
+        np.testing.assert_allclose((metrics["loss"], metrics["penalty"]), expected, rtol=1e-6)
         assert metrics["mean_chunk"] == (num_samples - 1) / 2
         gradient = gradient_of(endpoints, weights, batch)
         updates, opt_state = optimizer.update(gradient, opt_state, endpoints)
         endpoints = optax.apply_updates(endpoints, updates)
-        chex.assert_trees_all_close(state.endpoints, endpoints, rtol=1e-4, atol=1e-5)
-    chex.assert_trees_all_close(state.opt_state, opt_state, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(state.endpoints, endpoints, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(state.opt_state, opt_state, rtol=1e-6, atol=1e-6)
     assert (state.step, state.step.dtype) == (3, jnp.int32)
     assert len(np.unique(all_weights, axis=0)) == 3 * num_samples
 
