@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from subspace_jax import metrics
 from subspace_jax.prediction import ensemble
-from subspace_jax.tree import widened, wider_dtype
+from subspace_jax.tree import check_numbers, widened, wider_dtype
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
@@ -86,6 +86,7 @@ def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
     >>> apply_temperature(jnp.array([[2.0, 4.0]]), 2.0)
     Array([[1., 2.]], dtype=float32)
     """
+    check_numbers(logits=logits, temperature=temperature)
     logits, shape = jnp.asarray(logits), jnp.shape(temperature)
     if shape and (logits.ndim != 3 or shape != logits.shape[:1]):
         raise ValueError(
@@ -170,6 +171,7 @@ def choose_point(
     """
     if criterion not in ("nll", "accuracy"):
         raise ValueError(f"criterion={criterion!r} is unknown; use 'nll' or 'accuracy'.")
+    check_numbers(logits=logits)
     shape = jnp.shape(logits)
     if len(shape) != 3 or 0 in shape[:2]:
         raise ValueError(

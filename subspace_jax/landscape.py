@@ -84,7 +84,8 @@ def plane(endpoints: PyTree) -> Plane:
         )
     sides = jnp.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])  # from the first to the others
     # Inner products of differences: where the networks lie in weight space costs no digits.
-    g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(sides, endpoints))
+    wide = jax.tree.map(tree.widened, endpoints)
+    g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(sides, wide))
     if not isinstance(g, jax.core.Tracer):
         _check_triangle(np.asarray(g, np.float64))
     base, side = sides.astype(g.dtype)
@@ -197,9 +198,9 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
 
 def output_axis(path: tuple, leaf: jax.Array) -> int:
     """The axis of a kernel's outputs by its name: the first of a `weight` `[out, in, ...]`, as in
-    PyTorch and Equinox, and the last of all others, as in Flax and Haiku."""
+    PyTorch and Equinox (`weight_ih` too), and the last of all others, as in Flax and Haiku."""
     del leaf
-    return 0 if tree.own_name(path) == "weight" else -1
+    return 0 if "weight" in tree.own_name(path) else -1
 
 
 def filter_normalized_direction(

@@ -22,7 +22,6 @@ Only `mean_corruption_error` takes what others returned: error rates.
 
 import functools
 import inspect
-import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from subspace_jax.tree import is_concrete, widened, wider_dtype
+from subspace_jax.tree import check_numbers, is_concrete, widened, wider_dtype
 
 # The least and the greatest value that a prediction can have, and what to do about others.
 PROBS = (0.0, 1.0, "pass probabilities, as jax.nn.softmax(logits)")
@@ -82,12 +81,7 @@ def jitted(limits: tuple[float, float, str] | None = None, **options: Any) -> Ca
         @functools.wraps(fn)
         def checked(*args, **kwargs):
             given = signature.bind(*args, **kwargs).arguments
-            for name, value in given.items():
-                if value is not None and not isinstance(value, typing.get_args(ArrayLike)):
-                    raise TypeError(
-                        f"{name} is an object of type {type(value).__name__}; "
-                        "pass a NumPy or JAX array, as np.asarray makes."
-                    )
+            check_numbers(**{name: value for name, value in given.items() if value is not None})
             result = compiled(*args, **kwargs)
             if limits and all(map(_is_known, given.values())):
                 _check_limits(given, *limits)
@@ -379,6 +373,7 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
     >>> mean_corruption_error(jnp.array([[0.1, 0.3]]), jnp.array([[0.2, 0.6]]))
     Array(0.5, dtype=float32)
     """
+    check_numbers(errors=errors, **({} if baseline is None else {"baseline": baseline}))
     shape = jnp.shape(errors)
     if len(shape) != 2 or 0 in shape or (baseline is not None and jnp.shape(baseline) != shape):
         raise ValueError(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.tree import PyTree, check_batches, wider_dtype
+from subspace_jax.tree import PyTree, check_batches, check_numbers, wider_dtype
 
 
 def predict(
@@ -69,6 +69,7 @@ def ensemble(
     """
     if average not in ("probability", "logit"):
         raise ValueError(f"average={average!r} is unknown; use 'probability' or 'logit'.")
+    check_numbers(logits=logits)
     if jnp.ndim(logits) != 3:
         raise ValueError(
             f"Logits have shape {list(jnp.shape(logits))}; stack the members to [M, N, K]."

@@ -123,18 +123,20 @@ def _measured_update(stats_fn, empty, params, stats, batch) -> _Update:
         return _host(_merge(stats_fn, empty, params, update, batch, np.float32(1)).stats)
 
     zero = updated(0)
-    far = max(1.0, *(np.abs(x).max(initial=0) for x in zero.values()))
-    far = float(2 ** np.ceil(np.log2(far))) if np.isfinite(far) else 1.0  # it is multiplied exactly
+    far = max(1.0, *(np.abs(x[np.isfinite(x)]).max(initial=0) for x in zero.values()))
+    far = float(2 ** np.ceil(np.log2(far)))  # it is multiplied exactly
     once, twice = updated(far), updated(2 * far)
 
     def share(path, leaf):
-        slopes = (once[path] - zero[path]) / far
-        momentum = float(slopes.mean())
+        finite = np.isfinite(twice[path])  # what is not, as of a diverged network, stays so
+        start, first, second = (x[path][finite] for x in (zero, once, twice))
+        slopes, bend = (first - start) / far, (second - 2 * first + start) / far
+        momentum = float(slopes.mean().real) if slopes.size else 0.0
         rounded = round(momentum, 5)
         if abs(momentum - rounded) < 2e-7:  # momenta are set by people
             momentum = rounded
-        bend = (twice[path] - 2 * once[path] + zero[path]) / far
-        if not (-1e-6 <= momentum < 1 - 1e-6 and np.abs([slopes - momentum, bend]).max() < 1e-5):
+        error = np.abs([slopes - momentum, bend]).max(initial=0)
+        if not (-1e-6 <= momentum < 1 - 1e-6 and error < 1e-5):
             raise ValueError(
                 f"Leaf {tree.leaf_name(path)} of the statistics is no running average of moments: "
                 f"from starts of 0, {far:g} and {2 * far:g} it becomes {zero[path].mean():.4g}, "
@@ -156,7 +158,7 @@ def _check_moments(stats_fn, empty, params, batch, count) -> None:
     """
     half = count // 2
     arrays = [x for x in jax.tree.leaves(batch) if jnp.ndim(x)]
-    if count % 2 or half < 2 or any(len(x) != count for x in arrays):
+    if half < 1 or any(len(x) != count or tree.is_split(x) for x in arrays):
         return
 
     def moments(*order):
@@ -164,16 +166,16 @@ def _check_moments(stats_fn, empty, params, batch, count) -> None:
         part = jax.tree.map(lambda x: x[order] if jnp.ndim(x) else x, batch)
         return _host(_merge(stats_fn, empty, params, None, part, np.float32(1)).stats)
 
-    first, second = np.arange(half), np.arange(half, count)
+    first, second = np.arange(half), np.arange(half, 2 * half)
     whole, one, two = moments(first, second), moments(first, first), moments(second, second)
     ratios = []
     for var, mean in _mean_paths(empty.stats).items():
-        square = ((one[mean] - two[mean]) ** 2 / 4).ravel()
+        square = (np.abs(one[mean] - two[mean]) ** 2 / 4).ravel()
         spread = (whole[var] - (one[var] + two[var]) / 2).ravel()
         ratio = (square @ spread) / max(square @ square, np.finfo(float).tiny)
         error = np.linalg.norm(spread - ratio * square) / (np.linalg.norm(spread) + 1e-30)
         ratios.append((float(error) if square.size > 1 else 1.0, float(ratio)))
-    error, ratio = min(ratios)
+    error, ratio = min(ratios, default=(1.0, 1.0))
     if error < 0.01 and ratio > 1.1 and all(abs(other - 1) > 0.1 for _, other in ratios):
         raise ValueError(
             f"stats_fn returns running averages, of a momentum of about {1 - 1 / ratio:.2g}, and not "
@@ -183,7 +185,8 @@ def _check_moments(stats_fn, empty, params, batch, count) -> None:
 
 
 def _host(stats) -> dict[tuple, np.ndarray]:
-    return {path: np.asarray(x, np.float64) for path, x in jax.tree.leaves_with_path(stats)}
+    wide = lambda x: np.asarray(x, np.complex128 if jnp.iscomplexobj(x) else np.float64)
+    return {path: wide(x) for path, x in jax.tree.leaves_with_path(stats)}
 
 
 def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
@@ -229,7 +232,7 @@ def _merge(stats_fn, pool, params, update, batch, count):
         merged = old + share * (new_leaves[path] - old)
         if path in partners:  # a variance: add the spread between the two means
             mean = partners[path]
-            merged += share * (1 - share) * (new_leaves[mean] - old_leaves[mean]) ** 2
+            merged += share * (1 - share) * jnp.abs(new_leaves[mean] - old_leaves[mean]) ** 2
         return merged
 
     return _Pool(total, jax.tree.map_with_path(merge, pool.stats))

@@ -75,7 +75,8 @@ class Subspace:
 
         _check_key("init(key, init_fn)", key)
         is_model = any(base.__name__ == "Module" for base in type(init_fn).__mro__)
-        if is_model or not callable(init_fn):
+        wraps = hasattr(init_fn, "__wrapped__") or hasattr(init_fn, "func")  # as Equinox's jit
+        if (is_model and not wraps) or not callable(init_fn):
             raise TypeError(
                 f"init got an object of type {type(init_fn).__name__} instead of a function; pass one "
                 "that draws a network, as `lambda key: model.init(key, x)['params']`."
@@ -281,8 +282,10 @@ def bezier(degree: int = 2) -> Subspace:
     >>> bezier(2).weights(jnp.float32(0.5))
     Array([0.25, 0.5 , 0.25], dtype=float32)
     """
-    if degree < 1:
-        raise ValueError(f"A Bezier curve of degree {degree} has no ends; use a degree >= 1.")
+    if not isinstance(degree, int | np.integer) or degree < 1:
+        raise ValueError(
+            f"A Bezier curve of degree {degree} has no ends; use a degree >= 1, a whole number."
+        )
 
     def weights(alpha):
         basis = jnp.ones((1,), jnp.result_type(alpha))
@@ -321,8 +324,10 @@ def simplex(num_endpoints: int) -> Subspace:
     >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
     Array(4., dtype=float32)
     """
-    if num_endpoints < 1:
-        raise ValueError(f"A simplex of {num_endpoints} endpoints is empty; use at least 1.")
+    if not isinstance(num_endpoints, int | np.integer) or num_endpoints < 1:
+        raise ValueError(
+            f"A simplex of {num_endpoints} endpoints is empty; use at least 1, a whole number."
+        )
 
     def draw(key):
         return normalised(jax.random.exponential(key, (num_endpoints,)))
@@ -383,7 +388,7 @@ def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent
 
 
 def _check_key(call, key) -> None:
-    dtype = getattr(key, "dtype", None)
+    dtype = key.dtype if isinstance(key, jax.Array | np.ndarray) else None
     if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
         raise TypeError(
             f"{call} got as its key what {tree.kind(key)}; pass a key first, as jax.random.key(0)."
@@ -407,7 +412,8 @@ def _noisy(key, noise, stack):
     wide = jax.tree.map(lambda x: x.astype(tree.wider_dtype(jnp.float32, x)), stack)
 
     def add(x, wide, draw):
-        return (wide + noise * jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2)) * draw).astype(x.dtype)
+        size = noise * jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2))
+        return (wide + size.astype(draw.dtype) * draw).astype(x.dtype)
 
     return jax.tree.map(add, stack, wide, optax.tree.random_like(key, wide))
 
@@ -418,7 +424,8 @@ def _check_grow(n, networks, key, noise, positions) -> None:
         raise ValueError(
             f"grow got {count} networks but the subspace has {n} endpoints; give it 1 to {n}."
         )
-    if len(positions) != count or len({*positions} & {*range(n)}) != count:
+    numbers = np.asarray(positions).dtype.kind == "i"
+    if not numbers or len(positions) != count or len({*positions} & {*range(n)}) != count:
         raise ValueError(
             f"The positions {positions} do not place {count} networks among {n} endpoints; "
             f"give each network a number of its own from 0 to {n - 1}."

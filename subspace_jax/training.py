@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from subspace_jax.subspaces import Subspace
-from subspace_jax.tree import PyTree, is_split, num_stacked, widened
+from subspace_jax.tree import PyTree, is_split, num_stacked, widened, wider_dtype
 
 LossFn = Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 Penalty = Callable[[PyTree, jax.Array], jax.Array]
@@ -98,17 +99,14 @@ def make_train_step(
             coords_key, key = jax.random.split(coords_key)
             loss_key, chunk_key = jax.random.split(loss_key)
             found = loss_fn(subspace.sample(key, endpoints), chunk_key, chunk)
-            if not (isinstance(found, tuple) and len(found) == 2):
-                raise TypeError(
-                    f"loss_fn returned an object of type {type(found).__name__} instead of a pair "
-                    "`(loss, metrics)`; "
-                    "return `loss, {}` if there are no metrics."
-                )
+            _check_loss(found)
             losses.append(found[0])
             metrics.append(found[1])
         loss, metrics = (jax.tree.map(_mean, *of) for of in (losses, metrics))
         cost = jnp.zeros_like(loss) if penalty is None else penalty(endpoints, penalty_key)
-        return loss + cost, metrics | {"loss": loss, "penalty": cost}
+        dtype = wider_dtype(loss, cost)  # a penalty is at least float32
+        both = jnp.asarray(loss, dtype) + jnp.asarray(cost, dtype)
+        return both, metrics | {"loss": loss, "penalty": cost}
 
     def train_step(state, key, batch):
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
@@ -159,6 +157,8 @@ def per_endpoint(optimizer: optax.GradientTransformation) -> optax.GradientTrans
     def update(updates, state, params=None, **extra):
         values = {name: x for name, x in extra.items() if not callable(x)}
         values = _accepted(optimizer.update, values)
+        if not jax.tree.leaves(updates):  # of a mask or a partition that has no leaf for it
+            return optimizer.update(updates, state, params, **values)
         structure = jax.tree.structure(updates)
         alike = {name: jax.tree.structure(x) == structure for name, x in values.items()}
         axes = {name: 0 if alike[name] and name != "value" else None for name in values}
@@ -171,6 +171,8 @@ def per_endpoint(optimizer: optax.GradientTransformation) -> optax.GradientTrans
         return _laid_alike(updates, new)
 
     def init(params):
+        if not jax.tree.leaves(params):
+            return optimizer.init(params)
         return _laid_alike(params, jax.vmap(optimizer.init)(params))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -231,9 +233,10 @@ def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
     [[0.0], [-1.0]]
     """
 
-    if any(isinstance(i, bool) for i in frozen):
+    frozen = np.array(list(frozen)).tolist()
+    if not all(type(i) is int for i in frozen):
         raise ValueError(
-            f"freeze got {list(frozen)}; give the numbers of endpoints, as freeze("
+            f"freeze got {frozen}; give the numbers of endpoints, as freeze("
             f"{[i for i, yes in enumerate(frozen) if yes]})."
         )
 
@@ -256,11 +259,23 @@ def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
 
 
 def _mean(*values: jax.Array) -> jax.Array:
-    """Summed in at least float32; the result has the dtype of the values."""
+    """Summed in at least float32; the result has the dtype of the values, but for that of counts."""
     if len(values) == 1:
         return values[0]
-    total = functools.reduce(operator.add, map(widened, values))
-    return (total / len(values)).astype(jnp.result_type(values[0]))
+    mean = functools.reduce(operator.add, map(widened, values)) / len(values)
+    dtype = jnp.result_type(values[0])
+    return mean.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else mean
+
+
+def _check_loss(found: Any) -> None:
+    """Refuses what is no pair of a scalar loss and a dictionary."""
+    parts = found if isinstance(found, tuple) else (found,)
+    if len(parts) != 2 or jnp.ndim(parts[0]) or not isinstance(parts[1], dict):
+        kinds = [str(jax.typeof(x)) if hasattr(x, "dtype") else type(x).__name__ for x in parts]
+        raise TypeError(
+            f"loss_fn returned {' and '.join(kinds)} instead of a pair of a scalar and a dictionary, "
+            "`(loss, metrics)`; return `loss, {}` if there are no metrics."
+        )
 
 
 def _chunks(batch, num_chunks):

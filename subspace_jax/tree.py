@@ -29,12 +29,14 @@ def stack(networks: Sequence[PyTree]) -> PyTree:
     if not networks:
         raise ValueError("stack got 0 networks; give it at least 1.")
     for path, leaf in jax.tree.leaves_with_path(list(networks)):
-        if not isinstance(leaf, get_args(ArrayLike)):
-            raise TypeError(
-                f"Leaf {leaf_name(path)} of the networks {kind(leaf)}; stack arrays of NumPy or JAX."
-            )
+        _check_array(path, leaf)
     _check_alike(networks)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+
+
+def _check_array(path, leaf) -> None:
+    if not isinstance(leaf, (jax.ShapeDtypeStruct, *get_args(ArrayLike))):
+        raise TypeError(f"Leaf {leaf_name(path)} {kind(leaf)}; stack arrays of NumPy or JAX.")
 
 
 def _check_alike(networks) -> None:
@@ -66,6 +68,7 @@ def num_stacked(stack: PyTree) -> int:
         raise ValueError("The tree has 0 leaves; a stack of networks needs at least 1 array.")
     first_path, first = leaves[0]
     for path, leaf in leaves:
+        _check_array(path, leaf)
         if jnp.ndim(leaf) == 0:
             raise ValueError(
                 f"Leaf {leaf_name(path)} is a scalar and has no endpoint axis; "
@@ -82,7 +85,14 @@ def num_stacked(stack: PyTree) -> int:
 def wider_dtype(*values: Any) -> jnp.dtype:
     """The dtype that arrays or dtypes promote to, however strict the user set promotion to be."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*values)
+        return jnp.result_type(*map(_at_least_16_bits, values))
+
+
+def _at_least_16_bits(value: Any) -> Any:
+    """Floating numbers of 8 bits or fewer promote to no other dtype."""
+    dtype = jnp.result_type(value)
+    narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 2
+    return jnp.float16 if narrow else value
 
 
 def widened(leaf: Any) -> jax.Array:
@@ -121,7 +131,13 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
     """
     check_mixable(stack)
     n = num_stacked(stack)
-    weights = jax.tree.broadcast(weights, stack)
+    try:
+        weights = jax.tree.broadcast(weights, stack)
+    except ValueError as error:
+        raise ValueError(
+            f"Mixing weights or coordinates of type {type(weights).__name__} are no array and no tree "
+            "like the stack; give an array, as np.asarray makes."
+        ) from error
 
     def contract(path, x, w):
         if jnp.shape(w) != (n,):
@@ -196,8 +212,8 @@ def path_text(path: tuple) -> str:
 
 
 def own_name(path: tuple) -> str:
-    """The last name of a path, before the `value` in which those of Flax NNX end."""
-    *owners, name = path_text(path).split("/")
+    """The last name of a path, dotted ones too, before the `value` in which those of Flax NNX end."""
+    *owners, name = path_text(path).replace(".", "/").split("/")
     return owners[-1] if owners and name == "value" else name
 
 
@@ -216,6 +232,19 @@ def check_mixable(network_or_stack: PyTree) -> None:
                 f"Leaf {leaf_name(path)} {kind(leaf)} and can't be mixed; share it between all points "
                 "with `spanned, shared = subspace_jax.split(network)` and make endpoints of `spanned`."
             )
+
+
+def check_numbers(**values: Any) -> None:
+    """Refuses what is no array of real numbers, by the names of the arguments."""
+    for name, value in values.items():
+        if not isinstance(value, get_args(ArrayLike)):
+            raise TypeError(
+                f"{name} is an object of type {type(value).__name__}; "
+                "pass a NumPy or JAX array, as np.asarray makes."
+            )
+        dtype = value.dtype if hasattr(value, "dtype") else np.result_type(value)
+        if not any(jnp.issubdtype(dtype, real) for real in (jnp.floating, jnp.integer, bool)):
+            raise TypeError(f"{name} has dtype {dtype}; pass real numbers.")
 
 
 def check_batches(name: str, batches: Any) -> None:

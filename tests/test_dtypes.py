@@ -14,7 +14,7 @@ import pytest
 
 import subspace_jax as ss
 from subspace_jax import averaging, calibration, landscape, metrics
-from subspace_jax.contrib import alignment, complexes, sharpness, swag
+from subspace_jax.contrib import alignment, complexes, lora, sharpness, swag
 
 KEY = jax.random.key(0)
 LOW = (jnp.bfloat16, jnp.float16)
@@ -165,7 +165,56 @@ def test_units_and_filters_of_complex_networks():
     assert direction["a"].dtype == params["a"].dtype
 
 
+def test_low_rank_deltas_and_statistics_of_complex_numbers():
+    a, b = (x.swapaxes(1, 2) for x in (complex_stack(3)["a"], complex_stack(3)["b"] + 1))
+    factors = {"a": a, "b": b.swapaxes(1, 2)}
+    expected = ss.gram(jnp.einsum("nir,nro->nio", *factors.values()))
+    np.testing.assert_allclose(lora.gram(factors), expected, rtol=1e-4, atol=1e-4)
+
+    moments = lambda params, x: {"mean": x.mean(0), "var": x.var(0)}
+    blend = lambda s, x: jnp.asarray(0.9, s.dtype) * s + jnp.asarray(0.1, x.dtype) * x
+    update = lambda params, stats, x: jax.tree.map(blend, stats, moments(params, x))
+    batches = [complex_stack(6)["a"], 3 + complex_stack(4)["b"]]
+    expected = moments(None, jnp.concatenate(batches))
+    for stats_fn, start in ((moments, None), (update, expected)):
+        found = ss.recalibrate(stats_fn, None, batches, stats=start).stats
+        chex.assert_trees_all_close(found, expected, rtol=1e-4)
+
+
+def test_numbers_of_8_bits_are_summed_in_float32():
+    for dtype in (jnp.float8_e4m3fn, jnp.float8_e5m2):
+        stack = jnp.array([[0.5, 1.0], [1.0, 2.0]]).astype(dtype)
+        assert ss.gram(stack).tolist() == [[1.25, 2.5], [2.5, 5.0]]
+        assert ss.line().midpoint(stack).tolist() == [0.75, 1.5]
+        assert averaging.ema(0.5).init(stack).ema.dtype == jnp.float32
+        assert averaging.average_of(averaging.ema(0.5).init(stack)).dtype == dtype
+
+
+def test_a_step_in_low_precision_takes_a_penalty_in_float32():
+    loss_fn = lambda params, key, x: ((x @ params).sum(), {"count": jnp.sum(x > 1)})
+    for dtype in LOW:
+        state = ss.TrainState.create(jnp.ones((2, 4, 3), dtype), optax.sgd(0.5))
+        step = ss.make_train_step(
+            ss.line(), loss_fn, optax.sgd(0.5), penalty=ss.cosine_penalty, num_samples=2
+        )
+        state, found = step(state, KEY, jnp.eye(4, dtype=dtype).at[0, 0].set(2))
+        assert state.endpoints.dtype == dtype
+        assert found["count"] == 0.5  # a mean of counts is no count
+
+
 # Tiny and huge values
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-9, 1e9, 1e15])
+def test_the_gradient_of_the_volume_does_not_depend_on_the_scale(size):
+    stack = jax.random.normal(KEY, (3, 4, 5))
+    value, gradient = jax.value_and_grad(complexes.log_volume)(stack)
+    found, scaled = jax.value_and_grad(complexes.log_volume)(jnp.float32(size) * stack)
+    np.testing.assert_allclose(found - 2 * np.log(size), value, rtol=1e-3)
+    np.testing.assert_allclose(scaled * jnp.float32(size), gradient, rtol=1e-3, atol=1e-6)
+    huge = jnp.float16(15000) * stack.astype(jnp.float16)  # whose differences are no float16
+    assert jnp.isfinite(complexes.log_volume(huge))
+    assert jnp.isfinite(landscape.plane(huge).coordinates).all()
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-12, 1e-9, 1.0, 1e12])

@@ -50,6 +50,9 @@ EACH = {  # what an endpoint can have by itself
     "global clip": lambda: optax.clip_by_global_norm(0.1),
     "hyperparameters": lambda: optax.inject_hyperparams(optax.adam)(0.1),
     "mask by rank": lambda: optax.masked(optax.add_decayed_weights(1.0), of_rank(False, True)),
+    "mask of nothing": lambda: optax.masked(
+        ss.per_endpoint(optax.scale_by_trust_ratio()), of_rank(False, False)
+    ),
     "mechanize": lambda: optax.contrib.mechanize(SGD),
     "partition": lambda: optax.partition({"a": SGD, "b": optax.adam(0.1)}, of_rank("a", "b")),
     "schedule-free": lambda: optax.contrib.schedule_free(SGD, 0.1),

@@ -82,8 +82,15 @@ def train(num_samples):
     return step(ss.TrainState.create(ones(2, 4), optimizer), KEY, ones(6, 2))
 
 
-def bare_loss():
-    step = ss.make_train_step(ss.line(), lambda params, key, batch: params.sum(), optax.sgd(0.1))
+LOSSES = [
+    (r"float32\[\]", lambda params, key, batch: params.sum()),
+    (r"float32\[\] and NoneType", lambda params, key, batch: (params.sum(), None)),
+    (r"float32\[4\] and dict", lambda params, key, batch: (params, {})),
+]
+
+
+def bare_loss(loss_fn):
+    step = ss.make_train_step(ss.line(), loss_fn, optax.sgd(0.1))
     step(ss.TrainState.create(ones(2, 4), optax.sgd(0.1)), KEY, None)
 
 
@@ -123,12 +130,27 @@ REFUSED = [
     ("probs is an object of type list", metrics.accuracy, PROBS.tolist(), LABELS),
     ("labels is an object of type list", metrics.nll, np.log(PROBS), LABELS.tolist()),
     ("scores_in is an object of type list", detection.auroc, [0.5], ones(2)),
+    ("logits is an object of type list", ss.ensemble, LAYERS["a"].tolist()),
+    ("errors is an object of type list", metrics.mean_corruption_error, [[0.5]]),
+    *(
+        (f"{name} has dtype complex64; pass real", f, np.complex64(1j) * x, LABELS)
+        for name, f, x in (
+            ("probs", metrics.ece, PROBS),
+            ("scores_in", detection.auroc, PROBS[0]),
+            ("logits", calibration.choose_point, LAYERS["a"]),
+            ("logits", calibration.apply_temperature, PROBS),
+        )
+    ),
     # Subspaces
     ("of type dict instead of a function", ss.line().init, KEY, ONE),
     ("type Dense instead of a function", ss.line().init, KEY, nn.Dense(3)),
     ("got as its key what is an object of type dict", ss.line().sample, ONE, KEY),
     ("layerwise got an object of type dict", ss.layerwise, ONE),
     ("type object and can't|type object; stack", ss.stack, [{"w": object()}]),
+    ("type object; stack arrays", ss.gram, {"w": object()}),
+    ("weights or coordinates of type list are no array", ss.mix, [0.5, 0.5], LAYERS),
+    ("degree 2.5 has no ends", ss.bezier, 2.5),
+    (r"positions \(0.5,\) do not place 1", with_(ss.line().grow, positions=(0.5,)), [ones(3)]),
     ("degree 0 has no ends; use a degree >= 1", ss.bezier, 0),
     ("simplex of 0 endpoints is empty; use at least 1", ss.simplex, 0),
     ("3 networks but the subspace has 2 .* `init`", ss.line().point, ones(3, 4), 0.5),
@@ -270,7 +292,9 @@ REFUSED = [
     ("decay=1.5; use a number from 0 to below 1", averaging.ema, 1.5),
     ("rho=-1; use 0 or", sharpness.sam, optax.sgd(0.1), -1),
     (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, [True, False]),
-    ("returned an object of type .* instead of a pair", bare_loss),
+    *((f"returned {what} instead of a pair", bare_loss, loss) for what, loss in LOSSES),
+    (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, np.array([True, False])),
+    (r"freeze got \[0.5\]; give the numbers", ss.freeze, [0.5]),
     ("swag got the leaf .* complex64", swag.swag(0, 1, 2).init, ONE["w"] * np.complex64(1j)),
     ("complex numbers, of which a Hessian", top_eigenvalue, np.ones(3, np.complex64)),
     ("There is no group 'h'; .* 'g'", alignment.permute, SMALL, UNITS, {"h": np.arange(3)}),

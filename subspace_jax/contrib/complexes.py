@@ -83,10 +83,15 @@ def log_volume(
     edges = np.zeros((k, n), np.float32)
     edges[:, vertices[0]] -= 1
     edges[np.arange(k), list(vertices[1:])] += 1
-    selected = [x for path, x in jax.tree.leaves_with_path(endpoints) if select(path, x)]
+    leaves = jax.tree.leaves_with_path(endpoints)
+    selected = [tree.widened(x) for path, x in leaves if select(path, x)]
     if not selected:
         raise ValueError("No leaf of the endpoints is selected; let `select` name at least one.")
     g = tree.gram(jax.vmap(tree.mix, in_axes=(0, None))(jnp.asarray(edges), selected))
-    scale = jnp.trace(g) / k + 1e-14  # its inverse square is finite
+    apart = jnp.trace(g) > 0
+    # Scaled to about one first, so that tiny and huge simplexes have finite gradients.
+    size = jax.lax.stop_gradient(jnp.where(apart, jnp.trace(g) / k, 1e-14))
+    g = g / size
+    scale = jnp.where(apart, jnp.trace(g) / k, 1)
     log_det = jnp.linalg.slogdet(g / scale + 1e-6 * jnp.eye(k, dtype=g.dtype))[1]
-    return 0.5 * (log_det + k * jnp.log(scale)) - math.lgamma(k + 1)
+    return 0.5 * (log_det + k * (jnp.log(scale) + jnp.log(size))) - math.lgamma(k + 1)

@@ -200,11 +200,13 @@ def gram(factors: PyTree) -> jax.Array:
            [3., 6.]], dtype=float32)
     """
     n = tree.num_stacked(factors)
-    total = jnp.zeros((n, n), tree.wider_dtype(jnp.float32, *jax.tree.leaves(factors)))
+    dtype = tree.wider_dtype(jnp.float32, *jax.tree.leaves(factors))
+    total = jnp.zeros((n, n), tree.real_dtype(dtype))
     for pair in jax.tree.leaves(factors, is_leaf=_is_pair):
-        a, b = (pair[name].astype(total.dtype) for name in ("a", "b"))
-        inner = jnp.einsum("nir,mis->nmrs", a, a, precision=_HIGHEST)
-        total += (inner * jnp.einsum("nro,mso->nmrs", b, b, precision=_HIGHEST)).sum((2, 3))
+        a, b = (pair[name].astype(dtype) for name in ("a", "b"))
+        inner = jnp.einsum("nir,mis->nmrs", a.conj(), a, precision=_HIGHEST)
+        inner *= jnp.einsum("nro,mso->nmrs", b.conj(), b, precision=_HIGHEST)
+        total += inner.real.sum((2, 3))
     return total
 
 

@@ -27,7 +27,7 @@ def sam(
     It is `optax.contrib.sam` in its opaque mode, whose `update` wants `grad_fn=`, `(params, step) ->
     gradient`, which `make_train_step` passes. Of a subspace the whole stack is one vector, and both
     gradients are at the same coordinates. Weight decay in `optimizer` does not enter the perturbation.
-    `T` is 1 for leaves that are named `bias`, as in the code that the authors published; with
+    `T` is 1 for leaves whose name has `bias` in it, as in the code that the authors published; with
     `adaptive="all"` it is the formula's for every leaf, as in the paper. To accumulate gradients, put
     it around `optax.MultiSteps` and not inside.
 
@@ -56,7 +56,7 @@ def _ascent(rho: float | jax.Array, adaptive: bool | str) -> optax.GradientTrans
     """What `optax.contrib.sam` subtracts: minus the perturbation, zero where the gradient is."""
 
     def times_size(path, param, grad):
-        keeps = not adaptive or (adaptive != "all" and own_name(path) == "bias")
+        keeps = not adaptive or (adaptive != "all" and "bias" in own_name(path))
         return grad if keeps else (jnp.abs(param) + _ETA) * grad
 
     def update(grads, state, params=None):
