@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from subspace_jax import metrics
 from subspace_jax.prediction import ensemble
-from subspace_jax.tree import check_numbers, widened, wider_dtype
+from subspace_jax.tree import check_numbers, whole, widened, wider_dtype
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
@@ -122,7 +122,7 @@ def fit_ensemble_temperature(
     averaged = ensemble(logits, average)
     if mode == "after_average":
         return fit_temperature(averaged, labels, weights=weights)
-    return _member_temperatures(logits, labels, weights)
+    return _member_temperatures(whole(logits), labels, weights)
 
 
 @jax.jit
@@ -178,7 +178,7 @@ def choose_point(
             f"Logits have shape {list(shape)}; give [P, N, K] of at least 1 point at at least 1 "
             "validation example, held out from the training data."
         )
-    return _best_point(jnp.asarray(logits), labels, weights, criterion)
+    return _best_point(whole(jnp.asarray(logits)), labels, weights, criterion)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from subspace_jax.tree import check_numbers, is_concrete, widened, wider_dtype
+from subspace_jax.tree import check_numbers, is_concrete, whole, widened, wider_dtype
 
 # The least and the greatest value that a prediction can have, and what to do about others.
 PROBS = (0.0, 1.0, "pass probabilities, as jax.nn.softmax(logits)")
@@ -82,6 +82,7 @@ def jitted(limits: tuple[float, float, str] | None = None, **options: Any) -> Ca
         def checked(*args, **kwargs):
             given = signature.bind(*args, **kwargs).arguments
             check_numbers(**{name: value for name, value in given.items() if value is not None})
+            args, kwargs = jax.tree.map(whole, (args, kwargs))
             result = compiled(*args, **kwargs)
             if limits and all(map(_is_known, given.values())):
                 _check_limits(given, *limits)

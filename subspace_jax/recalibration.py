@@ -203,7 +203,7 @@ def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
     def mapped(stack, *args):
         one = lambda network: fn(network, *args)
         if any(map(tree.is_split, jax.tree.leaves(stack))):  # each device has its own
-            return jax.vmap(one)(stack)
+            return jax.vmap(one)(tree.lay_alike(stack, stack))
         return jax.lax.map(one, stack, batch_size=at_once)
 
     return mapped

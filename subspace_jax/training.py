@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from subspace_jax.subspaces import Subspace
-from subspace_jax.tree import PyTree, is_split, num_stacked, widened, wider_dtype
+from subspace_jax.tree import PyTree, lay_alike, num_stacked, widened, wider_dtype
 
 LossFn = Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 Penalty = Callable[[PyTree, jax.Array], jax.Array]
@@ -166,31 +165,16 @@ def per_endpoint(optimizer: optax.GradientTransformation) -> optax.GradientTrans
         def single(updates, state, params, values):
             return optimizer.update(updates, state, params, **values)
 
-        updates, state, params = _laid_alike(updates, (updates, state, params))
+        updates, state, params = lay_alike((updates, state, params), updates)
         new = jax.vmap(single, in_axes=(0, 0, 0, axes))(updates, state, params, values)
-        return _laid_alike(updates, new)
+        return lay_alike(new, updates)
 
     def init(params):
         if not jax.tree.leaves(params):
             return optimizer.init(params)
-        return _laid_alike(params, jax.vmap(optimizer.init)(params))
+        return lay_alike(jax.vmap(optimizer.init)(params), params)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _laid_alike(endpoints: PyTree, mapped: PyTree) -> PyTree:
-    """Splits leading axes as those of the endpoints, where a mesh has explicit axes."""
-    first = jax.tree.leaves(endpoints)[0]
-    if not is_split(first):
-        return mapped
-    mesh, (axis, *_) = (sharding := jax.typeof(first).sharding).mesh, sharding.spec
-
-    def lay(x):
-        return jax.sharding.reshard(
-            x, NamedSharding(mesh, PartitionSpec(axis, *jax.typeof(x).sharding.spec[1:]))
-        )
-
-    return jax.tree.map(lay, mapped)
 
 
 def _accepted(update: Callable, extra: dict[str, Any]) -> dict[str, Any]:

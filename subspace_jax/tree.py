@@ -196,6 +196,29 @@ def is_split(leaf: jax.Array) -> bool:
     return jnp.ndim(leaf) > 0 and jax.typeof(leaf).sharding.spec[0] is not None
 
 
+def lay_alike(stacks: PyTree, like: PyTree) -> PyTree:
+    """Splits leading axes as that of `like`, where a mesh has explicit axes."""
+    split = next(filter(is_split, jax.tree.leaves(like)), None)
+    if split is None:
+        return stacks
+    sharding = jax.typeof(split).sharding
+
+    def lay(x):
+        spec = PartitionSpec(sharding.spec[0], *jax.typeof(x).sharding.spec[1:])
+        return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
+
+    return jax.tree.map(lay, stacks)
+
+
+def whole(leaf: Any) -> Any:
+    """An array that is split over a mesh with explicit axes, as all its devices hold it."""
+    if not isinstance(leaf, jax.Array) or not any(jax.typeof(leaf).sharding.spec):
+        return leaf
+    return jax.sharding.reshard(
+        leaf, NamedSharding(jax.typeof(leaf).sharding.mesh, PartitionSpec())
+    )
+
+
 def real_dtype(*leaves: Any) -> jnp.dtype:
     """The real dtype, at least float32, in which numbers of all leaves are measured."""
     return jnp.finfo(wider_dtype(jnp.float32, *leaves)).dtype

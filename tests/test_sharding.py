@@ -182,6 +182,10 @@ def first_moments(params, x):
     return {"mean": x.mean(0), "var": x.var(0)}
 
 
+def classified(stack):
+    return jax.nn.softmax(stack["kernel"].sum(1)), jnp.arange(4) % 4
+
+
 SGD = optax.sgd(0.1)
 ON_A_MESH = {
     "midpoint": ss.simplex(4).midpoint,
@@ -198,6 +202,13 @@ ON_A_MESH = {
     ),
     "grow": lambda stack: ss.simplex(4).grow([ss.simplex(4).midpoint(stack)], KEY, noise=0.1),
     "filters": lambda stack: ss.landscape.filter_norms(ss.simplex(4).midpoint(stack)),
+    "metrics": lambda stack: ss.metrics.ece(*classified(stack)),
+    "AUROC": lambda stack: ss.detection.auroc(stack["kernel"].sum((1, 2)), jnp.ones(3)),
+    "temperatures": lambda stack: ss.calibration.fit_ensemble_temperature(
+        stack["kernel"], jnp.arange(8) % 4, mode="per_member"
+    ),
+    "choice": lambda stack: ss.calibration.choose_point(stack["kernel"], jnp.arange(8) % 4),
+    "deltas": lambda stack: lora.gram({"a": stack["kernel"], "b": stack["kernel"][:, :4]}),
     "lora": lambda stack: lora.init(KEY, ss.simplex(4).midpoint(stack), 2),
     "frozen": stepped(optax.chain(optax.adam(0.1), ss.freeze([0]))),
     "averages": stepped(optax.chain(SGD, ss.averaging.ema(0.9), ss.averaging.swa(0, 1))),

@@ -144,7 +144,7 @@ def merge(
     def one(path, leaf, pair, w):
         if pair is None:
             return leaf
-        a, b, w = pair["a"], pair["b"], w["a"]
+        a, b, w = tree.whole(pair["a"]), tree.whole(pair["b"]), w["a"]
         n = a.shape[0]
         if a.ndim != 3 or jnp.shape(w) != (n,):
             raise ValueError(
@@ -203,7 +203,7 @@ def gram(factors: PyTree) -> jax.Array:
     dtype = tree.wider_dtype(jnp.float32, *jax.tree.leaves(factors))
     total = jnp.zeros((n, n), tree.real_dtype(dtype))
     for pair in jax.tree.leaves(factors, is_leaf=_is_pair):
-        a, b = (pair[name].astype(dtype) for name in ("a", "b"))
+        a, b = (tree.whole(pair[name]).astype(dtype) for name in ("a", "b"))
         inner = jnp.einsum("nir,mis->nmrs", a.conj(), a, precision=_HIGHEST)
         inner *= jnp.einsum("nro,mso->nmrs", b.conj(), b, precision=_HIGHEST)
         total += inner.real.sum((2, 3))
