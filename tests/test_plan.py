@@ -129,7 +129,7 @@ def test_a_suite_that_cannot_be_planned_is_refused():
         ({"noise_rates": (0.2, 0.204)}, r"config.noise_rates is \[0.2, 0.204\]; .* percents"),
         ({"sweeps__dropout__values": ("a",)}, r"config.sweeps.dropout.values is \['a'\]"),
         ({"tuning__learning_rate": ()}, r"config.tuning.learning_rate is \[\]"),
-        ({"tuning__recipes": ("line", "line")}, "config.tuning.recipes is .*; use none, or .* different"),
+        ({"tuning__recipes": ("line", "line")}, "tuning.recipes is .*; use none, or .* different"),
         ({"seeds": (0, 1000)}, r"\[1000\], which are seeds of networks that others start"),
         ({"tuning__seeds": (7,)}, r"tuning.seeds has \[7\], which are seeds that are reported"),
         ({"landscape__resolution": 1}, "config.landscape.resolution is 1; use at least 2"),
