@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from subspace_jax import metrics
+from subspace_jax.arrays import jitted, prepare
 from subspace_jax.prediction import ensemble
 from subspace_jax.tree import check_numbers, whole, widened, wider_dtype
 
@@ -22,7 +23,7 @@ LARGEST_LOG_TEMPERATURE = math.log(100)
 NUM_BISECTIONS = 30
 
 
-@metrics.jitted()
+@jitted()
 def fit_temperature(
     logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -47,7 +48,7 @@ def fit_temperature(
         raise ValueError(
             "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
         )
-    labels, weights, logits = metrics.prepare(labels, weights, jax.lax.stop_gradient(logits))
+    labels, weights, logits = prepare(labels, weights, jax.lax.stop_gradient(logits))
     label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)
     weights = jnp.where(label_logits[:, 0] == -jnp.inf, jnp.nan, weights)
     margins = logits - label_logits

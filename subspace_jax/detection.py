@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from subspace_jax.metrics import PROBS, cumulative, jitted, prepare, top_label
+from subspace_jax.arrays import PROBS, jitted, prepare
+from subspace_jax.metrics import cumulative, top_label
 from subspace_jax.tree import wider_dtype
 
 

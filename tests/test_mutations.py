@@ -64,7 +64,7 @@ MUTATIONS = (
     ),
     # Metrics
     (
-        "subspace_jax/metrics.py",
+        "subspace_jax/arrays.py",
         "padding = weights == 0",
         "padding = weights < 0",
         "test_metrics.py::test_padding_has_no_effect",
