@@ -39,8 +39,8 @@ MUTATIONS = (
     # Recalibration
     (
         "subspace_jax/recalibration.py",
-        "share * (1 - share) * (new_leaves",
-        "share * (new_leaves",
+        "share * (1 - share) * jnp.abs(new_leaves",
+        "share * jnp.abs(new_leaves",
         "test_recalibration.py::test_statistics_are_those_of_the_concatenated_data",
     ),
     (
@@ -141,8 +141,8 @@ MUTATIONS = (
     ),
     (
         "subspace_jax/training.py",
-        "return (total / len(values)).astype",
-        "return total.astype",
+        "map(widened, values)) / len(values)",
+        "map(widened, values))",
         "test_training.py::test_training_is_sample_gradient_update",
     ),
     (
