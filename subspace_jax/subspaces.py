@@ -288,10 +288,11 @@ def bezier(degree: int = 2) -> Subspace:
         )
 
     def weights(alpha):
-        basis = jnp.ones((1,), jnp.result_type(alpha))
-        for _ in range(degree):
-            basis = (1 - alpha) * jnp.pad(basis, (0, 1)) + alpha * jnp.pad(basis, (1, 0))
-        return basis
+        def step(_, basis):
+            return (1 - alpha) * basis + alpha * jnp.pad(basis[:-1], (1, 0))
+
+        first = jnp.zeros(degree + 1, jnp.result_type(alpha)).at[0].set(1)
+        return jax.lax.fori_loop(0, degree, step, first, unroll=degree < 8)
 
     return Subspace(degree + 1, jax.random.uniform, weights, np.full((), 0.5))
 

@@ -20,8 +20,8 @@ MUTATIONS = (
     # Subspaces
     (
         "subspace_jax/subspaces.py",
-        "(1 - alpha) * jnp.pad(basis, (0, 1)) + alpha *",
-        "alpha * jnp.pad(basis, (0, 1)) + (1 - alpha) *",
+        "(1 - alpha) * basis + alpha *",
+        "alpha * basis + (1 - alpha) *",
         "test_subspaces.py::test_points_are_sums_of_endpoints_inside_and_outside",
     ),
     (
