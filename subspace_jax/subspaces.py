@@ -291,8 +291,12 @@ def bezier(degree: int = 2) -> Subspace:
         def step(_, basis):
             return (1 - alpha) * basis + alpha * jnp.pad(basis[:-1], (1, 0))
 
-        first = jnp.zeros(degree + 1, jnp.result_type(alpha)).at[0].set(1)
-        return jax.lax.fori_loop(0, degree, step, first, unroll=degree < 8)
+        basis = jnp.zeros(degree + 1, jnp.result_type(alpha)).at[0].set(1)
+        if degree < 8:  # outside of a jit a loop would be compiled at every call
+            for i in range(degree):
+                basis = step(i, basis)
+            return basis
+        return jax.lax.fori_loop(0, degree, step, basis)
 
     return Subspace(degree + 1, jax.random.uniform, weights, np.full((), 0.5))
 
