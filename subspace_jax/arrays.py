@@ -56,7 +56,7 @@ def _check_limits(given, low, high, advice) -> None:
 
 
 def prepare(labels: Any, weights: Any, *predictions: Any) -> tuple:
-    """Labels, weights and predictions `[N, K]` as the rules above say; invalid ones weigh nan."""
+    """Labels, weights and predictions `[N, K]` by the rules of `metrics`; invalid ones weigh nan."""
     shape = predictions[0].shape
     if len(shape) != 2 or shape[1] == 0:
         raise ValueError(

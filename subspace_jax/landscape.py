@@ -197,8 +197,15 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
 
 
 def output_axis(path: tuple, leaf: jax.Array) -> int:
-    """The axis of a kernel's outputs by its name: the first of a `weight` `[out, in, ...]`, as in
-    PyTorch and Equinox (`weight_ih` too), and the last of all others, as in Flax and Haiku."""
+    """The axis of a kernel's outputs, by its name.
+
+    The first of a `weight` `[out, in, ...]`, as in PyTorch and Equinox (`weight_ih` too), and the last
+    of all others, as in Flax and Haiku.
+
+    >>> params = {"conv": {"kernel": 0.0}, "linear": {"weight": 0.0}}
+    >>> jax.tree.map_with_path(output_axis, params)
+    {'conv': {'kernel': -1}, 'linear': {'weight': 0}}
+    """
     del leaf
     return 0 if "weight" in tree.own_name(path) else -1
 

@@ -397,7 +397,8 @@ def _group_sums(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Ar
     more = chunks * _CHUNK - len(values)
     one_hot = jax.nn.one_hot(groups, num_groups, dtype=values.dtype)
     one_hot, values = (
-        jnp.pad(x, ((0, more), (0, 0))).reshape(chunks, -1, x.shape[1]) for x in (one_hot, values)
+        jnp.pad(x, ((0, more), (0, 0))).reshape(chunks, _CHUNK, x.shape[1])
+        for x in (one_hot, values)
     )
     sums = jnp.einsum("bng,bnc->bgc", one_hot, values, precision=jax.lax.Precision.HIGHEST)
     return sums.sum(0)

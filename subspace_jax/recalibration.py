@@ -185,8 +185,7 @@ def _check_moments(stats_fn, empty, params, batch, count) -> None:
 
 
 def _host(stats) -> dict[tuple, np.ndarray]:
-    wide = lambda x: np.asarray(x, np.complex128 if jnp.iscomplexobj(x) else np.float64)
-    return {path: wide(x) for path, x in jax.tree.leaves_with_path(stats)}
+    return {path: tree.on_host(x) for path, x in jax.tree.leaves_with_path(stats)}
 
 
 def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:

@@ -100,6 +100,11 @@ def widened(leaf: Any) -> jax.Array:
     return jnp.asarray(leaf, wider_dtype(leaf, jnp.float32))
 
 
+def on_host(leaf: Any) -> np.ndarray:
+    """A leaf in NumPy's widest dtype of its kind."""
+    return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
+
+
 def as_real(leaf: jax.Array) -> jax.Array:
     """Complex numbers `[...]` as pairs of real ones `[..., 2]`, of the same inner products."""
     if not jnp.iscomplexobj(leaf):

@@ -114,7 +114,7 @@ class _Pairs:
                     "and the network; align networks of one architecture."
                 )
         self.first, self.second = (
-            {path: _wide(leaves[path]) for path in self.axes} for leaves in (first, second)
+            {path: tree.on_host(leaves[path]) for path in self.axes} for leaves in (first, second)
         )
         for path in self.axes:
             if not (np.isfinite(self.first[path]).all() and np.isfinite(self.second[path]).all()):
@@ -174,10 +174,6 @@ class _Pairs:
             if name in found and axis % leaf.ndim != but:
                 leaf = np.take(leaf, found[name], axis)
         return leaf
-
-
-def _wide(leaf):
-    return np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
 
 
 def _rows(leaf, axis):
