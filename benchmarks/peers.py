@@ -2,11 +2,10 @@
 
 `loader="workers"` is how most PyTorch code trains, the authors' too: worker processes crop, flip and
 normalise single images. `loader="resident"` keeps the images on the device and does that to whole
-batches. `channels_last` and `compiled` (torch.compile; on a GPU also bfloat16 and CUDA graphs) are
-what a user who cares for speed adds.
+batches. `channels_last`, `half` (bfloat16 by autocast) and `compiled` (torch.compile; on a GPU also
+bfloat16 and CUDA graphs) are what a user who cares for speed adds.
 """
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -128,6 +127,7 @@ def training(
     threads: int,
     channels_last: bool = False,
     compiled: bool = False,
+    half: bool = False,
 ) -> Callable[[], None]:
     """A function that takes one training step: SGD with momentum, weight decay and, of a line,
     a new alpha and the cosine penalty."""
@@ -143,11 +143,10 @@ def training(
     for layer in mixed:
         layer.alpha = alpha
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
-    half = compiled and device == "gpu"
+    half = half or (compiled and device == "gpu")
 
     def objective(x, y):
-        precision = torch.autocast("cuda", torch.bfloat16) if half else contextlib.nullcontext()
-        with precision:
+        with torch.autocast(where.type, torch.bfloat16, enabled=half):
             loss = F.cross_entropy(network(x), y)
         return loss + squared_cosine(network) if method == "line" else loss
 

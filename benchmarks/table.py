@@ -29,6 +29,8 @@ def _ratios(results) -> str:
             said, met = "", ""
         else:
             said, met = f"at least {target:.2f}", "yes" if found["median"] >= target else "no"
+        if found.get("goal") is not None:
+            said += f", goal {found['goal']:.2f}"
         rows.append([name, _of(found, 2), said, met])
     return table(["images/s, ratio in one round", "median (range)", "target", "met"], rows)
 
