@@ -1,5 +1,6 @@
-"""How the benchmarks end: a JSON file and a table in a folder, or one sentence and exit code 2."""
+"""How the benchmarks begin and end: arguments; a record and its table, or one sentence and code 2."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,13 @@ from pathlib import Path
 from benchmarks import rounds
 from experiments.system import cli, files
 from experiments.system.errors import UserError
+
+
+def at_least(options: argparse.Namespace, **minima: int) -> None:
+    """Refuses counts that are too small."""
+    for name, minimum in minima.items():
+        if (value := getattr(options, name)) < minimum:
+            raise UserError(f"--{name} is {value}; use at least {minimum}.")
 
 
 def write(

@@ -15,7 +15,7 @@ from benchmarks.contestants import images_and_labels
 from benchmarks.table import mebibytes, table
 from experiments.configs import cifar10
 from experiments.data.sets import Dataset, Split
-from experiments.system import launch, xla
+from experiments.system import cli, launch, xla
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import steps
@@ -32,11 +32,7 @@ one processor (JAX's host devices): memory is then what it would be on N devices
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("benchmarks.scaling", DESCRIPTION)
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--endpoints", type=int, default=8)
     parser.add_argument("--batch_size", type=int, default=128)
@@ -55,11 +51,7 @@ def measure(options: argparse.Namespace) -> dict:
       UserError: a count below 1, other devices than there are, one endpoint, or a batch that the
         devices do not divide.
     """
-    for name in ("devices", "endpoints", "batch_size", "steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
-    if options.endpoints < 2:
-        raise UserError(f"--endpoints is {options.endpoints}; a simplex has at least 2.")
+    output.at_least(options, devices=1, endpoints=2, batch_size=1, steps=1)
     if options.batch_size % options.devices:
         fitting = options.batch_size // options.devices * options.devices + options.devices
         raise UserError(

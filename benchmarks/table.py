@@ -5,7 +5,9 @@ def markdown(results: dict) -> str:
     """Tables of ratios, speeds, evaluation, start and memory."""
     sections = [_ratios(results), _speeds(results)]
     if "memory" in results:
-        sections += [_costs(results), _memory(results), _roofline(results["roofline"])]
+        sections += [_costs(results), _memory(results)]
+    if "roofline" in results:
+        sections.append(_roofline(results["roofline"]))
     return "\n\n".join(sections) + "\n"
 
 
@@ -24,13 +26,10 @@ def _of(values: dict, digits: int) -> str:
 def _ratios(results) -> str:
     rows = []
     for name, found in results["ratios"].items():
-        target = found["target"]
-        if target is None:
-            said, met = "", ""
-        else:
-            said, met = f"at least {target:.2f}", "yes" if found["median"] >= target else "no"
-        if found.get("goal") is not None:
-            said += f", goal {found['goal']:.2f}"
+        target, goal = found.get("target"), found.get("goal")
+        said = "" if target is None else f"at least {target:.2f}"
+        said += "" if goal is None else f", goal {goal:.2f}"
+        met = "" if target is None else "yes" if found["median"] >= target else "no"
         rows.append([name, _of(found, 2), said, met])
     return table(["images/s, ratio in one round", "median (range)", "target", "met"], rows)
 

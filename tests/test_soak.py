@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +14,7 @@ RECORD = ROOT / "results" / "soak" / "soak.json"
 
 def written(folder, lines) -> faults.Notes:
     (folder / "notes").write_text(lines)
-    return faults.read_notes(SimpleNamespace(notes=folder / "notes"))
+    return faults.Notes.read(folder / "notes")
 
 
 def test_what_was_lost_follows_from_notes_and_the_newest_whole_checkpoint(tmp_path):
