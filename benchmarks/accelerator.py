@@ -111,7 +111,8 @@ def run_parts(wanted: Sequence[Part], output: Path, minutes: float) -> list[str]
     """
     end, failed = time.monotonic() + 60 * minutes, []
     output.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **_cache(output)}
+    # Compiled programs are kept with the results, since a lent machine has none of the last time.
+    environment = {**os.environ, "XDG_CACHE_HOME": str((output / "cache").absolute())}
     for part in wanted:
         left = end - time.monotonic() - _SAVING_SECONDS
         if not part.result.exists() and all(need.exists() for need in part.needs) and left > 0:
@@ -126,11 +127,6 @@ def run_parts(wanted: Sequence[Part], output: Path, minutes: float) -> list[str]
     if missing:
         print(f"Not done yet: {'; '.join(missing)}. Run the same command again to go on.")
     return failed
-
-
-def _cache(output: Path) -> dict[str, str]:
-    """Compiled programs are kept with the results, since a lent machine has none of the last time."""
-    return {"XDG_CACHE_HOME": str((output / "cache").absolute())}
 
 
 def _run(part: Part, environment: dict[str, str], seconds: float) -> int | None:

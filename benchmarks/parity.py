@@ -7,9 +7,8 @@ import importlib
 import io
 import itertools
 import sys
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,16 +21,16 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from benchmarks import output
+from benchmarks.command import Count, make_main
 from benchmarks.contestants import images_and_labels
 from benchmarks.table import table
 from experiments.configs import cifar10
 from experiments.data.augment import normalize
 from experiments.data.sets import Dataset, Split
 from experiments.import_weights.torch_names import to_torch
-from experiments.system import cli, launch, xla
+from experiments.system import launch
 from experiments.system.errors import UserError
-from experiments.system.provenance import commit, finished_now, provenance
+from experiments.system.provenance import commit
 from experiments.training import steps
 from experiments.training.run import Run, make_run
 
@@ -75,42 +74,28 @@ _MODULES = ("utils", "schedulers", "models", "trainers")
 FILES = ("args.py", "utils.py", "schedulers.py", "models/cifar_resnet.py", "trainers/default.py")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = cli.parser("benchmarks.parity", DESCRIPTION)
-    parser.add_argument("--authors_code", type=Path, required=True, help=f"a clone of {ADDRESS}")
-    parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--output", type=Path, default=Path("runs/parity"))
-    options = parser.parse_args(argv)
-    return output.write(lambda: measure(options), markdown, options.output, "parity")
+COUNTS = {"steps": Count(10), "batch_size": Count(16)}
+OTHERS = {
+    "authors_code": {"type": Path, "required": True, "help": f"a clone of {ADDRESS}"},
+    "kinds": {"nargs": "+", "choices": tuple(KINDS), "default": tuple(KINDS)},
+}
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """The differences of all kinds and dtypes at every step, as JSON values.
-
-    Raises:
-      UserError: a folder that does not hold the authors' code, no PyTorch, or a count below 1.
-    """
-    output.at_least(options, steps=1, batch_size=1)
-    begin, code = time.perf_counter(), authors_code(options.authors_code)
-    xla.configure()
-    record = provenance("benchmarks.parity", " and ".join(DTYPES))
+    """The differences of all kinds and dtypes at every step."""
+    code = authors_code(options.authors_code)
     found = {name: {} for name in options.kinds}
     for name in tqdm.tqdm(options.kinds, unit="kind", desc="steps"):
         for dtype in DTYPES:
             with jax.enable_x64(dtype == "float64"):
                 found[name][dtype] = _differences(code, KINDS[name], dtype, options)
     return {
-        "settings": {"steps": options.steps, "batch_size": options.batch_size},
+        "settings": {name: getattr(options, name) for name in COUNTS},
         "differences": found,
-        "provenance": record
-        | finished_now()
-        | {
+        "provenance": {
+            "precision": " and ".join(DTYPES),
             "authors_code": {"address": ADDRESS, "commit": commit(options.authors_code)},
             "torch": version("torch"),
-            "wall_seconds": time.perf_counter() - begin,
         },
     }
 
@@ -330,6 +315,8 @@ def markdown(results: dict) -> str:
     header += [f"loss, step {last}", f"weights, step {last}"]
     return table(header, rows) + "\n"
 
+
+main = make_main("parity", DESCRIPTION, measure, markdown, COUNTS, OTHERS)
 
 if __name__ == "__main__":
     launch.with_huge_pages()

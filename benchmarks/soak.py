@@ -5,13 +5,11 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import faults, output
+from benchmarks import faults
+from benchmarks.command import Count, make_main
 from benchmarks.table import table
-from experiments.system import cli
-from experiments.system.provenance import finished_now, provenance
 
 DESCRIPTION = """Does to real runs what machines do to them, and measures what is lost.
 
@@ -25,21 +23,15 @@ one that nothing happened to, bit for bit: one that does not ends this command w
 _NOTED = {"training": "from", "first step": "step", "evaluation": "evaluate", "report": "report"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = cli.parser("benchmarks.soak", DESCRIPTION)
-    parser.add_argument("--kills", type=int, default=50, help="by SIGKILL, at random moments")
-    parser.add_argument("--signals", type=int, default=3, help="SIGTERM, at moments of the work")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--output", type=Path, default=Path("runs/soak"))
-    options = parser.parse_args(argv)
-    return output.write(lambda: measure(options), markdown, options.output, "soak")
+COUNTS = {
+    "kills": Count(50, help="by SIGKILL, at random moments"),
+    "signals": Count(3, help="SIGTERM, at random moments of the work"),
+    "seed": Count(0, least=0, help="of the moments"),
+}
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """All faults, as JSON values; it raises `Failed` if a run does not survive or is not the same."""
-    output.at_least(options, kills=1, signals=1)
-    begin, record = time.perf_counter(), provenance("benchmarks.soak")
+    """All faults; it raises `Failed` if a run does not survive or is not the same."""
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         setting = faults.make_setting(Path(folder))
@@ -72,9 +64,7 @@ def measure(options: argparse.Namespace) -> dict:
             "sha256": expected["sha256"],
         },
         **found,
-        "provenance": record
-        | finished_now()
-        | {"seed": options.seed, "wall_seconds": time.perf_counter() - begin},
+        "provenance": {"seed": options.seed},
     }
 
 
@@ -137,6 +127,8 @@ def _losses(killed: dict) -> str:
     every = f"a checkpoint every {killed['checkpoint_seconds']} s"
     return "; ".join([f"training lost, with {every}: none by {nothing} kills", *parts])
 
+
+main = make_main("soak", DESCRIPTION, measure, markdown, COUNTS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,9 +10,9 @@ from benchmarks import accelerator
 from benchmarks.accelerator import Part
 from experiments.data.sets import NPZ_KEYS
 
-# What such a machine may lack; the last ones stand for what is missing there most often.
-ABSENT = ("grain", "array_record", "sklearn", "requests", "psutil", "safetensors")
-ABSENT += ("tensorflow_datasets", "torch")
+# What such a machine may lack.
+ABSENT = ("array_record", "grain", "psutil", "requests", "safetensors", "sklearn", "torch")
+ABSENT += ("tensorflow_datasets",)
 WORK = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path("saved").touch(), sys.exit()))
@@ -60,7 +60,7 @@ def test_parts_stop_when_the_minutes_are_over_and_go_on_the_next_time(
 def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, images, capsys):
     for arguments, sentence in (
         (["--minutes=0"], "--minutes is 0; use a number above 0."),
-        (["--data_dir=/none.npz"], "/none.npz "),
+        (["--data_dir=/none.npz"], "config.data_dir is /none.npz but there is no such file; "),
         (["--seeds=3"], "Unexpected argument '--seeds=3'; "),
     ):
         more = [f"--data_dir={images}", f"--output={tmp_path / 'made'}"]
@@ -78,7 +78,6 @@ def test_a_dry_run_of_one_method(tmp_path, images, monkeypatch):
     paths = f"{lacking}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     monkeypatch.setenv("PYTHONPATH", paths)
     monkeypatch.setattr(accelerator, "PRODUCTS", ("line",))
-    monkeypatch.setattr(accelerator, "_cache", lambda output: {})  # the tests' own
     folder = tmp_path / "made"
     (folder / "performance").mkdir(parents=True)
     (folder / "performance" / "performance.json").write_text("{}")

@@ -48,7 +48,7 @@ def test_the_list_of_commands_is_that_of_the_modules():
 
 
 def test_contestants_that_are_compared_exist():
-    compared = [name for ratio in run.RATIOS for name in ratio[1:3]]
+    compared = [name for ratio in run.RATIOS for name in ratio[:2]]
     for names in (compared, *run.CHOICES.values(), accelerator.CONTESTANTS):
         assert set(names) <= set(contestants.CONTESTANTS)
 
@@ -86,10 +86,10 @@ def test_committed_tables_are_those_of_the_measurements(path):
     results = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == table.markdown(results)
     assert not results["provenance"]["commit"].endswith("-dirty")
-    for name, first, second, *_ in run.RATIOS:
-        if name in results["ratios"]:
-            pair = (results["training"][one]["answers"] for one in (first, second))
-            found = {k: results["ratios"][name][k] for k in ("median", "min", "max")}
+    for one in run.RATIOS:
+        if one.name in results["ratios"]:
+            pair = (results["training"][name]["answers"] for name in one[:2])
+            found = {k: results["ratios"][one.name][k] for k in ("median", "min", "max")}
             assert found == pytest.approx(rounds.ratio(*pair))
 
 
