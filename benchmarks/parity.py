@@ -198,11 +198,12 @@ def _draws(run: Run, key: jax.Array, state: ss.TrainState, step: int) -> Draws:
     subspace, endpoints = run.program.method.subspace, state.endpoints
     n = subspace.num_endpoints
     coords_key, _, pair_key = jax.random.split(jax.random.fold_in(key, step), 3)
-    point = subspace.sample_coords(jax.random.split(coords_key)[1], endpoints)
-    if subspace.layer_of is not None:
-        (point,) = _tensors(
-            run, jax.tree.map(lambda c, x: jnp.full_like(x[:1], c), point, endpoints)
-        )
+    coords = subspace.sample_coords(jax.random.split(coords_key)[1], endpoints)
+    if subspace.layer_of is None:
+        point = np.asarray(coords, np.float64)
+    else:
+        spread = jax.tree.map(lambda c, x: jnp.full_like(x[:1], c), coords, endpoints)
+        (point,) = _tensors(run, spread)
     pair = jax.random.choice(pair_key, n, (2,), replace=False).tolist() if n > 1 else []
     return Draws(point, pair)
 
