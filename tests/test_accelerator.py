@@ -83,6 +83,7 @@ def test_a_dry_run_of_one_method(tmp_path, images, monkeypatch):
     (folder / "performance" / "performance.json").write_text("{}")
     small = ("num_epochs=1", "batch_size=8", "validation_size=4", "optimizer.warmup_epochs=0")
     small += ("model.depth=8", "model.width=2", "evaluation.num_points=3")
+    small += ("evaluation.recalibration_batch_size=8", "evaluation.batch_size=8")
     arguments = [f"--config.run.{value}" for value in small]
     arguments += ["--config.seeds=(0,1)", f"--data_dir={images}", f"--output={folder}"]
     assert accelerator.main([*arguments, "--device=cpu", "--minutes=9"]) == 0
