@@ -61,8 +61,12 @@ class Networks(NamedTuple):
 
     def take(self, members: Iterable[int]) -> "Networks":
         """Some of them."""
-        index = np.asarray(tuple(members))
-        return jax.tree.map(lambda x: x[index], self)
+        return _taken(self, np.asarray(tuple(members)))
+
+
+@jax.jit
+def _taken(tree: ss.tree.PyTree, index: np.ndarray) -> ss.tree.PyTree:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def no_wrap(batches: Iterable, what: str) -> Iterable:
@@ -81,7 +85,9 @@ def recalibrated(
 ) -> tuple[Networks, ss.recalibration.Recalibration]:
     """Networks `[P, ...]` with the statistics of the training images, each its own."""
     recalibration = ss.recalibrate(
-        _for_each(moments_fn(run.program.model, settings.recalibration_augment), settings.at_once),
+        _for_each(
+            moments_fn(run.program.model.whole, settings.recalibration_augment), settings.at_once
+        ),
         params,
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
@@ -98,7 +104,7 @@ def predict(
     shards = placement.num_shards(model.mesh)
     size = -(-settings.batch_size // shards) * shards
     batches = wrap(padded_batches(images, size, shards), "predict")
-    fn = _for_each(logits_fn(model), settings.at_once)
+    fn = _for_each(logits_fn(model.whole), settings.at_once)
     return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
 
 
@@ -198,7 +204,7 @@ def recalibration_batches(run: Run, settings: Settings) -> Batches:
 
     def images():
         if run.loader is None:
-            return (run.images[places] for places in order)
+            return (_taken(run.images, places) for places in order)
         crop = run.crops and settings.recalibration_augment
         return feed.recalibration_images(run, order, crop)
 
@@ -206,7 +212,10 @@ def recalibration_batches(run: Run, settings: Settings) -> Batches:
 
 
 def padded_batches(images: np.ndarray, batch_size: int, multiple: int = 1) -> Batches:
-    """Batches of one size, a multiple; the last filled up with copies of its last image."""
-    size = min(batch_size, -(-len(images) // multiple) * multiple)
+    """Batches of one size, a multiple; the last filled up with copies of its last image.
+
+    Fewer images than a batch fill one of the next power of two, so that splits share programs.
+    """
+    size = min(batch_size, -(-(1 << (len(images) - 1).bit_length()) // multiple) * multiple)
     places = np.arange(-(-len(images) // size) * size).clip(max=len(images) - 1).reshape(-1, size)
     return Batches(len(places), lambda: (jnp.asarray(images[at]) for at in places))

@@ -1,6 +1,7 @@
 """A method of training as a hashable value, which is compiled, and the numbers it is called with."""
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -161,10 +162,12 @@ class Method:
         drawn = [draw(state.opt_state, k) for k in jax.random.split(key, self.num_draws)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def middle(self, state: ss.TrainState) -> ss.tree.PyTree:
-        """The network that early stopping looks at: averages of several have no midpoint."""
+        """The network `[1, ...]` that early stopping looks at: averages of several have no midpoint."""
         several = self.average in ("swag", "snapshots")
-        return self.subspace.midpoint(state.endpoints if several else self.trained(state))
+        middle = self.subspace.midpoint(state.endpoints if several else self.trained(state))
+        return jax.tree.map(lambda x: x[None], middle)
 
 
 def num_averaged_inits(config: ml_collections.ConfigDict) -> int:

@@ -23,6 +23,11 @@ class Model:
     augmentation: str
     mesh: jax.sharding.Mesh | None = None  # of the devices that share a batch
 
+    @property
+    def whole(self) -> "Model":
+        """The same without dropout, so that all rates share the programs in which no unit is dropped."""
+        return dataclasses.replace(self, network=self.network.clone(dropout=0.0))
+
 
 def first(images: jax.Array | Pictures) -> jax.Array | np.ndarray:
     """One image, of which the shape alone matters: of a stream nothing is decoded."""

@@ -5,7 +5,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -173,5 +172,10 @@ def _check(config, data) -> None:
 
 def learning_rate(run: Run, step: int) -> float:
     """The learning rate of a step."""
-    plan = run.program.method.plan(run.program.length)
-    return float(run.hyper.learning_rate * plan.factor(jnp.int32(step)))
+    factor = _compiled_factor(run.program.method, run.program.length)
+    return float(run.hyper.learning_rate * factor(np.int32(step)))
+
+
+@functools.cache
+def _compiled_factor(method: Method, length: Length):
+    return jax.jit(method.plan(length).factor)

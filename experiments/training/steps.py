@@ -229,10 +229,18 @@ def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
     return lowered_call(run, state).compile()
 
 
+_step_memory: dict[tuple, int | None] = {}  # of programs and shapes, since lowering takes a while
+
+
 def step_memory(run: Run, state: ss.TrainState) -> int | None:
     """Bytes that a training call needs at once: its arguments, results and temporaries."""
-    found = compiled_call(run, state).memory_analysis()
-    if found is None:
-        return None
-    shared = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return shared + found.temp_size_in_bytes
+    key = run.program, run.steps_per_call, run.batch_size, run.images.shape
+    if key not in _step_memory:
+        found = compiled_call(run, state).memory_analysis()
+        _step_memory[key] = found and (
+            found.argument_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+            + found.temp_size_in_bytes
+        )
+    return _step_memory[key]
