@@ -172,10 +172,12 @@ def _check(config, data) -> None:
 
 def learning_rate(run: Run, step: int) -> float:
     """The learning rate of a step."""
-    factor = _compiled_factor(run.program.method, run.program.length)
-    return float(run.hyper.learning_rate * factor(np.int32(step)))
+    factors = _factors(run.program.method, run.program.length)
+    return float(np.asarray(run.hyper.learning_rate) * factors[step])
 
 
 @functools.cache
-def _compiled_factor(method: Method, length: Length):
-    return jax.jit(method.plan(length).factor)
+def _factors(method: Method, length: Length) -> np.ndarray:
+    """The share of the largest learning rate at every step."""
+    factor = jax.jit(jax.vmap(method.plan(length).factor))
+    return np.asarray(factor(np.arange(length.num_steps, dtype=np.int32)))
