@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 # The article's initialisation: normal with variance 2 / fan-in, for every convolution.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# Of every layer; another function with the same arguments may stand here.
+# Of every layer; others with the same arguments may stand here.
 convolution = jax.lax.conv_general_dilated
+BatchNorm = nn.BatchNorm
 
 
 def conv(
@@ -44,7 +45,7 @@ def conv(
 
 def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
     """Batch norm in float32, rounded to the dtype of `x`; scale 1, bias 0, PyTorch's epsilon."""
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+    norm = BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
     return norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
