@@ -218,8 +218,8 @@ def test_a_seed_is_added_to_known_runs_and_then_a_method(suite, metrics, tmp_pat
     [
         ("mnist", "Unknown suite 'mnist'; choose one of digits, cifar10"),
         ("--check digits", "The first argument names no suite"),
-        ("cifar10 --scale=huge", "--scale is 'huge' but cifar10 has small, full"),
-        ("cifar10 --scale --check", "--scale is '' but cifar10 has small, full"),
+        ("cifar10 --scale=huge", "--scale is 'huge' but cifar10 has few, small, full"),
+        ("cifar10 --scale --check", "--scale is '' but cifar10 has few, small, full"),
         ("digits --scale full", "--scale is 'full' but digits has digits"),
         ("digits --only=fig2 --config.products=('line',)", "no method of it"),
         ("digits --only=fig3 --draw_only", "0 of 64 runs are done"),

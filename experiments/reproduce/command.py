@@ -28,7 +28,7 @@ from experiments.system.provenance import finished_now, provenance
 # suite -> its scales, the first by default.
 SUITES = {
     "digits": ("digits",),
-    "cifar10": ("small", "full"),
+    "cifar10": ("few", "small", "full"),
     "tiny_imagenet": ("full",),
     "imagenet": ("full",),
 }
@@ -39,8 +39,8 @@ DESCRIPTION = f"""Trains what the article's figures compare, with every rival, a
     python -m experiments.reproduce digits --only fig3,fig7
 
 The second one is a short one to try; it needs no data. SUITE is one of {", ".join(SUITES)};
-cifar10 has the scales small (for two CPU cores) and full
-(the article's protocol). FIGURES are names with commas between:
+cifar10 has the scales few (few images, for two CPU cores and a day), small (more images for fewer
+epochs) and full (the article's protocol). FIGURES are names with commas between:
 {", ".join(FIGURES)}; without --only all are made.
 The same command goes on where it was interrupted, and skips what is done; folders of runs that were
 made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
@@ -111,7 +111,7 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
 def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     config, inputs, figures = options.config, Inputs(), plan.figures_of(options.only)
     entries = plan.entries(config, figures)
-    trained = [entry for entry in entries if entry.setting != "landscape"]
+    trained = [entry for entry in entries if entry.setting not in records.LOOKING]
     if not any(entry.setting == "article" for entry in entries):
         raise UserError(
             f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
@@ -207,13 +207,13 @@ def _run_all(
     def run_one(entry, advance):
         if suite.stop():
             raise Interrupted
-        if entry.setting == "landscape":
+        if entry.setting in records.LOOKING:
             return scenes.record(entry, advance, suite, *looking)
         return scheduler.run_entry(entry, advance, suite, slots.get(entry.id, 0), at_once)
 
     def train_group(runs, advance):
         slots.update({entry.id: slot for slot, entry in enumerate(runs)})
-        trained = [entry for entry in runs if entry.setting != "landscape"]
+        trained = [entry for entry in runs if entry.setting not in records.LOOKING]
         scheduler.train_group(trained, advance, suite)
 
     def run_all(entries):
