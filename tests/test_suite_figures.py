@@ -46,9 +46,7 @@ def lines_of(ax):
     return dict(zip(labels, lines, strict=True))
 
 
-@pytest.mark.parametrize(
-    "name", ["digits", "cifar10-small", "cifar10-small-30", "cifar10-small-pilot"]
-)
+@pytest.mark.parametrize("name", ["digits", "cifar10-small"])
 def test_committed_figures_are_drawn_from_their_metrics(name):
     files = (RESULTS / name / "figures").glob("*.json")
     stored = {path.stem: json.loads(path.read_text()) for path in files}

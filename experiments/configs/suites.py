@@ -141,9 +141,6 @@ def _cifar10_small() -> ml_collections.ConfigDict:
     )
     config.clean_only = ("standard_matched", "curve")
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 3})
-    # The records of 15 and of 30 epochs have these too, with the values for short runs.
-    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.998})
-    config.recipes.dropout = ml_collections.ConfigDict({"model__dropout": 0.05})
     config.landscape.seeds = ()
     return config
 
