@@ -27,8 +27,8 @@ DATA = {
 MODULES = [module for module, *_ in DATA.values()]
 SUITES = (
     "digits",
-    "cifar10-few",
     "cifar10-small",
+    "cifar10-few",
     "cifar10-full",
     "tiny_imagenet-full",
     "imagenet-full",

@@ -187,19 +187,19 @@ METHODS: dict[str, Recipe] = {
         **_SIMPLEXES,
     ),
     # At m times the learning rate, with which the midpoint of m endpoints moves as one network does.
-    "line_lr_m": Recipe("Line (lr x m)", "line", "^", "--", {"kind": "line"} | _TIMES_M),
+    "line_lr_m": Recipe("Line (lr x m)", "line", ">", "-", {"kind": "line"} | _TIMES_M),
     "layerwise_line_lr_m": Recipe(
-        *("Layerwise line (lr x m)", "layerwise", "D", "--", {"kind": "layerwise_line"} | _TIMES_M),
+        *("Layerwise line (lr x m)", "layerwise", ">", "-", {"kind": "layerwise_line"} | _TIMES_M),
     ),
-    "curve_lr_m": Recipe("Curve (lr x m)", "curve", "p", "--", {"kind": "curve"} | _TIMES_M),
+    "curve_lr_m": Recipe("Curve (lr x m)", "curve", ">", "-", {"kind": "curve"} | _TIMES_M),
     "simplex_lr_m": Recipe(
-        *("Simplex (lr x m)", "simplex", "*", "--", {"kind": "simplex"} | _TIMES_M),
+        *("Simplex (lr x m)", "simplex", ">", "-", {"kind": "simplex"} | _TIMES_M),
         of="simplex_lr_m_3",
         sized="Simplex ({}, lr x m)",
         **_SIZES_OF_SIMPLEX,
     ),
     "layerwise_simplex_lr_m": Recipe(
-        *("Layerwise simplex (lr x m)", "simplex", "X", "--"),
+        *("Layerwise simplex (lr x m)", "simplex", "<", "-"),
         {"kind": "layerwise_simplex"} | _TIMES_M,
         of="layerwise_simplex_lr_m_3",
         sized="Layerwise simplex ({}, lr x m)",

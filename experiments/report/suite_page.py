@@ -143,6 +143,7 @@ def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
             "Runs that failed",
             _list(f"{found['id']}: {found['error']}" for found in metrics.get("failed", ())),
         ),
+        "missing": ("Runs that are missing", _list(metrics.get("missing", ()))),
     }
     parts = {part: found for part, found in parts.items() if found[1]}
     links = "".join(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import subspace_jax as ss
 from experiments.configs.recipes import SHOWN
 from experiments.evaluation import landscape, predict
+from experiments.evaluation.evaluate import to_json
 from experiments.evaluation.points import layout
 from experiments.evaluation.predict import mixtures
 from experiments.evaluation.predictors import Predictor, measure
@@ -71,7 +72,7 @@ def _corrupted(run, stack, settings, test, shifted, wrap: predict.Wrap) -> dict:
     networks, _ = predict.recalibrated(run, middle, settings, wrap)
     logits = functools.partial(predict.predict, run.program.model, networks, settings=settings)
     midpoint = Predictor("midpoint", lambda images: logits(images, wrap=wrap))
-    return measure(midpoint, {"test": test}, settings.num_bins, shifted=shifted)
+    return to_json(measure(midpoint, {"test": test}, settings.num_bins, shifted=shifted))
 
 
 def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.Wrap) -> dict:
