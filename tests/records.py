@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("digits", "digits-bfloat16", "cifar10-small", "cifar10-small-30", "cifar10-small-pilot")
+SUITES = ("digits", "digits-bfloat16", "cifar10-small")
 
 
 @functools.cache

@@ -25,7 +25,14 @@ DATA = {
     "imagenet": (imagenet, 10_000, "imagenet"),
 }
 MODULES = [module for module, *_ in DATA.values()]
-SUITES = ("digits", "cifar10-small", "cifar10-full", "tiny_imagenet-full", "imagenet-full")
+SUITES = (
+    "digits",
+    "cifar10-small",
+    "cifar10-few",
+    "cifar10-full",
+    "tiny_imagenet-full",
+    "imagenet-full",
+)
 
 
 def flat(config):
@@ -153,8 +160,9 @@ def test_grids_and_sweeps_rise_and_hold_the_articles_own_values(name):
 
 
 def test_the_suites_are_one_protocol_at_several_scales():
-    small, full = map(suites.get_config, ("cifar10-small", "cifar10-full"))
+    few, small, full = map(suites.get_config, ("cifar10-few", "cifar10-small", "cifar10-full"))
     assert full.run.evaluation.corruptions == BENCHMARK
     assert full.run.evaluation.severities == (1, 2, 3, 4, 5)
-    names = {x for x in changed(small.run, full.run) if not x.startswith("evaluation.")}
-    assert names == {"num_epochs", "train_size", "model.depth", "model.width"}
+    for scale, more in ((few, {"batch_size"}), (small, {"model.width"})):
+        names = {x for x in changed(scale.run, full.run) if not x.startswith("evaluation.")}
+        assert names == {"num_epochs", "train_size", "model.depth"} | more

@@ -153,25 +153,15 @@ def test_what_is_no_results_file_is_refused(tmp_path):
         known_runs.read(str(tmp_path / "nowhere.json"))
 
 
-_FOUR = ("standard", "ema", "line", "layerwise_line")
-_SHORT = {"run.evaluation.num_points": 11, "run.evaluation.outside": ("noise", "shuffled")}
-_SHORT |= {"clean_only": ()}
+_FIVE = ("standard", "ema", "line", "layerwise_line", "curve")
 # Committed results -> their suite, and the values with which its command takes their runs.
 COMMITTED = {
     "digits": ("digits", {}),
     "digits-bfloat16": (
         "digits",
-        {"run.model.dtype": "bfloat16", "products": (*_FOUR, "curve"), "landscape.seeds": ()},
+        {"run.model.dtype": "bfloat16", "products": _FIVE, "landscape.seeds": ()},
     ),
     "cifar10-small": ("cifar10-small", {}),
-    "cifar10-small-30": (
-        "cifar10-small",
-        _SHORT | {"run.num_epochs": 30, "products": (*_FOUR, "swa_constant", "dropout", "curve")},
-    ),
-    "cifar10-small-pilot": (
-        "cifar10-small",
-        _SHORT | {"run.num_epochs": 15, "seeds": (0, 1), "products": _FOUR},
-    ),
 }
 
 

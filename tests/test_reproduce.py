@@ -128,7 +128,7 @@ def test_every_run_is_the_folder_of_one(suite, tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch):
+def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch, capsys):
     choices = {"seeds": (0,), "products": ("standard", "line")}
     assert run(tmp_path, only="fig3", **choices) == 0
     assert {r["label_noise"] for r in metrics_of(tmp_path)["runs"]} == {0.0}
@@ -147,6 +147,13 @@ def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch):
     before = (tmp_path / "metrics.json").read_bytes()
     assert run(tmp_path, "--draw_only", only="fig7", **choices) == 2
     assert (tmp_path / "metrics.json").read_bytes() == before
+    # Of all figures some runs are done: these are drawn, and the others named.
+    assert run(tmp_path, "--draw_only", only="fig3,tuned", **choices) == 0
+    found = metrics_of(tmp_path)
+    assert "tuning/line" in " ".join(found["missing"])
+    assert f"{len(found['missing'])} runs are missing: " in capsys.readouterr().out
+    assert "Runs that are missing" in (tmp_path / "report.html").read_text()
+    assert {r["id"] for r in found["runs"]} == {r["id"] for r in json.loads(before)["runs"]}
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(suite, tmp_path, monkeypatch, capsys):
@@ -218,8 +225,8 @@ def test_a_seed_is_added_to_known_runs_and_then_a_method(suite, metrics, tmp_pat
     [
         ("mnist", "Unknown suite 'mnist'; choose one of digits, cifar10"),
         ("--check digits", "The first argument names no suite"),
-        ("cifar10 --scale=huge", "--scale is 'huge' but cifar10 has small, full"),
-        ("cifar10 --scale --check", "--scale is '' but cifar10 has small, full"),
+        ("cifar10 --scale=huge", "--scale is 'huge' but cifar10 has few, small, full"),
+        ("cifar10 --scale --check", "--scale is '' but cifar10 has few, small, full"),
         ("digits --scale full", "--scale is 'full' but digits has digits"),
         ("digits --only=fig2 --config.products=('line',)", "no method of it"),
         ("digits --only=fig3 --draw_only", "0 of 64 runs are done"),

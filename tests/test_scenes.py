@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from records import flat
 
 from experiments.data import augment
 from experiments.evaluation import landscape
@@ -169,6 +170,24 @@ def test_a_triangle_has_a_slice_of_every_seed_and_places_inside_and_outside_of_i
         expected = {name: found[region][name] for name in ("accuracy", "nll")}
         assert record["places"][f"{region} the triangle"] == {"inference_passes": 1} | expected
     assert found["inside"]["nll"] != found["outside"]["nll"]
+
+
+def test_a_midpoint_predicts_corrupted_images_as_its_run_would_have(npz, trained, tmp_path):
+    more = {"evaluation__corruptions": ("snow", "fog"), "evaluation__severities": (1, 3)}
+    folder, rows = trained
+    for recipe in ("standard", "line"):
+        config = tiny.config(recipe, dataset="tiny", data_dir=npz, seed=0, **more)
+        needs = (f"article/{recipe}/noise0/seed0",)
+        record = look(Entry(recipe, "corrupted", 0.0, 0, config, needs=needs), folder)
+        found, own = record["places"]["midpoint"], rows[recipe]["places"]["midpoint"]
+        for name in ("accuracy", "nll", "ece"):
+            assert found[name] == pytest.approx(own[name], rel=1e-5)
+        suite = Suite(tmp_path, INPUTS, lambda: False)
+        whole = scheduler.run_entry(
+            Entry(recipe, "article", 0.0, 0, config), lambda share: None, suite
+        )
+        expected = flat(whole["places"]["midpoint"]["corruptions"])
+        assert flat(found["corruptions"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_missing_weights_and_networks_on_a_line_are_refused(npz, untrained, tmp_path):

@@ -85,9 +85,9 @@ def _layers(entries: Sequence[Entry]) -> list[list[Entry]]:
     for entry in entries:
         depths[entry.id] = 1 + max((depths.get(need, -1) for need in entry.needs), default=-1)
     layers: list[list[Entry]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
-    # So that no two threads compile the same program.
+    # So that no two threads compile the same program; then seed by seed, of all methods.
     firsts = {entry.method: entry for entry in reversed(entries)}
-    for entry in sorted(entries, key=lambda entry: entry is not firsts[entry.method]):
+    for entry in sorted(entries, key=lambda e: (e is not firsts[e.method], e.seed)):
         layers[depths[entry.id]].append(entry)
     return layers
 

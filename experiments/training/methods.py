@@ -201,7 +201,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         trains=kind != "independent",
     )
     values = {
-        "learning_rate": opt.learning_rate / matched,
+        "learning_rate": opt.learning_rate * (sub.num_endpoints if sub.lr_times_m else 1) / matched,
         "weight_decay": opt.weight_decay * matched,
         "momentum": opt.momentum,
         "penalty": sub.penalty,
