@@ -80,12 +80,6 @@ def test_a_point_is_one_product_and_no_other_network():
     assert sum(equation.primitive.name == "dot_general" for equation in program.eqns) == 1
 
 
-def test_the_base_keeps_its_dtype():
-    base = {"w": jnp.ones((4, 3), jnp.bfloat16)}
-    factors = lora.init(jax.random.key(0), base, 2, b_std=1.0)
-    chex.assert_type(jax.tree.leaves((factors, lora.merge(base, factors))), jnp.bfloat16)
-
-
 # Training
 
 

@@ -9,7 +9,6 @@ import pytest
 import tiny
 
 from experiments.data import augment
-from experiments.evaluation import landscape
 from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import scenes, scheduler
 from experiments.reproduce.records import Entry, Suite, finished, identity, run_folder, weights_path
@@ -103,17 +102,6 @@ def test_in_the_middle_of_its_slice_is_the_network_as_it_was_evaluated(trained, 
     assert found["recalibration_images"] == tiny.NUM_TRAIN
 
 
-def test_the_path_has_the_points_of_the_run(trained, seen):
-    points = trained[1]["line"]["points"]
-    found = seen["line"]["landscape"]["path"]
-    assert found["test"]["alphas"] == [point["coords"] for point in points]
-    assert found["test"]["nll"] == [point["nll"] for point in points]
-    np.testing.assert_allclose(found["test"]["error"], [1 - p["accuracy"] for p in points], 1e-5)
-    for name, height in landscape.barriers(points).items():
-        np.testing.assert_allclose(found["barrier"][name], height, rtol=1e-5)
-    assert len(found["curvature"]["eigenvalue"]) == len(found["alphas"]) == 5
-
-
 def test_the_loss_is_that_of_training_without_augmentation():
     run = tiny.run("standard", label_smoothing=0.1)
     params = jax.tree.map(lambda x: x[0], steps.init_state(run).endpoints)
@@ -130,17 +118,6 @@ def test_the_loss_is_that_of_training_without_augmentation():
     np.testing.assert_allclose(scenes.loss_fn(model)(params, batch), expected, rtol=1e-5)
     # It is one function for every run of a model, so that nothing is compiled twice.
     assert scenes.loss_fn(model) == scenes.loss_fn(tiny.run("standard", seed=3).program.model)
-
-
-def test_what_was_seen_is_only_read_and_with_another_config_refused(
-    npz, trained, seen, monkeypatch
-):
-    monkeypatch.setattr(scenes.weights, "load", pytest.fail)
-    entry = scene_of(npz, "line")
-    assert look(entry, trained[0]) == seen["line"]
-    entry.config.batch_size = 7
-    with pytest.raises(UserError, match="holds a run of another config"):
-        look(entry, trained[0])
 
 
 def test_the_hessian_is_of_whole_batches_of_different_training_images(npz, untrained, monkeypatch):

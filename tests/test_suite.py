@@ -1,6 +1,5 @@
 """Many runs in one process: order, failures, folders, and that threads share nothing else."""
 
-import json
 import time
 
 import numpy as np
@@ -159,19 +158,6 @@ def test_tuning_never_sees_the_test_split(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Inputs, "dataset", poisoned)
     assert run_entry(entry, tmp_path / "again")["places"] == row["places"]
-
-
-def test_threads_do_not_change_results(config, tmp_path):
-    entries = [entry_of(config, seed=seed) for seed in range(3)]
-
-    def results(num_threads):
-        run_one = lambda entry, advance: run_entry(entry, tmp_path / str(num_threads), advance)
-        rows = scheduler.run_all(entries, run_one, num_threads).records
-        return {name: (row["places"], row["points"]) for name, row in rows.items()}
-
-    one = results(1)
-    assert one == results(3)
-    assert len({json.dumps(points) for _, points in one.values()}) == 3
 
 
 def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path):
