@@ -27,12 +27,12 @@ from experiments.runs.finished import reopen
 from experiments.system.errors import UserError
 from experiments.training import networks
 from tests import tiny
+from tests.records import ROOT
 from tests.stacks import normal
 
 # Orbax leaves futures of a closed event loop behind.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "params.Conv_0.kernel"
 
 

@@ -166,13 +166,3 @@ def test_curvature_shows_means_over_seeds(drawn):
             (line,) = [x for x in ax.get_lines() if x.get_label() == style_of(method).label]
             mean = np.mean(values, axis=0)
             np.testing.assert_allclose(np.ravel(line.get_ydata())[: len(mean)], mean)
-
-
-@pytest.mark.parametrize("values", [[0.01, 0.5], [0.3, 5.0], [3.0, 3.01], [1e-3, 900.0]])
-def test_levels_are_few_and_cover_the_values(values):
-    values = np.linspace(*values, 100)
-    levels = landscape_figures.levels_of(values)
-    assert 5 <= len(levels) <= 14
-    assert (np.diff(levels) > 0).all()
-    assert levels[0] <= max(values[0], np.quantile(values, 0.98) / 100)
-    assert levels[-1] >= np.quantile(values, 0.98)

@@ -21,8 +21,8 @@ from experiments.training.run import make_run
 from experiments.training.steps import fit, init_state
 from experiments.training.weights import save
 from tests import jpegs, tiny
+from tests.records import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = 15  # of 3 epochs
 ALWAYS = "--config.checkpoint_seconds=0"  # after each of them; else at the end alone
 BAD = "train/n002/n002_4.JPEG"

@@ -18,11 +18,11 @@ from benchmarks.faults import newest, outcome
 from experiments import cifar
 from experiments.runs import job, logs
 from tests import tiny
+from tests.records import ROOT
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "num_epochs": 3,
     "batch_size": 10,

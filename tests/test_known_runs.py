@@ -94,24 +94,6 @@ def test_a_record_without_weights_is_stale_if_another_run_starts_from_it(tmp_pat
     assert known_runs.sort(None, [], [*needed, new]) == (set(), {}, set())
 
 
-def test_how_a_run_was_made_comes_with_it(tmp_path):
-    """As the file says of all, or as its number says and, without one, unknown."""
-    config = config_of(num_seeds=2, products=("line",))
-    metrics, path = metrics_from(config, records_of(config)), tmp_path / "metrics.json"
-    here = metrics["provenance"]
-
-    def made():
-        path.write_text(json.dumps(metrics))
-        runs = known_runs.read(str(path)).runs
-        return [runs[f"article/line/noise0/seed{seed}"]["made"] for seed in range(2)]
-
-    assert made() == [{name: here[name] for name in ("commit", "versions", "device")}] * 2
-    for run in metrics["runs"]:
-        run |= {"made": 1} if run["seed"] == 0 else {}
-    here["made"] = [{"cpu": "one", "num_runs": 9}, {"cpu": "two"}]
-    assert made() == [{"cpu": "two"}, {}]
-
-
 def test_another_config_and_other_data_are_refused(file, monkeypatch):
     entries = planned(config_of(products=("line",), run__num_epochs=7))
     with pytest.raises(UserError, match=r"config.run.num_epochs is 20 there and 7 here.*leave"):

@@ -8,15 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from records import ROOT
 
 from experiments.configs.check import check as check_run
 from experiments.reproduce import plan
 from experiments.system import cli
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("first_ten_minutes", "runs", "reproducing", "results")
 TINY = [f"--config.{value}" for value in ("num_epochs=2", "model.widths=(4,8)")]
 

@@ -1,15 +1,14 @@
 """From a suite to its runs: figures, seeds, sweeps, tuning, and what starts from what."""
 
 import re
-from pathlib import Path
 
 import pytest
+from records import ROOT
 
 from experiments.configs import recipes, suites
 from experiments.reproduce import plan
 from experiments.system.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 FIGURES = tuple(suites.FIGURES)
 # Suites, and how the documents say their command.
 COMMANDS = {

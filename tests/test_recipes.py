@@ -4,7 +4,8 @@ import collections
 import itertools
 import subprocess
 import sys
-from pathlib import Path
+
+from records import ROOT
 
 from experiments.configs import recipes
 from experiments.configs.base import base_config
@@ -18,7 +19,6 @@ from experiments.results.styles import (
 from experiments.training.methods import KINDS, Length, make_method
 from subspace_jax.plotting import OKABE_ITO
 
-ROOT = Path(__file__).resolve().parent.parent
 MADE = {recipe: make_method(base_config(recipe)) for recipe in RECIPES}
 
 

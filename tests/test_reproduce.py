@@ -13,7 +13,6 @@ from records import SUITES, committed
 from experiments import cifar, plane
 from experiments.doctor import __main__ as doctor
 from experiments.export import __main__ as export
-from experiments.report import pages
 from experiments.reproduce import __main__ as reproduce
 from experiments.reproduce.records import run_folder, weights_path
 from experiments.results import claims
@@ -127,27 +126,6 @@ def test_every_run_is_the_folder_of_one(suite, tmp_path, monkeypatch, capsys):
     ):
         assert export.main([str(folder), f"--output={tmp_path / 'none'}"]) == 2
         assert said in capsys.readouterr().err
-
-
-def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch):
-    choices = {"seeds": (0,), "products": ("standard", "line")}
-    assert run(tmp_path, only="fig3", **choices) == 0
-    assert {r["label_noise"] for r in metrics_of(tmp_path)["runs"]} == {0.0}
-    # A signal that comes while figures are drawn waits for them.
-    draw = pages.suite_figures.draw
-    (tmp_path / "report.html").unlink()
-
-    def signalled(*arguments):
-        signal.raise_signal(signal.SIGTERM)
-        return draw(*arguments)
-
-    monkeypatch.setattr(pages.suite_figures, "draw", signalled)
-    assert run(tmp_path, "--draw_only", only="fig3", **choices) == 0
-    assert (tmp_path / "report.html").exists()
-    # Its runs are done, those of another figure are not.
-    before = (tmp_path / "metrics.json").read_bytes()
-    assert run(tmp_path, "--draw_only", only="fig7", **choices) == 2
-    assert (tmp_path / "metrics.json").read_bytes() == before
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(suite, tmp_path, monkeypatch, capsys):

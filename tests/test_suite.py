@@ -181,12 +181,3 @@ def test_a_config_that_cannot_run_is_refused(config):
     ):
         with pytest.raises(UserError, match=sentence):
             scheduler.check([entry_of(config), entry_of(config, "tuned", **changes)], INPUTS)
-
-
-def test_shifted_images_are_made_once_while_they_are_few(config, monkeypatch):
-    corrupt = entry_of(config, evaluation__corruptions=("snow",), evaluation__severities=(1,))
-    for kept in (True, False):
-        inputs = Inputs()
-        one, other = (inputs.shifted(corrupt.config).corrupted["snow"][1]() for _ in range(2))
-        assert (one.split.images is other.split.images) == kept
-        monkeypatch.setattr("experiments.evaluation.inputs._KEPT_BYTES", 0)

@@ -5,18 +5,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from ml_collections import ConfigDict
+from records import ROOT
 
 from experiments import cifar
 from experiments.reproduce import __main__ as reproduce
 from experiments.runs import workdir
 from experiments.runs.workdir import InSuite
-from experiments.system import files, lock
+from experiments.system import lock
 from experiments.system.errors import UserError
 
 FILES = (
@@ -138,18 +138,9 @@ def test_overwriting_deletes_the_run_and_nothing_else(held):
     assert workdir.stored_config(held)["kind"] == "curve"
 
 
-def test_the_report_is_published_last(held, monkeypatch):
-    (held / workdir.REPORT).unlink()
-    monkeypatch.setattr(files, "write_atomically", lambda *_: pytest.fail("full"))
-    with pytest.raises(pytest.fail.Exception):
-        workdir.publish(held, {"path.png": b"newer"}, "<html>")
-    assert not (held / workdir.REPORT).exists()
-
-
 # One process
 
 
-ROOT = Path(__file__).resolve().parent.parent
 HOLDER = """
 import pathlib, sys
 from experiments.system import lock
