@@ -65,7 +65,7 @@ def test_every_corruption(name):
     assert (function.__name__, bool(function.__doc__)) == (name, True)
     copies = jnp.broadcast_to(images[:1], images.shape)
     changes = []
-    for severity in (1, 3, 5):
+    for severity in (1, 5):
         corrupted = corrupt(name, images, severity)
         chex.assert_trees_all_equal_shapes_and_dtypes(corrupted, images)
         assert (corrupted.min() >= 0, corrupted.max() <= 1) == (True, True)  # and not nan
