@@ -28,6 +28,8 @@ SHORT = {
         "num_points = 3": "num_points = 3\n    config.num_epochs, config.train_size = 2, 200"
         "\n    config.model.widths = (4,)",
         "for seed in range(2)": "for seed in range(1)",
+        '"line": "Line", ': "",
+        '"line": "blue", ': "",
     },
 }
 

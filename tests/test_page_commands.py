@@ -22,7 +22,7 @@ TINY = [f"--config.{value}" for value in ("num_epochs=2", "model.widths=(4,8)")]
 
 def commands(page: str) -> list[str]:
     text = (ROOT / ("README.md" if page == "README" else f"docs/{page}.md")).read_text()
-    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"\n\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     blocks += re.findall(r"((?:^    .*\n)+)", text, re.MULTILINE)
     lines = [line.strip() for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
     return [line for line in lines if line.startswith("python -m experiments.")]

@@ -1,9 +1,6 @@
 """The landscape of tiny networks as entries of a suite."""
 
-import shutil
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -14,7 +11,6 @@ from experiments.reproduce import scenes, scheduler
 from experiments.reproduce.records import Entry, Suite, finished, identity, run_folder, weights_path
 from experiments.runs import workdir
 from experiments.system import files
-from experiments.system.errors import UserError
 from experiments.training import steps, weights
 from experiments.training.model import initial_stats
 
@@ -146,21 +142,3 @@ def test_a_triangle_has_a_slice_of_every_seed_and_places_inside_and_outside_of_i
         expected = {name: found[region][name] for name in ("accuracy", "nll")}
         assert record["places"][f"{region} the triangle"] == {"inference_passes": 1} | expected
     assert found["inside"]["nll"] != found["outside"]["nll"]
-
-
-def test_missing_weights_and_networks_on_a_line_are_refused(npz, untrained, tmp_path):
-    entry = scene_of(npz, "line")
-    for need in entry.needs:
-        shutil.copytree(run_folder(untrained, need), run_folder(tmp_path, need))
-    path = weights_path(tmp_path, entry.needs[1])
-    path.unlink()
-    with pytest.raises(UserError, match=f"^{path} can't be read as weights"):
-        look(entry, tmp_path)
-    assert not run_folder(tmp_path, entry.id).exists()
-    entry = scene_of(npz, "curve")
-    flat = jax.tree.map(lambda x: jnp.stack([x[0], x[1], (x[0] + x[1]) / 2]), networks_of(entry))
-    path = weights_path(tmp_path, entry.needs[0])
-    path.parent.mkdir(parents=True)
-    weights.save(path, flat)
-    with pytest.raises(UserError, match="collinear"):
-        look(entry, tmp_path)
