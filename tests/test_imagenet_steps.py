@@ -1,16 +1,13 @@
 """The benchmarks of ImageNet's training steps and of its input pipeline, at small sizes."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from records import ROOT
 
 from benchmarks import imagenet_steps, input_pipeline
 from experiments.configs import imagenet
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 SMALL = ["--images=8", "--batch_size=4", "--batches=1", "--image_size=16", "--rounds=2"]
 WAIT = {"data_wait": dict.fromkeys(("median", "min", "max"), 0.25)}

@@ -2,9 +2,9 @@
 
 import itertools
 import re
-from pathlib import Path
 
 import pytest
+from records import ROOT
 
 from experiments.configs import recipes, suites
 from experiments.reproduce import plan
@@ -12,7 +12,6 @@ from experiments.reproduce.records import digest
 from experiments.system.errors import UserError
 from subspace_jax.corruptions import BENCHMARK
 
-ROOT = Path(__file__).resolve().parent.parent
 FIGURES = tuple(suites.FIGURES)
 # Suites, and how the documents say their command.
 COMMANDS = {

@@ -154,15 +154,6 @@ def test_ensembles_are_of_opposite_points(results, logits):
         assert ensemble["total_variation"] == pytest.approx(distance, rel=1e-4)
 
 
-def test_results_are_json_without_what_is_not_a_number(results):
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
-    reliability = results["points"][0]["reliability"]
-    empty = [weight == 0 for weight in reliability["weight"]]
-    assert any(empty)
-    assert [x is None for x in reliability["accuracy"]] == empty
-    assert results["recalibration"] == {"num_examples": 64, "batch_size": 32, "augmented": False}
-
-
 def test_one_network_has_one_point_and_no_ensemble_and_diverged_it_has_no_metrics():
     made = untrained("standard", model__widths=(4,))
     broken = made._replace(stack=jax.tree.map(lambda leaf: leaf * jnp.nan, made.stack))

@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+
+from records import ROOT
 
 from experiments.system import launch, xla
 
 NAME = "--xla_cpu_experimental_ynn_fusion_type"
 TUNABLES = "GLIBC_TUNABLES"
 COMMANDS = ("cifar", "tiny_imagenet", "imagenet", "plane", "reproduce.__main__")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_flags_are_added_to_those_that_are_given():
