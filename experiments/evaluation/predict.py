@@ -12,12 +12,12 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments.data.augment import AUGMENTATIONS, normalize
+from experiments.data.augment import AUGMENTATIONS
 from experiments.data.sets import Split
 from experiments.system import hosts
 from experiments.system.errors import UserError
 from experiments.training import feed, placement
-from experiments.training.model import Model, training_logits
+from experiments.training.model import Model, logits_and_moments, normalized
 from experiments.training.run import Run
 
 # The stream of a run's randomness that recalibration takes; train.py has the first three.
@@ -84,10 +84,11 @@ def recalibrated(
     run: Run, params: ss.tree.PyTree, settings: Settings, wrap: Wrap = no_wrap
 ) -> tuple[Networks, ss.recalibration.Recalibration]:
     """Networks `[P, ...]` with the statistics of the training images, each its own."""
+    moments = moments_of_all(
+        run.program.model.whole, settings.recalibration_augment, settings.at_once
+    )
     recalibration = ss.recalibrate(
-        _for_each(
-            moments_fn(run.program.model.whole, settings.recalibration_augment), settings.at_once
-        ),
+        moments,
         params,
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
@@ -104,7 +105,7 @@ def predict(
     shards = placement.num_shards(model.mesh)
     size = -(-settings.batch_size // shards) * shards
     batches = wrap(padded_batches(images, size, shards), "predict")
-    fn = _for_each(logits_fn(model.whole), settings.at_once)
+    fn = logits_of_all(model.whole, settings.at_once)
     return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
 
 
@@ -137,29 +138,30 @@ def mixtures(stack: ss.tree.PyTree, weights: jax.Array) -> ss.tree.PyTree:
 @functools.cache
 def moments_fn(model: Model, augment: bool) -> Callable:
     """`(params, (key, images)) -> moments` of a batch in training mode, of one network."""
-    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
+    prepared, moments = _prepared_fn(model, augment), _moments_fn(model)
+    return lambda params, batch: moments(params, prepared(*batch))
 
-    def moments(params, batch):
-        key, images = batch
-        return training_logits(model, params, augmentation(key, images))[1]
 
-    return moments
+@functools.cache
+def moments_of_all(model: Model, augment: bool, at_once: int) -> Callable:
+    """The same of networks `[P, ...]`; a batch is augmented and normalised once for all of them."""
+    prepared = _prepared_fn(model, augment)
+    moments = ss.for_each(_moments_fn(model), at_once=at_once or None)
+    return lambda params, batch: moments(params, prepared(*batch))
 
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
     """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode."""
+    logits = _logits_fn(model)
+    return lambda network, images, **options: logits(network, normalized(model, images), **options)
 
-    def logits(network, images, **options):
-        params, stats = network
-        return model.network.apply(
-            {"params": params, "batch_stats": stats},
-            normalize(placement.spread(model.mesh, images), model.normalization),
-            train=False,
-            **options,
-        )
 
-    return logits
+@functools.cache
+def logits_of_all(model: Model, at_once: int) -> Callable:
+    """The same of networks `[P, ...]`; a batch is normalised once for all of them."""
+    logits = ss.for_each(_logits_fn(model), at_once=at_once or None)
+    return lambda networks, images: logits(networks, normalized(model, images))
 
 
 @functools.cache
@@ -174,9 +176,22 @@ def dropout_logits_fn(model: Model) -> Callable:
     return logits
 
 
-@functools.cache
-def _for_each(fn: Callable, at_once: int) -> Callable:
-    return ss.for_each(fn, at_once=at_once or None)
+def _prepared_fn(model: Model, augment: bool) -> Callable:
+    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
+    return lambda key, images: normalized(model, augmentation(key, images))
+
+
+def _moments_fn(model: Model) -> Callable:
+    return lambda params, images: logits_and_moments(model, params, images)[1]
+
+
+def _logits_fn(model: Model) -> Callable:
+    def logits(network, images, **options):
+        params, stats = network
+        variables = {"params": params, "batch_stats": stats}
+        return model.network.apply(variables, images, train=False, **options)
+
+    return logits
 
 
 @dataclasses.dataclass(frozen=True)
