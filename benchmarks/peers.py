@@ -230,7 +230,6 @@ def worker_batches(images, labels, batch_size, where, threads) -> Iterator:
             yield x.to(where, non_blocking=True), y.to(where, non_blocking=True)
 
 
-@torch.no_grad()
 def evaluate_line(
     alphas: Sequence[float],
     num_train: int,
@@ -264,7 +263,9 @@ def evaluate_line(
         normal = lambda x: (x.float() / 255 - MEAN.to(where)) / STD.to(where)
         test = [(normal(x), None) for x in resident.split(batch_size)]
     network = ResNet20(True).to(where)
-    for alpha in alphas:
+
+    @torch.no_grad()
+    def logits_at(alpha):
         for layer in network.modules():
             if isinstance(layer, Mixed):
                 layer.alpha = torch.tensor(alpha, device=where)
@@ -276,4 +277,6 @@ def evaluate_line(
         network.eval()
         logits = torch.cat([network(x.to(where)) for x, _ in test])
         wait(device)
-        yield logits
+        return logits
+
+    return map(logits_at, alphas)
