@@ -132,7 +132,8 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.evaluation.recalibration_examples = 0
     # Whether they are augmented, as in the article.
     config.evaluation.recalibration_augment = True
-    # Networks evaluated vectorised together; 0: one after another (right on a CPU).
+    # Networks evaluated vectorised together; 1: one after another; 0: chosen, on a CPU 1 and elsewhere
+    # by the device's memory.
     config.evaluation.at_once = 0
     # Networks drawn from a complex, and passes of Monte-Carlo dropout.
     config.evaluation.num_samples = 10

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -12,16 +13,21 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments.data.augment import AUGMENTATIONS, normalize
+from experiments.data.augment import AUGMENTATIONS
 from experiments.data.sets import Split
 from experiments.system import hosts
 from experiments.system.errors import UserError
 from experiments.training import feed, placement
-from experiments.training.model import Model, training_logits
+from experiments.training.model import Model, logits_and_moments, normalized
 from experiments.training.run import Run
 
 # The stream of a run's randomness that recalibration takes; train.py has the first three.
 _RECALIBRATION = 3
+
+# Activations at one time per number of the images: a layer's input, convolution and output, of 64
+# channels at full resolution for the 3 of an image.
+_ACTIVATIONS = 64
+_MOST = 8  # networks vectorised together unless the config asks for more
 
 # `(batches, what is done with them) -> batches`: for progress bars and signals.
 Wrap = Callable[[Iterable, str], Iterable]
@@ -37,7 +43,7 @@ class Settings(NamedTuple):
     recalibration_batch_size: int
     recalibration_examples: int  # 0 for all
     recalibration_augment: bool
-    at_once: int  # networks vectorised together; 0 for one after another
+    at_once: int  # networks vectorised together; 0 for what `networks_at_once` chooses
     num_samples: int  # networks drawn from a complex, and passes of Monte-Carlo dropout
 
 
@@ -84,10 +90,11 @@ def recalibrated(
     run: Run, params: ss.tree.PyTree, settings: Settings, wrap: Wrap = no_wrap
 ) -> tuple[Networks, ss.recalibration.Recalibration]:
     """Networks `[P, ...]` with the statistics of the training images, each its own."""
+    model, augment = run.program.model.whole, settings.recalibration_augment
+    size = settings.recalibration_batch_size
+    at_once = networks_at_once(settings, params, size * math.prod(run.images.shape[1:]))
     recalibration = ss.recalibrate(
-        _for_each(
-            moments_fn(run.program.model.whole, settings.recalibration_augment), settings.at_once
-        ),
+        moments_of_all(model, augment, at_once),
         params,
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
@@ -97,6 +104,29 @@ def recalibrated(
     return Networks(params, recalibration.stats), recalibration
 
 
+def networks_at_once(settings: Settings, params: ss.tree.PyTree, numbers: int) -> int:
+    """How many of networks `[P, ...]` see a batch of so many numbers vectorised together.
+
+    For `at_once` of 0 that is one on a CPU, where networks of their own kernels become slow grouped
+    convolutions; elsewhere as many as fit into a quarter of the device's memory, if each needs
+    `_ACTIVATIONS` times its batch in float32 and twice its weights, and at most `_MOST`.
+    """
+    if settings.at_once:
+        return settings.at_once
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 1
+    return fitting((device.memory_stats() or {}).get("bytes_limit", 0), params, numbers)
+
+
+def fitting(memory: int, params: ss.tree.PyTree, numbers: int) -> int:
+    """How many networks `[P, ...]` fit into a quarter of a memory of bytes; see `networks_at_once`."""
+    leaves = jax.tree.leaves(params)
+    weights = sum(x.nbytes for x in leaves) // len(leaves[0])
+    each = 2 * weights + 4 * _ACTIVATIONS * numbers
+    return max(1, min(len(leaves[0]), _MOST, memory // 4 // each))
+
+
 def predict(
     model: Model, networks: Networks, images: np.ndarray, settings: Settings, wrap: Wrap = no_wrap
 ) -> jax.Array:
@@ -104,7 +134,8 @@ def predict(
     shards = placement.num_shards(model.mesh)
     size = -(-settings.batch_size // shards) * shards
     batches = wrap(padded_batches(images, size, shards), "predict")
-    fn = _for_each(logits_fn(model.whole), settings.at_once)
+    at_once = networks_at_once(settings, networks.params, size * math.prod(images.shape[1:]))
+    fn = logits_of_all(model.whole, at_once)
     return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
 
 
@@ -137,29 +168,30 @@ def mixtures(stack: ss.tree.PyTree, weights: jax.Array) -> ss.tree.PyTree:
 @functools.cache
 def moments_fn(model: Model, augment: bool) -> Callable:
     """`(params, (key, images)) -> moments` of a batch in training mode, of one network."""
-    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
+    prepared, moments = _prepared_fn(model, augment), _moments_fn(model)
+    return lambda params, batch: moments(params, prepared(*batch))
 
-    def moments(params, batch):
-        key, images = batch
-        return training_logits(model, params, augmentation(key, images))[1]
 
-    return moments
+@functools.cache
+def moments_of_all(model: Model, augment: bool, at_once: int) -> Callable:
+    """The same of networks `[P, ...]`; a batch is augmented and normalised once for all of them."""
+    prepared = _prepared_fn(model, augment)
+    moments = ss.for_each(_moments_fn(model), at_once=at_once if at_once > 1 else None)
+    return lambda params, batch: moments(params, prepared(*batch))
 
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
     """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode."""
+    logits = _logits_fn(model)
+    return lambda network, images, **options: logits(network, normalized(model, images), **options)
 
-    def logits(network, images, **options):
-        params, stats = network
-        return model.network.apply(
-            {"params": params, "batch_stats": stats},
-            normalize(placement.spread(model.mesh, images), model.normalization),
-            train=False,
-            **options,
-        )
 
-    return logits
+@functools.cache
+def logits_of_all(model: Model, at_once: int) -> Callable:
+    """The same of networks `[P, ...]`; a batch is normalised once for all of them."""
+    logits = ss.for_each(_logits_fn(model), at_once=at_once if at_once > 1 else None)
+    return lambda networks, images: logits(networks, normalized(model, images))
 
 
 @functools.cache
@@ -174,9 +206,22 @@ def dropout_logits_fn(model: Model) -> Callable:
     return logits
 
 
-@functools.cache
-def _for_each(fn: Callable, at_once: int) -> Callable:
-    return ss.for_each(fn, at_once=at_once or None)
+def _prepared_fn(model: Model, augment: bool) -> Callable:
+    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
+    return lambda key, images: normalized(model, augmentation(key, images))
+
+
+def _moments_fn(model: Model) -> Callable:
+    return lambda params, images: logits_and_moments(model, params, images)[1]
+
+
+def _logits_fn(model: Model) -> Callable:
+    def logits(network, images, **options):
+        params, stats = network
+        variables = {"params": params, "batch_stats": stats}
+        return model.network.apply(variables, images, train=False, **options)
+
+    return logits
 
 
 @dataclasses.dataclass(frozen=True)

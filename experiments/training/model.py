@@ -50,13 +50,25 @@ def initial_stats(model: Model, images: jax.Array) -> ss.tree.PyTree:
     return jax.tree.map(jnp.zeros_like, dict(variables.get("batch_stats", {})))
 
 
+def normalized(model: Model, images: jax.Array) -> jax.Array:
+    """uint8 images as the network takes them, split over the devices that share a batch."""
+    return normalize(placement.spread(model.mesh, images), model.normalization)
+
+
 def training_logits(
     model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, dict]:
     """Logits in training mode, and the batch's moments; units are dropped only with a key."""
+    return logits_and_moments(model, params, normalized(model, images), dropout_key)
+
+
+def logits_and_moments(
+    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, dict]:
+    """The same of normalised images."""
     logits, updated = model.network.apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
-        normalize(placement.spread(model.mesh, images), model.normalization),
+        images,
         train=True,
         dropout=dropout_key is not None,
         mutable="batch_stats",
