@@ -40,7 +40,7 @@ class Recalibration(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    count: jax.Array  # type: ignore[assignment]
+    count: jax.Array | np.ndarray  # type: ignore[assignment]
     stats: PyTree
 
 
