@@ -148,15 +148,16 @@ def moments_fn(model: Model, augment: bool) -> Callable:
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
-    """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode."""
+    """`((params, stats), images) -> logits [B, K]` of one network; units are dropped with a key."""
 
-    def logits(network, images, **options):
+    def logits(network, images, dropout_key=None, dropout=0.0):
         params, stats = network
-        return model.network.apply(
+        return model.network.clone(dropout=dropout).apply(
             {"params": params, "batch_stats": stats},
             normalize(placement.spread(model.mesh, images), model.normalization),
             train=False,
-            **options,
+            dropout=dropout_key is not None,
+            rngs={} if dropout_key is None else {"dropout": dropout_key},
         )
 
     return logits
@@ -164,12 +165,11 @@ def logits_fn(model: Model) -> Callable:
 
 @functools.cache
 def dropout_logits_fn(model: Model) -> Callable:
-    """`((network, keys [S]), images) -> logits [S, B, K]`, units dropped anew with every key."""
+    """`((network, keys [S], rate), images) -> logits [S, B, K]`, units dropped anew with every key."""
 
-    def logits(network_and_keys, images):
-        network, keys = network_and_keys
-        drop = lambda key: logits_fn(model)(network, images, dropout=True, rngs={"dropout": key})
-        return jax.lax.map(drop, keys)
+    def logits(given, images):
+        network, keys, rate = given
+        return jax.lax.map(lambda key: logits_fn(model)(network, images, key, rate), keys)
 
     return logits
 

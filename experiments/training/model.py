@@ -18,14 +18,19 @@ from experiments.training import placement
 class Model:
     """A network and what happens to its images; hashable, the static argument of evaluation."""
 
-    network: nn.Module
+    network: nn.Module  # of a rate of dropout of 0 or 1: the true one is a hyperparameter
     normalization: str  # and augmentation: names in `experiments.data.augment`
     augmentation: str
     mesh: jax.sharding.Mesh | None = None  # of the devices that share a batch
 
     @property
+    def drops(self) -> bool:
+        """Whether units are dropped in training."""
+        return self.network.dropout > 0
+
+    @property
     def whole(self) -> "Model":
-        """The same without dropout, so that all rates share the programs in which no unit is dropped."""
+        """The same without dropout, which all share where no unit is dropped."""
         return dataclasses.replace(self, network=self.network.clone(dropout=0.0))
 
 
@@ -51,10 +56,14 @@ def initial_stats(model: Model, images: jax.Array) -> ss.tree.PyTree:
 
 
 def training_logits(
-    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+    model: Model,
+    params,
+    images: jax.Array,
+    dropout_key: jax.Array | None = None,
+    dropout: float | jax.Array = 0.0,
 ) -> tuple[jax.Array, dict]:
     """Logits in training mode, and the batch's moments; units are dropped only with a key."""
-    logits, updated = model.network.apply(
+    logits, updated = model.network.clone(dropout=dropout).apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
         normalize(placement.spread(model.mesh, images), model.normalization),
         train=True,
