@@ -148,16 +148,16 @@ def moments_fn(model: Model, augment: bool) -> Callable:
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
-    """`((params, stats), images) -> logits [B, K]` of one network; units are dropped with a key."""
+    """`((params, stats), images) -> logits [B, K]` of a network; a key and a rate drop units."""
 
-    def logits(network, images, dropout_key=None, dropout=0.0):
-        params, stats = network
-        return model.network.clone(dropout=dropout).apply(
+    def logits(network, images, dropout=None):
+        (params, stats), (key, rate) = network, dropout or (None, 0.0)
+        return model.network.clone(dropout=rate).apply(
             {"params": params, "batch_stats": stats},
             normalize(placement.spread(model.mesh, images), model.normalization),
             train=False,
-            dropout=dropout_key is not None,
-            rngs={} if dropout_key is None else {"dropout": dropout_key},
+            dropout=dropout is not None,
+            rngs={} if dropout is None else {"dropout": key},
         )
 
     return logits
@@ -169,7 +169,7 @@ def dropout_logits_fn(model: Model) -> Callable:
 
     def logits(given, images):
         network, keys, rate = given
-        return jax.lax.map(lambda key: logits_fn(model)(network, images, key, rate), keys)
+        return jax.lax.map(lambda key: logits_fn(model)(network, images, (key, rate)), keys)
 
     return logits
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import subspace_jax as ss
 from experiments.data.augment import normalize
@@ -59,16 +60,16 @@ def training_logits(
     model: Model,
     params,
     images: jax.Array,
-    dropout_key: jax.Array | None = None,
-    dropout: float | jax.Array = 0.0,
+    dropout: tuple[jax.Array, ArrayLike] | None = None,
 ) -> tuple[jax.Array, dict]:
-    """Logits in training mode, and the batch's moments; units are dropped only with a key."""
-    logits, updated = model.network.clone(dropout=dropout).apply(
+    """Logits in training mode, and the batch's moments; units are dropped with a key and a rate."""
+    key, rate = dropout or (None, 0.0)
+    logits, updated = model.network.clone(dropout=rate).apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
         normalize(placement.spread(model.mesh, images), model.normalization),
         train=True,
-        dropout=dropout_key is not None,
+        dropout=dropout is not None,
         mutable="batch_stats",
-        rngs={} if dropout_key is None else {"dropout": dropout_key},
+        rngs={} if dropout is None else {"dropout": key},
     )
     return logits, dict(updated.get("batch_stats", {}))
