@@ -54,9 +54,23 @@ def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
     return norm(widened(x)).astype(x.dtype)
 
 
-def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Array:
+class Dropout(nn.Module):
+    """Flax's, of a rate that may be traced, so that all rates share a program."""
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        keep = jnp.asarray(1 - self.rate, x.dtype)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+
+
+def drop(x: jax.Array, rate: float | jax.Array, train: bool, dropout: bool | None) -> jax.Array:
     """Drops single activations if `dropout`, where None means `train`; no key for a rate of 0."""
-    return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
+    if not (train if dropout is None else dropout) or (isinstance(rate, float) and rate == 0):
+        return x
+    return Dropout(rate)(x)
 
 
 def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:
