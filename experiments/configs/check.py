@@ -117,7 +117,7 @@ SUITE_BOUNDS: dict[str, Bound] = {
     "landscape.seeds": maybe(SEEDS),
     "tuning.learning_rate": NUMBERS,
     "tuning.weight_decay": NUMBERS,
-    "num_threads": at_least(0, ", or 0 for one more than CPU cores"),
+    "num_threads": at_least(0, ", or 0 for one per CPU core"),
     "runs_at_once": at_least(1),
     "landscape.resolution": at_least(2),
     **dict.fromkeys(("landscape.hessian_images", "landscape.hessian_batch_size"), at_least(1)),

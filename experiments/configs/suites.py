@@ -53,7 +53,7 @@ def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.seeds = (0, 1, 2)
     # Shares of training labels that are replaced by wrong ones; the mode is in `run`.
     config.noise_rates = (0.0, 0.2)
-    # Runs that train at a time; 0: one more than CPU cores, as each waits for Python now and then.
+    # Runs that train at a time; 0: one per CPU core.
     config.num_threads = 0
     # Runs of one method that train as one program, vectorised: for accelerators that one run leaves
     # idle. On a CPU it is slower than threads. With config.run.mesh="run=8" they are split over eight

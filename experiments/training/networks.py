@@ -21,7 +21,7 @@ BatchNorm = nn.BatchNorm
 
 def widened(x: jax.Array) -> jax.Array:
     """In at least float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def conv(
