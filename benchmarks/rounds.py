@@ -20,7 +20,6 @@ import tqdm
 from benchmarks.contestants import ENVIRONMENTS
 from experiments.system import launch
 
-
 _REST_SECONDS = 0.5
 
 
