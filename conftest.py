@@ -37,17 +37,8 @@ collect_ignore = [] if find_spec("torch") else ["benchmarks/peers.py"]
 
 
 # The files that take longest. They start first, so that at the end no core is left without work.
-LONGEST = (
-    *("test_hosts.py", "test_job.py", "test_reproduce.py", "test_placement.py", "test_sharding.py"),
-    *(
-        "test_notebooks.py",
-        "test_loader.py",
-        "test_imagenet.py",
-        "test_documents.py",
-        "test_train.py",
-    ),
-    *("test_experiments_landscape.py", "test_export.py", "test_report_browser.py"),
-)
+LONGEST = """hosts reproduce documents job notebooks optimizers benchmarks dtypes sharding page_commands
+    export corruptions placement"""
 
 
 def pytest_xdist_auto_num_workers():
@@ -56,7 +47,7 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    rank = {name: i for i, name in enumerate(LONGEST)}
+    rank = {f"test_{name}.py": i for i, name in enumerate(LONGEST.split())}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 

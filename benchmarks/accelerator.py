@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = parts(options.device, options.data_dir, options.output, rest)
         failed.extend(run_parts(wanted, options.output, options.minutes))
 
-    return cli.exit_code(command) or bool(failed)
+    return cli.exit_code(command) or int(bool(failed))
 
 
 def parts(device: str, data_dir: str, output: Path, rest: Sequence[str] = ()) -> list[Part]:

@@ -19,7 +19,7 @@ from experiments.data.sets import Dataset, Split
 from experiments.evaluation import predict
 from experiments.evaluation.points import layout
 from experiments.training import steps
-from experiments.training.run import make_run
+from experiments.training.run import Run, make_run
 
 SIZES = {"standard": 1, "line": 2, "simplex_6": 6}
 
@@ -100,13 +100,41 @@ def _python(code: str, **environment: str) -> tuple[float, str]:
     return time.perf_counter() - begin, done.stdout
 
 
+# What a process runs that evaluates points of a line by PyTorch: it prints the seconds of them all.
+_PYTORCH = """
+import time
+from benchmarks import peers
+points = peers.evaluate_line({alphas}, {num_train}, {num_test}, loader={loader!r},
+                             batch_size=128, device={device!r}, threads={threads})
+begin = time.perf_counter()
+for _ in points:
+    pass
+print(time.perf_counter() - begin)
+"""
+
+
+def _at_once(run: Run, networks, settings: predict.Settings) -> dict[str, dict[str, float]]:
+    """Seconds of a batch's moments of networks, so many of them vectorised together."""
+    found = {}
+    for count in (1, 2, 8):
+        given = run, networks, settings._replace(at_once=count)
+        jax.block_until_ready(predict.recalibrated(*given)[0])  # compiles
+        seconds = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            jax.block_until_ready(predict.recalibrated(*given)[0])
+            seconds.append(time.perf_counter() - begin)
+        found[str(count)] = spread(seconds)
+    return found
+
+
 def evaluation(options: SimpleNamespace, quick: bool) -> dict:
-    """Seconds to predict with the points of a line, with statistics measured for each.
+    """Seconds to predict with the points of a line, with statistics measured for each, in turns.
 
     `one pass` is the experiments' way: all points together, every batch loaded once. `point by
-    point` is the same one point after another, compiled before. `PyTorch` is a
-    process a point with two passes, the training images and the test images, as in the article's
-    code; it is timed for three points.
+    point` is the same one point after another, compiled before. `PyTorch` is the article's way, two
+    passes a point with a data loader; it also has the images on the device instead. Both are one
+    process, whose start does not count, timed for every third point.
     """
     points, num_train, num_test = (3, 512, 128) if quick else (21, 2560, 1024)
     config, run, test = _run("line", options.batch_size, num_train, num_test)
@@ -119,31 +147,42 @@ def evaluation(options: SimpleNamespace, quick: bool) -> dict:
     def timed(groups, run=run):
         begin = time.perf_counter()
         for group in groups:
-            members = jax.tree.map(lambda x, group=group: x[np.asarray(group)], networks)
-            logits, _, _ = predict.predict_networks(run, members, {"test": test}, settings)
+            logits, _, _ = predict.predict_networks(
+                run, networks_of(group), {"test": test}, settings
+            )
             jax.block_until_ready(logits)
         return time.perf_counter() - begin
+
+    def networks_of(group):
+        return jax.tree.map(lambda x: x[np.asarray(group)], networks)
+
+    def pytorch(loader):
+        code = _PYTORCH.format(
+            alphas=[i / points for i in range(0, points, 3)],
+            **{"num_train": num_train, "num_test": num_test, "loader": loader},
+            **{"device": options.device, "threads": options.threads},
+        )
+        return 3 * float(_python(code)[1])
 
     together, single = [list(range(points))], [[i] for i in range(points)]
     size = settings.recalibration_batch_size
     one_batch = run._replace(images=run.images[:size], labels=run.labels[:size])
     for groups in (together, single[:1]):
         timed(groups, one_batch)  # compiles
-    found = {"one pass": [], "point by point": []}
-    for _ in range(1 if quick else 2):
-        found["one pass"].append(timed(together))
-        found["point by point"].append(timed(single))
-    seconds = {name: spread(values) for name, values in found.items()}
+    ways = {"one pass": lambda: timed(together), "point by point": lambda: timed(single)}
     if find_spec("torch") is not None:
-        code = (
-            "from benchmarks import peers; peers.evaluate_point({}, {}, {}, "
-            f"device={options.device!r}, threads={options.threads})"
-        )
-        each = [_python(code.format(a, num_train, num_test))[0] for a in (0.0, 0.5, 1.0)]
-        seconds["PyTorch"] = spread([points * value for value in each])
+        ways["PyTorch"] = lambda: pytorch("workers")
+        ways["PyTorch, images on the device"] = lambda: pytorch("resident")
+    seconds = {name: [] for name in ways}
+    for _ in range(1 if quick else 3):
+        for name, way in ways.items():
+            seconds[name].append(way())
+    several = jax.tree.map(lambda x: x[: min(points, 8)], networks)
     return {
+        "at_once": predict.networks_at_once(settings, networks, size * run.images[0].size),
+        "at_once_seconds": _at_once(one_batch, several, settings),
         "num_points": points,
         "num_training_images": num_train,
         "num_test_images": num_test,
-        "seconds": seconds,
+        "seconds": {name: spread(values) for name, values in seconds.items()},
     }

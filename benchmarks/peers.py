@@ -7,7 +7,7 @@ are what a user who cares for speed adds.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -195,19 +195,20 @@ def resident_batches(images, labels, batch_size, where, threads) -> Iterator:
 
 
 class Images(torch.utils.data.Dataset):
-    """Single images, cropped, flipped and normalised where they are asked for."""
+    """Single images, normalised, and if `augmented` cropped and flipped, where they are asked for."""
 
-    def __init__(self, images, labels):
-        self.images, self.labels = images, labels
+    def __init__(self, images, labels, augmented=True):
+        self.images, self.labels, self.augmented = images, labels, augmented
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, i):
-        padded = np.pad(self.images[i], ((4, 4), (4, 4), (0, 0)))
-        top, left = torch.randint(0, 9, (2,)).tolist()
-        x = padded[top : top + 32, left : left + 32]
-        x = np.ascontiguousarray(x[:, ::-1] if torch.rand(()) < 0.5 else x)
+        x = self.images[i]
+        if self.augmented:
+            top, left = torch.randint(0, 9, (2,)).tolist()
+            x = np.pad(x, ((4, 4), (4, 4), (0, 0)))[top : top + 32, left : left + 32]
+            x = np.ascontiguousarray(x[:, ::-1] if torch.rand(()) < 0.5 else x)
         x = torch.from_numpy(x).permute(2, 0, 1).float() / 255
         return (x - MEAN[0]) / STD[0], int(self.labels[i])
 
@@ -228,25 +229,53 @@ def worker_batches(images, labels, batch_size, where, threads) -> Iterator:
             yield x.to(where, non_blocking=True), y.to(where, non_blocking=True)
 
 
-@torch.no_grad()
-def evaluate_point(
-    alpha: float, num_train: int, num_test: int, *, device: str, threads: int
-) -> torch.Tensor:
-    """Logits of a point of a line: a pass over training images for its statistics, one to predict."""
+def evaluate_line(
+    alphas: Sequence[float],
+    num_train: int,
+    num_test: int,
+    *,
+    loader: str,
+    batch_size: int,
+    device: str,
+    threads: int,
+) -> Iterator[torch.Tensor]:
+    """Logits of points of a line, one after another, as most PyTorch code evaluates them.
+
+    Each takes a pass over the training images, in batches whose statistics batch norm averages, and one
+    over the test images. The images are read anew in every pass by the workers of a data loader, or
+    stay on the device.
+    """
     from benchmarks.contestants import images_and_labels
 
     torch.set_num_threads(threads)
     where = torch.device("cuda" if device == "gpu" else "cpu")
     images, labels = images_and_labels()
+    make = {"workers": worker_batches, "resident": resident_batches}[loader]
+    train = make(images[:num_train], labels[:num_train], batch_size, where, threads)
+    if loader == "workers":
+        held_out = Images(images[:num_test], labels[:num_test], augmented=False)
+        test = torch.utils.data.DataLoader(
+            held_out, batch_size, num_workers=threads, persistent_workers=True
+        )
+    else:
+        resident = torch.from_numpy(images[:num_test]).permute(0, 3, 1, 2).to(where)
+        normal = lambda x: (x.float() / 255 - MEAN.to(where)) / STD.to(where)
+        test = [(normal(x), None) for x in resident.split(batch_size)]
     network = ResNet20(True).to(where)
-    for layer in network.modules():
-        if isinstance(layer, Mixed):
-            layer.alpha = torch.tensor(alpha, device=where)
-    network.train()
-    size = 128
-    batches = worker_batches(images[:num_train], labels[:num_train], size, where, threads)
-    for x, _ in itertools.islice(batches, num_train // size):
-        network(x)
-    network.eval()
-    batches = worker_batches(images[:num_test], labels[:num_test], size, where, threads)
-    return torch.cat([network(x) for x, _ in itertools.islice(batches, num_test // size)])
+
+    @torch.no_grad()
+    def logits_at(alpha):
+        for layer in network.modules():
+            if isinstance(layer, Mixed):
+                layer.alpha = torch.tensor(alpha, device=where)
+            if isinstance(layer, Norm):  # those of the point before
+                layer.first.reset_running_stats()
+        network.train()
+        for x, _ in itertools.islice(train, num_train // batch_size):
+            network(x)
+        network.eval()
+        logits = torch.cat([network(x.to(where)) for x, _ in test])
+        wait(device)
+        return logits
+
+    return map(logits_at, alphas)

@@ -40,7 +40,7 @@ class Recalibration(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    count: jax.Array  # type: ignore[assignment]
+    count: jax.Array | np.ndarray  # type: ignore[assignment]
     stats: PyTree
 
 
@@ -211,8 +211,9 @@ def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
 def _empty(stats_fn, params, stats, batch) -> _Pool:
     arguments = (params, batch) if stats is None else (params, stats, batch)
     shapes = jax.eval_shape(stats_fn, *arguments)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, tree.wider_dtype(s, jnp.float32)), shapes)
-    return _Pool(jnp.zeros((), jnp.float32), zeros)
+    # Of the host, since JAX would compile one program for each shape.
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, tree.wider_dtype(s, jnp.float32)), shapes)
+    return _Pool(np.zeros((), np.float32), zeros)
 
 
 @functools.partial(jax.jit, static_argnums=0)

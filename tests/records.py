@@ -6,14 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("digits", "digits-bfloat16", "cifar10-small", "cifar10-small-30", "cifar10-small-pilot")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+SUITES = ("digits", "digits-bfloat16", "cifar10-small")
 
 
 @functools.cache
 def committed(name):
     """The metrics.json of a folder of results/; to be read, not changed."""
     return json.loads((RESULTS / name / "metrics.json").read_text())
+
+
+def midpoints(name):
+    """The rows of a suite's table that are of midpoints, by label noise, setting and method."""
+    rows = [row for row in committed(name)["table"] if row["place"] == "midpoint"]
+    return {(row["label_noise"], row["setting"], row["method"]): row for row in rows}
 
 
 def flat(value, prefix=""):

@@ -83,11 +83,11 @@ def test_a_dry_run_of_one_method(tmp_path, images, monkeypatch):
     (folder / "performance" / "performance.json").write_text("{}")
     small = ("num_epochs=1", "batch_size=8", "validation_size=4", "optimizer.warmup_epochs=0")
     small += ("model.depth=8", "model.width=2", "evaluation.num_points=3")
-    small += ("evaluation.recalibration_batch_size=8", "evaluation.batch_size=8")
+    small += ("evaluation.recalibration_batch_size=8",)
     arguments = [f"--config.run.{value}" for value in small]
     arguments += ["--config.seeds=(0,1)", f"--data_dir={images}", f"--output={folder}"]
     assert accelerator.main([*arguments, "--device=cpu", "--minutes=9"]) == 0
     found = json.loads((folder / "cifar10" / "metrics.json").read_text())
     runs = {(run["method"], run["label_noise"], run["seed"]) for run in found["runs"]}
     assert runs == {("line", noise, seed) for noise in (0.0, 0.2) for seed in (0, 1)}
-    assert all(run["cost"]["runs_at_once"] == 2 for run in found["runs"])
+    assert all(run["cost"]["runs_at_once"] == 3 for run in found["runs"])

@@ -12,7 +12,6 @@ from hypothesis import given
 from stacks import SEEDS, arbitrary, normal
 
 from examples.permutations import permutation_groups
-from experiments.system.errors import UserError
 from experiments.training.networks import CifarResNet, ConvNet, ImageNetResNet
 from subspace_jax.contrib import alignment
 
@@ -115,8 +114,3 @@ def test_a_group_may_have_two_axes_of_one_leaf(seed):
     permuted = alignment.permute(one, groups, shuffle(seed, one, groups))
     chex.assert_trees_all_equal(alignment.align(one, permuted, groups), one)
     assert distance(one, alignment.align(one, other, groups)) < distance(one, other)
-
-
-def test_networks_of_others_have_no_groups_here():
-    with pytest.raises(UserError, match="consists of Dense_0, Dense_1 and is none of experiments"):
-        permutation_groups({"Dense_0": {}, "Dense_1": {}})

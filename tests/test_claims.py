@@ -102,15 +102,3 @@ def test_swapped_sides_have_the_opposite_outcome_and_the_order_of_runs_none():
     run = [v for v in verdicts if v.outcome != "not run"]
     alone = [one(runs, v.claim).p_value for v in run]
     assert significance.holm(alone) == pytest.approx([v.p_value for v in run])
-
-
-def test_one_comparison_in_a_sentence():
-    claim = claim_of("fig7", "line", "standard", "accuracy", 0.2)
-    for difference, outcome, said in (
-        (0.02, "agree", "is more accurate than standard training, by 2.00 ± 0.40 points."),
-        (-0.02, "disagree", "is less accurate than standard training, by 2.00 ± 0.40 points."),
-        (0.02, "too few seeds", "by 2.00 ± 0.40 points (too few seeds, n = 8)."),
-    ):
-        sentence = claims.plain(claims.Verdict(claim, difference, 0.004, 8, None, outcome))
-        assert sentence.startswith("With wrong labels, the midpoint of the line ")
-        assert sentence.endswith(said)

@@ -1,4 +1,6 @@
-"""Corrupted test sets: made here or published, and which models they fit."""
+"""Corrupted test sets, made here or published, and images of no class: what is made and what is read."""
+
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,17 +8,18 @@ import pytest
 from PIL import Image
 
 import subspace_jax as ss
-from experiments.data import corrupted
+from experiments.data import corrupted, ood
 from experiments.data.corrupted import load_corrupted
+from experiments.data.ood import load_outside
 from experiments.data.sets import Split
 from experiments.system.errors import UserError
 
-COUNT, CLASSES = 6, 4
+CLASSES = 4
 
 
-def random_split(count=COUNT):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+def split_of(count=6, shape=(32, 32, 3), seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
     return Split(images, rng.integers(0, CLASSES, count).astype(np.int32))
 
 
@@ -45,7 +48,7 @@ def write_jpegs(folder, classes, size=64):
 
 
 def test_generated_images_are_those_of_the_library_in_8_bits_and_depend_on_the_seed():
-    clean = random_split()
+    clean = split_of()
 
     def generated(name, seed=0):
         return load_corrupted("generated", name, 4, clean, CLASSES, seed=seed)
@@ -77,7 +80,7 @@ def test_pixels_are_truncated_where_a_published_set_is_stood_in_for(shape, shift
 
 
 def test_severities_are_slices_of_the_published_arrays(tmp_path):
-    clean = random_split()
+    clean = split_of()
     write_npy(tmp_path, clean)
     for severity in corrupted.SEVERITIES:
         found = load_corrupted(str(tmp_path), "snow", severity, clean, CLASSES)
@@ -86,7 +89,7 @@ def test_severities_are_slices_of_the_published_arrays(tmp_path):
 
 
 def test_a_sample_has_the_first_test_images(tmp_path):
-    clean, path = random_split(), tmp_path / "sample.npz"
+    clean, path = split_of(), tmp_path / "sample.npz"
     images = np.random.default_rng(1).integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
     np.savez(path, snow=images, labels=clean.labels[:4])
     found = load_corrupted(str(path), "snow", 2, clean, CLASSES)
@@ -97,7 +100,7 @@ def test_a_sample_has_the_first_test_images(tmp_path):
 
 
 def test_damaged_files_and_sets_of_another_test_split_are_refused(tmp_path):
-    clean, source = random_split(), str(tmp_path)
+    clean, source = split_of(), str(tmp_path)
 
     def refused(sentence, given=source, name="snow", split=clean):
         with pytest.raises(UserError, match=sentence):
@@ -120,7 +123,7 @@ def test_damaged_files_and_sets_of_another_test_split_are_refused(tmp_path):
 
 
 def test_records_of_tfds_are_read_in_any_order_once_they_are_prepared(tmp_path):
-    clean = random_split(count=3)
+    clean = split_of(count=3)
 
     def load(name, clean):
         return load_corrupted("tfds", name, 2, clean, CLASSES, data_dir=str(tmp_path)).split
@@ -191,3 +194,73 @@ def test_sets_of_other_classes_or_sizes_are_refused(tmp_path):
             load_corrupted(str(tmp_path), "snow", 3, blank(64, [0] * 4), 2, class_names=names)
     with pytest.raises(UserError, match="corruptions has 'rain'; choose among gaussian_noise, "):
         corrupted.check_names(["snow", "rain"])
+
+
+# Images of no class
+
+
+SMALL = (8, 8, 3)
+
+
+def refused(name, sentence, like=None):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load_outside(str(name), like or split_of(6, SMALL))
+
+
+@pytest.mark.parametrize("name", ood.MADE)
+def test_what_is_made_looks_like_the_test_images_and_is_the_same_each_time(name):
+    like = split_of(shape=(5, 7, 1))
+    made = load_outside(name, like)
+    assert (made.shape, made.dtype) == (like.images.shape, np.uint8)
+    np.testing.assert_array_equal(made, load_outside(name, like))
+    assert (made != like.images).any()
+    assert (made != load_outside(name, like, seed=1)).any()
+
+
+def test_shuffled_images_have_their_own_pixels_in_one_order():
+    like = split_of(6, (5, 7, 3))
+    shuffled = load_outside("shuffled", like)
+    before, after = (images.reshape(6, 35, 3) for images in (like.images, shuffled))
+    # Where each pixel of the first image went, all of whose pixels differ; channels stay together.
+    assert len(np.unique(before[0], axis=0)) == 35
+    order = [int(np.flatnonzero((before[0] == pixel).all(-1))[0]) for pixel in after[0]]
+    assert sorted(order) == list(range(35))
+    assert order != list(range(35))
+    np.testing.assert_array_equal(after, before[:, order])
+
+
+def test_a_file_gives_its_test_images_if_they_fit(tmp_path):
+    path, images = tmp_path / "foreign.npz", split_of(9, SMALL, 1).images
+    np.savez(path, test_images=images, more=np.zeros(2))
+    np.testing.assert_array_equal(load_outside(str(path), split_of(6, SMALL)), images)
+    for other, said in (
+        (np.zeros((9, 32, 32, 3), np.uint8), "uint8 [32, 32, 3]"),
+        (np.zeros((9, 8, 8, 3), np.float32), "float32 [8, 8, 3]"),
+    ):
+        np.savez(path, test_images=other)
+        refused(path, f"{path} has test images {said} but those of the model are uint8 [8, 8, 3]; ")
+    np.savez(path, images=images)
+    refused(path, f"{path} can't be read as an .npz file with test_images")
+    for name in ("nois", "/nowhere/x.npz"):
+        refused(name, f"has '{name}'; use noise, shuffled, svhn, cifar10, ")
+
+
+def test_data_sets_are_read_by_their_names_and_small_grey_images_fitted(monkeypatch):
+    """With three equal channels and a black border; larger images and colours are refused."""
+    images = {
+        "svhn_cropped": split_of(6, SMALL).images,
+        "fashion_mnist": 1 + split_of(4, (5, 6, 1)).images // 2,
+    }
+    read = lambda name, data_dir, part: (images[name], None)
+    monkeypatch.setattr(ood.prepared, "read_prepared", read)
+    for name in ("svhn", "svhn_cropped"):
+        np.testing.assert_array_equal(
+            load_outside(name, split_of(6, SMALL)), images["svhn_cropped"]
+        )
+    found, grey = load_outside("fashion_mnist", split_of(6, SMALL)), images["fashion_mnist"]
+    assert (found.shape, found.dtype) == ((4, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(found[:, 1:6, 1:7], np.repeat(grey, 3, -1))
+    assert (found > 0).sum() == 3 * grey.size
+    for shape in ((5, 5, 3), (8, 8, 1)):
+        sentence = f"has test images uint8 [8, 8, 3] but those of the model are uint8 {list(shape)}"
+        refused("svhn", sentence, split_of(shape=shape))

@@ -65,7 +65,7 @@ def test_every_corruption(name):
     assert (function.__name__, bool(function.__doc__)) == (name, True)
     copies = jnp.broadcast_to(images[:1], images.shape)
     changes = []
-    for severity in (1, 3, 5):
+    for severity in (1, 5):
         corrupted = corrupt(name, images, severity)
         chex.assert_trees_all_equal_shapes_and_dtypes(corrupted, images)
         assert (corrupted.min() >= 0, corrupted.max() <= 1) == (True, True)  # and not nan
@@ -212,16 +212,6 @@ def test_frost_is_as_rough_as_the_photographs(size, count, of_photographs):
     np.testing.assert_allclose(ratio[:2] / ratio[2], 1, atol=0.03)
 
 
-def spectrum(change):
-    """Power of the gray change in five rings of spatial frequency, mean over images."""
-    gray = change.mean(axis=3)
-    gray -= gray.mean(axis=(1, 2), keepdims=True)
-    power = (np.abs(np.fft.fft2(gray)) ** 2).mean(axis=0)
-    radius = 32 * np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32))
-    ring = np.digitize(radius, (0.5, 1.5, 3, 6, 10, 17)).ravel()
-    return (np.bincount(ring, power.ravel()) / np.bincount(ring))[1:6]
-
-
 def pairs(name):
     """Clean pixels, those of the official file and ours, truncated to bytes as these, by severity."""
     clean = np.load(SAMPLE.with_name("cifar10.npz"))["test_images"][:200]
@@ -235,14 +225,3 @@ def pairs(name):
 def test_fixed_ones_are_the_official_pixels(name):
     for _, theirs, ours in pairs(name):
         assert np.abs(ours - theirs).mean() <= (0.17 if name == "jpeg_compression" else 0.08)
-
-
-@needs_sample
-@pytest.mark.parametrize("name", ["gaussian_noise", "snow", "frost", "fog"])
-def test_random_ones_have_the_statistics(name):
-    for clean, theirs, ours in pairs(name):
-        assert ours.mean() == pytest.approx(theirs.mean(), abs=3)
-        assert ours.std() == pytest.approx(theirs.std(), rel=0.05)
-        np.testing.assert_allclose(spectrum(ours - clean) / spectrum(theirs - clean), 1, atol=0.3)
-        rough = steps(ours - clean)[:2] / steps(theirs - clean)[:2]
-        np.testing.assert_allclose(rough, 1, atol=0.03)

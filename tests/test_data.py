@@ -102,12 +102,6 @@ def test_noise_changes_exactly_the_rate(draw, count, num_classes, rate, seed):
     np.testing.assert_array_equal(labels, before)
 
 
-def test_noise_depends_on_the_seed():
-    labels = np.zeros(100, np.int32)
-    first, second = (corrupt_labels(labels, 10, 0.5, "uniform_wrong", s) for s in (0, 1))
-    assert ((first > 0) != (second > 0)).any()
-
-
 @pytest.mark.parametrize(
     ("mode", "classes"), [("uniform_wrong", [0, 1, 3, 4]), ("uniform_any", [0, 1, 2, 3, 4])]
 )
@@ -127,8 +121,8 @@ def test_noise_is_the_one_it_always_was():
         ("uniform_wrong", [0, 0, 2, 4, 6, 0, 0, 2, 0, 1]),
         ("uniform_any", [0, 0, 3, 6, 1, 0, 0, 5, 0, 1]),
     ):
-        found = corrupt_labels(np.zeros(10, np.int32), 10, 0.5, mode, 0)
-        assert found.tolist() == expected
+        found, other = (corrupt_labels(np.zeros(10, np.int32), 10, 0.5, mode, s) for s in (0, 1))
+        assert found.tolist() == expected != other.tolist()
 
 
 def test_one_class_has_no_wrong_label():
@@ -268,23 +262,13 @@ IMAGES = arrays()["train_images"]
             {"train_images": np.zeros((6, 3, 8, 8), np.uint8)},
             r"looks like \[N, C, H, W\], .* transp",
         ),
-        ({"test_images": np.zeros((3, 1, 8, 9), np.uint8)}, r"test_images .* looks like \[N, C"),
-        ({"train_images": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
         ({"train_labels": np.array([1, 2, 3] * 2)}, "are 1 to 3 without 0; .* store num_classes=4"),
-        ({"train_labels": np.array([0, 1, 3] * 2)}, "are 0 to 3 without 2; count the classes"),
-        ({"train_labels": np.array([1, 2, 3] * 2), "num_classes": 3}, "are 1 to 3 but there are 3"),
         (
             {"class_names": ["a", "b"]},
             r"class_names of .* is <U1 \[2\], .* but there are 3 classes",
         ),
-        ({"class_names": [1, 2, 3]}, r"class_names of .* is int64 \[3\], "),
         ({"class_names": ["a", "b", "a"]}, "2 of them different, but there are 3"),
-        (
-            {"class_names": np.array(["a", "b", 3], object)},
-            "can't be read as an .npz file of plain",
-        ),
         ({"num_classes": 2.5}, "num_classes .* is 2.5; store one integer of 1 or more"),
-        ({"num_classes": np.array([3])}, r"num_classes .* is \[3\]; store one integer"),
         ({"test_images": None, "train_labels": None}, "but lacks train_labels, test_images; write"),
         ({"train_labels": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
     ],
@@ -355,7 +339,6 @@ def _flip(file, at):
 
 DAMAGE = {  # What is done to the file of prepared CIFAR-10 with this in its name, and its reason.
     "-test: gone": (lambda file: file.unlink(), "No such file"),
-    "-test: empty": (lambda file: file.write_bytes(b""), "at least 64KB"),
     "-train: half": (
         lambda file: os.truncate(file, file.stat().st_size // 2),
         "postscript|Riegeli|can.t be read",
@@ -367,7 +350,6 @@ DAMAGE = {  # What is done to the file of prepared CIFAR-10 with this in its nam
         lambda file: file.write_text(file.read_text().replace('"5"', '"4"')),
         "5 records but dataset_info.json says 4",
     ),
-    "features.json: empty": (lambda file: file.write_bytes(b""), "Expecting value"),
     "label.labels.txt: half": (lambda file: os.truncate(file, 40), "names . of 10 classes"),
 }
 

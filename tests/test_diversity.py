@@ -124,12 +124,3 @@ def test_distances_between_almost_equal_endpoints_are_rounding():
     endpoint, noise = normal(0, 1, 20, 30), 1e-6 * normal(1, 8, 20, 30)
     found = distances(jnp.asarray(endpoint + noise))
     np.testing.assert_allclose(found, np.zeros((8, 8)), atol=1e-3 * np.linalg.norm(endpoint))
-
-
-def test_functions_are_mapped():
-    several = [device(make_endpoints(seed, 2)) for seed in range(3)]
-    # is_kernel sees the leaves of one set of endpoints, without the axis of the map.
-    many = jax.jit(jax.vmap(every))(jax.tree.map(lambda *x: jnp.stack(x), *several))
-    for i, endpoints in enumerate(several):
-        found = [x[i] for x in many]
-        chex.assert_trees_all_close(found, every(endpoints), rtol=1e-4, atol=1e-5)

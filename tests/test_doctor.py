@@ -18,8 +18,7 @@ from experiments.doctor import data, machine, runs
 from experiments.doctor.findings import LOOK, OK, PROBLEM, guarded
 from experiments.system.errors import UserError
 from tests import tiny
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.records import ROOT
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,16 +1,14 @@
 """What the README and the pages of docs/ show works as it stands there."""
 
 import re
-from pathlib import Path
 
 import jax
 import pytest
-from records import committed
+from records import ROOT, midpoints
 
 from experiments import markdown
 from experiments.results import styles, wording
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGE = (ROOT / "docs" / "results.md").read_text()
 COMMANDS = re.findall(r"-m experiments.markdown (\S+)\s+(--\w+) (\S+) -->", PAGE)
@@ -71,11 +69,7 @@ def test_the_summary_is_that_of_the_digits():
     table = re.search(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)[0].splitlines()
     header, _, *rows = ([cell.strip() for cell in row.split("|")[1:-1]] for row in table)
     assert 0 < len(rows) <= 10
-    found = {
-        (row["label_noise"], row["setting"], row["method"]): row
-        for row in committed("digits")["table"]
-        if row["place"] == "midpoint"
-    }
+    found = midpoints("digits")
     for row in rows:
         said = dict(zip(header, row, strict=True))
         labels, setting = said["Labels, settings"].split(", ")

@@ -1,6 +1,7 @@
 """A network of a finished run in files of its own: the logits that it should give, or nothing."""
 
 import dataclasses
+import functools
 import inspect
 import json
 import os
@@ -26,12 +27,12 @@ from experiments.runs.finished import reopen
 from experiments.system.errors import UserError
 from experiments.training import networks
 from tests import tiny
+from tests.records import ROOT
 from tests.stacks import normal
 
 # Orbax leaves futures of a closed event loop behind.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "params.Conv_0.kernel"
 
 
@@ -154,7 +155,10 @@ NETWORKS = [
 def test_the_source_of_a_network_gives_its_logits(network):
     images = np.random.default_rng(0).integers(0, 256, (3, 13, 10, 3)).astype(np.uint8)
     normalised = normalize(jnp.asarray(images), "imagenet")
-    variables = jax.device_get(network.init(jax.random.key(0), normalised, train=False))
+    init, apply = (
+        jax.jit(functools.partial(f, train=False)) for f in (network.init, network.apply)
+    )
+    variables = jax.device_get(init(jax.random.key(0), normalised))
     kept = variables | {"params": quantised(variables["params"])}
     rounded = kept | {"params": dequantised(kept["params"])}
     for given_, same, int8 in ((variables, variables, False), (kept, rounded, True)):
@@ -162,7 +166,7 @@ def test_the_source_of_a_network_gives_its_logits(network):
         exec(formats.source(network, "imagenet", int8), scope)
         for name in (field.name for field in dataclasses.fields(network)):
             assert getattr(scope["network"], name) == getattr(network, name)
-        wanted = np.asarray(network.apply(same, normalised, train=False))
+        wanted = np.asarray(apply(same, normalised))
         assert np.ptp(wanted, axis=0).min() > 0.01  # images are told apart
         tolerance = (0.03 if network.dtype == jnp.bfloat16 else 1e-5) * np.abs(wanted).max()
         np.testing.assert_allclose(scope["logits"](given_, images), wanted, atol=tolerance)

@@ -68,7 +68,7 @@ def test_values_that_are_not_json_leave_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(DICTIONARIES, min_size=1, max_size=4), DICTIONARIES)
 def test_json_reads_back_as_what_was_written_and_rows_have_their_lines(rows, other):
     value = {"rows": rows, "tuple": (1, (2, 3)), **other}

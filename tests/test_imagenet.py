@@ -1,9 +1,7 @@
 """ImageNet end to end, on a folder of small generated JPEGs."""
 
 import json
-import shutil
 import signal
-from pathlib import Path
 
 import chex
 import jax
@@ -18,9 +16,6 @@ from experiments import imagenet
 from experiments.configs.imagenet import get_config
 from experiments.data import corrupted, decode, loader, sets
 from experiments.evaluation import predict
-from experiments.evaluation.inputs import Inputs
-from experiments.reproduce import records, scheduler
-from experiments.system.errors import UserError
 from experiments.training import feed, steps
 from experiments.training import run as training_run
 from experiments.training.history import History
@@ -162,18 +157,6 @@ def test_batches_lie_on_the_devices_that_share_them(folder):
     np.testing.assert_array_equal(labels[0], expected[1])
 
 
-# Unreadable images
-
-
-def test_unreadable_images_are_in_the_results(folder, tmp_path, capsys):
-    root, workdir = shutil.copytree(folder, tmp_path / "imagenet"), tmp_path / "run"
-    bad = Path(sets.of(jpegs.config(root)).train.images.name(20))
-    bad.write_bytes(b"text")
-    assert imagenet.main(arguments(root, workdir, recipe="standard")) == 0
-    assert metrics(workdir)["data"]["skipped"] == [{"file": str(bad), "reason": "not decoded"}]
-    assert f"Left out: {bad} can't be decoded." in capsys.readouterr().err
-
-
 def test_what_was_passed_over_before_an_interruption_is_kept(folder):
     (_, run), (_, again) = make_run(folder), make_run(folder)
     run.loader.corrupt.append("one.JPEG")
@@ -203,49 +186,14 @@ def test_recalibration_reads_each_of_its_images_once_and_again_alike(folder):
 # Corrupted images
 
 
-def load_corrupted(folder, source, severity=2):
-    _, test, num_classes = sets.load_arrays("imagenet", str(folder), jpegs.SIDE)
-    names = sets.class_names("imagenet", str(folder))
-    return corrupted.load_corrupted(source, "snow", severity, test, num_classes, class_names=names)
-
-
 def test_folders_of_some_classes_are_decoded_where_they_are_indexed(folder, tmp_path):
-    found = load_corrupted(folder, corrupted_set(tmp_path, ("n002", "n004"), 8))
+    _, test, num_classes = sets.load_arrays("imagenet", str(folder), jpegs.SIDE)
+    source = corrupted_set(tmp_path, ("n002", "n004"), 8)
+    found = corrupted.load_corrupted(
+        source, "snow", 2, test, num_classes, class_names=sets.class_names("imagenet", str(folder))
+    )
     np.testing.assert_array_equal(found.columns, [1, 3])
     np.testing.assert_array_equal(found.split.labels, [0, 0, 1, 1])
     assert decode.is_lazy(found.split.images)
     levels = found.split.images[:].mean((1, 2, 3))
     np.testing.assert_allclose(levels, [60.5, 60.5, 100.5, 100.5], atol=3)
-
-
-def test_generated_corruptions_depend_on_the_image_alone(folder):
-    found = load_corrupted(folder, corrupted.GENERATED, 3)
-    images, clean = found.split.images, sets.of(jpegs.config(folder)).test.images
-    whole = images[:]
-    assert (whole != clean[:]).any((1, 2, 3)).all()
-    np.testing.assert_allclose(images[[9, 2]], whole[[9, 2]], atol=1)
-    assert (load_corrupted(folder, corrupted.GENERATED, 4).split.images[:] != whole).any()
-
-
-# Bad values
-
-
-def test_crops_need_images_that_are_not_decoded(folder):
-    config = jpegs.config(folder, dataset="digits", image_size=0, num_classes=0)
-    with pytest.raises(UserError, match=r"augmentation is 'random_resized_crop' but the images of"):
-        training_run.make_run(config, sets.of(config))
-
-
-# Suites
-
-
-def test_a_suite_streams_as_a_run_does(folder, tmp_path):
-    config = jpegs.config(folder, "standard", num_epochs=2)
-    entry, shares = records.Entry("standard", "article", 0.0, 0, config), []
-    suite = records.Suite(tmp_path, Inputs(), lambda: False)
-    record = scheduler.run_entry(entry, shares.append, suite)
-    assert record["data"] == {"num_skipped": 0, "skipped": []}
-    assert record["cost"]["training_images"] == 2 * 5 * 8
-    assert records.finished(tmp_path, entry) == record
-    config.loader.num_workers = 3  # as it changes no result
-    assert records.finished(tmp_path, entry) == record

@@ -18,11 +18,11 @@ from benchmarks.faults import newest, outcome
 from experiments import cifar
 from experiments.runs import job, logs
 from tests import tiny
+from tests.records import ROOT
 
 # Orbax leaves futures of a closed event loop behind when it reads damaged files.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "num_epochs": 3,
     "batch_size": 10,
@@ -70,16 +70,19 @@ def test_a_finished_run_holds_all_that_is_promised(finished):
     assert "</html>" in (finished / "report.html").read_text()
 
 
-def test_a_finished_run_is_left_as_it_is_and_its_folder_is_no_other_s(
-    npz, finished, capsys, monkeypatch
+def test_a_finished_run_gets_no_more_than_its_report_and_its_folder_is_no_other_s(
+    npz, finished, tmp_path, capsys, monkeypatch
 ):
-    before = (finished / "metrics.json").read_bytes()
+    workdir = shutil.copytree(finished, tmp_path / "late")
+    (workdir / "report.html").unlink()
+    assert cifar.main(arguments(npz, workdir)) == 0
+    assert "</html>" in (workdir / "report.html").read_text()
     monkeypatch.setattr(job, "make_run", pytest.fail)
-    assert cifar.main(arguments(npz, finished)) == 0
+    assert cifar.main(arguments(npz, workdir)) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert cifar.main(arguments(npz, finished, "--config.seed=7")) == 2
+    assert cifar.main(arguments(npz, workdir, "--config.seed=7")) == 2
     assert "config.seed is 0 there and 7 here" in capsys.readouterr().err
-    assert (finished / "metrics.json").read_bytes() == before
+    assert metrics(workdir) == metrics(finished)
 
 
 def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
@@ -95,8 +98,9 @@ def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
     assert outcome(workdir) == outcome(finished)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("module", ["steps", "evaluate"])
+@pytest.mark.parametrize(
+    ("module", "number"), [("steps", signal.SIGTERM), ("evaluate", signal.SIGINT)]
+)
 def test_a_signal_saves_exits_0_and_the_rest_is_the_same(
     npz, finished, tmp_path, monkeypatch, capsys, number, module
 ):
@@ -132,14 +136,6 @@ def test_the_oracle_is_the_best_look_at_the_test_split(npz, tmp_path):
     assert last == pytest.approx(found["midpoint"]["accuracy"])
     assert oracle["oracle"] is True
     assert "early stopping" in (tmp_path / "run" / "report.html").read_text()
-
-
-def test_a_finished_run_without_its_report_gets_one(npz, finished, tmp_path):
-    workdir = shutil.copytree(finished, tmp_path / "late")
-    (workdir / "report.html").unlink()
-    assert cifar.main(arguments(npz, workdir)) == 0
-    assert metrics(workdir) == metrics(finished)
-    assert "</html>" in (workdir / "report.html").read_text()
 
 
 def test_logs_on_a_full_disk_are_a_sentence_and_the_checkpoint_is_kept(

@@ -66,13 +66,6 @@ def test_landscapes_are_known_and_their_networks_need_not_be(tmp_path):
         known([known_runs.read(str(path))], entries)
 
 
-def test_further_seeds_and_methods_are_not_known(file):
-    entries = planned(config_of(num_seeds=6, products=(*PRODUCTS, "curve")))
-    further = (4, 5, 1004, 1005)
-    missing = {e.id for e in entries if e.method == "curve" or e.seed in further}
-    assert known([file], entries).keys() == {entry.id for entry in entries} - missing
-
-
 def test_networks_that_a_new_run_starts_from_are_trained_again(file):
     """Those of a whole chain, and of it alone."""
     file.runs.pop("article/spro/noise0/seed0")
@@ -101,34 +94,6 @@ def test_a_record_without_weights_is_stale_if_another_run_starts_from_it(tmp_pat
     assert known_runs.sort(None, [], [*needed, new]) == (set(), {}, set())
 
 
-def test_of_two_files_the_first_counts(file, tmp_path):
-    config = config_of(products=("standard",), num_seeds=6)
-    second = written(tmp_path / "second.json", config)
-    second.runs["article/standard/noise0/seed0"]["seed"] = -1
-    entries = planned(config)
-    found = known([file, second], entries)
-    assert found.keys() == {entry.id for entry in entries}
-    assert found["article/standard/noise0/seed0"]["seed"] == 0
-
-
-def test_how_a_run_was_made_comes_with_it(tmp_path):
-    """As the file says of all, or as its number says and, without one, unknown."""
-    config = config_of(num_seeds=2, products=("line",))
-    metrics, path = metrics_from(config, records_of(config)), tmp_path / "metrics.json"
-    here = metrics["provenance"]
-
-    def made():
-        path.write_text(json.dumps(metrics))
-        runs = known_runs.read(str(path)).runs
-        return [runs[f"article/line/noise0/seed{seed}"]["made"] for seed in range(2)]
-
-    assert made() == [{name: here[name] for name in ("commit", "versions", "device")}] * 2
-    for run in metrics["runs"]:
-        run |= {"made": 1} if run["seed"] == 0 else {}
-    here["made"] = [{"cpu": "one", "num_runs": 9}, {"cpu": "two"}]
-    assert made() == [{"cpu": "two"}, {}]
-
-
 def test_another_config_and_other_data_are_refused(file, monkeypatch):
     entries = planned(config_of(products=("line",), run__num_epochs=7))
     with pytest.raises(UserError, match=r"config.run.num_epochs is 20 there and 7 here.*leave"):
@@ -153,25 +118,15 @@ def test_what_is_no_results_file_is_refused(tmp_path):
         known_runs.read(str(tmp_path / "nowhere.json"))
 
 
-_FOUR = ("standard", "ema", "line", "layerwise_line")
-_SHORT = {"run.evaluation.num_points": 11, "run.evaluation.outside": ("noise", "shuffled")}
-_SHORT |= {"clean_only": ()}
+_FIVE = ("standard", "ema", "line", "layerwise_line", "curve")
 # Committed results -> their suite, and the values with which its command takes their runs.
 COMMITTED = {
     "digits": ("digits", {}),
     "digits-bfloat16": (
         "digits",
-        {"run.model.dtype": "bfloat16", "products": (*_FOUR, "curve"), "landscape.seeds": ()},
+        {"run.model.dtype": "bfloat16", "products": _FIVE, "landscape.seeds": ()},
     ),
     "cifar10-small": ("cifar10-small", {}),
-    "cifar10-small-30": (
-        "cifar10-small",
-        _SHORT | {"run.num_epochs": 30, "products": (*_FOUR, "swa_constant", "dropout", "curve")},
-    ),
-    "cifar10-small-pilot": (
-        "cifar10-small",
-        _SHORT | {"run.num_epochs": 15, "seeds": (0, 1), "products": _FOUR},
-    ),
 }
 
 

@@ -3,9 +3,9 @@
 import ast
 import graphlib
 import subprocess
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from records import ROOT
+
 # Folder -> the folders that it imports, each of which lies on a lower floor. "" are the commands
 # beside the folders, which nothing imports.
 BASE = {"system", "subspace_jax"}

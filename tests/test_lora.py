@@ -1,13 +1,11 @@
 """Low-rank deltas on a frozen base: exact mixtures of networks, in little memory."""
 
 import chex
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from stacks import network, normal
 
 import subspace_jax as ss
@@ -80,12 +78,6 @@ def test_a_point_is_one_product_and_no_other_network():
     assert sum(equation.primitive.name == "dot_general" for equation in program.eqns) == 1
 
 
-def test_the_base_keeps_its_dtype():
-    base = {"w": jnp.ones((4, 3), jnp.bfloat16)}
-    factors = lora.init(jax.random.key(0), base, 2, b_std=1.0)
-    chex.assert_type(jax.tree.leaves((factors, lora.merge(base, factors))), jnp.bfloat16)
-
-
 # Training
 
 
@@ -124,21 +116,3 @@ def test_penalty_and_gram_are_those_of_the_deltas():
 
     for seed in range(3):
         assert_networks_close(*both(drawn(seed=seed), jax.random.key(seed)), rtol=1e-4, atol=1e-4)
-
-
-# Other libraries' networks
-
-
-def test_a_base_may_be_an_array_a_state_of_nnx_or_a_module_with_functions_in_it():
-    graph, state = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
-    mlp, x, line = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0)), jnp.ones((1, 2)), ss.line()
-    for base, axis, apply in [
-        (jnp.asarray(normal(0, 2, 3)), -1, lambda kernel: x @ kernel),
-        (state, -1, lambda state: nnx.merge(graph, state)(x)),
-        (mlp, 1, lambda mlp: mlp(x[0])),
-    ]:
-        for b_std in (0.0, 1.0):
-            init_fn = lambda key, b=base, a=axis, std=b_std: lora.init(key, b, 2, axis=a, b_std=std)
-            factors = line.init(jax.random.key(1), init_fn)
-            tuned = apply(lora.around(line, base).midpoint(factors))
-            assert np.array_equal(tuned, apply(base)) == (b_std == 0)

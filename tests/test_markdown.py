@@ -25,27 +25,6 @@ def test_a_cell_has_its_error_is_empty_or_says_that_it_is_not_finite():
     assert "| article | 0 % | Line | midpoint | 1 | 93.00 ± 0.10 |  | 1.00 | 3 |" in text
 
 
-def test_what_was_chosen_is_said_with_what_was_tried():
-    rate, decay = "optimizer.learning_rate", "optimizer.weight_decay"
-    cells = (
-        ("article", 0.0, "dropout", {"model.dropout": 0.15}),
-        ("tuned", 0.2, "line", {rate: 2.0, decay: 1e-4}),
-        ("tuning", 0.2, "ema", {rate: 0.1, decay: 1e-4}),
-    )
-    names = ("setting", "label_noise", "method", "values")
-    config = {
-        "sweeps": {"dropout": {"name": "model.dropout", "values": [0.05, 0.15]}},
-        "tuning": {"learning_rate": [0.1, 2.0], "weight_decay": [1e-4]},
-    }
-    chosen = [dict(zip(names, cell, strict=True)) for cell in cells]
-    assert tables.chosen_said({"config": config, "chosen": chosen}) == [
-        "Chosen by validation accuracy, article setting, clean labels: Dropout: dropout 0.15. "
-        "Tried: dropout 0.05, 0.15.",
-        "Chosen by validation accuracy, tuned setting, 20 % wrong labels: Line: learning rate 2, "
-        "weight decay 0.0001. Tried: learning rate 0.1, 2; weight decay 0.0001.",
-    ]
-
-
 # The command
 
 

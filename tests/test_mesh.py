@@ -1,12 +1,15 @@
-"""Runs of the experiments on several devices are those of one."""
+"""Runs of the experiments on several devices are those of one, and need the memory that is said."""
 
 import re
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import subspace_jax as ss
 from experiments.data.sets import Split
 from experiments.evaluation import predict
 from experiments.reproduce import records
@@ -14,8 +17,9 @@ from experiments.reproduce.records import Entry
 from experiments.runs import job
 from experiments.runs.checkpoint import Checkpoints
 from experiments.system.errors import UserError
-from experiments.training import placement, steps
+from experiments.training import memory, placement, steps
 from experiments.training.history import History
+from subspace_jax import sharding
 from tests import compilations, tiny
 from tests.test_together import trained
 
@@ -116,3 +120,45 @@ def test_a_run_goes_on_from_a_checkpoint_of_another_mesh(tmp_path):
     found, _ = Checkpoints(tmp_path / "checkpoints").restore(steps.init_state(second))
     state, _ = trained(second, placement.place(second.program.model.mesh, found))
     chex.assert_trees_all_close(state, trained(make_run(""))[0], rtol=2e-3, atol=2e-4)
+
+
+# Memory
+
+
+def test_the_report_is_of_one_device():
+    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), ss.averaging.ema(0.9))
+    loss_fn = lambda w, key, x: (jnp.mean(jnp.tanh(x @ w) ** 2), {})
+    step = ss.make_train_step(ss.simplex(8), loss_fn, optimizer)
+    mesh = sharding.make_mesh("data=2,endpoint=4")
+    state = ss.TrainState.create(jnp.ones((8, 32, 32)), optimizer)
+    state = jax.device_put(state, sharding.state_shardings(mesh, state))
+    batch = jax.device_put(jnp.ones((16, 32)), sharding.batch_sharding(mesh, 16))
+    program = jax.jit(step, donate_argnums=0).lower(state, jax.random.key(0), batch).compile()
+    report = memory.memory_report(program, state)
+    stack = state.endpoints.nbytes
+    assert report.endpoints == stack // 4
+    assert 2 * stack // 4 <= report.optimizer <= 2 * stack // 4 + 100  # momentum, average, counts
+    assert report.gradients == stack // 8
+    found = program.memory_analysis()
+    used = found.argument_size_in_bytes + found.output_size_in_bytes
+    expected = used - found.alias_size_in_bytes + found.temp_size_in_bytes
+    assert report.total == pytest.approx(expected, rel=0.01)
+    assert report.limit is None  # host devices say nothing
+    assert "GiB on a device" in report.sentence()
+    assert "enlarge" not in report.sentence()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "advice"),
+    [
+        ((1, 1, 1, 9, 0), "enlarge the axis data"),
+        ((4, 6, 1, 1, 0), "enlarge the axis endpoint"),
+        ((1, 1, 1, 1, 8), "keep fewer examples on the device."),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_helps(sizes, advice):
+    report = memory.MemoryReport(*(2**30 * size for size in sizes), limit=2**33)
+    assert report.sentence().startswith("A step needs 12.0 GiB on a device (endpoints ")
+    assert f"and it has 8.0 GiB; {advice}" in report.sentence()
+    assert report._replace(limit=None).fits
+    assert report._replace(limit=12 * 2**30).fits

@@ -58,7 +58,7 @@ def test_a_kind_has_its_subspace(kind):
 def test_numbers_do_not_change_what_is_compiled(kind):
     numbers = ["optimizer__learning_rate", "optimizer__weight_decay", "optimizer__momentum"]
     numbers += ["label_smoothing", "average__decay", "sharpness__rho", "subspace__penalty"]
-    numbers += ["subspace__volume", "label_noise__rate"]
+    numbers += ["subspace__volume", "label_noise__rate", "model__dropout"]
     made = [make_method(config_of(kind, **dict.fromkeys(numbers, x))) for x in (0.1, 0.2)]
     (method, hyper), (other_method, other_hyper) = made
     assert method == other_method
@@ -149,6 +149,26 @@ def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpo
             curvature=jnp.zeros((1, 3)),
         )[0]
         for each, at in ((kind, start), ("standard_matched", start.mean(0, keepdims=True)))
+    ]
+    chex.assert_trees_all_close(paths[0].mean(1), paths[1][:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "m"), [("line", 2), ("simplex", 3), ("layerwise_simplex", 4)])
+def test_at_m_times_the_learning_rate_the_midpoint_moves_as_one_network_does(kind, m):
+    changes = {"subspace__num_endpoints": m, "subspace__penalty": 0.0, "subspace__lr_times_m": True}
+    start = jax.random.normal(jax.random.key(0), (m, 3))
+    paths = [
+        trajectory(
+            config_of(each, **more, optimizer__weight_decay=0.0),
+            5,
+            Length(5, 2, 1),
+            at,
+            curvature=jnp.zeros((1, 3)),
+        )[0]
+        for each, more, at in (
+            (kind, changes, start),
+            ("standard", {}, start.mean(0, keepdims=True)),
+        )
     ]
     chex.assert_trees_all_close(paths[0].mean(1), paths[1][:, 0], rtol=1e-5, atol=1e-6)
 

@@ -154,15 +154,6 @@ def test_evaluation_mode_uses_the_given_moments(small):
     chex.assert_trees_all_close(alone, evaluated, rtol=1e-4, atol=1e-5)
 
 
-def test_a_config_names_a_network():
-    resnet = {"name": "cifar_resnet", "depth": 8, "width": 4, "dropout": 0.25, "dtype": "bfloat16"}
-    for config, network in (
-        ({"name": "conv_net", "widths": [4, 8]}, NETWORKS["conv_net"]),
-        (resnet, CifarResNet(3, 8, 4, dropout=0.25, dtype=jnp.bfloat16)),
-    ):
-        assert make_network(ConfigDict(config), num_classes=3) == network
-
-
 @pytest.mark.parametrize(
     ("name", "kind", "norm"),
     [("cifar_resnet", "BasicBlock", "BatchNorm_1"), ("wide_resnet", "Bottleneck", "BatchNorm_2")],

@@ -19,10 +19,17 @@ NAMES = list(BOOKS)
 # What makes a run short; what a notebook claims of its numbers is left out of it.
 SHORT = {
     NAMES[0]: {"num_steps=600": "num_steps=5", "for seed in range(3)": "for seed in range(2)"},
-    NAMES[1]: {"num_steps=300": "num_steps=5", "grid(plane, 17,": "grid(plane, 5,"},
+    NAMES[1]: {
+        "num_steps=300": "num_steps=5",
+        "grid(plane, 17,": "grid(plane, 5,",
+        "widths=(8, 16, 32)": "widths=(4,)",
+    },
     NAMES[2]: {
-        "num_points = 3": "num_points = 3\n    config.num_epochs, config.train_size = 2, 200",
+        "num_points = 3": "num_points = 3\n    config.num_epochs, config.train_size = 2, 200"
+        "\n    config.model.widths = (4,)",
         "for seed in range(2)": "for seed in range(1)",
+        '"line": "Line", ': "",
+        '"line": "blue", ': "",
     },
 }
 

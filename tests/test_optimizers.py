@@ -92,7 +92,7 @@ def test_a_training_step_gives_an_optimizer_what_it_wants(name):
     optimizer = (EACH | WHOLE)[name]()
     step = jax.jit(ss.make_train_step(LINE, loss_fn, optimizer))
     state = ss.TrainState.create(LINE.init(KEY, init_fn), optimizer)
-    for _ in range(3):
+    for _ in range(2):
         state, metrics = step(state, KEY, BATCH)
     chex.assert_tree_all_finite((state.endpoints, metrics))
 
@@ -111,7 +111,7 @@ def test_per_endpoint_is_the_optimizer_of_each_network(name):
         optimizer = ss.per_endpoint(optimizer) if each else optimizer
         wants = isinstance(optimizer, optax.GradientTransformationExtraArgs)
         state = optimizer.init(params)
-        for i in range(3):
+        for i in range(2):
             extra = {"value": jnp.float32(1 / (i + 1))} if wants else {}
             grads = jax.tree.map(lambda g, i=i: g * (i + 1), gradients)
             updates, state = optimizer.update(grads, state, params, **extra)

@@ -6,22 +6,23 @@ import importlib
 import json
 import re
 import shlex
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
+from records import ROOT
 
 from experiments.configs.check import check as check_run
 from experiments.reproduce import plan
 from experiments.system import cli
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("first_ten_minutes", "runs", "reproducing", "results")
 TINY = [f"--config.{value}" for value in ("num_epochs=2", "model.widths=(4,8)")]
 
 
 def commands(page: str) -> list[str]:
-    text = (ROOT / "docs" / f"{page}.md").read_text()
-    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    text = (ROOT / ("README.md" if page == "README" else f"docs/{page}.md")).read_text()
+    blocks = re.findall(r"\n\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     blocks += re.findall(r"((?:^    .*\n)+)", text, re.MULTILINE)
     lines = [line.strip() for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
     return [line for line in lines if line.startswith("python -m experiments.")]
@@ -95,3 +96,17 @@ def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
     exec(re.sub(r"^    ", "", program, flags=re.MULTILINE), {})
     printed = capsys.readouterr().out
     assert re.fullmatch(r"\[\d \d \d \d\]\n", printed)
+
+
+def test_the_command_of_the_readme(tmp_path):
+    """In a fresh process, shortened."""
+    small = ("seeds=(0,)", "products=('standard','layerwise_line')", "run.num_epochs=2")
+    small += ("run.model.widths=(4,8)", "run.evaluation.num_points=3")
+    small += ("run.evaluation.corruptions=('snow',)", "run.evaluation.severities=(1,)")
+    (command,) = commands("README")
+    arguments = [*shlex.split(command)[1:], "--workdir", str(tmp_path)]
+    arguments += [f"--config.{value}" for value in small]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figures" / "fig7.png").exists()
+    assert (tmp_path / "report.html").exists()

@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 
 from experiments.configs.suites import get_config
-from experiments.evaluation import predict
 from experiments.reproduce import plan
-from experiments.reproduce.records import Entry
 from experiments.system.errors import UserError
 from experiments.training import placement, steps
-from subspace_jax import for_each
-from tests import compilations, test_together, tiny
-from tests.test_together import run_all, train_together, trained
+from tests import compilations, test_together
+from tests.test_together import train_together, trained
 
 
 def make_run(slot, mesh="run=8"):
@@ -76,31 +73,6 @@ def test_what_a_run_communicates_stays_with_its_devices(mesh, count, found):
     assert set(re.findall(COLLECTIVE, text)) == ({"all-reduce"} if found else set())
     own = ("{{0,1,2,3},{4,5,6,7}}", "[2,4]<=[8]")
     assert all(groups in own for groups in re.findall(r"replica_groups=(\S+?), ", text))
-
-
-def test_a_group_s_record_is_that_of_its_runs_alone(tmp_path):
-    data = {"dataset": "tiny", "data_dir": tiny.npz_file(tmp_path / "tiny.npz")}
-
-    def records(mesh, at_once):
-        more = {"mesh": mesh, "batch_size": 8, "evaluation__num_points": 3} | data
-        configs = [tiny.config("line", seed=seed, **more) for seed in range(2)]
-        entries = [Entry("line", "article", 0.0, config.seed, config) for config in configs]
-        return run_all(entries, tmp_path / str(at_once), at_once).records
-
-    expected = records("", 1)
-    for name, record in records("run=2,data=4", 2).items():
-        nll, other = (r["places"]["midpoint"]["nll"] for r in (record, expected[name]))
-        assert nll == pytest.approx(other, rel=1e-2)
-
-
-def test_recalibration_is_split_over_as_many_devices_as_divide_the_batch():
-    run = make_run(None, "data=8")
-    config = tiny.config("line", batch_size=8, evaluation__recalibration_batch_size=12)
-    settings, stack = predict.make_settings(config, run), steps.init_state(run).endpoints
-    batch = next(iter(predict.recalibration_batches(run, settings)))
-    moments = jax.jit(for_each(predict.moments_fn(run.program.model, False)))
-    text = moments.lower(stack, batch).compile().as_text()
-    assert {int(n) for n in re.findall(r"f32\[(\d+),8,8,4\]\S* convolution", text)} == {3}
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 """From a suite to its runs: figures, seeds, sweeps, tuning, and what starts from what."""
 
+import itertools
 import re
-from pathlib import Path
 
 import pytest
+from records import ROOT
 
 from experiments.configs import recipes, suites
 from experiments.reproduce import plan
+from experiments.reproduce.records import digest
 from experiments.system.errors import UserError
+from subspace_jax.corruptions import BENCHMARK
 
-ROOT = Path(__file__).resolve().parent.parent
 FIGURES = tuple(suites.FIGURES)
 # Suites, and how the documents say their command.
 COMMANDS = {
     "digits": "`digits`",
     "cifar10-small": "`cifar10 --scale small`",
+    "cifar10-few": "`cifar10 --scale few`",
     "cifar10-full": "`cifar10 --scale full`",
     "tiny_imagenet-full": "`tiny_imagenet`",
     "imagenet-full": "`imagenet`",
@@ -42,7 +45,8 @@ def test_a_suite_can_be_planned_and_has_as_many_runs_as_the_documents_say(name):
     plan.check(config)
     found = plan.entries(config, FIGURES)
     assert len({entry.id for entry in found}) == len(found)
-    tuned = len(config.tuning.recipes) * len(config.noise_rates) * len(config.seeds)
+    pairs = itertools.product(config.noise_rates, config.tuning.recipes)
+    tuned = len(plan.tuned_entries(config, {("tuning", *pair): {} for pair in pairs}))
     lines = (ROOT / "docs" / "reproducing.md").read_text().splitlines()
     (row,) = [x for x in lines if COMMANDS[name] in x and re.search(r"\| \d+, \d seeds \|", x)]
     assert f"| {len(found) + tuned}, {len(config.seeds)} seeds |" in row
@@ -84,6 +88,34 @@ def test_what_is_for_clean_labels_alone_has_no_run_with_wrong_ones(everything):
     # Of all products that are the same run, and of the tuning.
     found = plan.entries(suite_of(clean_only=("line",)), FIGURES)
     assert {entry.label_noise for entry in found if entry.method == "line"} == {0.0}
+
+
+def test_some_products_have_all_seeds_and_what_else_is_trained_the_first_three():
+    config = suite_of("cifar10-few")
+    found = plan.entries(config, FIGURES)
+    values = {"optimizer.learning_rate": 0.2}
+    found += plan.tuned_entries(config, {("tuning", 0.2, "line"): values})
+    seeds = {}
+    for entry in found:
+        seeds.setdefault((entry.setting, entry.method), set()).add(entry.seed)
+    few = {0, 1, 2}
+    assert seeds["article", "line_lr_m"] == seeds["article", "line"] == {0, 1, 2, 3, 4}
+    assert seeds["article", "curve"] == seeds["tuned", "line"] == seeds["corrupted", "line"] == few
+
+
+def test_midpoints_that_predict_all_corruptions_are_those_of_runs():
+    config = suite_of("cifar10-few")
+    found = {entry.id: entry for entry in plan.entries(config, ("corruptions",))}
+    looking = [entry for entry in found.values() if entry.setting == "corrupted"]
+    assert {(e.method, e.label_noise, e.seed) for e in looking} == set(
+        itertools.product(config.corrupted, (0.0, 0.2), (0, 1, 2))
+    )
+    for entry in looking:
+        (need,) = (found[name] for name in entry.needs)
+        assert need.id == entry.id.replace("corrupted", "article")
+        assert entry.config.evaluation.corruptions == BENCHMARK
+        assert entry.given == digest(need)
+    assert not any(e.setting == "corrupted" for e in plan.entries(config, ("fig6",)))
 
 
 def test_sweeps_try_every_value_with_every_seed():
@@ -135,6 +167,7 @@ def test_a_suite_that_cannot_be_planned_is_refused():
         ({"landscape__resolution": 1}, "config.landscape.resolution is 1; use at least 2"),
         ({"products": ("line", "lines")}, "config.products has 'lines'"),
         ({"clean_only": ("lines",)}, "config.clean_only has 'lines'"),
+        ({"corrupted": ("lines",)}, "config.corrupted has 'lines'"),
         ({"run__validation_size": 0}, "validation_size is 0 but dropout, label_smoothing, tuning"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -94,13 +94,3 @@ def test_contour_has_a_colour_bar_over_all_values_that_are_finite(ax, shape, sca
     low, high = bar.get_ylim()
     assert low <= np.nanmin(scale * shape[1:3]) <= np.nanmax(scale * shape[1:3]) <= high
     assert (low < high, bar.get_ylabel()) == (True, "Loss")
-
-
-@pytest.mark.parametrize(("levels", "extend"), [((-9, 0, 40), "neither"), ((0, 1, 10), "both")])
-def test_levels_are_as_far_apart_in_colour_and_show_what_lies_beyond(ax, levels, extend):
-    contour(ax, X**2 + Y, levels=levels)
-    filled = ax.collections[0]
-    np.testing.assert_allclose(ax.child_axes[0].get_ylim(), (levels[0], levels[-1]))
-    assert filled.extend == extend
-    low, high = filled.norm(np.array(levels[:2]) + 0.5)
-    assert abs(int(high) - int(low)) >= 80

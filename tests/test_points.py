@@ -47,14 +47,6 @@ def test_a_triangle_has_a_grid_with_each_point_once_and_the_named_ones_first(ste
     assert sorted(map(tuple, np.rint(multiples).astype(int).tolist())) == sorted(expected)
 
 
-def test_only_trained_triangles_have_a_grid():
-    for subspace in (ss.line(), ss.simplex(2), ss.simplex(4)):
-        assert len(points_of(subspace, 21, 6)) == len(points_of(subspace, 21))
-    grid = {"evaluation__grid_steps": 6}
-    assert len(layout_of("layerwise_simplex_3", **grid).points) == 28
-    assert len(layout_of("snapshot", schedule__num_models=3, **grid).points) == 7
-
-
 _ONE = (["midpoint"], [])  # of one network
 _PAIRS = [(0, 6), (1, 5), (2, 4)]
 _PATH = (["endpoint 0", "", "", "midpoint", "", "", "endpoint 1"], _PAIRS)

@@ -64,6 +64,15 @@ def test_batches_padding_and_vectorisation_change_nothing(line, points, predicte
     close(logits_of(line, points, **changes), predicted[0])
 
 
+def test_networks_together_fit_into_a_quarter_of_the_memory(line, points):
+    weights = sum(x.nbytes for x in jax.tree.leaves(points)) // 5
+    each = 2 * weights + 4 * 64 * 1000
+    room = [0, 4 * each, 12 * each - 1, 12 * each, 1000 * each]
+    assert [predict.fitting(memory, points, 1000) for memory in room] == [1, 1, 2, 3, 5]
+    assert predict.networks_at_once(line.settings, points, 1000) == 1  # tests run on a CPU
+    assert predict.networks_at_once(line.settings._replace(at_once=7), points, 1000) == 7
+
+
 @pytest.mark.parametrize(("examples", "size"), [(0, 16), (1, 1), (37, 30), (100, 30)])
 def test_recalibration_takes_full_batches_of_different_training_images(line, examples, size):
     settings = line.settings._replace(
@@ -107,12 +116,13 @@ def test_every_key_drops_other_units(dropping):
     networks, _ = predict.recalibrated(dropping.run, dropping.stack, dropping.settings)
     params, stats = one = jax.tree.map(lambda x: x[0], networks)
     keys = jax.random.split(jax.random.key(0), 3)
-    found = predict.dropout_logits_fn(model)((one, keys[jnp.array([0, 1, 2, 0])]), TEST.images)
+    given = one, keys[jnp.array([0, 1, 2, 0])], dropping.run.hyper.dropout
+    found = predict.dropout_logits_fn(model)(given, TEST.images)
     chex.assert_shape(found, (4, tiny.NUM_TEST, tiny.NUM_CLASSES))
     chex.assert_trees_all_equal(found[0], found[3])
     assert all(np.abs(found[i] - found[i - 1]).max() > 0.01 for i in (1, 2, 3))
     for key, logits in zip(keys, found[:3], strict=True):
-        expected = model.network.apply(
+        expected = model.network.clone(dropout=0.4).apply(
             {"params": params, "batch_stats": stats},
             jnp.asarray(TEST.images, jnp.float32) / 255,
             train=False,

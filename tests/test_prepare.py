@@ -116,10 +116,3 @@ def test_no_network_is_one_sentence_with_what_to_do(tmp_path, monkeypatch, capsy
     for hint in ("cannot be reached", str(data / "downloads" / "manual" / fake.archive.name)):
         assert hint in said
     assert not data.exists()
-
-
-def test_a_folder_that_is_not_complete_is_refused(tmp_path):
-    folder = tmp_path / "cifar10" / "3.0.2"
-    folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=f"^{folder} exists and holds no complete cifar10: remove"):
-        tfds_module.prepare("cifar10", str(tmp_path))

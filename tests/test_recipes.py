@@ -1,19 +1,24 @@
 """The table of methods: each can be made, starts from what exists, predicts somewhere, looks its own."""
 
 import collections
+import itertools
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
+from records import ROOT
 
 from experiments.configs import recipes
 from experiments.configs.base import base_config
-from experiments.configs.recipes import METHODS, PRODUCTS, RECIPES, check_recipe, places_of
-from experiments.system.errors import UserError
+from experiments.configs.recipes import COLOURS, METHODS, PRODUCTS, RECIPES, check_recipe, places_of
+from experiments.results.styles import (
+    SUBSPACES,
+    order_of,
+    style_of,
+    style_of_run,
+)
 from experiments.training.methods import KINDS, Length, make_method
+from subspace_jax.plotting import OKABE_ITO
 
-ROOT = Path(__file__).resolve().parent.parent
 MADE = {recipe: make_method(base_config(recipe)) for recipe in RECIPES}
 
 
@@ -99,14 +104,6 @@ def test_products_are_rows_with_a_place_and_their_recipes():
     assert {name for names in recipes.SHOWN.values() for name in names} <= PRODUCTS.keys()
 
 
-def test_unknown_recipes_are_refused_with_those_there_are():
-    names = ", ".join([*RECIPES, "swa_constant", "swa_cyclic", "simplex", "layerwise_simplex"])
-    for name, hint in {"lines": ", did you mean 'line'", "qqq": ""}.items():
-        with pytest.raises(UserError) as caught:
-            base_config(name)
-        assert str(caught.value) == f"Unknown method {name!r}{hint}; choose one of {names}."
-
-
 WITH_ANOTHER_ROW = """
 import sys, types
 import experiments.configs
@@ -124,7 +121,7 @@ sys.exit(main(sys.argv[2:]))
 
 def test_one_line_adds_a_recipe_that_is_trained_tabulated_and_drawn(tmp_path):
     row = '    "mine": Recipe("My line", "line", "x", "-", {"kind": "line"}),\n'
-    values = ("products=('standard', 'mine')", "seeds=(0,)", "noise_rates=(0.0,)")
+    values = ("products=('mine',)", "seeds=(0,)", "noise_rates=(0.0,)")
     values += ("run.num_epochs=2", "run.model.widths=(4,)", "landscape.seeds=()")
     values += ("run.evaluation.corruptions=()", "run.evaluation.outside=()")
     arguments = [
@@ -139,3 +136,44 @@ def test_one_line_adds_a_recipe_that_is_trained_tabulated_and_drawn(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "My line" in (tmp_path / "table.md").read_text()
     assert "mine" in (tmp_path / "figures" / "rivals.json").read_text()
+
+
+# Labels, looks and order
+
+
+def test_products_of_any_size_stand_in_an_order_of_their_own_and_keep_their_look():
+    assert len({order_of(product) for product in PRODUCTS}) == len(PRODUCTS)
+    assert max(map(order_of, PRODUCTS)) < order_of("new")
+    for before, after in itertools.pairwise(METHODS):
+        assert order_of(before) < order_of(f"{before}_12") < order_of(after)
+        if METHODS[before].sizes:
+            looks = [style_of(name) for name in (before, f"{before}_12")]
+            assert len({(row.color, row.marker, row.linestyle) for row in looks}) == 1
+
+
+def test_subspaces_are_solid_and_have_colours_of_their_own():
+    solid = [style_of(name) for name in SUBSPACES if style_of(name).family != "several"]
+    assert {style.linestyle for style in solid} == {"-"}
+    others = {style_of(name).color for name in set(RECIPES) - SUBSPACES}
+    assert not {style.color for style in solid} & others
+    assert set(COLOURS.values()) == {*OKABE_ITO.values(), "#7F7F7F"}
+
+
+def test_labels_are_those_of_the_table_of_a_size_or_the_name_itself():
+    for product, label in (
+        ("standard_matched_3", "Standard (matched to 3)"),
+        ("layerwise_simplex_12", "Layerwise simplex (12)"),
+        ("spro_1", "Simplicial complex of two lines"),
+        *((name, name) for name in ("new", "new_3", "_3", "")),
+    ):
+        assert style_of(product).label == label
+    for config, label in (
+        ({}, "Standard"),
+        ({"kind": "layerwise_line", "recipe": ""}, "Layerwise line"),
+        ({"kind": "standard", "recipe": "swa_cyclic_4"}, "SWA (cyclic lr, 4)"),
+        (
+            {"kind": "simplex", "recipe": "simplex_3", "subspace": {"num_endpoints": 5}},
+            "Simplex (5)",
+        ),
+    ):
+        assert style_of_run(config).label == label

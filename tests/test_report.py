@@ -135,17 +135,6 @@ def test_a_runs_page_has_its_midpoint_its_places_and_its_provenance(run):
         assert any(place in label or "best on validation, α" in label for label in labels), place
 
 
-@pytest.mark.parametrize(
-    "part", ["config", "provenance", "history", "points", "ensembles", "geometry", "places", ""]
-)
-def test_a_run_without_a_part_or_any(part):
-    metrics = {name: value for name, value in LINE.items() if part and name != part}
-    page = Page(pages.of_run(metrics)[1])
-    for kind in ("point", "ensemble"):
-        shown = f"All metrics of every {kind}" in page.text
-        assert shown == (part not in (f"{kind}s", ""))
-
-
 @pytest.mark.parametrize(("kind", "part"), [("line", "path"), ("simplex", "triangle")])
 def test_the_script_is_given_every_point_in_the_units_that_are_shown(kind, part):
     metrics = json.loads(json.dumps(run_metrics(kind)))

@@ -13,7 +13,6 @@ from records import SUITES, committed
 from experiments import cifar, plane
 from experiments.doctor import __main__ as doctor
 from experiments.export import __main__ as export
-from experiments.report import pages
 from experiments.reproduce import __main__ as reproduce
 from experiments.reproduce.records import run_folder, weights_path
 from experiments.results import claims
@@ -23,7 +22,8 @@ PRODUCTS = ("standard", "line", "ensemble", "dropout")
 SHORT = [
     *("--config.run.num_epochs=2", "--config.run.model.widths=(4, 8)"),
     *("--config.run.steps_per_call=1", "--config.run.evaluation.num_points=3"),
-    *("--config.run.evaluation.severities=(1,)", "--config.run.evaluation.outside=('noise',)"),
+    *("--config.run.evaluation.corruptions=('snow',)", "--config.run.evaluation.severities=(1,)"),
+    "--config.run.evaluation.outside=('noise',)",
     *("--config.sweeps.dropout.values=(0.1, 0.2)", "--config.landscape.seeds=()"),
     *("--config.tuning.recipes=('line',)", "--config.tuning.seeds=(100,)"),
     *("--config.tuning.learning_rate=(0.1, 1e30)", "--config.tuning.weight_decay=(1e-4,)"),
@@ -128,25 +128,21 @@ def test_every_run_is_the_folder_of_one(suite, tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch):
+def test_a_figure_alone_takes_its_runs_alone(tmp_path, monkeypatch, capsys):
     choices = {"seeds": (0,), "products": ("standard", "line")}
     assert run(tmp_path, only="fig3", **choices) == 0
     assert {r["label_noise"] for r in metrics_of(tmp_path)["runs"]} == {0.0}
-    # A signal that comes while figures are drawn waits for them.
-    draw = pages.suite_figures.draw
-    (tmp_path / "report.html").unlink()
-
-    def signalled(*arguments):
-        signal.raise_signal(signal.SIGTERM)
-        return draw(*arguments)
-
-    monkeypatch.setattr(pages.suite_figures, "draw", signalled)
-    assert run(tmp_path, "--draw_only", only="fig3", **choices) == 0
-    assert (tmp_path / "report.html").exists()
     # Its runs are done, those of another figure are not.
     before = (tmp_path / "metrics.json").read_bytes()
     assert run(tmp_path, "--draw_only", only="fig7", **choices) == 2
     assert (tmp_path / "metrics.json").read_bytes() == before
+    # Of all figures some runs are done: these are drawn, and the others named.
+    assert run(tmp_path, "--draw_only", only="fig3,tuned", **choices) == 0
+    found = metrics_of(tmp_path)
+    assert "tuning/line" in " ".join(found["missing"])
+    assert f"{len(found['missing'])} runs are missing: " in capsys.readouterr().out
+    assert "Runs that are missing" in (tmp_path / "report.html").read_text()
+    assert {r["id"] for r in found["runs"]} == {r["id"] for r in json.loads(before)["runs"]}
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(suite, tmp_path, monkeypatch, capsys):
@@ -178,23 +174,6 @@ def test_sigterm_saves_and_the_same_command_goes_on(suite, tmp_path, monkeypatch
         assert ours["points"] == theirs["points"]
 
 
-def test_known_runs_give_the_same_results_and_train_nothing(suite, metrics, tmp_path, capsys):
-    again = metrics_of(suite)
-    # Without the tuning that diverged, which a results file does not have.
-    known = f"--known_runs={suite / 'metrics.json'}"
-    line = command_line(tmp_path / "w", known, "--draw_only")
-    line = [part for part in line if "tuning.learning_rate" not in part]
-    assert reproduce.main([*line, "--config.tuning.learning_rate=(0.1,)"]) == 0
-    found = metrics_of(tmp_path / "w")
-    for name in set(metrics) - {"config", "provenance", "failed"}:
-        assert found[name] == metrics[name]
-    assert found["provenance"]["made"] == metrics["provenance"]["made"]
-    # A file that would be deleted is refused.
-    assert run(suite, "--overwrite", known) == 2
-    assert "which --overwrite would delete; give another" in capsys.readouterr().err
-    assert metrics_of(suite) == again
-
-
 def test_a_seed_is_added_to_known_runs_and_then_a_method(suite, metrics, tmp_path, capsys):
     choices = {"seeds": (1, 2), "products": ("standard", "ensemble")}
     assert run(tmp_path, f"--known_runs={suite / 'metrics.json'}", only="fig5", **choices) == 0
@@ -211,16 +190,17 @@ def test_a_seed_is_added_to_known_runs_and_then_a_method(suite, metrics, tmp_pat
     assert weights_path(tmp_path, old).exists()
     again = metrics_of(tmp_path)
     assert {"article/ensemble/noise0/seed1", old} <= {run["id"] for run in again["runs"]}
+    # A file that would be deleted is refused.
+    assert run(tmp_path, "--overwrite", f"--known_runs={tmp_path / 'metrics.json'}") == 2
+    assert "which --overwrite would delete; give another" in capsys.readouterr().err
+    assert metrics_of(tmp_path) == again
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ("mnist", "Unknown suite 'mnist'; choose one of digits, cifar10"),
-        ("--check digits", "The first argument names no suite"),
-        ("cifar10 --scale=huge", "--scale is 'huge' but cifar10 has small, full"),
-        ("cifar10 --scale --check", "--scale is '' but cifar10 has small, full"),
-        ("digits --scale full", "--scale is 'full' but digits has digits"),
+        ("cifar10 --scale=huge", "--scale is 'huge' but cifar10 has few, small, full"),
         ("digits --only=fig2 --config.products=('line',)", "no method of it"),
         ("digits --only=fig3 --draw_only", "0 of 64 runs are done"),
         ("tiny_imagenet", "set it to the unpacked Tiny-ImageNet"),

@@ -86,32 +86,3 @@ def test_the_last_visit_ends_the_training_and_no_more_fit(name, epochs, warmup, 
     assert last + (every // 2 if name == "fge" else 0) == length.num_steps
     if name != "snapshot" and models > 1 and length.num_steps >= 10 * models:
         assert start >= (0.9 if name == "swa_constant" else 0.75) * length.num_steps - every
-
-
-@pytest.mark.parametrize("num_models", [2, 3, 5])
-@pytest.mark.parametrize("name", ["swa_cyclic", "snapshot", "fge"])
-def test_networks_are_taken_where_the_rate_is_lowest(name, num_models):
-    length = Length(40, 3, 5)
-    plan = SCHEDULES[name](length, num_models)
-    found = rates(plan, length.num_steps)
-    visits = plan.start_step + plan.every * np.arange(num_models)
-    # A step that ends at a visit has the lowest rate of those around it; that of fge comes next.
-    for step in visits if name == "fge" else visits - 1:
-        np.testing.assert_allclose(found[step], found[max(step - 9, 0) : step + 9].min(), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "length", "num_models"),
-    [
-        ("swa_constant", Length(8, 4, 2), 2),
-        ("snapshot", Length(4, 0, 2), 5),
-        ("fge", Length(4, 0, 3), 2),
-    ],
-)
-def test_what_does_not_fit_is_refused(name, length, num_models):
-    sentence = (
-        f"visits {num_models} networks after a warm-up of {length.warmup_epochs} epochs, which does "
-        f"not fit into {length.num_epochs} epochs of {length.steps_per_epoch} steps; train for longer"
-    )
-    with pytest.raises(UserError, match=sentence):
-        SCHEDULES[name](length, num_models)

@@ -101,16 +101,3 @@ def test_a_training_step_takes_both_gradients_at_one_point_of_one_batch():
     actual, sam_metrics = move(sam(optax.sgd(LR), RHO), endpoints)
     chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(sam_metrics, metrics, rtol=1e-6)
-
-
-def test_only_sam_pays_for_a_second_gradient():
-    def num_products(optimizer):
-        loss_fn = lambda params, key, batch: (jnp.mean((batch @ params) ** 2), {})
-        train_step = make_train_step(line(), loss_fn, optimizer)
-        state = TrainState.create(jnp.zeros((2, 4, 3)), optimizer)
-        program = jax.make_jaxpr(train_step)(state, jax.random.key(0), jnp.ones((5, 4)))
-        return str(program).count("dot_general")
-
-    once = num_products(optax.sgd(LR))
-    assert num_products(optax.chain(optax.sgd(LR, momentum=0.9), ema(0.5))) == once
-    assert num_products(sam(optax.sgd(LR), RHO)) == 2 * once

@@ -1,20 +1,21 @@
-"""The docs site is whole: pages, links and names. `mkdocs build --strict` itself is not run here."""
+"""The docs site and the README are whole: pages, links, names, numbers. `mkdocs build` is not run."""
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
-from pathlib import Path
 
 import pytest
+from records import ROOT, midpoints
 
 import subspace_jax
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 NAV = re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 DOCUMENTED = set(re.findall(r"^::: ([\w.]+)$", "\n".join(p.read_text() for p in PAGES), re.M))
+README = (ROOT / "README.md").read_text()
 MODULES = [m.name for m in pkgutil.walk_packages(subspace_jax.__path__, "subspace_jax.")]
 
 
@@ -43,7 +44,7 @@ def test_every_page_is_in_the_navigation_once():
     assert sorted(NAV) == [str(page.relative_to(DOCS)) for page in PAGES]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_relative_links_lead_to_files_and_headings(page):
     text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", text):
@@ -58,3 +59,44 @@ def anchors(page):
     """Those of a page's headings, as GitHub and MkDocs make them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+# The README
+
+
+def test_it_is_short():
+    assert len(README.split()) <= 900
+
+
+def test_its_numbers_are_those_of_the_record():
+    found = midpoints("digits")
+
+    def said(method, noise, setting, metric):
+        value = found[noise, setting, method][metric]
+        return f"{100 * value['mean']:.2f} ± {100 * value['stderr']:.2f} %"
+
+    rows = [[c.strip() for c in r.split("|")[2:5]] for r in README.replace("*", "").splitlines()]
+    cells = {row[0]: row[1:] for row in rows if row}
+    for label, key in {
+        "Accuracy, 20 % wrong labels, article's settings": (0.2, "article", "accuracy"),
+        "The same, both with tuned settings": (0.2, "tuned", "accuracy"),
+        "Calibration error, clean labels, tuned": (0.0, "tuned", "ece"),
+        "Accuracy, clean labels, tuned": (0.0, "tuned", "accuracy"),
+        "Calibration error, 20 % wrong labels, article's settings": (0.2, "article", "ece"),
+    }.items():
+        assert cells[label] == [said(name, *key) for name in ("standard", "layerwise_line")], label
+    assert {row["num_seeds"] for row in found.values()} == {8}
+
+
+def test_what_setting_up_costs_is_on_record():
+    """Sizes as they were measured; times are promised with room."""
+    record = json.loads((ROOT / "results" / "setup" / "setup.json").read_text())
+    first, second = record["first_command"], record["second_command"]
+    gigabytes = (first["environment_megabytes"] + first["runs_megabytes"]) / 1000
+    for said in (f"{first['download_megabytes']} MB", f"fill {gigabytes:.1f} GB"):
+        assert said in README
+    assert f"{second['more_download_megabytes']} MB more" in README
+    for command, least in ((first, "It takes"), (second, "the tests, in")):
+        (minutes,) = re.findall(rf"{least} (\d+) minutes", README)
+        assert command["seconds"] <= 60 * int(minutes)
+        assert all(part in README for part in command["command"].split(" && "))

@@ -1,14 +1,13 @@
 """The soak test's parts, and its committed record; the whole of it runs for minutes."""
 
 import json
-from pathlib import Path
 
 import pytest
+from records import ROOT
 
 from benchmarks import faults, soak
 from benchmarks.rounds import Failed
 
-ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "soak" / "soak.json"
 
 

@@ -211,7 +211,8 @@ def test_given_networks_are_at_their_positions_bit_for_bit(n, positions, noise, 
     one = lambda seed: {"a": Block(normal(seed, 2, 3), normal(seed + 9, 2)), "b": normal(seed + 5)}
     networks = [one(i) | {"c": np.array([-0.0, np.inf])} for i in range(len(positions))]
     networks = jax.tree.map(lambda x: jnp.asarray(x, dtype), networks)
-    endpoints = simplex(n).grow(networks, jax.random.key(0), noise=noise, positions=positions)
+    grow = jax.jit(functools.partial(simplex(n).grow, noise=noise, positions=positions))
+    endpoints = grow(networks, jax.random.key(0))
     for position, given in zip(positions, networks, strict=True):
         assert bits(network(endpoints, position)) == bits(given)
     assert num_stacked(endpoints) == n

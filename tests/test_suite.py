@@ -1,6 +1,5 @@
 """Many runs in one process: order, failures, folders, and that threads share nothing else."""
 
-import json
 import time
 
 import numpy as np
@@ -161,19 +160,6 @@ def test_tuning_never_sees_the_test_split(config, tmp_path, monkeypatch):
     assert run_entry(entry, tmp_path / "again")["places"] == row["places"]
 
 
-def test_threads_do_not_change_results(config, tmp_path):
-    entries = [entry_of(config, seed=seed) for seed in range(3)]
-
-    def results(num_threads):
-        run_one = lambda entry, advance: run_entry(entry, tmp_path / str(num_threads), advance)
-        rows = scheduler.run_all(entries, run_one, num_threads).records
-        return {name: (row["places"], row["points"]) for name, row in rows.items()}
-
-    one = results(1)
-    assert one == results(3)
-    assert len({json.dumps(points) for _, points in one.values()}) == 3
-
-
 def test_a_run_starts_from_the_runs_it_needs_and_pays_for_them(config, tmp_path):
     data = {"dataset": "tiny", "data_dir": config.data_dir, "validation_size": 4}
     firsts = [entry_of(tiny.config("standard", seed=seed, **data)) for seed in (0, 1)]
@@ -195,12 +181,3 @@ def test_a_config_that_cannot_run_is_refused(config):
     ):
         with pytest.raises(UserError, match=sentence):
             scheduler.check([entry_of(config), entry_of(config, "tuned", **changes)], INPUTS)
-
-
-def test_shifted_images_are_made_once_while_they_are_few(config, monkeypatch):
-    corrupt = entry_of(config, evaluation__corruptions=("snow",), evaluation__severities=(1,))
-    for kept in (True, False):
-        inputs = Inputs()
-        one, other = (inputs.shifted(corrupt.config).corrupted["snow"][1]() for _ in range(2))
-        assert (one.split.images is other.split.images) == kept
-        monkeypatch.setattr("experiments.evaluation.inputs._KEPT_BYTES", 0)

@@ -214,13 +214,14 @@ def test_what_is_not_significant_not_run_or_not_finite_has_no_share_or_gain():
 
 
 def test_mce_is_relative_to_standard_training_of_the_same_seed_and_noise():
-    def run(recipe, seed, snow, fog, noise=0.0):
+    def run(recipe, seed, snow, fog, noise=0.0, setting="article"):
         errors = {"snow": snow, "fog": fog}
         corruptions = {
             name: {str(i + 1): {"accuracy": 1 - error} for i, error in enumerate(by)}
             for name, by in errors.items()
         }
-        return record(recipe, seed, {"midpoint": place(corruptions=corruptions)}, noise=noise)
+        places = {"midpoint": place(corruptions=corruptions)}
+        return record(recipe, seed, places, noise=noise, setting=setting)
 
     ours = [0.1, 0.2], [0.1, 0.2]
     runs = [
@@ -228,8 +229,11 @@ def test_mce_is_relative_to_standard_training_of_the_same_seed_and_noise():
         run("standard", 1, [0.0, 0.0], [0.1, 0.1]),  # normalises nothing
         *(run("line", seed, *ours) for seed in (0, 1, 2)),
         run("line", 0, *ours, noise=0.2),
+        run("standard", 0, *ours, setting="corrupted"),
+        run("line", 0, [0.2, 0.4], [0.1, 0.2], setting="corrupted"),
     ]
     found = [run["places"]["midpoint"]["corruptions_mce"] for run in summary.with_mce(runs)]
     assert found[:2] == [{"raw": pytest.approx(0.2), "standard": 1}, {"raw": pytest.approx(0.05)}]
     assert found[2]["standard"] == pytest.approx((0.3 / 0.6 + 0.3 / 0.2) / 2)
     assert found[3] == found[4] == found[5] == {"raw": pytest.approx((0.15 + 0.15) / 2)}
+    assert [mce["standard"] for mce in found[6:]] == [1, pytest.approx((2 + 1) / 2)]

@@ -1,6 +1,5 @@
 """Training: the schedule, the order of the examples, calls of several steps, and what is recorded."""
 
-import functools
 import itertools
 import json
 
@@ -130,17 +129,6 @@ def test_loss_is_that_of_augmented_images():
     shifted = training_steps.AUGMENTATIONS["crop_and_flip"](key, images)
     loss = augmented(params, key, (images, labels))
     chex.assert_trees_all_close(loss, plain(params, key, (shifted, labels)), rtol=1e-6)
-
-
-def test_units_are_dropped_with_a_key_alone():
-    run, images = tiny.run("dropout", model__dropout=0.5), tiny.run().images[:6]
-    params = one_network(run)
-    logits_of = functools.partial(training_logits, run.program.model, params, images)
-    plain, _ = training_logits(tiny.run("standard").program.model, params, images)
-    chex.assert_trees_all_equal(logits_of()[0], plain)
-    one, other = (logits_of(jax.random.key(seed))[0] for seed in (0, 1))
-    assert (one != plain).any()
-    assert (one != other).any()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])

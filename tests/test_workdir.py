@@ -1,16 +1,22 @@
-"""A run's folder: what is refused, what is kept, what is deleted."""
+"""A run's folder: what is refused, kept and deleted, and that one process is in it."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tiny
 from ml_collections import ConfigDict
+from records import ROOT
 
+from experiments import cifar
+from experiments.reproduce import __main__ as reproduce
 from experiments.runs import workdir
 from experiments.runs.workdir import InSuite
-from experiments.system import files
+from experiments.system import lock
 from experiments.system.errors import UserError
 
 FILES = (
@@ -132,9 +138,54 @@ def test_overwriting_deletes_the_run_and_nothing_else(held):
     assert workdir.stored_config(held)["kind"] == "curve"
 
 
-def test_the_report_is_published_last(held, monkeypatch):
-    (held / workdir.REPORT).unlink()
-    monkeypatch.setattr(files, "write_atomically", lambda *_: pytest.fail("full"))
-    with pytest.raises(pytest.fail.Exception):
-        workdir.publish(held, {"path.png": b"newer"}, "<html>")
-    assert not (held / workdir.REPORT).exists()
+# One process
+
+
+HOLDER = """
+import pathlib, sys
+from experiments.system import lock
+with lock.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_second_process_is_refused_by_name_and_touches_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, **pipes)
+    assert holder.stdout.readline() == "held\n"
+    # What another config left there, which would be deleted.
+    (folder / "config.json").write_text('{"seed": 1}')
+    (folder / "runs").mkdir()
+    (folder / "runs" / "record.json").write_text("{}")
+    before = contents(folder)
+    line = [f"--config={ROOT / 'experiments/configs/digits.py'}:line"]
+    for command, arguments in ((cifar.main, line), (reproduce.main, ["digits"])):
+        assert command([*arguments, "--workdir", str(folder), "--overwrite"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {folder} is in use by process {holder.pid} on ")
+        assert said.endswith("wait until it has finished, stop it, or choose another --workdir.\n")
+        assert contents(folder) == before
+    holder.kill()  # leaves it to the next
+    holder.communicate()
+    assert (folder / lock.LOCK).exists()
+    with lock.hold(folder):
+        pass
+
+
+def test_it_is_given_up_at_the_end_and_nothing_is_left(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with lock.hold(folder):
+        refused = pytest.raises(UserError, match=f"in use by process {os.getpid()} on")
+        with refused, lock.hold(folder):
+            pass
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(RuntimeError), lock.hold(folder):
+        (folder / "kept").write_text("")
+        raise RuntimeError
+    assert [path.name for path in folder.iterdir()] == ["kept"]

@@ -45,6 +45,9 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     alone = kind in ("standard", "standard_matched", "independent")
     # beta, the factor of the cosine penalty (Eq. 3) of one random pair of endpoints; 0 for none.
     config.subspace.penalty = 0.0 if alone else 1.0
+    # Whether the learning rate is that of SGD times the number m of endpoints: the midpoint, which moves
+    # by the mean of their steps, then moves at the learning rate of SGD.
+    config.subspace.lr_times_m = False
     # Into how many chunks a batch is split, each at its own point (appendix B).
     config.subspace.num_samples = 1
     # Of a complex: the vertices of its simplexes.
@@ -129,7 +132,8 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     config.evaluation.recalibration_examples = 0
     # Whether they are augmented, as in the article.
     config.evaluation.recalibration_augment = True
-    # Networks evaluated vectorised together; 0: one after another (right on a CPU).
+    # Networks evaluated vectorised together; 1: one after another; 0: chosen, on a CPU 1 and elsewhere
+    # by the device's memory.
     config.evaluation.at_once = 0
     # Networks drawn from a complex, and passes of Monte-Carlo dropout.
     config.evaluation.num_samples = 10

@@ -112,7 +112,7 @@ SUITE_BOUNDS: dict[str, Bound] = {
     "seeds": SEEDS,
     "noise_rates": different(PERCENTS),
     "products": NAMES,
-    **dict.fromkeys(("clean_only", "tuning.recipes"), maybe(NAMES)),
+    **dict.fromkeys(("clean_only", "all_seeds", "corrupted", "tuning.recipes"), maybe(NAMES)),
     "tuning.seeds": SEEDS,
     "landscape.seeds": maybe(SEEDS),
     "tuning.learning_rate": NUMBERS,

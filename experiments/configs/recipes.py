@@ -92,7 +92,9 @@ def _given(simplexes: tuple, given: tuple, num_endpoints: int) -> dict[str, Any]
 _TWO = (Need("standard"), Need("standard", PARTNER_SEED))
 _MORE, _MODELS = range(3, LARGEST + 1), range(2, LARGEST + 1)
 _SIZES = {"sizes": _MODELS, "counts": "schedule.num_models"}
-_SIMPLEXES = {"place": "", "matched": "standard_matched_{}", "sizes": _MORE}
+_SIZES_OF_SIMPLEX = {"place": "", "sizes": _MORE}
+_SIMPLEXES = _SIZES_OF_SIMPLEX | {"matched": "standard_matched_{}"}
+_TIMES_M = {"subspace.lr_times_m": True}
 
 # In the order in which they are always shown.
 METHODS: dict[str, Recipe] = {
@@ -184,6 +186,25 @@ METHODS: dict[str, Recipe] = {
         sized="Layerwise simplex ({})",
         **_SIMPLEXES,
     ),
+    # At m times the learning rate, with which the midpoint of m endpoints moves as one network does.
+    "line_lr_m": Recipe("Line (lr x m)", "line", ">", "-", {"kind": "line"} | _TIMES_M),
+    "layerwise_line_lr_m": Recipe(
+        *("Layerwise line (lr x m)", "layerwise", ">", "-", {"kind": "layerwise_line"} | _TIMES_M),
+    ),
+    "curve_lr_m": Recipe("Curve (lr x m)", "curve", ">", "-", {"kind": "curve"} | _TIMES_M),
+    "simplex_lr_m": Recipe(
+        *("Simplex (lr x m)", "simplex", ">", "-", {"kind": "simplex"} | _TIMES_M),
+        of="simplex_lr_m_3",
+        sized="Simplex ({}, lr x m)",
+        **_SIZES_OF_SIMPLEX,
+    ),
+    "layerwise_simplex_lr_m": Recipe(
+        *("Layerwise simplex (lr x m)", "simplex", "<", "-"),
+        {"kind": "layerwise_simplex"} | _TIMES_M,
+        of="layerwise_simplex_lr_m_3",
+        sized="Layerwise simplex ({}, lr x m)",
+        **_SIZES_OF_SIMPLEX,
+    ),
     "line_ensemble": Recipe(
         "Ensemble of the line's ends", "line", "d", of="line", place="ensemble"
     ),
@@ -253,6 +274,13 @@ PRODUCTS: dict[str, tuple[str, str]] = {
     for name, row in (RECIPES | {k: v for k, v in METHODS.items() if v.of}).items()
     if row.place
 }
+
+# Products of which there is another one at the article's learning rate.
+TIMES_M = tuple(
+    name
+    for name, (recipe, _) in PRODUCTS.items()
+    if _TIMES_M.items() <= RECIPES[recipe].values.items()
+)
 
 
 def places_of(recipe: str) -> tuple[str, ...]:

@@ -5,12 +5,15 @@ from types import ModuleType
 import ml_collections
 
 from experiments.configs import cifar10, digits, imagenet, tiny_imagenet
-from experiments.configs.recipes import PRODUCTS, SHOWN, SIZED
+from experiments.configs.recipes import PRODUCTS, SHOWN, SIZED, TIMES_M
 from experiments.system.errors import UserError
 from subspace_jax import corruptions
 
 # What the article's figures compare.
 _FIRST = SHOWN["article"]
+_ALL = tuple(name for name in PRODUCTS if name not in TIMES_M)
+# The first of the seeds, where some products have more of them than the others.
+NUM_FIRST_SEEDS = 3
 _MODULES = {
     module.__name__.rpartition(".")[2]: module
     for module in (digits, cifar10, tiny_imagenet, imagenet)
@@ -60,6 +63,11 @@ def _suite(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.products = _FIRST
     # Products whose runs are not trained with wrong labels, nor tuned with them.
     config.clean_only = ()
+    # Products whose runs have all seeds: others, and what was tuned, have the first three. (): all have.
+    config.all_seeds = ()
+    # Products whose midpoints predict images of all corruptions of the benchmark, in the first three
+    # seeds, where evaluation.corruptions are fewer.
+    config.corrupted = ()
     # Every run's values, but for what the recipe, seed and noise decide.
     config.run = run
     config.run.evaluation.grid_steps = 0  # maps of triangles are for single runs
@@ -101,7 +109,7 @@ def _digits() -> ml_collections.ConfigDict:
     run.evaluation.outside = ("noise", "shuffled")
     config = _suite(run)
     config.seeds = tuple(range(8))
-    config.products = tuple(PRODUCTS)
+    config.products = _ALL
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 3})
     config.sweeps.dropout = _sweep("model.dropout", (0.05, 0.15))
     config.sweeps.label_smoothing = _sweep("label_smoothing", (0.05, 0.15))
@@ -133,10 +141,36 @@ def _cifar10_small() -> ml_collections.ConfigDict:
     )
     config.clean_only = ("standard_matched", "curve")
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 3})
-    # The records of 15 and of 30 epochs have these too, with the values for short runs.
-    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.998})
-    config.recipes.dropout = ml_collections.ConfigDict({"model__dropout": 0.05})
     config.landscape.seeds = ()
+    return config
+
+
+def _cifar10_few() -> ml_collections.ConfigDict:
+    """Few images, which networks learn by heart, as the article's do: for two cores and a day."""
+    run = cifar10.get_config("standard")
+    run.num_epochs, run.batch_size, run.train_size = 100, 64, 3_000
+    run.model.depth = 8
+    run.evaluation.num_points = 5
+    run.evaluation.corruptions = ("snow",)
+    config = _suite(run)
+    config.seeds = tuple(range(5))
+    sizes = (
+        *("standard_matched", "simplex", "layerwise_simplex"),
+        *("simplex_lr_m", "layerwise_simplex_lr_m"),
+    )
+    config.clean_only = tuple(f"{name}_{m}" for name in sizes for m in (3, 4, 5))
+    config.all_seeds = FIGURES["learning_rate"][0]
+    config.products = (
+        *(*_FIRST, "line_lr_m", "layerwise_line_lr_m", "curve_lr_m", "line_label_smoothing"),
+        *("ensemble", "line_ensemble", "layerwise_line_ensemble", *config.clean_only),
+    )
+    config.corrupted = ("standard", "standard_matched", "line", "layerwise_line")
+    config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 5})
+    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.998})
+    config.tuning.recipes = ("standard", "ema", "line", "layerwise_line")
+    config.tuning.learning_rate = (0.1, 0.2, 0.4)
+    config.tuning.weight_decay = (1e-4, 1e-3)
+    config.landscape.resolution = 13
     return config
 
 
@@ -145,7 +179,7 @@ def _full(module: ModuleType) -> ml_collections.ConfigDict:
     run = module.get_config("standard")
     run.evaluation.corruptions = corruptions.BENCHMARK
     config = _suite(run)
-    config.products = tuple(PRODUCTS)
+    config.products = _ALL
     config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.9995})
     config.recipes.layerwise_line_ema = ml_collections.ConfigDict({"average__decay": 0.9995})
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 4})
@@ -172,6 +206,7 @@ def _imagenet_full() -> ml_collections.ConfigDict:
 _SUITES = {
     "digits": _digits,
     "cifar10-small": _cifar10_small,
+    "cifar10-few": _cifar10_few,
     "cifar10-full": lambda: _full(cifar10),
     "tiny_imagenet-full": lambda: _full(tiny_imagenet),
     "imagenet-full": _imagenet_full,
@@ -182,6 +217,7 @@ def _sweep(name: str, values: tuple) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"name": name, "values": values})
 
 
+_LINES = ("line", "layerwise_line")
 _COMPARED = tuple(name for name in _FIRST if name in (*SHOWN["path"], *SHOWN["level"]))
 # figure -> (its products, whether it shows clean labels, whether it shows wrong ones).
 FIGURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
@@ -192,6 +228,11 @@ FIGURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "fig5": ((*_FIRST, "line_label_smoothing"), True, True),
     "fig6": (_FIRST, True, False),
     "fig7": (_FIRST, False, True),
+    "learning_rate": (
+        ("standard", "standard_matched", "ema", *_LINES, *(f"{name}_lr_m" for name in _LINES)),
+        *(True, True),
+    ),
+    "corruptions": (("standard", "standard_matched", *_LINES), True, True),
     "rivals": (tuple(name for name in PRODUCTS if name not in SIZED), True, True),
     "tuned": (("standard", "standard_matched", "ema", "line", "layerwise_line"), True, True),
     "curvature": (_COMPARED, True, False),

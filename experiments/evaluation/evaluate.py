@@ -11,7 +11,7 @@ from experiments.data.sets import Split
 from experiments.evaluation.inputs import NOTHING_SHIFTED, Shifted
 from experiments.evaluation.points import layout, short
 from experiments.evaluation.predict import Settings, Wrap, mixtures, no_wrap, predict_networks
-from experiments.evaluation.predictors import all_metrics, measure, predictors
+from experiments.evaluation.predictors import all_metrics, ensemble, measure, predictors
 from experiments.system.files import plain
 from experiments.training.run import Run
 
@@ -51,8 +51,8 @@ def evaluate(
     coords = np.stack([point.coords for point in plan.points])
     ensembles = [
         {"members": short(coords[list(members)]), "average": average}
-        | metrics(ss.ensemble(logits[main][jnp.array(members)], average), main)
-        | _diversity(jnp.exp(log_probs[main]), members)
+        | metrics(ensemble(logits[main][jnp.array(members)], average), main)
+        | _diversity(log_probs[main][jnp.array(members)])
         for members in plan.groups
         for average in ("probability", "logit")
     ]
@@ -72,10 +72,7 @@ def evaluate(
             "points": records,
             "ensembles": ensembles,
             "places": found,
-            "geometry": {
-                "distances": ss.distances(stack),
-                "squared_cosines": ss.squared_cosines(stack),
-            },
+            "geometry": _geometry(stack),
             "recalibration": {
                 "num_examples": recalibration.num_examples,
                 "batch_size": recalibration.batch_size,
@@ -85,14 +82,18 @@ def evaluate(
     )
 
 
-def _diversity(probs: jax.Array, members: tuple[int, ...]) -> dict[str, jax.Array]:
-    """Means over pairs of members; 0 if there is one member only."""
-    pairs = list(itertools.combinations(members, 2))
-    m = ss.metrics
-    return {
-        fn.__name__: sum(fn(probs[i], probs[j]) for i, j in pairs) / max(len(pairs), 1)
-        for fn in (m.disagreement, m.total_variation)
-    }
+@jax.jit
+def _geometry(stack: ss.tree.PyTree) -> dict[str, jax.Array]:
+    return {"distances": ss.distances(stack), "squared_cosines": ss.squared_cosines(stack)}
+
+
+@jax.jit
+def _diversity(log_probs: jax.Array) -> dict[str, jax.Array]:
+    """Means over pairs of members `[M, N, K]`; 0 if there is one member only."""
+    probs, metrics = jnp.exp(log_probs), (ss.metrics.disagreement, ss.metrics.total_variation)
+    pairs = np.array([*itertools.combinations(range(len(probs)), 2)], int).reshape(-1, 2)
+    found = jax.lax.map(lambda pair: {fn.__name__: fn(*probs[pair]) for fn in metrics}, pairs)
+    return jax.tree.map(lambda values: values.sum() / max(len(pairs), 1), found)
 
 
 def to_json(tree):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -12,16 +13,21 @@ import numpy as np
 import tqdm
 
 import subspace_jax as ss
-from experiments.data.augment import AUGMENTATIONS, normalize
+from experiments.data.augment import AUGMENTATIONS
 from experiments.data.sets import Split
 from experiments.system import hosts
 from experiments.system.errors import UserError
 from experiments.training import feed, placement
-from experiments.training.model import Model, training_logits
+from experiments.training.model import Model, logits_and_moments, normalized
 from experiments.training.run import Run
 
 # The stream of a run's randomness that recalibration takes; train.py has the first three.
 _RECALIBRATION = 3
+
+# Activations at one time per number of the images: a layer's input, convolution and output, of 64
+# channels at full resolution for the 3 of an image.
+_ACTIVATIONS = 64
+_MOST = 8  # networks vectorised together unless the config asks for more
 
 # `(batches, what is done with them) -> batches`: for progress bars and signals.
 Wrap = Callable[[Iterable, str], Iterable]
@@ -37,7 +43,7 @@ class Settings(NamedTuple):
     recalibration_batch_size: int
     recalibration_examples: int  # 0 for all
     recalibration_augment: bool
-    at_once: int  # networks vectorised together; 0 for one after another
+    at_once: int  # networks vectorised together; 0 for what `networks_at_once` chooses
     num_samples: int  # networks drawn from a complex, and passes of Monte-Carlo dropout
 
 
@@ -61,8 +67,12 @@ class Networks(NamedTuple):
 
     def take(self, members: Iterable[int]) -> "Networks":
         """Some of them."""
-        index = np.asarray(tuple(members))
-        return jax.tree.map(lambda x: x[index], self)
+        return _taken(self, np.asarray(tuple(members)))
+
+
+@jax.jit
+def _taken(tree: ss.tree.PyTree, index: np.ndarray) -> ss.tree.PyTree:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def no_wrap(batches: Iterable, what: str) -> Iterable:
@@ -80,8 +90,11 @@ def recalibrated(
     run: Run, params: ss.tree.PyTree, settings: Settings, wrap: Wrap = no_wrap
 ) -> tuple[Networks, ss.recalibration.Recalibration]:
     """Networks `[P, ...]` with the statistics of the training images, each its own."""
+    model, augment = run.program.model.whole, settings.recalibration_augment
+    size = settings.recalibration_batch_size
+    at_once = networks_at_once(settings, params, size * math.prod(run.images.shape[1:]))
     recalibration = ss.recalibrate(
-        _for_each(moments_fn(run.program.model, settings.recalibration_augment), settings.at_once),
+        moments_of_all(model, augment, at_once),
         params,
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
@@ -91,6 +104,29 @@ def recalibrated(
     return Networks(params, recalibration.stats), recalibration
 
 
+def networks_at_once(settings: Settings, params: ss.tree.PyTree, numbers: int) -> int:
+    """How many of networks `[P, ...]` see a batch of so many numbers vectorised together.
+
+    For `at_once` of 0 that is one on a CPU, where networks of their own kernels become slow grouped
+    convolutions; elsewhere as many as fit into a quarter of the device's memory, if each needs
+    `_ACTIVATIONS` times its batch in float32 and twice its weights, and at most `_MOST`.
+    """
+    if settings.at_once:
+        return settings.at_once
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 1
+    return fitting((device.memory_stats() or {}).get("bytes_limit", 0), params, numbers)
+
+
+def fitting(memory: int, params: ss.tree.PyTree, numbers: int) -> int:
+    """How many networks `[P, ...]` fit into a quarter of a memory of bytes; see `networks_at_once`."""
+    leaves = jax.tree.leaves(params)
+    weights = sum(x.nbytes for x in leaves) // len(leaves[0])
+    each = 2 * weights + 4 * _ACTIVATIONS * numbers
+    return max(1, min(len(leaves[0]), _MOST, memory // 4 // each))
+
+
 def predict(
     model: Model, networks: Networks, images: np.ndarray, settings: Settings, wrap: Wrap = no_wrap
 ) -> jax.Array:
@@ -98,7 +134,8 @@ def predict(
     shards = placement.num_shards(model.mesh)
     size = -(-settings.batch_size // shards) * shards
     batches = wrap(padded_batches(images, size, shards), "predict")
-    fn = _for_each(logits_fn(model), settings.at_once)
+    at_once = networks_at_once(settings, networks.params, size * math.prod(images.shape[1:]))
+    fn = logits_of_all(model.whole, at_once)
     return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
 
 
@@ -131,46 +168,64 @@ def mixtures(stack: ss.tree.PyTree, weights: jax.Array) -> ss.tree.PyTree:
 @functools.cache
 def moments_fn(model: Model, augment: bool) -> Callable:
     """`(params, (key, images)) -> moments` of a batch in training mode, of one network."""
-    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
+    prepared, moments = _prepared_fn(model, augment), _moments_fn(model)
+    return lambda params, batch: moments(params, prepared(*batch))
 
-    def moments(params, batch):
-        key, images = batch
-        return training_logits(model, params, augmentation(key, images))[1]
 
-    return moments
+@functools.cache
+def moments_of_all(model: Model, augment: bool, at_once: int) -> Callable:
+    """The same of networks `[P, ...]`; a batch is augmented and normalised once for all of them."""
+    prepared = _prepared_fn(model, augment)
+    moments = ss.for_each(_moments_fn(model), at_once=at_once if at_once > 1 else None)
+    return lambda params, batch: moments(params, prepared(*batch))
 
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
-    """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode."""
+    """`((params, stats), images) -> logits [B, K]` of a network; a key and a rate drop units."""
+    logits = _logits_fn(model)
+    return lambda network, images, dropout=None: logits(network, normalized(model, images), dropout)
 
-    def logits(network, images, **options):
-        params, stats = network
-        return model.network.apply(
-            {"params": params, "batch_stats": stats},
-            normalize(placement.spread(model.mesh, images), model.normalization),
-            train=False,
-            **options,
-        )
 
-    return logits
+@functools.cache
+def logits_of_all(model: Model, at_once: int) -> Callable:
+    """The same of networks `[P, ...]`; a batch is normalised once for all of them."""
+    logits = ss.for_each(_logits_fn(model), at_once=at_once if at_once > 1 else None)
+    return lambda networks, images: logits(networks, normalized(model, images))
 
 
 @functools.cache
 def dropout_logits_fn(model: Model) -> Callable:
-    """`((network, keys [S]), images) -> logits [S, B, K]`, units dropped anew with every key."""
+    """`((network, keys [S], rate), images) -> logits [S, B, K]`, units dropped anew with every key."""
 
-    def logits(network_and_keys, images):
-        network, keys = network_and_keys
-        drop = lambda key: logits_fn(model)(network, images, dropout=True, rngs={"dropout": key})
-        return jax.lax.map(drop, keys)
+    def logits(given, images):
+        network, keys, rate = given
+        return jax.lax.map(lambda key: logits_fn(model)(network, images, (key, rate)), keys)
 
     return logits
 
 
-@functools.cache
-def _for_each(fn: Callable, at_once: int) -> Callable:
-    return ss.for_each(fn, at_once=at_once or None)
+def _prepared_fn(model: Model, augment: bool) -> Callable:
+    augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
+    return lambda key, images: normalized(model, augmentation(key, images))
+
+
+def _moments_fn(model: Model) -> Callable:
+    return lambda params, images: logits_and_moments(model, params, images)[1]
+
+
+def _logits_fn(model: Model) -> Callable:
+    def logits(network, images, dropout=None):
+        (params, stats), (key, rate) = network, dropout or (None, 0.0)
+        return model.network.clone(dropout=rate).apply(
+            {"params": params, "batch_stats": stats},
+            images,
+            train=False,
+            dropout=dropout is not None,
+            rngs={} if dropout is None else {"dropout": key},
+        )
+
+    return logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +253,7 @@ def recalibration_batches(run: Run, settings: Settings) -> Batches:
 
     def images():
         if run.loader is None:
-            return (run.images[places] for places in order)
+            return (_taken(run.images, places) for places in order)
         crop = run.crops and settings.recalibration_augment
         return feed.recalibration_images(run, order, crop)
 
@@ -206,7 +261,10 @@ def recalibration_batches(run: Run, settings: Settings) -> Batches:
 
 
 def padded_batches(images: np.ndarray, batch_size: int, multiple: int = 1) -> Batches:
-    """Batches of one size, a multiple; the last filled up with copies of its last image."""
-    size = min(batch_size, -(-len(images) // multiple) * multiple)
+    """Batches of one size, a multiple; the last filled up with copies of its last image.
+
+    Fewer images than a batch fill one of the next power of two, so that splits share programs.
+    """
+    size = min(batch_size, -(-(1 << (len(images) - 1).bit_length()) // multiple) * multiple)
     places = np.arange(-(-len(images) // size) * size).clip(max=len(images) - 1).reshape(-1, size)
     return Batches(len(places), lambda: (jnp.asarray(images[at]) for at in places))

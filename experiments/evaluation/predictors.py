@@ -65,7 +65,7 @@ def predictors(
     yield of("midpoint", [middle])
     if plan.groups:
         yield of("ensemble", plan.groups[0])
-    if model.network.dropout > 0:
+    if model.drops:
         yield _mc_ensemble(run, jax.tree.map(lambda x: x[middle], networks), settings)
     if held_out is None:
         return
@@ -84,7 +84,8 @@ def _mc_ensemble(run: Run, network: Networks, settings: Settings) -> Predictor:
 
     def logits(images):
         batches = padded_batches(images, settings.batch_size)
-        passes = ss.predict(dropout_logits_fn(run.program.model), (network, keys), batches)
+        given = network, keys, run.hyper.dropout
+        passes = ss.predict(dropout_logits_fn(run.program.model), given, batches)
         return hosts.local(passes)[:, : len(images)]
 
     return Predictor("mc ensemble", logits, len(keys))
@@ -129,7 +130,7 @@ def measure(
         name: known[name][members] if known and predictor.members else predictor.logits(images)
         for name, (images, _) in splits.items()
     }
-    log_probs = {name: ss.ensemble(values) for name, values in logits.items()}
+    log_probs = {name: ensemble(values) for name, values in logits.items()}
     labels = {name: jnp.asarray(split.labels) for name, split in splits.items()}
     main, record = next(iter(splits)), {"inference_passes": predictor.passes}
     if "validation" in splits:
@@ -138,11 +139,8 @@ def measure(
     if main == "validation":
         return record | predictor.says
     tested = log_probs[main], labels[main]
-    curve = ss.detection.risk_coverage(jnp.exp(tested[0]), tested[1])
-    total = len(labels[main])
-    shown = np.linspace(0, total - 1, min(_CURVE_POINTS, total)).astype(int)
     record |= all_metrics(*tested, num_bins=num_bins)
-    record["risk_coverage"] = {name: values[shown] for name, values in curve._asdict().items()}
+    record["risk_coverage"] = _curve(*tested)
     if "validation" in splits:
         record |= temperature_record(validation, tested, num_bins)
         if len(predictor.members) > 1:
@@ -152,6 +150,7 @@ def measure(
     return record | _foreign(predictor, shifted, tested[0]) | predictor.says
 
 
+@functools.partial(jax.jit, static_argnames="num_bins")
 def temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
     """The temperature that validation logits `[N, K]` choose, and the test metrics with it."""
     temperature = ss.calibration.fit_temperature(*validation)
@@ -159,6 +158,7 @@ def temperature_record(validation: Predicted, test: Predicted, num_bins: int) ->
     return _scaled(temperature, log_probs, test[1], num_bins)
 
 
+@functools.partial(jax.jit, static_argnames="num_bins")
 def ensemble_temperature_record(validation: Predicted, test: Predicted, num_bins: int) -> dict:
     """As `temperature_record`, of the mean probabilities of members with logits `[M, N, K]`."""
     records = {}
@@ -175,6 +175,17 @@ def _scaled(temperature, log_probs, labels, num_bins: int) -> dict:
         "ece": ss.metrics.ece(jnp.exp(log_probs), labels, num_bins=num_bins),
     }
     return {"temperature": temperature, "scaled": scaled}
+
+
+ensemble = jax.jit(ss.ensemble, static_argnames="average")
+
+
+@jax.jit
+def _curve(log_probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """A few points of the risk-coverage curve."""
+    curve, total = ss.detection.risk_coverage(jnp.exp(log_probs), labels), len(labels)
+    shown = np.linspace(0, total - 1, min(_CURVE_POINTS, total)).astype(int)
+    return {name: values[shown] for name, values in curve._asdict().items()}
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")
@@ -214,7 +225,7 @@ def _corruptions(predictor: Predictor, shifted: Shifted, num_bins: int) -> dict:
             if columns is not None:
                 logits = logits[..., columns]
                 record["corruptions_mapping"] = description
-            metrics = _short_metrics(ss.ensemble(logits), jnp.asarray(labels), num_bins)
+            metrics = _short_metrics(ensemble(logits), jnp.asarray(labels), num_bins)
             found[name][str(severity)] = metrics
     if not found:
         return {}
@@ -227,7 +238,7 @@ def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array) -> dict:
     """How its confidence tells foreign images from those of log probabilities `own`."""
     inside, found = _confidence(own), {}
     for name, load in shifted.outside.items():
-        outside = _confidence(ss.ensemble(predictor.logits(load())))
+        outside = _confidence(ensemble(predictor.logits(load())))
         found[name] = {
             "auroc": ss.detection.auroc(inside, outside),
             "fpr95": ss.detection.fpr_at_tpr(inside, outside),

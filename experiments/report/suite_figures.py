@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.configs.recipes import COLOURS, LARGEST, METHODS, PRODUCTS, SHOWN
+from experiments.configs.recipes import COLOURS, LARGEST, METHODS, PRODUCTS, SHOWN, TIMES_M
 from experiments.configs.suites import FIGURES
 from experiments.report.run_figures import legend_below, path_of
 from experiments.results.significance import standard_error
-from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, look, order_of, style_of
-from experiments.results.summary import chosen_runs
+from experiments.results.styles import MCE, METRICS, QUANTITIES, SUBSPACES, look, order_of, style_of
+from experiments.results.summary import SETTINGS, chosen_runs
 from experiments.results.wording import labels_said
 from experiments.system.files import plain
 from subspace_jax import plotting
@@ -28,6 +28,7 @@ _PATHS, _LEVELS, _SNOWED = SHOWN["path"], SHOWN["level"], SHOWN["severity"]
 _CURVES = SHOWN["curves"]
 # What a family is with two networks, where that has a name of its own.
 _OF_TWO = {"simplex": "line", "layerwise_simplex": "layerwise_line"}
+_OF_TWO |= {f"{name}_lr_m": f"{two}_lr_m" for name, two in _OF_TWO.items()}
 _OF_TWO["standard_matched"] = "standard_matched"
 _FOREIGN = {"noise": "uniform noise", "shuffled": "shuffled pixels"}
 
@@ -36,8 +37,7 @@ def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
     """The figures of some names that have data, each of its own products, and those of confidences."""
     counted, table = chosen_runs(metrics["runs"]), metrics["table"]
     noise = max((row["label_noise"] for row in table), default=0.0)
-    article = [row for row in table if row["setting"] == "article"]
-    tuned = [row for row in table if row["setting"] == "tuned"]
+    article, tuned, corrupted = ([row for row in table if row["setting"] == s] for s in SETTINGS)
     clean, noisy = (_runs(counted, rate) for rate in (0.0, noise))
     makers = {
         "fig3": lambda rows: _paths(clean, _at(rows, 0.0), 0.0),
@@ -45,6 +45,8 @@ def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
         "fig5": lambda rows: _dots(rows, ("ece", "scaled.ece", "nll")),
         "fig6": lambda rows: _severities(clean),
         "fig7": lambda rows: _paths(noisy, _at(rows, noise), noise) if noise else None,
+        "learning_rate": lambda rows: _dots(rows, METRICS) if _both_rates(rows) else None,
+        "corruptions": lambda rows: _dots(corrupted, MCE),
         "rivals": lambda rows: _dots(rows, METRICS),
         "tuned": lambda rows: _dots(tuned, METRICS),
     }
@@ -74,6 +76,10 @@ def _of_figure(name: str, rows: Sequence[Metrics]) -> list[Metrics]:
 def _side(row: Metrics) -> tuple[str, str]:
     """The recipe and the place of a row."""
     return PRODUCTS[row["method"]][0], row["place"]
+
+
+def _both_rates(rows: Sequence[Metrics]) -> bool:
+    return any(row["method"] in TIMES_M for row in rows)
 
 
 def _title(noise: float) -> str:

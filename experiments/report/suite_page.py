@@ -16,6 +16,8 @@ Metrics = Mapping[str, Any]
 _INTRODUCTIONS = {
     "digits": "Small convolutional networks on scikit-learn's digits, which show how the methods behave "
     "and do not settle the article's claims.",
+    "cifar10 few": "ResNet-8 of width 16 on 3,000 images of CIFAR-10, which it learns by heart: the "
+    "article's regime at a small scale.",
     "cifar10 small": "ResNet-8 of width 8 on 10,000 images of CIFAR-10: a small-scale version, whose "
     "numbers are not the article's.",
     "cifar10 full": "cResNet20 on CIFAR-10 by the article's protocol, but for 5,000 training images "
@@ -33,9 +35,10 @@ _TERMS = (
     "from it in where gradients are taken, and by the cosine penalty.",
     "Wrong labels replace true ones in the training images alone, and are never the true ones.",
     "Article setting: the article's recipe for all methods. Tuned setting: learning rate and weight "
-    "decay chosen for each method by accuracy on validation images with true labels.",
+    "decay chosen for each method by accuracy on validation images with true labels. Corrupted setting: "
+    "the article's networks, and the mCE is over all corruptions of the benchmark.",
     "Claims are tested by paired t-tests over seeds at 5 %, corrected by Holm's method within each of "
-    "three groups: the article's, the controls, tuned against tuned.",
+    "each group: the article's, the controls, tuned against tuned, the learning rates.",
     "Training costs are relative to standard training, and passes are networks per prediction.",
 )
 _DOTS = (
@@ -80,6 +83,18 @@ _CAPTIONS = {
         "Test images corrupted by snow, {snow}; trained with clean labels. The published constants of "
         "snow do not grow in every respect, so severity 2 may be harder than 3. Error bars are one "
         "standard error.",
+    ),
+    "learning_rate": (
+        "The learning rate of a subspace",
+        "Dots with whiskers.",
+        "Lines at standard training's learning rate, with which the midpoint of two networks moves at "
+        f"half of it, and at twice that (lr x m). {_DOTS}",
+    ),
+    "corruptions": (
+        "All corruptions of the benchmark",
+        "Dots with whiskers.",
+        "Mean error over all corruptions and severities of the midpoints, and relative to standard "
+        "training's: lower is better. A dot is the mean over seeds, its whisker one standard error.",
     ),
     "rivals": ("Every rival", "Dots with whiskers.", _DOTS),
     "tuned": ("Tuned against tuned", "Dots with whiskers.", _DOTS),
@@ -128,6 +143,7 @@ def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
             "Runs that failed",
             _list(f"{found['id']}: {found['error']}" for found in metrics.get("failed", ())),
         ),
+        "missing": ("Runs that are missing", _list(metrics.get("missing", ()))),
     }
     parts = {part: found for part, found in parts.items() if found[1]}
     links = "".join(
@@ -182,6 +198,8 @@ def _headlines(metrics: Metrics) -> dict[str, str]:
         "fig5": _comparison(verdicts, "fig5", "ece"),
         "fig6": _comparison(verdicts, "fig6", "corruptions.snow.3.accuracy"),
         "fig7": _comparison(verdicts, "fig7", "accuracy"),
+        "learning_rate": _comparison(verdicts, "learning_rate", "accuracy"),
+        "corruptions": "The errors under 15 corruptions, beside those of standard training.",
         "rivals": _best(metrics),
         "tuned": _comparison(verdicts, "tuned", "accuracy"),
         "curvature": "The sharpness of the loss along each path, beside the test error.",

@@ -28,7 +28,7 @@ from experiments.system.provenance import finished_now, provenance
 # suite -> its scales, the first by default.
 SUITES = {
     "digits": ("digits",),
-    "cifar10": ("small", "full"),
+    "cifar10": ("few", "small", "full"),
     "tiny_imagenet": ("full",),
     "imagenet": ("full",),
 }
@@ -39,13 +39,14 @@ DESCRIPTION = f"""Trains what the article's figures compare, with every rival, a
     python -m experiments.reproduce digits --only fig3,fig7
 
 The second one is a short one to try; it needs no data. SUITE is one of {", ".join(SUITES)};
-cifar10 has the scales small (for two CPU cores) and full
-(the article's protocol). FIGURES are names with commas between:
+cifar10 has the scales few (few images, for two CPU cores and a day), small (more images for fewer
+epochs) and full (the article's protocol). FIGURES are names with commas between:
 {", ".join(FIGURES)}; without --only all are made.
 The same command goes on where it was interrupted, and skips what is done; folders of runs that were
 made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
-and --draw_only refuses to train what is missing. --known_runs takes the runs of published results as
-done, to add seeds or methods to them. --check prints every claim with its test."""
+and --draw_only trains nothing, draws what is done and names what is missing. --known_runs takes the
+runs of published results as done, to add seeds or methods to them. --check prints every claim with
+its test."""
 _KNOWN_RUNS = "metrics.json files of this suite, with commas between, whose runs count as done."
 
 
@@ -75,7 +76,7 @@ def _define(values: flags.FlagValues) -> None:
     switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=values)
     text("only", help="Figures to make, with commas between.")
     text("known_runs", help=_KNOWN_RUNS)
-    switch("draw_only", help="Train nothing; refuse figures that lack runs.")
+    switch("draw_only", help="Train nothing; draw what is done and name what is missing.")
     switch("check", help="Print every claim with its test.")
 
 
@@ -111,7 +112,7 @@ def run(options: SimpleNamespace, failed: list[str]) -> None:
 def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     config, inputs, figures = options.config, Inputs(), plan.figures_of(options.only)
     entries = plan.entries(config, figures)
-    trained = [entry for entry in entries if entry.setting != "landscape"]
+    trained = [entry for entry in entries if entry.setting not in records.LOOKING]
     if not any(entry.setting == "article" for entry in entries):
         raise UserError(
             f"--only is {options.only!r} but the suite has no method of it; choose other figures or "
@@ -123,8 +124,11 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     existing = set() if options.overwrite else records.ids_of_records(folder)
     # Refuses runs of another config.
     found = known_runs.sort(None if options.overwrite else folder, known, entries)
+    missing: list[str] = []
     if options.draw_only:
-        _require(entries, found, folder)
+        entries, missing = _done(entries, found)
+        _require(entries, missing, folder)
+        found = known_runs.sort(folder, known, entries)
     previous = None if options.overwrite else workdir.finished(folder)
     workdir.prepare(folder, config, options.overwrite)
     _take(found, entries, folder)
@@ -134,7 +138,7 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     with Stop() as stop:
         try:
             suite = Suite(folder, inputs, lambda: stop.requested)
-            outcome = _run_all(options, suite, entries, known)
+            outcome = _run_all(options, suite, entries, known, missing)
         except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             return
@@ -150,6 +154,7 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             drawn = {name: record[name] for name in ("command", "commit", "date")}
             record = previous["provenance"] | {"drawn": drawn}
         results = metrics.results(config, runs, outcome.failures, record)
+        results |= {"missing": missing} if missing else {}
         files.write_atomically(folder / workdir.TABLE, tables.results(results) + "\n")
         workdir.publish(folder, *pages.of_suite(results, figures))
         files.write_json(folder / workdir.METRICS, results)
@@ -187,19 +192,30 @@ def _take(found: Sorted, entries: list[Entry], folder: Path) -> None:
             records.write_known(folder, entry, found.known[entry.id])
 
 
-def _require(entries: list[Entry], found: Sorted, folder: Path) -> None:
-    missing = [entry.id for entry in entries if entry.id not in found.done | found.known.keys()]
-    if missing:
+def _done(entries: list[Entry], found: Sorted) -> tuple[list[Entry], list[str]]:
+    """The entries that have a record, and the ids of the others."""
+    there = found.done | found.known.keys() | found.stale
+    missing = [entry.id for entry in entries if entry.id not in there]
+    return [entry for entry in entries if entry.id in there], missing
+
+
+def _require(done: list[Entry], missing: list[str], folder: Path) -> None:
+    """Refuses to draw nothing."""
+    if not any(entry.setting == "article" for entry in done):
         raise UserError(
-            f"--draw_only is given but {len(entries) - len(missing)} of {len(entries)} runs are done "
-            f"in {folder} (not {missing[0]}); run the same command without it."
+            f"--draw_only is given but {len(done)} of {len(done) + len(missing)} runs are done in "
+            f"{folder} (not {missing[0]}); run the same command without it."
         )
 
 
 def _run_all(
-    options: SimpleNamespace, suite: Suite, entries: list[Entry], known: list[KnownRuns]
+    options: SimpleNamespace,
+    suite: Suite,
+    entries: list[Entry],
+    known: list[KnownRuns],
+    missing: list[str],
 ) -> Outcome:
-    """All entries; those with tuned values when it is known which these are."""
+    """All entries; those with tuned values when it is known which these are, or are `missing`."""
     config = options.config
     at_once, slots = config.runs_at_once, dict[str, int]()
     looking = config.landscape.to_dict(), next(iter(plan.landscape_seeds(config)), -1)
@@ -207,13 +223,13 @@ def _run_all(
     def run_one(entry, advance):
         if suite.stop():
             raise Interrupted
-        if entry.setting == "landscape":
+        if entry.setting in records.LOOKING:
             return scenes.record(entry, advance, suite, *looking)
         return scheduler.run_entry(entry, advance, suite, slots.get(entry.id, 0), at_once)
 
     def train_group(runs, advance):
         slots.update({entry.id: slot for slot, entry in enumerate(runs)})
-        trained = [entry for entry in runs if entry.setting != "landscape"]
+        trained = [entry for entry in runs if entry.setting not in records.LOOKING]
         scheduler.train_group(trained, advance, suite)
 
     def run_all(entries):
@@ -226,7 +242,8 @@ def _run_all(
         return first
     found = known_runs.sort(suite.folder, known, tuned)
     if options.draw_only:
-        _require(tuned, found, suite.folder)
+        tuned, more = _done(tuned, found)
+        missing += more
     _take(found, tuned, suite.folder)
     second = run_all(tuned)
     return Outcome(first.records | second.records, first.failures | second.failures)
@@ -239,6 +256,8 @@ def _show(found: dict, folder: Path, check: bool) -> None:
     if check and claimed.cells:
         print(claimed.text(), end="\n\n")
     print(found["counts"])
+    if missing := found.get("missing"):
+        print(f"{len(missing)} runs are missing: {', '.join(missing)}.")
     for failure in found["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

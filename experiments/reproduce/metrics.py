@@ -34,6 +34,8 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
         for group in (claims.ARTICLE, claims.CONTROLS, claims.TUNED)
         for verdict in claims.check(group, runs)
     ]
+    of_rates = claims.check(claims.LEARNING_RATE, runs)
+    verdicts += [verdict for verdict in of_rates if verdict.outcome != claims.NOT_RUN]
     return {
         "config": json.loads(config.to_json_best_effort()),
         "provenance": record | ({"made": made} if made else {}),

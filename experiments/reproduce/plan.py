@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 from experiments.configs.check import NUMBERS, SUITE_BOUNDS, check_bounds
 from experiments.configs.check import check as check_run
 from experiments.configs.recipes import PARTNER_SEED, PRODUCTS, RECIPES, check_recipe
-from experiments.configs.suites import FIGURES, run_config
+from experiments.configs.suites import FIGURES, NUM_FIRST_SEEDS, run_config
 from experiments.reproduce.records import Entry, digest
 from experiments.reproduce.scenes import PATHS, SLICED
 from experiments.system.errors import UserError
 from experiments.training import placement
+from subspace_jax import corruptions
 
 
 def check(config: ConfigDict) -> None:
@@ -21,7 +22,7 @@ def check(config: ConfigDict) -> None:
     sweeps = {f"sweeps.{recipe}.values": NUMBERS for recipe in config.sweeps}
     check_bounds(config.to_dict(), SUITE_BOUNDS | sweeps)
     placement.check_runs(config.run.mesh, config.runs_at_once)
-    for names in ("products", "clean_only"):
+    for names in ("products", "clean_only", "all_seeds", "corrupted"):
         unknown = [name for name in config[names] if name not in PRODUCTS]
         if unknown:
             raise UserError(
@@ -55,7 +56,7 @@ def figures_of(only: str) -> tuple[str, ...]:
 
 def entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     """All that some figures need, but for the runs with values that the tuning is to choose."""
-    kinds = (article_entries, tuning_entries, landscape_entries)
+    kinds = (article_entries, tuning_entries, corrupted_entries, landscape_entries)
     return [entry for of_kind in kinds for entry in of_kind(config, figures)]
 
 
@@ -65,7 +66,7 @@ def article_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     for recipe, noise in _recipes(config, figures):
         sweep = config.sweeps.get(recipe)
         tried = [{sweep.name: value} for value in sweep["values"]] if sweep else [{}]
-        for seed in config.seeds:
+        for seed in _seeds(config, recipe, "article"):
             for values in tried:
                 _add(wanted, config, recipe, "article", noise, seed, values, seed)
     lines = "line" in config.products and 0.0 in config.noise_rates
@@ -114,6 +115,20 @@ def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]
     return found
 
 
+def corrupted_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
+    """Midpoints that predict images of all corruptions of the benchmark."""
+    trained = article_entries(config, figures) if "corruptions" in figures else []
+    return [
+        entry(
+            config,
+            *(of.method, "corrupted", of.label_noise, of.seed, {}, (of.id,)),
+            given=digest(of),
+        )
+        for of in trained
+        if of.seed in config.seeds[:NUM_FIRST_SEEDS] and _is_of(config.corrupted, of.method)
+    ]
+
+
 def tuning_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
     """Every tuned recipe with every learning rate and weight decay, on validation data."""
     tuning = config.tuning
@@ -127,7 +142,7 @@ def tuning_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]:
         for seed in tuning.seeds
         for noise in config.noise_rates
         for recipe in tuning.recipes
-        if "tuned" in figures and not (noise and _is_clean_only(config, recipe))
+        if "tuned" in figures and not (noise and _is_of(config.clean_only, recipe))
         for chosen in values
     ]
 
@@ -136,9 +151,9 @@ def tuned_entries(config: ConfigDict, chosen: dict[tuple, dict]) -> list[Entry]:
     """Every tuned recipe with the values that the tuning chose, by (setting, noise, recipe)."""
     return [
         entry(config, recipe, "tuned", noise, seed, values)
-        for seed in config.seeds
         for (setting, noise, recipe), values in chosen.items()
         if setting == "tuning"
+        for seed in _seeds(config, recipe, "tuned")
     ]
 
 
@@ -149,13 +164,19 @@ def _recipes(config: ConfigDict, figures: Iterable[str]) -> list[tuple[str, floa
         products, clean, noisy = FIGURES[figure]
         recipe = PRODUCTS[product][0]
         for noise in config.noise_rates if product in products else ():
-            if (noisy and not _is_clean_only(config, recipe)) if noise else clean:
+            if (noisy and not _is_of(config.clean_only, recipe)) if noise else clean:
                 pairs[recipe, noise] = None
     return list(pairs)
 
 
-def _is_clean_only(config: ConfigDict, recipe: str) -> bool:
-    return recipe in (PRODUCTS[product][0] for product in config.clean_only)
+def _is_of(products: Iterable[str], recipe: str) -> bool:
+    return recipe in (PRODUCTS[product][0] for product in products)
+
+
+def _seeds(config: ConfigDict, recipe: str, setting: str) -> tuple[int, ...]:
+    all_of_them = setting == "article" and _is_of(config.all_seeds, recipe)
+    few = config.all_seeds and not all_of_them
+    return config.seeds[:NUM_FIRST_SEEDS] if few else config.seeds
 
 
 def _add(wanted, config, recipe, setting, noise, seed, values, noise_seed) -> str:
@@ -197,6 +218,8 @@ def entry(
             f"config.recipes.{recipe} and config.sweeps.{recipe} set {', '.join(changes)} but a run's "
             "config has not all of them; see --help of `python -m experiments.cifar`."
         ) from error
+    if setting == "corrupted":
+        run.evaluation.corruptions = corruptions.BENCHMARK
     if setting != "article":  # whose test split no oracle looks at
         run.evaluation.oracle_epochs = 0
     run.seed, run.label_noise.rate = seed, noise

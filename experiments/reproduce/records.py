@@ -21,6 +21,8 @@ _KEPT = (
     *("name", "coords", "members", "average", "accuracy", "nll", "brier", "ece"),
     *("disagreement", "total_variation"),
 )
+# Settings of entries that train nothing and look at what others trained, see `scenes`.
+LOOKING = ("landscape", "corrupted")
 _COST = ("training_images", "step_memory_bytes", "runs_at_once", "training_seconds")
 _COST += ("images_per_second", "evaluation_seconds")
 
@@ -29,7 +31,7 @@ class Entry(NamedTuple):
     """One run of a suite."""
 
     method: str  # its recipe
-    setting: str  # article, tuning, tuned, partner (others start from it), landscape (see `scenes`)
+    setting: str  # article, tuning, tuned, partner (others start from it), or one of `LOOKING`
     label_noise: float
     seed: int
     config: ml_collections.ConfigDict
@@ -107,7 +109,7 @@ def _row(folder: Path, entry: Entry, metrics: dict) -> dict:
     record = metrics["provenance"]
     here = {"data_sha256": workdir.data_sha256(run_folder(folder, entry.id))}
     row = {"made": of_a_run(record | {k: v for k, v in here.items() if v})}
-    if entry.setting == "landscape":
+    if entry.setting in LOOKING:
         seen = {name: metrics[name] for name in ("places", "landscape")}
         return row | seen | {"wall_seconds": record["wall_seconds"]}
     cost = {"gradient_passes": gradient_passes(folder, entry.id)}

@@ -1,4 +1,4 @@
-"""The landscape around the networks of a suite, as entries of it: slices, barriers, curvature."""
+"""What is seen of the networks of a suite, as entries of it: the landscape, and corrupted images."""
 
 import functools
 import time
@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 import subspace_jax as ss
 from experiments.configs.recipes import SHOWN
 from experiments.evaluation import landscape, predict
+from experiments.evaluation.evaluate import to_json
+from experiments.evaluation.points import layout
+from experiments.evaluation.predict import mixtures
+from experiments.evaluation.predictors import Predictor, measure
 from experiments.reproduce import records
 from experiments.reproduce.records import Entry, Suite
 from experiments.runs import slices, workdir
@@ -21,6 +26,8 @@ from experiments.training.run import make_run, one_network
 
 # What is drawn of which recipe, at the midpoint of clean labels.
 SLICED, PATHS = SHOWN["slice"], SHOWN["curvature"]
+# What is kept of a midpoint that predicts corrupted images.
+_OF_CORRUPTED = ("inference_passes", "accuracy", "nll", "ece", "corruptions")
 
 
 def record(entry: Entry, advance: Advance, suite: Suite, options: dict, first_seed: int) -> dict:
@@ -38,14 +45,17 @@ def record(entry: Entry, advance: Advance, suite: Suite, options: dict, first_se
     like = one_network(run)
     stacks = [weights.load(records.weights_path(folder, need), like) for need in entry.needs]
     found, places = {}, {}
-    if entry.method == "simplex_3" or (entry.method in SLICED and entry.seed == first_seed):
+    if entry.setting == "corrupted":
+        seen = _corrupted(run, stacks[0], settings, data.test, inputs.shifted(entry.config), wrap)
+        places["midpoint"] = {name: seen[name] for name in _OF_CORRUPTED}
+    elif entry.method == "simplex_3" or (entry.method in SLICED and entry.seed == first_seed):
         found["slice"] = slices.plane_of(run, settings, data, stacks, options["resolution"], wrap)
         if entry.method == "simplex_3":
             for region in ("inside", "outside"):
                 means = {name: found["slice"][region][name] for name in ("accuracy", "nll")}
                 places[f"{region} the triangle"] = {"inference_passes": 1} | means
     advance(0.5)
-    if entry.method in PATHS:
+    if entry.setting == "landscape" and entry.method in PATHS:
         found["path"] = _path(run, stacks[0], entry, folder, options, wrap)
     made = provenance("experiments.reproduce", entry.config.model.dtype) | finished_now()
     made["wall_seconds"] = time.perf_counter() - begin
@@ -53,6 +63,16 @@ def record(entry: Entry, advance: Advance, suite: Suite, options: dict, first_se
     seen = records.rounded({"provenance": made, "places": places, "landscape": found})
     files.write_json(own / workdir.METRICS, seen)
     return records.finished(folder, entry)
+
+
+def _corrupted(run, stack, settings, test, shifted, wrap: predict.Wrap) -> dict:
+    """What the midpoint predicts of corrupted images."""
+    found = layout(run, settings)
+    middle = mixtures(stack, jnp.asarray(found.weights[[found.index("midpoint")]]))
+    networks, _ = predict.recalibrated(run, middle, settings, wrap)
+    logits = functools.partial(predict.predict, run.program.model, networks, settings=settings)
+    midpoint = Predictor("midpoint", lambda images: logits(images, wrap=wrap))
+    return to_json(measure(midpoint, {"test": test}, settings.num_bins, shifted=shifted))
 
 
 def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.Wrap) -> dict:

@@ -122,6 +122,15 @@ TUNED: tuple[Claim, ...] = tuple(
     for metric in styles.METRICS
 )
 
+# Not the article's: what m times the learning rate changes, in suites that train subspaces at both.
+LEARNING_RATE: tuple[Claim, ...] = tuple(
+    claim_of("learning_rate", f"{line}_lr_m", rival, metric, noise)
+    for noise in (0.0, NOISE)
+    for line in _LINES
+    for rival in ("standard", "ema", line)
+    for metric in styles.METRICS
+)
+
 
 def check(claims: Sequence[Claim], runs: Sequence[summary.Record]) -> list[Verdict]:
     """What the runs say of every claim, each corrected for all the others that have runs."""

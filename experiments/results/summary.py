@@ -14,8 +14,9 @@ from experiments.configs.recipes import PRODUCTS, RECIPES
 from experiments.results import styles
 from experiments.results.significance import Effect, corrected, paired
 
-# What is reported. Runs of "tuning" chose the values of "tuned"; others start from those of "partner".
-SETTINGS = ("article", "tuned")
+# What is reported. Runs of "tuning" chose the values of "tuned"; those of "corrupted" are of
+# "article", and see more corruptions; others start from those of "partner".
+SETTINGS = ("article", "tuned", "corrupted")
 
 # A subspace, and ordinary training whose steps are those of its midpoint.
 MATCHED = {name: row.matched for name, row in RECIPES.items() if row.matched}
@@ -110,18 +111,17 @@ def _metrics(place: Record, prefix: str = "") -> Iterator[tuple[str, float | Non
 
 def with_mce(runs: Sequence[Record]) -> list[dict]:
     """Runs with their mean corruption errors, raw and relative to standard training of their seed."""
+    of = lambda run: (run["setting"] == "corrupted", run["label_noise"], run["seed"])
     standard = {
-        (run["label_noise"], run["seed"]): run["places"]["midpoint"].get("corruptions", {})
+        of(run): run["places"]["midpoint"].get("corruptions", {})
         for run in runs
-        if (run["method"], run["setting"]) == ("standard", "article")
+        if run["method"] == "standard"
+        and run["setting"] in ("article", "corrupted")
         and "midpoint" in run.get("places", {})
     }
     found = []
     for run in runs:
-        baseline, places = (
-            standard.get((run["label_noise"], run["seed"]), {}),
-            run.get("places", {}),
-        )
+        baseline, places = standard.get(of(run), {}), run.get("places", {})
         mce = {
             name: place | {"corruptions_mce": _mce(place["corruptions"], baseline)}
             for name, place in places.items()

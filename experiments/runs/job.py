@@ -197,8 +197,7 @@ class Oracle:
         every = self._config.evaluation.oracle_epochs
         if not every or (epoch % every and epoch < self._config.num_epochs):
             return
-        middle = self._run.program.method.middle(state)
-        params = jax.tree.map(lambda x: x[None], middle)
+        params = self._run.program.method.middle(state)
         splits = {"test": self._test}
         logits, _, _ = predict.predict_networks(self._run, params, splits, self._settings)
         accuracy = (np.asarray(logits["test"][0]).argmax(-1) == self._test.labels).mean()

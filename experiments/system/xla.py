@@ -4,14 +4,19 @@ import hashlib
 import os
 import pathlib
 import platform
+import warnings
 
 import jax
 import jaxlib
 
-# XLA's own thread-parallel convolutions instead of YNNPACK's, which jaxlib 0.10 runs on one core from
-# some sizes on; reductions stay with YNNPACK. Add a version only after trying it there.
-_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-_CPU_FLAGS = {"0.10": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+# YNNPACK's reductions, and XLA's own convolutions or oneDNN's instead of YNNPACK's: those of jaxlib 0.10
+# run on one core from some sizes on. Add a version only after trying it there.
+_YNN = "--xla_cpu_experimental_ynn_fusion_type"
+_ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
+_CPU_FLAGS = {
+    "0.10": {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"},
+    "0.12": {_YNN: "LIBRARY_FUSION_TYPE_REDUCE", _ONEDNN: "true"},
+}
 
 
 def configure() -> None:
@@ -19,16 +24,24 @@ def configure() -> None:
     flags = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if flags:
         os.environ["XLA_FLAGS"] = flags
+    if has_onednn():  # XLA can't write such programs down, and compiles them in every process
+        warnings.filterwarnings(
+            "ignore", message="Error writing persistent compilation cache entry"
+        )
     if jax.config.jax_enable_compilation_cache and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
 
 
 def cpu_flags(given: str, version: str) -> str:
     """`XLA_FLAGS` for a version of jaxlib, those that are given included."""
-    value = _CPU_FLAGS.get(".".join(version.split(".")[:2]))
-    if value is None or _CPU_FLAG in given:
-        return given
-    return f"{given} {_CPU_FLAG}={value}".strip()
+    flags = _CPU_FLAGS.get(".".join(version.split(".")[:2]), {})
+    added = (f"{flag}={value}" for flag, value in flags.items() if flag not in given)
+    return " ".join([*given.split(), *added])
+
+
+def has_onednn() -> bool:
+    """Whether XLA's programs for a CPU call oneDNN."""
+    return f"{_ONEDNN}=true" in os.environ.get("XLA_FLAGS", "").split()
 
 
 def cache_folder() -> pathlib.Path:

@@ -1,6 +1,7 @@
 """A method of training as a hashable value, which is compiled, and the numbers it is called with."""
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ class Hyperparameters(NamedTuple):
     label_smoothing: jax.Array
     ema_decay: jax.Array
     rho: jax.Array
+    dropout: jax.Array
 
 
 class Answer(NamedTuple):
@@ -161,10 +163,12 @@ class Method:
         drawn = [draw(state.opt_state, k) for k in jax.random.split(key, self.num_draws)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), average, *drawn)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def middle(self, state: ss.TrainState) -> ss.tree.PyTree:
-        """The network that early stopping looks at: averages of several have no midpoint."""
+        """The network `[1, ...]` that early stopping looks at: averages of several have no midpoint."""
         several = self.average in ("swag", "snapshots")
-        return self.subspace.midpoint(state.endpoints if several else self.trained(state))
+        middle = self.subspace.midpoint(state.endpoints if several else self.trained(state))
+        return jax.tree.map(lambda x: x[None], middle)
 
 
 def num_averaged_inits(config: ml_collections.ConfigDict) -> int:
@@ -198,7 +202,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         trains=kind != "independent",
     )
     values = {
-        "learning_rate": opt.learning_rate / matched,
+        "learning_rate": opt.learning_rate * (sub.num_endpoints if sub.lr_times_m else 1) / matched,
         "weight_decay": opt.weight_decay * matched,
         "momentum": opt.momentum,
         "penalty": sub.penalty,
@@ -206,6 +210,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         "label_smoothing": config.label_smoothing,
         "ema_decay": average.decay,
         "rho": nearby.rho,
+        "dropout": config.model.get("dropout", 0.0),
     }
     return method, Hyperparameters(**{name: jnp.float32(x) for name, x in values.items()})
 

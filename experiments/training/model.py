@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import subspace_jax as ss
 from experiments.data.augment import normalize
@@ -18,10 +19,20 @@ from experiments.training import placement
 class Model:
     """A network and what happens to its images; hashable, the static argument of evaluation."""
 
-    network: nn.Module
+    network: nn.Module  # of a rate of dropout of 0 or 1: the true one is a hyperparameter
     normalization: str  # and augmentation: names in `experiments.data.augment`
     augmentation: str
     mesh: jax.sharding.Mesh | None = None  # of the devices that share a batch
+
+    @property
+    def drops(self) -> bool:
+        """Whether units are dropped in training."""
+        return self.network.dropout > 0
+
+    @property
+    def whole(self) -> "Model":
+        """The same without dropout, which all share where no unit is dropped."""
+        return dataclasses.replace(self, network=self.network.clone(dropout=0.0))
 
 
 def first(images: jax.Array | Pictures) -> jax.Array | np.ndarray:
@@ -45,16 +56,35 @@ def initial_stats(model: Model, images: jax.Array) -> ss.tree.PyTree:
     return jax.tree.map(jnp.zeros_like, dict(variables.get("batch_stats", {})))
 
 
+def normalized(model: Model, images: jax.Array) -> jax.Array:
+    """uint8 images as the network takes them, split over the devices that share a batch."""
+    return normalize(placement.spread(model.mesh, images), model.normalization)
+
+
 def training_logits(
-    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+    model: Model,
+    params,
+    images: jax.Array,
+    dropout: tuple[jax.Array, ArrayLike] | None = None,
 ) -> tuple[jax.Array, dict]:
-    """Logits in training mode, and the batch's moments; units are dropped only with a key."""
-    logits, updated = model.network.apply(
+    """Logits in training mode, and the batch's moments; units are dropped with a key and a rate."""
+    return logits_and_moments(model, params, normalized(model, images), dropout)
+
+
+def logits_and_moments(
+    model: Model,
+    params,
+    images: jax.Array,
+    dropout: tuple[jax.Array, ArrayLike] | None = None,
+) -> tuple[jax.Array, dict]:
+    """The same of normalised images."""
+    key, rate = dropout or (None, 0.0)
+    logits, updated = model.network.clone(dropout=rate).apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
-        normalize(placement.spread(model.mesh, images), model.normalization),
+        images,
         train=True,
-        dropout=dropout_key is not None,
+        dropout=dropout is not None,
         mutable="batch_stats",
-        rngs={} if dropout_key is None else {"dropout": dropout_key},
+        rngs={} if dropout is None else {"dropout": key},
     )
     return logits, dict(updated.get("batch_stats", {}))

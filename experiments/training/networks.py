@@ -14,13 +14,14 @@ import jax.numpy as jnp
 
 # The article's initialisation: normal with variance 2 / fan-in, for every convolution.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# Of every layer; another function with the same arguments may stand here.
+# Of every layer; others with the same arguments may stand here.
 convolution = jax.lax.conv_general_dilated
+BatchNorm = nn.BatchNorm
 
 
 def widened(x: jax.Array) -> jax.Array:
     """In at least float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def conv(
@@ -49,13 +50,27 @@ def conv(
 
 def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
     """Batch norm in at least float32, rounded to the dtype of `x`, with PyTorch's epsilon."""
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+    norm = BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
     return norm(widened(x)).astype(x.dtype)
 
 
-def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Array:
+class Dropout(nn.Module):
+    """Flax's, of a rate that may be traced, so that all rates share a program."""
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        keep = jnp.asarray(1 - self.rate, x.dtype)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+
+
+def drop(x: jax.Array, rate: float | jax.Array, train: bool, dropout: bool | None) -> jax.Array:
     """Drops single activations if `dropout`, where None means `train`; no key for a rate of 0."""
-    return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
+    if not (train if dropout is None else dropout) or (isinstance(rate, float) and rate == 0):
+        return x
+    return Dropout(rate)(x)
 
 
 def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:

@@ -5,7 +5,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -63,8 +62,9 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
     """Builds everything that a run needs from its config; `slot` is its place in a group."""
     _check(config, data)
     method, hyper = make_method(config)
+    network = models.make_network(config.model, data.num_classes)
     model = Model(
-        network=models.make_network(config.model, data.num_classes),
+        network=network.clone(dropout=float(network.dropout > 0)),
         normalization=config.normalization,
         augmentation=config.augmentation,
         mesh=placement.make_mesh(config, method, slot),
@@ -173,5 +173,12 @@ def _check(config, data) -> None:
 
 def learning_rate(run: Run, step: int) -> float:
     """The learning rate of a step."""
-    plan = run.program.method.plan(run.program.length)
-    return float(run.hyper.learning_rate * plan.factor(jnp.int32(step)))
+    factors = _factors(run.program.method, run.program.length)
+    return float(np.asarray(run.hyper.learning_rate) * factors[step])
+
+
+@functools.cache
+def _factors(method: Method, length: Length) -> np.ndarray:
+    """The share of the largest learning rate at every step."""
+    factor = jax.jit(jax.vmap(method.plan(length).factor))
+    return np.asarray(factor(np.arange(length.num_steps, dtype=np.int32)))

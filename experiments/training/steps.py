@@ -28,21 +28,27 @@ _INIT, _ORDER, _STEPS = range(3)
 
 def init_state(run: Run) -> ss.TrainState:
     """The state before the first step: of the run's seed, and of networks that were trained before."""
-    method, mesh = run.program.method, run.program.model.mesh
+    method, model = run.program.method, run.program.model
     if run.given is not None:
         endpoints = _around(run.given, method)
     else:
         key = jax.random.fold_in(jax.random.key(run.seed), _INIT)
-        init = _compiled_init(run.program, run.num_averaged_inits)
-        arguments = key, run.hyper, training_model.first(run.images)
+        draw = _compiled_draw(model.whole, method.subspace.num_endpoints, run.num_averaged_inits)
+        arguments = key, training_model.first(run.images)
         if run.start is None:
-            return init(*arguments)
-        endpoints = jax.eval_shape(init, *arguments).endpoints
-        if run.start.keys() != endpoints.keys():  # some are drawn
-            endpoints = init(*arguments).endpoints
-        endpoints = starting.begin(endpoints, run.start)
-    optimizer = method.optimizer(run.hyper, run.program.length)
-    return placement.place(mesh, ss.TrainState.create(endpoints, optimizer))
+            endpoints = draw(*arguments)
+        else:
+            endpoints = jax.eval_shape(draw, *arguments)
+            if run.start.keys() != endpoints.keys():  # some are drawn
+                endpoints = draw(*arguments)
+            endpoints = starting.begin(endpoints, run.start)
+    return _state_of(endpoints, run.hyper, program=run.program)
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _state_of(endpoints, hyper, *, program):
+    optimizer = program.method.optimizer(hyper, program.length)
+    return placement.keep(program.model.mesh, ss.TrainState.create(endpoints, optimizer))
 
 
 def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
@@ -55,21 +61,17 @@ def _around(given: ss.tree.PyTree, method: Method) -> ss.tree.PyTree:
 
 
 @functools.cache
-def _compiled_init(program: Program, num_averaged: int):
-    def init(key, hyper, images):
-        method = program.method
-        one = functools.partial(init_params, program.model, images=images)
+def _compiled_draw(model: training_model.Model, num_endpoints: int, num_averaged: int):
+    def draw(key, images):
+        one = functools.partial(init_params, model, images=images)
         if num_averaged > 1:  # one network that starts at the midpoint of others
             spanning = ss.simplex(num_averaged)
-            endpoints = ss.stack([spanning.midpoint(spanning.init(key, one))])
-        else:
-            endpoints = method.subspace.init(key, one)
-        optimizer = method.optimizer(hyper, program.length)
-        return placement.keep(program.model.mesh, ss.TrainState.create(endpoints, optimizer))
+            return ss.stack([spanning.midpoint(spanning.init(key, one))])
+        return ss.simplex(num_endpoints).init(key, one)
 
     # It runs once, and at full optimisation it compiles for seconds on a CPU.
     options = {"xla_backend_optimization_level": 0} if on_cpu() else {}
-    return jax.jit(init, compiler_options=options)
+    return jax.jit(draw, compiler_options=options)
 
 
 def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn:
@@ -79,8 +81,8 @@ def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn
     def loss_fn(params, key, batch):
         images, labels = batch
         images = AUGMENTATIONS[model.augmentation](key, images)
-        dropout_key = jax.random.fold_in(key, 1) if model.network.dropout > 0 else None
-        logits, _ = training_logits(model, params, images, dropout_key)
+        dropout = (jax.random.fold_in(key, 1), hyper.dropout) if model.drops else None
+        logits, _ = training_logits(model, params, images, dropout)
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, hyper.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
@@ -166,6 +168,11 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, size: int, batch_size: int)
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
+@functools.partial(jax.jit, static_argnames="size")  # JAX's own slicing takes ten times as long
+def _part(order: jax.Array, start: int, *, size: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(order, start, size)
+
+
 OnEpoch = Callable[[int, ss.TrainState], None]
 
 
@@ -208,7 +215,8 @@ def _resident_examples(run: Run, first: int) -> Iterator[tuple[tuple, dict]]:
     for epoch in range(first // steps, run.program.length.num_epochs):
         order = epoch_order(order_key, jnp.int32(epoch), size=size, batch_size=run.batch_size)
         for start in range(max(first - epoch * steps, 0), steps, per_call):
-            yield (run.images, run.labels, order[start : start + per_call]), {}
+            indices = _part(order, start, size=min(per_call, steps - start))
+            yield (run.images, run.labels, indices), {}
 
 
 def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
@@ -229,10 +237,18 @@ def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
     return lowered_call(run, state).compile()
 
 
+_step_memory: dict[tuple, int | None] = {}  # of programs and shapes, since lowering takes a while
+
+
 def step_memory(run: Run, state: ss.TrainState) -> int | None:
     """Bytes that a training call needs at once: its arguments, results and temporaries."""
-    found = compiled_call(run, state).memory_analysis()
-    if found is None:
-        return None
-    shared = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return shared + found.temp_size_in_bytes
+    key = run.program, run.steps_per_call, run.batch_size, run.images.shape
+    if key not in _step_memory:
+        found = compiled_call(run, state).memory_analysis()
+        _step_memory[key] = found and (
+            found.argument_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+            + found.temp_size_in_bytes
+        )
+    return _step_memory[key]
