@@ -6,7 +6,6 @@ after the first one. All train the same network, cResNet20 on 50,000 images like
 cropped and flipped.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -73,18 +72,6 @@ def several(options: SimpleNamespace, *, num_runs: int, **choices) -> Unit:
     return training(options, *(make_run(options, seed=seed, **choices) for seed in range(num_runs)))
 
 
-def flat(options: SimpleNamespace, **choices) -> Unit:
-    """One run whose endpoints are two matrices, kernels and all else, instead of a tree of leaves."""
-    from benchmarks.flat import FlatNetwork
-
-    run = make_run(options, **choices)
-    model = dataclasses.replace(
-        run.program.model, network=FlatNetwork(run.program.model.network, (1, 32, 32, 3))
-    )
-    program = dataclasses.replace(run.program, model=model)
-    return training(options, run._replace(program=program))
-
-
 def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Unit:
     """Training by PyTorch; see `benchmarks.peers`."""
     from benchmarks import peers
@@ -110,63 +97,62 @@ def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Un
     return unit
 
 
-def plain_convolution(options: SimpleNamespace, **choices) -> Unit:
-    """The experiments' training with the convolution of `jax.lax`, as Flax layers have it."""
+def plain(options: SimpleNamespace, *, layers: tuple[str, ...], **choices) -> Unit:
+    """The experiments' training with these layers as JAX and Flax have them."""
+    import flax.linen as nn
     import jax
 
     from experiments.training import models
 
-    models.conv_general_dilated = jax.lax.conv_general_dilated
+    theirs = {"conv_general_dilated": jax.lax.conv_general_dilated, "BatchNorm": nn.BatchNorm}
+    for name in layers:
+        setattr(models, name, theirs[name])
     return ours(options, **choices)
 
 
+_resident = functools.partial(peer, loader="resident")
+_tuned = functools.partial(_resident, channels_last=True)
+_half = {"dtype": "bfloat16"}
+_eight = functools.partial(several, recipe="line", num_runs=8)
 CONTESTANTS = {
     "standard": functools.partial(ours, recipe="standard"),
     "line": functools.partial(ours, recipe="line"),
     "layerwise line": functools.partial(ours, recipe="layerwise_line"),
     "simplex of 6": functools.partial(ours, recipe="simplex_6"),
-    "PyTorch standard": functools.partial(peer, method="standard", loader="resident"),
-    "PyTorch line": functools.partial(peer, method="line", loader="resident"),
+    "standard, bfloat16": functools.partial(ours, recipe="standard", **_half),
+    "PyTorch standard": functools.partial(_resident, method="standard"),
+    "PyTorch line": functools.partial(_resident, method="line"),
     "PyTorch line, loader": functools.partial(peer, method="line", loader="workers"),
-    "PyTorch standard, channels last": functools.partial(
-        peer, method="standard", loader="resident", channels_last=True
+    "PyTorch standard, channels last": functools.partial(_tuned, method="standard"),
+    "PyTorch standard, channels last, bfloat16": functools.partial(
+        _tuned, method="standard", **_half
     ),
-    "PyTorch line, tuned": functools.partial(
-        peer, method="line", loader="resident", channels_last=True, compiled=True
-    ),
+    "PyTorch line, compiled": functools.partial(_tuned, method="line", compiled=True),
 }
-
-# What an accelerator is for, slower than the above on a CPU: bfloat16 activations, and runs of several
-# seeds vectorised.
+# What an accelerator is for: more in bfloat16, compiled peers, and runs of several seeds vectorised.
 ACCELERATED = {
-    "standard, bfloat16": functools.partial(ours, recipe="standard", dtype="bfloat16"),
-    "line, bfloat16": functools.partial(ours, recipe="line", dtype="bfloat16"),
-    "simplex of 6, bfloat16": functools.partial(ours, recipe="simplex_6", dtype="bfloat16"),
-    "8 lines at once, bfloat16": functools.partial(
-        several, recipe="line", dtype="bfloat16", num_runs=8
+    "line, bfloat16": functools.partial(ours, recipe="line", **_half),
+    "simplex of 6, bfloat16": functools.partial(ours, recipe="simplex_6", **_half),
+    "8 lines at once": _eight,
+    "8 lines at once, bfloat16": functools.partial(_eight, **_half),
+    "PyTorch standard, compiled, bfloat16": functools.partial(
+        _tuned, method="standard", compiled=True, **_half
+    ),
+    "PyTorch line, compiled, bfloat16": functools.partial(
+        _tuned, method="line", compiled=True, **_half
     ),
 }
-# The training before the comma without one of the things that make it fast, or with another instead.
+# Standard training without one of the things that make it fast on a CPU.
+_plain = functools.partial(plain, recipe="standard")
 ABLATIONS = {
-    "standard, plain convolution": functools.partial(plain_convolution, recipe="standard"),
+    "standard, plain convolution": functools.partial(_plain, layers=("conv_general_dilated",)),
+    "standard, plain batch norm": functools.partial(_plain, layers=("BatchNorm",)),
     "standard, small pages": functools.partial(ours, recipe="standard"),
     "standard, XLA's flags": functools.partial(ours, recipe="standard"),
-    "standard, none of these": functools.partial(plain_convolution, recipe="standard"),
-    "line, flat": functools.partial(flat, recipe="line"),
-    "simplex of 6, flat": functools.partial(flat, recipe="simplex_6"),
+    "standard, none of these": functools.partial(
+        _plain, layers=("conv_general_dilated", "BatchNorm")
+    ),
 }
-
-
-def baseline(name: str) -> str:
-    """The contestant that an ablation is one of.
-
-    Example:
-      >>> baseline("line, flat")
-      'line'
-    """
-    return name.partition(", ")[0]
-
-
 CONTESTANTS |= ACCELERATED | ABLATIONS
 # What else their processes find in their environment.
 _SMALL_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}

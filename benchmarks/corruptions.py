@@ -16,6 +16,7 @@ import matplotlib.figure
 import numpy as np
 
 import subspace_jax as ss
+from benchmarks.table import table
 from experiments.data import corrupted, sets
 from experiments.data.sets import Split
 from experiments.report import run_figures
@@ -36,12 +37,10 @@ _RINGS = 8  # of frequencies, over which spectra are compared
 def distances(clean: np.ndarray, theirs: np.ndarray, ours: np.ndarray) -> dict[str, float]:
     """Distances between two corruptions of the same images, uint8 `[N, H, W, C]`, in pixel values.
 
-    Returns:
-      `pixel`, the mean absolute difference; `mean` and `std`, how much larger the mean and the standard
-      deviation of our pixels are; `spectrum`, the mean absolute difference of the base-10 logarithms of
-      the power of the change from the clean images, in rings of equal frequency.
+    They are `pixel`, the mean absolute difference; `mean` and `std`, how much larger those of our pixels
+    are; `spectrum`, the mean absolute difference of the base-10 logarithms of the power of the change
+    from the clean images, in rings of equal frequency.
 
-    Example:
       >>> image = np.zeros((1, 4, 4, 1), np.uint8)
       >>> distances(image, image + 1, image + 3)["pixel"]
       2.0
@@ -68,11 +67,7 @@ def _rings(change: np.ndarray) -> np.ndarray:
 
 
 def compare(source: str, data_dir: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Distances of every corruption and severity, and images for the picture by corruption.
-
-    Raises:
-      UserError: data that do not exist or do not belong together.
-    """
+    """Distances of every corruption and severity, and images for the picture by corruption."""
     _, test, num_classes = sets.load_arrays("cifar10", data_dir)
     found, images = {}, {}
     for name in corrupted.NAMES:
@@ -120,53 +115,53 @@ def picture(images: dict[str, np.ndarray]) -> matplotlib.figure.Figure:
 
 def markdown(found: dict) -> str:
     """A table with a row for every corruption; means and largest values over severities."""
-    lines = [
-        "| Corruption | Random | Pixel, mean | Pixel, worst severity | Mean | Std | Spectrum |",
-        "|:--|:--|--:|--:|--:|--:|--:|",
+    header = [
+        "Corruption",
+        "Random",
+        "Pixel, mean",
+        "Pixel, worst severity",
+        "Mean",
+        "Std",
+        "Spectrum",
     ]
+    rows = []
     for name, by_severity in found.items():
-        each = list(by_severity.values())
+        each, fixed = list(by_severity.values()), name in FIXED
         pixel = [one["pixel"] for one in each]
-        fixed = name in FIXED
         pixels = (f"{np.mean(pixel):.2f}", f"{max(pixel):.2f}") if fixed else ("–", "–")
-        worst = {
-            key: max((one[key] for one in each), key=abs) for key in ("mean", "std", "spectrum")
-        }
-        lines.append(
-            f"| {name} | {'no' if fixed else 'yes'} | {' | '.join(pixels)} "
-            f"| {worst['mean']:+.2f} | {worst['std']:+.2f} | {worst['spectrum']:.2f} |"
+        mean, std, spectrum = (
+            max((one[key] for one in each), key=abs) for key in ("mean", "std", "spectrum")
         )
-    return "\n".join(lines)
+        rows.append([name, "no" if fixed else "yes", *pixels, f"{mean:+.2f}", f"{std:+.2f}"])
+        rows[-1].append(f"{spectrum:.2f}")
+    return table(header, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.corruptions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("benchmarks.corruptions", __doc__)
     parser.add_argument("--source", required=True, help="a folder or .npz file of CIFAR-10-C")
     parser.add_argument(
         "--data_dir", default="", help="clean CIFAR-10: an .npz file or TFDS folder"
     )
     parser.add_argument("--workdir", required=True, help="where the results go")
     options = parser.parse_args(argv)
+    return cli.exit_code(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compares, and writes distances, table and picture."""
     record = provenance("benchmarks.corruptions")
-    try:
-        found, images = compare(options.source, options.data_dir)
-    except UserError as error:
-        return cli.fail(error)
-    folder = Path(options.workdir)
+    found, images = compare(options.source, options.data_dir)
+    folder, text = Path(options.workdir), markdown(found) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     benchmark = {name: name in ss.corruptions.BENCHMARK for name in found}
     record |= finished_now()
     metrics = {"provenance": record, "benchmark": benchmark, "distances": found}
     files.write_json(folder / "metrics.json", metrics)
-    files.write_atomically(folder / "table.md", markdown(found) + "\n")
+    files.write_atomically(folder / "table.md", text)
     files.write_atomically(folder / "corruptions.png", run_figures.png(picture(images)))
-    print(markdown(found))
-    return 0
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tqdm
+from PIL import Image
 
 from benchmarks.rounds import Failed
 from experiments.runs.workdir import CHECKPOINTS, METRICS
@@ -27,33 +29,16 @@ SETTINGS = (
     *("steps_per_call=4", f"checkpoint_seconds={CHECKPOINT_SECONDS}", "model.widths=(8, 16, 32)"),
     *("evaluation.num_points=3", "evaluation.recalibration_examples=100"),
 )
+# Of those that train on images.
+_ON_IMAGES = (
+    *("dataset=tiny_imagenet", "num_epochs=1", "optimizer.warmup_epochs=0", "train_size=0"),
+    *("batch_size=20", "evaluation.batch_size=20"),
+)
 PHASES = ("start", "first step", "training", "writing a checkpoint", "evaluation", "report")
+MAX_CORRUPT = 3  # images
 TRIES = 4  # for each SIGTERM that is to find its process still at work
 _TIMEOUT = 300  # seconds that no run needs
 _POLL = 0.002
-
-
-class Setting(NamedTuple):
-    """What all runs share.
-
-    Attributes:
-      folder: for workdirs.
-      arguments: of the command, but for the workdir.
-      environment: of the processes.
-    """
-
-    folder: Path
-    arguments: tuple[str, ...]
-    environment: dict[str, str]
-
-
-class Process(NamedTuple):
-    """A run in its folder; what it prints is in `output`, how far it came in `notes`."""
-
-    process: subprocess.Popen
-    workdir: Path
-    notes: Path
-    output: Path
 
 
 class Note(NamedTuple):
@@ -68,6 +53,16 @@ class Notes(NamedTuple):
     """How far a process came."""
 
     entries: tuple[Note, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "Notes":
+        """Whole lines alone."""
+        lines = [line.split() for line in path.read_text().split("\n")[:-1]]
+        return cls(tuple(Note(kind, int(step), float(clock)) for kind, step, clock in lines))
+
+    @property
+    def kinds(self) -> set[str]:
+        return {note.kind for note in self.entries}
 
     @property
     def start(self) -> int | None:
@@ -84,55 +79,82 @@ class Notes(NamedTuple):
         return [note.step for note in self.entries if note.kind == "save" and note.step > whole]
 
 
+class Setting(NamedTuple):
+    """What all runs share: where workdirs are, and the environment of the processes."""
+
+    folder: Path
+    environment: dict[str, str]
+    arguments: tuple[str, ...] = (
+        f"--config={CONFIG}:line",
+        *(f"--config.{value}" for value in SETTINGS),
+    )
+
+
 def make_setting(folder: Path) -> Setting:
     """Runs of a line on scikit-learn's digits, whose compiled programs are kept in the folder."""
-    arguments = (f"--config={CONFIG}:line", *(f"--config.{value}" for value in SETTINGS))
-    environment = {
-        **os.environ,
+    kept = {
         "XDG_CACHE_HOME": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    return Setting(folder, arguments, environment)
+    return Setting(folder, {**os.environ, **kept})
 
 
-def start(setting: Setting, folder: Path, *more: str) -> Process:
-    """Starts the command with a workdir."""
-    notes = setting.folder / f"{folder.name}.notes"
-    output = setting.folder / f"{folder.name}.output"
-    notes.write_text("")
-    command = [sys.executable, "-m", "benchmarks.soaked", str(notes), *setting.arguments, *more]
-    with output.open("w") as stream:
-        process = subprocess.Popen(
-            [*command, f"--workdir={folder}"],
-            cwd=ROOT,
-            env=setting.environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    return Process(process, folder, notes, output)
+class Run:
+    """A process of the command with a workdir."""
 
+    def __init__(self, setting: Setting, workdir: Path, *more: str):
+        self.workdir = workdir
+        self._notes = setting.folder / f"{workdir.name}.notes"
+        self._output = setting.folder / f"{workdir.name}.output"
+        self._notes.write_text("")
+        command = [sys.executable, "-m", "benchmarks.soaked", str(self._notes)]
+        with self._output.open("w") as stream:
+            self.process = subprocess.Popen(
+                [*command, *setting.arguments, *more, f"--workdir={workdir}"],
+                cwd=ROOT,
+                env=setting.environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
 
-def finish(run: Process, code: int = 0) -> str:
-    """Waits for a process; returns what it printed.
+    @property
+    def notes(self) -> Notes:
+        return Notes.read(self._notes)
 
-    Raises:
-      Failed: another exit code.
-    """
-    try:
-        found = run.process.wait(_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        run.process.kill()
-        found = run.process.wait()
-    said = run.output.read_text()
-    if found != code:
-        raise Failed(f"A run exited with {found}, not {code}: {said[-500:]}")
-    return said
+    @property
+    def said(self) -> str:
+        return self._output.read_text()
 
+    def finish(self, code: int = 0) -> str:
+        """Waits for the process; returns what it printed, or raises `Failed` for another exit code."""
+        if not self.wait(_TIMEOUT):
+            self.process.kill()
+        if (found := self.process.wait()) != code:
+            raise Failed(f"A run exited with {found}, not {code}: {self.said[-500:]}")
+        return self.said
 
-def read_notes(run: Process) -> Notes:
-    """The notes of a process, whole lines of them."""
-    lines = [line.split() for line in run.notes.read_text().split("\n")[:-1]]
-    return Notes(tuple(Note(kind, int(step), float(seconds)) for kind, step, seconds in lines))
+    def wait(self, seconds: float) -> bool:
+        """Whether the process ended in that time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.process.returncode is not None
+
+    def wait_until(self, condition) -> None:
+        """Raises `Failed` if the process ends before."""
+        end = time.monotonic() + _TIMEOUT
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise Failed(f"A run ended too early: {self.said[-500:]}")
+            time.sleep(_POLL)
+
+    def check_same(self, expected: dict) -> None:
+        """Compares what it left, bit for bit, with what the run left that nothing happened to."""
+        found = outcome(self.workdir)
+        for name, value in expected.items():
+            if found[name] != value:
+                raise Failed(
+                    f"{self.workdir}: {name} is not that of the run that nothing happened to."
+                )
 
 
 def newest(folder: Path) -> int:
@@ -141,33 +163,31 @@ def newest(folder: Path) -> int:
     return max((int(p.parent.name) for p in found if p.parent.name.isdigit()), default=0)
 
 
+def outcome(folder: Path) -> dict:
+    """What must not depend on interruptions: the last state's SHA-256, all metrics, all records."""
+    found = json.loads((folder / METRICS).read_text())
+    last = folder / CHECKPOINTS / str(newest(folder))
+    record = json.loads((last / "record" / "metadata").read_text())
+    times = ("seconds", "images_per_second", "data_wait")
+    history = [{k: v for k, v in epoch.items() if k not in times} for epoch in found["history"]]
+    metrics = {k: v for k, v in found.items() if k not in ("provenance", "history")}
+    return {"sha256": record["sha256"], "metrics": metrics, "history": history}
+
+
 def phase(notes: Notes, whole: int) -> str:
     """What a process was doing last, when the newest whole checkpoint is `whole`."""
-    kinds = {note.kind for note in notes.entries}
-    for kind, name in (("report", "report"), ("evaluate", "evaluation")):
-        if kind in kinds:
-            return name
-    if notes.begun(whole):
+    doing = {"from": "first step", "step": "training", "evaluate": "evaluation", "report": "report"}
+    if notes.begun(whole) and not notes.kinds & {"evaluate", "report"}:
         return "writing a checkpoint"
-    if "step" in kinds:
-        return "training"
-    return "first step" if "from" in kinds else "start"
+    return ["start", *(name for kind, name in doing.items() if kind in notes.kinds)][-1]
 
 
 def loss(notes: Notes, whole: int, end: float) -> dict:
-    """What a process that ended at a moment had done in vain.
+    """What a process that ended at a moment of its notes' clock had done in vain.
 
-    Args:
-      notes: of the process.
-      whole: the newest whole checkpoint.
-      end: on the clock of the notes.
-
-    Returns:
-      The moment's phase, steps and seconds of training lost, and of how many intervals between
-      checkpoints they are at most: of one, and one more for a checkpoint that was being written.
-
-    Raises:
-      Failed: more than that: two checkpoints were being written, or one was overdue.
+    `intervals` is how many intervals between checkpoints that is at most: one, and one more for a
+    checkpoint that was being written. It raises `Failed` for more: two were being written, or one was
+    overdue.
     """
     begun = notes.begun(whole)
     if len(begun) > 1:
@@ -182,45 +202,13 @@ def loss(notes: Notes, whole: int, end: float) -> dict:
                 f"No checkpoint was begun {calls[-1] - last.seconds:.2f} s after {last.step}."
             )
     steps = 0 if notes.start is None else max(0, notes.step - whole)
-    kinds = ("from", "save")
-    since = [note.seconds for note in notes.entries if note.kind in kinds and note.step <= whole]
+    since = [n.seconds for n in notes.entries if n.kind in ("from", "save") and n.step <= whole]
     return {
         "moment": phase(notes, whole),
         "steps": steps,
         "seconds": round(end - since[-1], 3) if steps else 0.0,
         "intervals": 1 + len(begun) if steps else 0,
     }
-
-
-def outcome(folder: Path) -> dict:
-    """What must not depend on interruptions: the last state's SHA-256, all metrics, all records."""
-    found = json.loads((folder / METRICS).read_text())
-    last = folder / CHECKPOINTS / str(newest(folder))
-    record = json.loads((last / "record" / "metadata").read_text())
-    times = ("seconds", "images_per_second", "data_wait")
-    history = [{k: v for k, v in epoch.items() if k not in times} for epoch in found["history"]]
-    metrics = {k: v for k, v in found.items() if k not in ("provenance", "history")}
-    return {"sha256": record["sha256"], "metrics": metrics, "history": history}
-
-
-def check_same(folder: Path, expected: dict) -> None:
-    """Compares a finished run with the one that nothing happened to.
-
-    Raises:
-      Failed: they differ in one bit.
-    """
-    found = outcome(folder)
-    for name, value in expected.items():
-        if found[name] != value:
-            raise Failed(f"{folder}: {name} is not that of the run that nothing happened to.")
-
-
-def _wait_until(run: Process, condition) -> None:
-    end = time.monotonic() + _TIMEOUT
-    while not condition():
-        if run.process.poll() is not None or time.monotonic() > end:
-            raise Failed(f"A run ended too early: {run.output.read_text()[-500:]}")
-        time.sleep(_POLL)
 
 
 def kills(setting: Setting, rng: random.Random, count: int, life: float, expected: dict) -> dict:
@@ -231,11 +219,12 @@ def kills(setting: Setting, rng: random.Random, count: int, life: float, expecte
             folder, number = setting.folder / f"killed_{number}", number + 1
             whole = None  # the newest checkpoint when it was killed
             while True:
-                run = start(setting, folder)
-                killed = len(losses) < count and _kill_after(run, rng.uniform(0, life))
+                run = Run(setting, folder)
+                if killed := len(losses) < count and not run.wait(rng.uniform(0, life)):
+                    run.process.kill()
+                    killed = run.process.wait() == -signal.SIGKILL
                 end = time.monotonic()
-                said = "" if killed else finish(run)
-                notes = read_notes(run)
+                said, notes = "" if killed else run.finish(), run.notes
                 if whole is not None and notes.start not in (None, whole):
                     raise Failed(f"Resumed at {notes.start}, not at {whole}: {said[-500:]}")
                 if not killed:
@@ -243,7 +232,7 @@ def kills(setting: Setting, rng: random.Random, count: int, life: float, expecte
                 whole = newest(folder)
                 losses.append(loss(notes, whole, end))
                 bar.update()
-            check_same(folder, expected)
+            run.check_same(expected)
             shutil.rmtree(folder)
     moments = [lost["moment"] for lost in losses]
     return {
@@ -255,50 +244,34 @@ def kills(setting: Setting, rng: random.Random, count: int, life: float, expecte
     }
 
 
-def _kill_after(run: Process, seconds: float) -> bool:
-    """Whether the process was still there."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        run.process.wait(seconds)
-    run.process.kill()
-    return run.process.wait() == -signal.SIGKILL
-
-
 def terminations(setting: Setting, rng: random.Random, count: int, rest: float, expected: dict):
     """SIGTERM to running processes: exit code 0, and no step is done twice.
 
-    Args:
-      setting: of the runs.
-      rng: draws the moments, uniform from the first step to the expected end.
-      count: of signals that find a process still at work; those that come too late are tried again.
-      rest: seconds from a run's first step to its end.
-      expected: outcome of the run that nothing happened to.
+    The moments are uniform over the `rest` seconds from a run's first step to its end; signals that come
+    too late are tried again.
     """
     steps, finished, late = [], 0, 0
     with tqdm.tqdm(desc="SIGTERM", total=count) as bar:
         for number in range(TRIES * count):
             folder = setting.folder / f"terminated_{number}"
-            run = start(setting, folder)
-            _wait_until(run, lambda run=run: any(n.kind == "step" for n in read_notes(run).entries))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                run.process.wait(rng.uniform(0, rest))
+            run = Run(setting, folder)
+            run.wait_until(lambda run=run: "step" in run.notes.kinds)
+            run.wait(rng.uniform(0, rest))
             done = (folder / METRICS).exists()
             run.process.terminate()
             if done:  # it may have been leaving
                 run.process.wait(_TIMEOUT)
                 late += 1
             else:
-                finish(run)
-                reached = read_notes(run).step
+                run.finish()
+                reached = run.notes.step
                 if (folder / METRICS).exists():
                     finished += 1
                 else:
-                    again = start(setting, folder)
-                    finish(again)
-                    if read_notes(again).start != reached:
-                        raise Failed(f"Resumed at {read_notes(again).start}, not at {reached}.")
+                    run = _resumed(setting, folder, reached)
                     steps.append(reached)
                 bar.update()
-            check_same(folder, expected)
+            run.check_same(expected)
             shutil.rmtree(folder)
             if len(steps) + finished == count:
                 break
@@ -310,13 +283,22 @@ def terminations(setting: Setting, rng: random.Random, count: int, rest: float, 
     }
 
 
+def _resumed(setting: Setting, folder: Path, step: int) -> Run:
+    """The same command again, which must go on at that step and finish."""
+    run = Run(setting, folder)
+    said = run.finish()
+    if run.notes.start != step:
+        raise Failed(f"Resumed at {run.notes.start}, not at {step}: {said[-500:]}")
+    return run
+
+
 def damage(setting: Setting, expected: dict) -> dict:
     """A byte of the newest checkpoint flips: the one before is used."""
     folder = setting.folder / "damaged"
-    run = start(setting, folder)
-    _wait_until(run, lambda: len(list((folder / CHECKPOINTS).glob("[0-9]*"))) > 1)
+    run = Run(setting, folder)
+    run.wait_until(lambda: len(list((folder / CHECKPOINTS).glob("[0-9]*"))) > 1)
     run.process.terminate()
-    finish(run)
+    run.finish()
     step = newest(folder)
     state = folder / CHECKPOINTS / str(step) / "state"
     victim = max((p for p in state.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
@@ -325,11 +307,10 @@ def damage(setting: Setting, expected: dict) -> dict:
     victim.write_bytes(bytes(content))
     steps = [int(p.name) for p in (folder / CHECKPOINTS).iterdir() if p.name.isdigit()]
     before = max(other for other in steps if other < step)
-    again = start(setting, folder)
-    said = finish(again)
-    if f"{step} is damaged" not in said or read_notes(again).start != before:
-        raise Failed(f"Checkpoint {step} is damaged but was not passed over: {said[-500:]}")
-    check_same(folder, expected)
+    again = _resumed(setting, folder, before)
+    if f"{step} is damaged" not in again.said:
+        raise Failed(f"Checkpoint {step} is damaged, which was not said: {again.said[-500:]}")
+    again.check_same(expected)
     shutil.rmtree(folder)
     return {"damaged": step, "resumed_at": before}
 
@@ -337,25 +318,24 @@ def damage(setting: Setting, expected: dict) -> dict:
 def second_process(setting: Setting, expected: dict) -> dict:
     """Another process with the workdir of one that trains is refused, and changes nothing."""
     folder = setting.folder / "shared"
-    run = start(setting, folder)
-    _wait_until(run, lambda: read_notes(run).step > 0)
+    run = Run(setting, folder)
+    run.wait_until(lambda: run.notes.step > 0)
     elsewhere = setting.folder / "second"  # notes and output
     elsewhere.mkdir()
-    second = start(setting._replace(folder=elsewhere), folder)
-    said = finish(second, code=2)
+    said = Run(setting._replace(folder=elsewhere), folder).finish(code=2)
     if f"is in use by process {run.process.pid} on" not in said:
         raise Failed(f"A second process was not refused by name: {said[-500:]}")
     if run.process.poll() is not None:
         raise Failed("The first process ended before the second one was refused.")
-    finish(run)
-    check_same(folder, expected)
+    run.finish()
+    run.check_same(expected)
     shutil.rmtree(folder)
     return {"said": said.strip().replace(str(setting.folder), "RUNS")}
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[str]:
-    """A file system of so many bytes at a folder, or none where that is not allowed."""
+def _small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """Whether there is a file system of so many bytes at a folder, which may not be allowed."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:
@@ -363,7 +343,7 @@ def small_disk(folder: Path, size: int) -> Iterator[str]:
     except OSError:
         mounted = False
     try:
-        yield "tmpfs" if mounted else ""
+        yield mounted
     finally:
         if mounted:
             subprocess.run(["umount", str(folder)], check=True)
@@ -372,26 +352,68 @@ def small_disk(folder: Path, size: int) -> Iterator[str]:
 def full_disk(setting: Setting, expected: dict) -> dict:
     """The disk fills up while a run trains: it stops with a sentence; with space it goes on."""
     disk = setting.folder / "disk"
-    with small_disk(disk, 64 << 20) as kind:
-        if not kind:
+    with _small_disk(disk, 64 << 20) as mounted:
+        if not mounted:
             return {"skipped": "no small file system can be mounted here"}
         folder, ballast = disk / "run", disk / "ballast"
-        run = start(setting, folder)
-        _wait_until(run, lambda: newest(folder) > 0)
+        run = Run(setting, folder)
+        run.wait_until(lambda: newest(folder) > 0)
         with ballast.open("wb") as stream, contextlib.suppress(OSError):
             while True:
                 stream.write(bytes(1 << 16))
                 stream.flush()
-        said = finish(run, code=2)
+        said = run.finish(code=2)
         if "The disk is full: " not in said or str(folder) not in said[said.index("error: ") :]:
             raise Failed(f"A full disk was not named: {said[-500:]}")
         kept = newest(folder)
         ballast.unlink()
-        again = start(setting, folder)
-        finish(again)
-        if not kept or read_notes(again).start != kept:
-            raise Failed(f"Resumed at {read_notes(again).start}, not at checkpoint {kept}.")
-        check_same(folder, expected)
+        _resumed(setting, folder, kept).check_same(expected)
     sentence = next(line for line in said.splitlines() if "error: " in line)
     sentence = sentence[sentence.index("error: ") :].replace(str(setting.folder), "RUNS")
-    return {"file_system": kind, "kept": kept, "said": sentence}
+    return {"file_system": "tmpfs", "kept": kept, "said": sentence}
+
+
+def corrupt_images(setting: Setting, rng: random.Random) -> dict:
+    """Images of a folder in Tiny-ImageNet's layout that can't be decoded, up to the limit and beyond."""
+    root = setting.folder / "images"
+    files = _make_images(root, np.random.default_rng(rng.getrandbits(32)))
+    values = (*_ON_IMAGES, f"data_dir={root}", f"max_corrupt={MAX_CORRUPT}")
+    more = [f"--config.{value}" for value in values]
+    damages = (lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"text", lambda b: b[20:])
+    chosen = rng.sample(files, MAX_CORRUPT + 1)
+    found = {}
+    for count in (MAX_CORRUPT, MAX_CORRUPT + 1):
+        for file, change in list(zip(chosen, damages, strict=True))[:count]:
+            file.write_bytes(change(file.read_bytes()))
+        for source in ("files", "cache"):
+            folder = setting.folder / f"images_{count}_{source}"
+            said = Run(setting, folder, *more).finish(code=0 if count <= MAX_CORRUPT else 2)
+            if count <= MAX_CORRUPT:
+                data = json.loads((folder / METRICS).read_text())["data"]
+                if data["num_skipped"] != count or said.count("Left out: ") != count:
+                    raise Failed(f"{count} corrupt images, but {data} and {said[-500:]}")
+                found[str(count)] = "named, counted and left out"
+            elif folder.exists() or f"config.max_corrupt is {MAX_CORRUPT}" not in said:
+                raise Failed(f"{count} corrupt images were not refused: {said[-500:]}")
+            else:
+                found[str(count)] = "refused"
+    (root / "val" / "images" / "val_0.JPEG").write_bytes(b"")
+    if "val_0.JPEG can't be decoded" not in Run(setting, folder, *more).finish(code=2):
+        raise Failed("A corrupt test image was not refused.")
+    return {"limit": MAX_CORRUPT, "by_number": found, "test_image": "refused"}
+
+
+def _make_images(root: Path, rng: np.random.Generator) -> list[Path]:
+    """The files of the training images, 30 of each of three classes."""
+    found, lines = [], []
+    for label in range(3):
+        training = root / "train" / f"n{label}" / "images"
+        names = [f"val_{number}.JPEG" for number in range(label, 30, 3)]
+        lines += [f"{name}\tn{label}\t0\t0\t63\t63\n" for name in names]
+        found += [training / f"n{label}_{number}.JPEG" for number in range(30)]
+        for path in (*found[-30:], *(root / "val" / "images" / name for name in names)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 100, (64, 64, 3)) + 70 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(path, "JPEG")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return found

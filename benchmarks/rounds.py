@@ -34,16 +34,9 @@ def measure(
 ) -> dict[str, list[dict]]:
     """What every contestant answers in every round (see `benchmarks.worker`), by name.
 
-    Args:
-      names: of `benchmarks.contestants.CONTESTANTS`.
-      options: `device`, `threads`, `batch_size` and `steps` of a unit of work.
-      rounds: how many are counted.
-      warmup: rounds before them in every session, in which programs are compiled.
-      sessions: how often all processes are started anew meanwhile: where its memory happens to lie
-        makes a process some percent faster or slower than another of the same program.
-
-    Raises:
-      Failed: a contestant's process ended, with the last line of what it said.
+    `rounds` are counted, after `warmup` ones in every session, in which programs are compiled. In every
+    session all processes are started anew: where its memory happens to lie makes a process some percent
+    faster or slower than another of the same program. It raises `Failed` if a process ends.
     """
     answers = {name: [] for name in names}
     counts = [rounds // sessions + (i < rounds % sessions) for i in range(sessions)]

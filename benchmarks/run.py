@@ -3,134 +3,98 @@
 import argparse
 import os
 import sys
-import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 
-from benchmarks import costs, output, roofline, rounds, table
-from benchmarks.contestants import ABLATIONS, ACCELERATED, CONTESTANTS, baseline
-from experiments.system import launch, xla
+from benchmarks import costs, roofline, rounds, table
+from benchmarks.command import Count, make_main
+from benchmarks.contestants import ABLATIONS, ACCELERATED, CONTESTANTS
+from experiments.system import launch
 from experiments.system.errors import UserError
-from experiments.system.provenance import finished_now, provenance
 
 DESCRIPTION = """Times this project beside PyTorch, in turns, and writes ratios.
 
-    python -m benchmarks.run [--device cpu|gpu] [--quick] [--ablations | --overhead] [--output FOLDER]
+    python -m benchmarks.run [--device cpu|gpu] [--quick] [--only NAMES]
 
 Training steps of cResNet20 by contestants that work in turns; evaluation of the points of a line in
 one pass, point by point, and in a process of its own for every point; the start of the program; the
-memory of a step. PyTorch takes part if it is installed (`python -m pip install -e '.[benchmarks]'`)."""
+memory of a step. PyTorch takes part if it is installed (`python -m pip install -e '.[benchmarks]'`).
+Contestants that are chosen are timed alone, without the other costs."""
 
-# (name, first, second, targets by device): the first's images per second over the second's.
+
+class Ratio(NamedTuple):
+    """The first's images per second over the second's; by device what is required, and hoped for."""
+
+    first: str
+    second: str
+    cpu: tuple[float, ...] = ()
+    gpu: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.first} / {self.second}"
+
+
+_LINE, _SIX = (1 / 1.03,), (1 / 1.08,)
+_CHANNELS_LAST = "PyTorch standard, channels last"
 RATIOS = (
-    ("line / standard", "line", "standard", {"cpu": 1 / 1.03, "gpu": 1 / 1.03}),
-    ("layerwise line / standard", "layerwise line", "standard", {"cpu": 1 / 1.03, "gpu": 1 / 1.03}),
-    ("simplex of 6 / standard", "simplex of 6", "standard", {"cpu": 1 / 1.08, "gpu": 1 / 1.08}),
-    ("standard / PyTorch standard", "standard", "PyTorch standard", {"cpu": 0.75}),
-    ("line / PyTorch line", "line", "PyTorch line", {"cpu": 0.75}),
-    ("line / PyTorch line, loader", "line", "PyTorch line, loader", {}),
-    ("standard / PyTorch, channels last", "standard", "PyTorch standard, channels last", {}),
-    ("line / PyTorch line, tuned", "line", "PyTorch line, tuned", {}),
-    ("line / standard, bfloat16", "line, bfloat16", "standard, bfloat16", {"gpu": 1 / 1.03}),
-    (
-        "simplex of 6 / standard, bfloat16",
-        *("simplex of 6, bfloat16", "standard, bfloat16", {"gpu": 1 / 1.08}),
-    ),
-    ("line, bfloat16 / line", "line, bfloat16", "line", {}),
-    (
-        "line, bfloat16 / PyTorch line, loader",
-        *("line, bfloat16", "PyTorch line, loader", {"gpu": 10.0}),
-    ),
-    (
-        "line, bfloat16 / PyTorch line, tuned",
-        *("line, bfloat16", "PyTorch line, tuned", {"gpu": 1.3}),
-    ),
-    (
-        "8 lines at once / one, bfloat16",
-        "8 lines at once, bfloat16",
-        "line, bfloat16",
-        {"gpu": 2.0},
-    ),
-    *((f"{baseline(name)} / {name}", baseline(name), name, {}) for name in ABLATIONS),
+    Ratio("line", "standard", _LINE, _LINE),
+    Ratio("layerwise line", "standard", _LINE, _LINE),
+    Ratio("simplex of 6", "standard", _SIX, _SIX),
+    Ratio("standard", "PyTorch standard", (0.75,)),
+    Ratio("line", "PyTorch line", (0.75,)),
+    Ratio("line", "PyTorch line, loader"),
+    Ratio("line", "PyTorch line, compiled"),
+    Ratio("standard", _CHANNELS_LAST, (0.75, 1.0)),
+    Ratio("standard, bfloat16", f"{_CHANNELS_LAST}, bfloat16", (0.6, 0.8)),
+    Ratio("standard, bfloat16", "PyTorch standard, compiled, bfloat16"),
+    Ratio("standard, bfloat16", "standard"),
+    Ratio("line, bfloat16", "standard, bfloat16", gpu=_LINE),
+    Ratio("simplex of 6, bfloat16", "standard, bfloat16", gpu=_SIX),
+    Ratio("line, bfloat16", "line"),
+    Ratio("line, bfloat16", "PyTorch line, compiled, bfloat16", gpu=(1.3,)),
+    Ratio("line, bfloat16", "PyTorch line, loader", gpu=(10.0,)),
+    Ratio("8 lines at once", "line"),
+    Ratio("8 lines at once, bfloat16", "line, bfloat16", gpu=(2.0,)),
+    *(Ratio("standard", name) for name in ABLATIONS),
 )
+# Contestants by what chooses them, in place of their names.
+CHOICES = {
+    "overhead": ("standard", "line", "layerwise line", "simplex of 6"),
+    "ablations": ("standard", *ABLATIONS),
+}
 
-# What `--overhead` compares.
-OVERHEAD = ("standard", "line", "layerwise line", "simplex of 6")
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.run",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--quick", action="store_true", help="few rounds: does everything work?")
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=9, help="of training steps")
-    parser.add_argument("--sessions", type=int, default=3, help="new processes so many times")
-    parser.add_argument("--steps", type=int, default=0, help="of a round; default: 6, GPU 390")
-    parser.add_argument(
-        "--only", default="", help="contestants with semicolons between; default: all"
-    )
-    alone = parser.add_mutually_exclusive_group()
-    alone.add_argument("--ablations", action="store_true", help="ours without its parts, alone")
-    alone.add_argument(
-        "--overhead",
-        action="store_true",
-        help="ours beside each other, alone: for small differences",
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/performance"))
-    options = parser.parse_args(argv)
-    name = next((k for k in ("ablations", "overhead") if getattr(options, k)), "performance")
-    return output.write(lambda: measure(options), table.markdown, options.output, name)
+COUNTS = {
+    "batch_size": Count(128),
+    "rounds": Count(9, help="of training steps"),
+    "sessions": Count(3, help="new processes so many times"),
+    "steps": Count(0, least=0, help="of a round; 0: 6, on a GPU 390"),
+}
+OTHERS = {
+    "device": {"choices": ("cpu", "gpu"), "default": "cpu"},
+    "quick": {"action": "store_true", "help": "few rounds: does everything work?"},
+    "only": {
+        "default": "",
+        "help": f"contestants with semicolons between, or one of {', '.join(CHOICES)}",
+    },
+}
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """All measurements of a run, as JSON values.
-
-    Raises:
-      UserError: a device that is not there, an unknown contestant, or counts below 1.
-    """
-    chosen = [name for name in options.only.split(";") if name]
-    if options.overhead:
-        chosen = chosen or list(OVERHEAD)
-    if options.ablations:
-        chosen = chosen or list(dict.fromkeys([*map(baseline, ABLATIONS), *ABLATIONS]))
-    without = ABLATIONS | (ACCELERATED if options.device == "cpu" else {})
-    chosen = chosen or [name for name in CONTESTANTS if name not in without]
-    if unknown := [name for name in chosen if name not in CONTESTANTS]:
-        raise UserError(
-            f"Contestant {unknown[0]!r} is unknown; choose of {'; '.join(CONTESTANTS)}."
-        )
-    for name in ("rounds", "sessions", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
-    if options.steps < 0:
-        raise UserError(f"--steps is {options.steps}; use at least 1, or 0 for the default.")
-    begin = time.perf_counter()
+    """All measurements; a device that is not there and unknown contestants are refused."""
+    chosen = _chosen(options)
     # Every contestant is a process with memory of its own on the one device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    xla.configure()
-    record = provenance("benchmarks.run")
     if options.device != ("cpu" if jax.default_backend() == "cpu" else "gpu"):
         raise UserError(
             f"--device is {options.device} but JAX runs on {jax.default_backend()}; install the "
             "jaxlib of that device, or set JAX_PLATFORMS."
         )
-    if find_spec("torch") is None:
-        if options.only and any(name.startswith("PyTorch") for name in chosen):
-            raise UserError(
-                "--only names contestants of PyTorch but it is not installed; "
-                "run python -m pip install -e '.[benchmarks]'."
-            )
-        chosen = [name for name in chosen if not name.startswith("PyTorch")]
     counts = SimpleNamespace(
         device=options.device,
         threads=os.cpu_count(),
@@ -147,36 +111,50 @@ def measure(options: argparse.Namespace) -> dict:
         }
         for name, found in answers.items()
     }
-    ratios = {
-        name: rounds.ratio(answers[first], answers[second])
-        | {"target": targets.get(options.device)}
-        for name, first, second, targets in RATIOS
-        if first in answers and second in answers
-    }
     results = {
         "settings": vars(counts) | {"rounds": number, "sessions": sessions, "quick": options.quick},
         "training": training,
-        "ratios": ratios,
+        "ratios": {
+            one.name: rounds.ratio(answers[one.first], answers[one.second])
+            | dict(zip(("target", "goal"), getattr(one, options.device), strict=False))
+            for one in RATIOS
+            if one.first in answers and one.second in answers
+        },
     }
-    if not (options.ablations or options.overhead):
+    if options.only not in CHOICES:
+        results["roofline"] = roofline.measure(counts, training, options.quick)
+    if not options.only:
         results |= {
             "memory": costs.memory(options.batch_size),
-            "roofline": roofline.measure(counts, training, options.quick),
             "start": costs.start(options.quick),
             "evaluation": costs.evaluation(counts, options.quick),
         }
-    return results | {
-        "provenance": record
-        | finished_now()
-        | {"wall_seconds": time.perf_counter() - begin, "torch": _torch_version()}
-    }
+    torch = version("torch") if find_spec("torch") else None
+    return results | {"provenance": {"torch": torch}}
 
 
-def _torch_version() -> str | None:
-    if find_spec("torch") is None:
-        return None
-    return version("torch")
+def _chosen(options: argparse.Namespace) -> list[str]:
+    """The contestants that are asked for; of PyTorch's those that can take part."""
+    named = CHOICES.get(options.only, [name for name in options.only.split(";") if name])
+    if unknown := [name for name in named if name not in CONTESTANTS]:
+        raise UserError(
+            f"Contestant {unknown[0]!r} is unknown; choose of {'; '.join(CONTESTANTS)}."
+        )
+    if any(name.startswith("PyTorch") for name in named) and not find_spec("torch"):
+        raise UserError(
+            "--only names contestants of PyTorch but it is not installed; "
+            "run python -m pip install -e '.[benchmarks]'."
+        )
+    without = ABLATIONS | (ACCELERATED if options.device == "cpu" else {})
+    chosen = named or [name for name in CONTESTANTS if name not in without]
+    return [name for name in chosen if find_spec("torch") or not name.startswith("PyTorch")]
 
+
+def _record(options: argparse.Namespace) -> str:
+    return options.only if options.only in CHOICES else "performance"
+
+
+main = make_main("run", DESCRIPTION, measure, table.markdown, COUNTS, OTHERS, _record)
 
 if __name__ == "__main__":
     launch.with_huge_pages()

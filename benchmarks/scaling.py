@@ -1,23 +1,20 @@
 """Memory and time of a training step on meshes of devices: what the endpoints cost each device."""
 
 import argparse
-import statistics
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import output
+from benchmarks.command import Count, make_main
 from benchmarks.contestants import images_and_labels
+from benchmarks.rounds import spread
 from benchmarks.table import mebibytes, table
 from experiments.configs import cifar10
 from experiments.data.sets import Dataset, Split
-from experiments.system import launch, xla
+from experiments.system import launch
 from experiments.system.errors import UserError
-from experiments.system.provenance import finished_now, provenance
 from experiments.training import steps
 from experiments.training.history import History
 from experiments.training.run import make_run
@@ -30,49 +27,27 @@ A simplex of M endpoints on one device, and on every mesh of N devices. On a CPU
 one processor (JAX's host devices): memory is then what it would be on N devices, and time is not."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--devices", type=int, default=8)
-    parser.add_argument("--endpoints", type=int, default=8)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument(
-        "--steps", type=int, default=5, help="that are timed, after one that is not"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/scaling"))
-    options = parser.parse_args(argv)
-    return output.write(lambda: measure(options), markdown, options.output, "scaling")
+COUNTS = {
+    "devices": Count(8),
+    "endpoints": Count(8, least=2),
+    "batch_size": Count(128),
+    "steps": Count(5, help="that are timed, after one that is not"),
+}
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """All meshes, as JSON values.
-
-    Raises:
-      UserError: a count below 1, other devices than there are, one endpoint, or a batch that the
-        devices do not divide.
-    """
-    for name in ("devices", "endpoints", "batch_size", "steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
-    if options.endpoints < 2:
-        raise UserError(f"--endpoints is {options.endpoints}; a simplex has at least 2.")
+    """All meshes; other devices than there are, and a batch that they do not divide, are refused."""
     if options.batch_size % options.devices:
         fitting = options.batch_size // options.devices * options.devices + options.devices
         raise UserError(
             f"--batch_size is {options.batch_size} but is to be split over {options.devices} devices; "
             f"use {fitting}."
         )
-    xla.configure()
     jax.config.update("jax_num_cpu_devices", options.devices)  # nothing elsewhere than on a CPU
     if len(jax.devices()) != options.devices:
         raise UserError(
             f"--devices is {options.devices} but JAX has {len(jax.devices())}; use that number."
         )
-    begin, record = time.perf_counter(), provenance("benchmarks.scaling")
     shares = [k for k in range(1, options.devices + 1) if options.devices % k == 0]
     layouts = [f"data={options.devices // k},endpoint={k}" for k in shares]
     layouts = [
@@ -82,16 +57,7 @@ def measure(options: argparse.Namespace) -> dict:
     found |= {
         layout or "one device": _mesh(options, "simplex_3", layout) for layout in ("", *layouts)
     }
-    return {
-        "settings": {
-            **{name: getattr(options, name) for name in ("devices", "endpoints", "batch_size")},
-            "steps": options.steps,
-        },
-        "meshes": found,
-        "provenance": record
-        | finished_now()
-        | {"wall_seconds": time.perf_counter() - begin, "devices": str(jax.devices()[0])},
-    }
+    return {"settings": {name: getattr(options, name) for name in COUNTS}, "meshes": found}
 
 
 def _mesh(options, recipe: str, layout: str) -> dict:
@@ -116,11 +82,7 @@ def _mesh(options, recipe: str, layout: str) -> dict:
         # The state is donated, and all that is: of one device, as XLA plans it.
         "state_bytes": analysis.alias_size_in_bytes,
         "temporary_bytes": analysis.temp_size_in_bytes,
-        "step_seconds": {
-            "median": statistics.median(times[1:]),
-            "min": min(times[1:]),
-            "max": max(times[1:]),
-        },
+        "step_seconds": spread(times[1:]),
     }
 
 
@@ -140,6 +102,8 @@ def markdown(results: dict) -> str:
     header = ["mesh", "state per device, MiB", "of one network's", "temporaries per device, MiB"]
     return table([*header, "step, seconds (range)"], rows) + "\n"
 
+
+main = make_main("scaling", DESCRIPTION, measure, markdown, COUNTS)
 
 if __name__ == "__main__":
     launch.with_huge_pages()

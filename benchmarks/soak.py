@@ -5,13 +5,11 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import corrupt_files, faults, output
+from benchmarks import faults
+from benchmarks.command import Count, make_main
 from benchmarks.table import table
-from experiments.system.errors import UserError
-from experiments.system.provenance import finished_now, provenance
 
 DESCRIPTION = """Does to real runs what machines do to them, and measures what is lost.
 
@@ -22,58 +20,39 @@ until it finishes; told to stop; on a disk that fills up; with a damaged checkpo
 process in its folder; and on images of which some are corrupt. Every run that finishes must equal the
 one that nothing happened to, bit for bit: one that does not ends this command with the exit code 2."""
 
+_NOTED = {"training": "from", "first step": "step", "evaluation": "evaluate", "report": "report"}
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.soak",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--kills", type=int, default=50, help="by SIGKILL, at random moments")
-    parser.add_argument(
-        "--signals", type=int, default=3, help="SIGTERM, at random moments of the work"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--output", type=Path, default=Path("runs/soak"))
-    options = parser.parse_args(argv)
-    return output.write(lambda: measure(options), markdown, options.output, "soak")
+
+COUNTS = {
+    "kills": Count(50, help="by SIGKILL, at random moments"),
+    "signals": Count(3, help="SIGTERM, at random moments of the work"),
+    "seed": Count(0, least=0, help="of the moments"),
+}
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """All faults, as JSON values.
-
-    Raises:
-      UserError: a count below 1.
-      Failed: a run did not survive, or was not equal to the one that nothing happened to.
-    """
-    for name in ("kills", "signals"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; use at least 1.")
-    begin, record = time.perf_counter(), provenance("benchmarks.soak")
+    """All faults; it raises `Failed` if a run does not survive or is not the same."""
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         setting = faults.make_setting(Path(folder))
         expected, seconds = None, []
         for name in ("cold", "warm"):  # the second takes the compiled programs of the first
             before = time.monotonic()
-            run = faults.start(setting, Path(folder) / name)
-            faults.finish(run)
+            run = faults.Run(setting, Path(folder) / name)
+            run.finish()
             end = time.monotonic()
             seconds.append(end - before)
             expected = expected or faults.outcome(run.workdir)
-            faults.check_same(run.workdir, expected)
-            notes = faults.read_notes(run)
-        life = seconds[-1]
+            run.check_same(expected)
+        notes, life = run.notes, seconds[-1]
         moments = {note.kind: note.seconds - end + life for note in reversed(notes.entries)}
+        rest = life - moments["step"]
         found = {
             "full_disk": faults.full_disk(setting, expected),
             "damage": faults.damage(setting, expected),
             "second_process": faults.second_process(setting, expected),
-            "corrupt_images": corrupt_files.corrupt_images(setting, rng),
-            "signals": faults.terminations(
-                setting, rng, options.signals, life - moments["step"], expected
-            ),
+            "corrupt_images": faults.corrupt_images(setting, rng),
+            "signals": faults.terminations(setting, rng, options.signals, rest, expected),
             "kills": faults.kills(setting, rng, options.kills, life, expected),
         }
     return {
@@ -81,21 +60,11 @@ def measure(options: argparse.Namespace) -> dict:
             "arguments": list(setting.arguments),
             "steps": notes.step,
             "seconds": dict(zip(("cold", "warm"), seconds, strict=True)),
-            "warm_from_start_to": {
-                name: round(moments[kind], 2)
-                for name, kind in (
-                    ("training", "from"),
-                    ("first step", "step"),
-                    ("evaluation", "evaluate"),
-                    ("report", "report"),
-                )
-            },
+            "warm_from_start_to": {k: round(moments[kind], 2) for k, kind in _NOTED.items()},
             "sha256": expected["sha256"],
         },
         **found,
-        "provenance": record
-        | finished_now()
-        | {"seed": options.seed, "wall_seconds": time.perf_counter() - begin},
+        "provenance": {"seed": options.seed},
     }
 
 
@@ -158,6 +127,8 @@ def _losses(killed: dict) -> str:
     every = f"a checkpoint every {killed['checkpoint_seconds']} s"
     return "; ".join([f"training lost, with {every}: none by {nothing} kills", *parts])
 
+
+main = make_main("soak", DESCRIPTION, measure, markdown, COUNTS)
 
 if __name__ == "__main__":
     sys.exit(main())

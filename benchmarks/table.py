@@ -5,7 +5,9 @@ def markdown(results: dict) -> str:
     """Tables of ratios, speeds, evaluation, start and memory."""
     sections = [_ratios(results), _speeds(results)]
     if "memory" in results:
-        sections += [_costs(results), _memory(results), _roofline(results["roofline"])]
+        sections += [_costs(results), _memory(results)]
+    if "roofline" in results:
+        sections.append(_roofline(results["roofline"]))
     return "\n\n".join(sections) + "\n"
 
 
@@ -15,7 +17,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _of(values: dict, digits: int) -> str:
+def spread_text(values: dict, digits: int) -> str:
     """A median and the range of the rounds."""
     median, low, high = (f"{values[k]:.{digits}f}" for k in ("median", "min", "max"))
     return f"{median} ({low} to {high})"
@@ -24,18 +26,17 @@ def _of(values: dict, digits: int) -> str:
 def _ratios(results) -> str:
     rows = []
     for name, found in results["ratios"].items():
-        target = found["target"]
-        if target is None:
-            said, met = "", ""
-        else:
-            said, met = f"at least {target:.2f}", "yes" if found["median"] >= target else "no"
-        rows.append([name, _of(found, 2), said, met])
+        target, goal = found.get("target"), found.get("goal")
+        said = "" if target is None else f"at least {target:.2f}"
+        said += "" if goal is None else f", goal {goal:.2f}"
+        met = "" if target is None else "yes" if found["median"] >= target else "no"
+        rows.append([name, spread_text(found, 2), said, met])
     return table(["images/s, ratio in one round", "median (range)", "target", "met"], rows)
 
 
 def _speeds(results) -> str:
     rows = [
-        [name, _of(found["images_per_second"], 0), f"{found['peak_bytes'] / 2**20:.0f}"]
+        [name, spread_text(found["images_per_second"], 0), f"{found['peak_bytes'] / 2**20:.0f}"]
         for name, found in results["training"].items()
     ]
     return table(["training", "images/s, median (range)", "peak memory, MiB"], rows)
@@ -47,11 +48,11 @@ def _costs(results) -> str:
         f"evaluation of {found['num_points']} points, {found['num_training_images']} + "
         f"{found['num_test_images']} images"
     )
-    rows = [[f"{what}, {name}", _of(v, 1)] for name, v in found["seconds"].items()]
+    rows = [[f"{what}, {name}", spread_text(v, 1)] for name, v in found["seconds"].items()]
     begin = results["start"]
-    rows += [[f"import {name}", _of(v, 2)] for name, v in begin["import_seconds"].items()]
+    rows += [[f"import {name}", spread_text(v, 2)] for name, v in begin["import_seconds"].items()]
     rows += [
-        [f"process start to first step, {name} cache", _of(v, 1)]
+        [f"process start to first step, {name} cache", spread_text(v, 1)]
         for name, v in begin["first_step_seconds"].items()
     ]
     return table(["cost", "seconds, median (range)"], rows)

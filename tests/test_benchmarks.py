@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import chex
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import roofline, rounds, run, scaling, table
-from benchmarks.flat import FlatNetwork
+from benchmarks import accelerator, contestants, roofline, rounds, run, scaling, table
+from benchmarks.__main__ import COMMANDS
 from experiments.configs import cifar10
 from experiments.data.sets import Dataset, Split
 from experiments.training import networks, steps
@@ -28,6 +27,7 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(monkeypatch, capsys, t
         (run.main, "--only nobody", "Contestant 'nobody' is unknown; choose of standard;"),
         (run.main, "--rounds 0", "--rounds is 0; use at least 1."),
         (run.main, "--device gpu", "--device is gpu but JAX runs on cpu;"),
+        (scaling.main, "--endpoints 1", "--endpoints is 1; use at least 2."),
         (scaling.main, "--devices 4", "--devices is 4 but JAX has 8; use that number."),
         (scaling.main, "--batch_size 4 --devices 8", "--batch_size is 4 but is to be split over 8"),
     ):
@@ -39,6 +39,20 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(monkeypatch, capsys, t
     assert not (tmp_path / "made").exists()
 
 
+def test_the_list_of_commands_is_that_of_the_modules():
+    """Those that end by `sys.exit(main())` and are no helper of another."""
+    folder, helpers = Path(run.__file__).parent, {"soaked", "worker"}
+    modules = {p.stem for p in folder.glob("*.py") if "__name__" in p.read_text()}
+    assert COMMANDS.keys() == modules - helpers - {"__main__"}
+    assert len(COMMANDS) <= 7
+
+
+def test_contestants_that_are_compared_exist():
+    compared = [name for ratio in run.RATIOS for name in ratio[:2]]
+    for names in (compared, *run.CHOICES.values(), accelerator.CONTESTANTS):
+        assert set(names) <= set(contestants.CONTESTANTS)
+
+
 def test_a_contestant_trains_in_its_own_process():
     options = SimpleNamespace(device="cpu", threads=1, batch_size=2, steps=1)
     (answers,) = rounds.measure(["standard"], options, rounds=3, sessions=2).values()
@@ -46,18 +60,6 @@ def test_a_contestant_trains_in_its_own_process():
     assert all(answer["seconds"] > 0 and answer["peak_bytes"] > 2**20 for answer in answers)
     with pytest.raises(rounds.Failed, match="'nobody' ended with exit code 1"):
         rounds.measure(["nobody"], options, rounds=1)
-
-
-def test_a_flat_network_is_the_network():
-    network = networks.ConvNet(3, widths=(4, 8))
-    image = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
-    variables = network.init(jax.random.key(0), image, train=False)
-    flat = FlatNetwork(network, (1, 8, 8, 1))
-    found = flat.init(jax.random.key(0), image, train=False)
-    assert found["params"]["kernels"].shape == (1, 4 * 9 + 4 * 8 * 9 + 8 * 3)
-    chex.assert_trees_all_equal(flat.unflatten(found["params"]), variables["params"])
-    logits = (net.apply(v, image, train=False) for net, v in ((network, variables), (flat, found)))
-    chex.assert_trees_all_equal(*logits)
 
 
 def test_activations_of_a_residual_block_are_counted_by_hand():
@@ -84,10 +86,10 @@ def test_committed_tables_are_those_of_the_measurements(path):
     results = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == table.markdown(results)
     assert not results["provenance"]["commit"].endswith("-dirty")
-    for name, first, second, _ in run.RATIOS:
-        if name in results["ratios"]:
-            pair = (results["training"][one]["answers"] for one in (first, second))
-            found = {k: results["ratios"][name][k] for k in ("median", "min", "max")}
+    for one in run.RATIOS:
+        if one.name in results["ratios"]:
+            pair = (results["training"][name]["answers"] for name in one[:2])
+            found = {k: results["ratios"][one.name][k] for k in ("median", "min", "max")}
             assert found == pytest.approx(rounds.ratio(*pair))
 
 

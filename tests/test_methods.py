@@ -58,7 +58,7 @@ def test_a_kind_has_its_subspace(kind):
 def test_numbers_do_not_change_what_is_compiled(kind):
     numbers = ["optimizer__learning_rate", "optimizer__weight_decay", "optimizer__momentum"]
     numbers += ["label_smoothing", "average__decay", "sharpness__rho", "subspace__penalty"]
-    numbers += ["subspace__volume", "label_noise__rate"]
+    numbers += ["subspace__volume", "label_noise__rate", "model__dropout"]
     made = [make_method(config_of(kind, **dict.fromkeys(numbers, x))) for x in (0.1, 0.2)]
     (method, hyper), (other_method, other_hyper) = made
     assert method == other_method

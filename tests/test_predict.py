@@ -116,12 +116,13 @@ def test_every_key_drops_other_units(dropping):
     networks, _ = predict.recalibrated(dropping.run, dropping.stack, dropping.settings)
     params, stats = one = jax.tree.map(lambda x: x[0], networks)
     keys = jax.random.split(jax.random.key(0), 3)
-    found = predict.dropout_logits_fn(model)((one, keys[jnp.array([0, 1, 2, 0])]), TEST.images)
+    given = one, keys[jnp.array([0, 1, 2, 0])], dropping.run.hyper.dropout
+    found = predict.dropout_logits_fn(model)(given, TEST.images)
     chex.assert_shape(found, (4, tiny.NUM_TEST, tiny.NUM_CLASSES))
     chex.assert_trees_all_equal(found[0], found[3])
     assert all(np.abs(found[i] - found[i - 1]).max() > 0.01 for i in (1, 2, 3))
     for key, logits in zip(keys, found[:3], strict=True):
-        expected = model.network.apply(
+        expected = model.network.clone(dropout=0.4).apply(
             {"params": params, "batch_stats": stats},
             jnp.asarray(TEST.images, jnp.float32) / 255,
             train=False,

@@ -93,7 +93,8 @@ def predicted(line, networks):
             return probs_of(predict.predict(model, networks.take(MEMBERS[name]), images, settings))
         passes = predict.dropout_logits_fn(model)
         batches = predict.padded_batches(images, settings.batch_size)
-        logits = [passes((middle, keys), batch) for batch in batches]
+        given = middle, keys, line.run.hyper.dropout
+        logits = [passes(given, batch) for batch in batches]
         return probs_of(jnp.concatenate(logits, axis=1))[: len(images)]
 
     return probs

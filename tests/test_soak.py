@@ -1,7 +1,6 @@
 """The soak test's parts, and its committed record; the whole of it runs for minutes."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from records import ROOT
@@ -14,7 +13,7 @@ RECORD = ROOT / "results" / "soak" / "soak.json"
 
 def written(folder, lines) -> faults.Notes:
     (folder / "notes").write_text(lines)
-    return faults.read_notes(SimpleNamespace(notes=folder / "notes"))
+    return faults.Notes.read(folder / "notes")
 
 
 def test_what_was_lost_follows_from_notes_and_the_newest_whole_checkpoint(tmp_path):

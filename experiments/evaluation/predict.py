@@ -182,9 +182,9 @@ def moments_of_all(model: Model, augment: bool, at_once: int) -> Callable:
 
 @functools.cache
 def logits_fn(model: Model) -> Callable:
-    """`((params, stats), images) -> logits [B, K]` of one network in evaluation mode."""
+    """`((params, stats), images) -> logits [B, K]` of a network; a key and a rate drop units."""
     logits = _logits_fn(model)
-    return lambda network, images, **options: logits(network, normalized(model, images), **options)
+    return lambda network, images, dropout=None: logits(network, normalized(model, images), dropout)
 
 
 @functools.cache
@@ -196,12 +196,11 @@ def logits_of_all(model: Model, at_once: int) -> Callable:
 
 @functools.cache
 def dropout_logits_fn(model: Model) -> Callable:
-    """`((network, keys [S]), images) -> logits [S, B, K]`, units dropped anew with every key."""
+    """`((network, keys [S], rate), images) -> logits [S, B, K]`, units dropped anew with every key."""
 
-    def logits(network_and_keys, images):
-        network, keys = network_and_keys
-        drop = lambda key: logits_fn(model)(network, images, dropout=True, rngs={"dropout": key})
-        return jax.lax.map(drop, keys)
+    def logits(given, images):
+        network, keys, rate = given
+        return jax.lax.map(lambda key: logits_fn(model)(network, images, (key, rate)), keys)
 
     return logits
 
@@ -216,10 +215,15 @@ def _moments_fn(model: Model) -> Callable:
 
 
 def _logits_fn(model: Model) -> Callable:
-    def logits(network, images, **options):
-        params, stats = network
-        variables = {"params": params, "batch_stats": stats}
-        return model.network.apply(variables, images, train=False, **options)
+    def logits(network, images, dropout=None):
+        (params, stats), (key, rate) = network, dropout or (None, 0.0)
+        return model.network.clone(dropout=rate).apply(
+            {"params": params, "batch_stats": stats},
+            images,
+            train=False,
+            dropout=dropout is not None,
+            rngs={} if dropout is None else {"dropout": key},
+        )
 
     return logits
 

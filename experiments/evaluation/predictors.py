@@ -65,7 +65,7 @@ def predictors(
     yield of("midpoint", [middle])
     if plan.groups:
         yield of("ensemble", plan.groups[0])
-    if model.network.dropout > 0:
+    if model.drops:
         yield _mc_ensemble(run, jax.tree.map(lambda x: x[middle], networks), settings)
     if held_out is None:
         return
@@ -84,7 +84,8 @@ def _mc_ensemble(run: Run, network: Networks, settings: Settings) -> Predictor:
 
     def logits(images):
         batches = padded_batches(images, settings.batch_size)
-        passes = ss.predict(dropout_logits_fn(run.program.model), (network, keys), batches)
+        given = network, keys, run.hyper.dropout
+        passes = ss.predict(dropout_logits_fn(run.program.model), given, batches)
         return hosts.local(passes)[:, : len(images)]
 
     return Predictor("mc ensemble", logits, len(keys))

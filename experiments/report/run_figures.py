@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -48,10 +49,12 @@ def run_figures(metrics: Metrics) -> dict[str, Figure]:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file of 256 colours, the same bytes each time (no date, no version inside)."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    figure.set_dpi(150)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     figure.set_layout_engine("none")  # a second layout would move things by a pixel
-    image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image = image.quantize(256, dither=Image.Dither.NONE)
     compact = io.BytesIO()
     image.save(compact, format="png", optimize=True)
     return compact.getvalue()

@@ -24,7 +24,7 @@ def provenance(module: str, precision: str = "float32") -> dict:
     """What can be known before the work of `python -m MODULE`; add seeds and times after it."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": platform.python_version(), "subspace_jax": subspace_jax.__version__}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
@@ -47,11 +47,10 @@ def finished_now() -> dict:
 
 
 @functools.cache  # of the code that runs, whatever is checked out meanwhile
-def _commit() -> str:
-    """The commit of this checkout, with `-dirty` if tracked files differ from it."""
+def commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit of a checkout, by default this one, with `-dirty` if tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        folder = Path(__file__).parent
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

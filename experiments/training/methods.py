@@ -51,6 +51,7 @@ class Hyperparameters(NamedTuple):
     label_smoothing: jax.Array
     ema_decay: jax.Array
     rho: jax.Array
+    dropout: jax.Array
 
 
 class Answer(NamedTuple):
@@ -209,6 +210,7 @@ def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparamet
         "label_smoothing": config.label_smoothing,
         "ema_decay": average.decay,
         "rho": nearby.rho,
+        "dropout": config.model.get("dropout", 0.0),
     }
     return method, Hyperparameters(**{name: jnp.float32(x) for name, x in values.items()})
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import subspace_jax as ss
 from experiments.data.augment import normalize
@@ -18,14 +19,19 @@ from experiments.training import placement
 class Model:
     """A network and what happens to its images; hashable, the static argument of evaluation."""
 
-    network: nn.Module
+    network: nn.Module  # of a rate of dropout of 0 or 1: the true one is a hyperparameter
     normalization: str  # and augmentation: names in `experiments.data.augment`
     augmentation: str
     mesh: jax.sharding.Mesh | None = None  # of the devices that share a batch
 
     @property
+    def drops(self) -> bool:
+        """Whether units are dropped in training."""
+        return self.network.dropout > 0
+
+    @property
     def whole(self) -> "Model":
-        """The same without dropout, so that all rates share the programs in which no unit is dropped."""
+        """The same without dropout, which all share where no unit is dropped."""
         return dataclasses.replace(self, network=self.network.clone(dropout=0.0))
 
 
@@ -56,22 +62,29 @@ def normalized(model: Model, images: jax.Array) -> jax.Array:
 
 
 def training_logits(
-    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+    model: Model,
+    params,
+    images: jax.Array,
+    dropout: tuple[jax.Array, ArrayLike] | None = None,
 ) -> tuple[jax.Array, dict]:
-    """Logits in training mode, and the batch's moments; units are dropped only with a key."""
-    return logits_and_moments(model, params, normalized(model, images), dropout_key)
+    """Logits in training mode, and the batch's moments; units are dropped with a key and a rate."""
+    return logits_and_moments(model, params, normalized(model, images), dropout)
 
 
 def logits_and_moments(
-    model: Model, params, images: jax.Array, dropout_key: jax.Array | None = None
+    model: Model,
+    params,
+    images: jax.Array,
+    dropout: tuple[jax.Array, ArrayLike] | None = None,
 ) -> tuple[jax.Array, dict]:
     """The same of normalised images."""
-    logits, updated = model.network.apply(
+    key, rate = dropout or (None, 0.0)
+    logits, updated = model.network.clone(dropout=rate).apply(
         {"params": params, "batch_stats": initial_stats(model, images)},
         images,
         train=True,
-        dropout=dropout_key is not None,
+        dropout=dropout is not None,
         mutable="batch_stats",
-        rngs={} if dropout_key is None else {"dropout": dropout_key},
+        rngs={} if dropout is None else {"dropout": key},
     )
     return logits, dict(updated.get("batch_stats", {}))

@@ -1,9 +1,9 @@
 """Networks as Flax Linen modules; they need JAX and Flax alone.
 
 `module.apply({"params": p, "batch_stats": s}, images, train=...)` of normalised images `[B, H, W, C]`
-returns logits `[B, K]`. Activations have the module's `dtype`, all else is float32. Batch norm has
-momentum 0: in training mode the updated `batch_stats` are the moments of the batch, which
-recalibration pools. The argument `dropout=` is that of `train=` unless told.
+returns logits `[B, K]`. Activations have the module's `dtype`, all else is float32, or wider if they
+are. Batch norm has momentum 0: in training mode the updated `batch_stats` are the moments of the batch,
+which recalibration pools. The argument `dropout=` is that of `train=` unless told.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,11 @@ kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # Of every layer; others with the same arguments may stand here.
 convolution = jax.lax.conv_general_dilated
 BatchNorm = nn.BatchNorm
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """In at least float32."""
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def conv(
@@ -44,14 +49,28 @@ def conv(
 
 
 def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
-    """Batch norm in float32, rounded to the dtype of `x`; scale 1, bias 0, PyTorch's epsilon."""
+    """Batch norm in at least float32, rounded to the dtype of `x`, with PyTorch's epsilon."""
     norm = BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
-    return norm(x.astype(jnp.float32)).astype(x.dtype)
+    return norm(widened(x)).astype(x.dtype)
 
 
-def drop(x: jax.Array, rate: float, train: bool, dropout: bool | None) -> jax.Array:
+class Dropout(nn.Module):
+    """Flax's, of a rate that may be traced, so that all rates share a program."""
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        keep = jnp.asarray(1 - self.rate, x.dtype)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+
+
+def drop(x: jax.Array, rate: float | jax.Array, train: bool, dropout: bool | None) -> jax.Array:
     """Drops single activations if `dropout`, where None means `train`; no key for a rate of 0."""
-    return nn.Dropout(rate)(x, deterministic=not (train if dropout is None else dropout))
+    if not (train if dropout is None else dropout) or (isinstance(rate, float) and rate == 0):
+        return x
+    return Dropout(rate)(x)
 
 
 def add(x: jax.Array, y: jax.Array, stride: int, train: bool) -> jax.Array:
@@ -80,7 +99,7 @@ class ConvNet(nn.Module):
             x = drop(x, self.dropout, train, dropout)
         x = x.mean((1, 2))
         logits = nn.Dense(self.num_classes, dtype=x.dtype, kernel_init=kaiming_normal)(x)
-        return logits.astype(jnp.float32)
+        return widened(logits)
 
 
 class BasicBlock(nn.Module):
@@ -122,7 +141,7 @@ class CifarResNet(nn.Module):
                 width = self.width * 2**stage
                 x = BasicBlock(width, stride, self.dropout)(x, train, dropout)
         x = x.mean((1, 2), keepdims=True)
-        return conv(x, self.num_classes, 1, name="classifier")[:, 0, 0].astype(jnp.float32)
+        return widened(conv(x, self.num_classes, 1, name="classifier")[:, 0, 0])
 
 
 class Bottleneck(nn.Module):
@@ -179,4 +198,4 @@ class ImageNetResNet(nn.Module):
                 x = module(x, train, dropout)
         x = x.mean((1, 2), keepdims=True)
         logits = conv(x, self.num_classes, 1, bias=self.classifier_bias, name="classifier")
-        return logits[:, 0, 0].astype(jnp.float32)
+        return widened(logits[:, 0, 0])

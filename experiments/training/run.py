@@ -62,8 +62,9 @@ def make_run(config: ml_collections.ConfigDict, data: Dataset, slot: int | None 
     """Builds everything that a run needs from its config; `slot` is its place in a group."""
     _check(config, data)
     method, hyper = make_method(config)
+    network = models.make_network(config.model, data.num_classes)
     model = Model(
-        network=models.make_network(config.model, data.num_classes),
+        network=network.clone(dropout=float(network.dropout > 0)),
         normalization=config.normalization,
         augmentation=config.augmentation,
         mesh=placement.make_mesh(config, method, slot),

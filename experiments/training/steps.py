@@ -81,8 +81,8 @@ def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn
     def loss_fn(params, key, batch):
         images, labels = batch
         images = AUGMENTATIONS[model.augmentation](key, images)
-        dropout_key = jax.random.fold_in(key, 1) if model.network.dropout > 0 else None
-        logits, _ = training_logits(model, params, images, dropout_key)
+        dropout = (jax.random.fold_in(key, 1), hyper.dropout) if model.drops else None
+        logits, _ = training_logits(model, params, images, dropout)
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, hyper.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
