@@ -42,7 +42,7 @@ def test_bad_input(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["input", "imagenet_steps"])
-def test_the_documentation_shows_the_committed_record(name):
+def test_the_committed_table_is_that_of_the_record(name):
     folder = ROOT / "results" / name
     results = json.loads((folder / f"{name}.json").read_text())
     text = (folder / f"{name}.md").read_text()
