@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ import tqdm
 
 from benchmarks.contestants import ENVIRONMENTS
 from experiments.system import launch
+
+_REST_SECONDS = 0.5
 
 
 class Failed(Exception):
@@ -46,6 +49,8 @@ def measure(
             with _workers(names, options) as workers:
                 for number in range(warmup + count):
                     for name, worker in workers.items():
+                        # Loaders go on filling their queues, and threads spin a while.
+                        time.sleep(_REST_SECONDS)
                         answer = _ask(name, worker)
                         if number >= warmup:
                             answers[name].append(answer)
