@@ -216,7 +216,7 @@ def test_a_line_learns_real_images(tmp_path):
 
 def test_the_committed_run_of_tiny_imagenet_is_what_the_documentation_says():
     found = json.loads((ROOT / "results" / "tiny-imagenet-20" / "metrics.json").read_text())
-    text = (ROOT / "docs" / "scaling.md").read_text()
+    text = (ROOT / "docs" / "imagenet.md").read_text()
     assert f"{100 * found['points'][2]['accuracy']:.1f} % of 1,000" in text
     assert f"{found['provenance']['wall_seconds']:.0f} seconds" in text
     assert found["config"]["num_epochs"] == 5

@@ -16,7 +16,7 @@ from experiments.configs.check import check as check_run
 from experiments.reproduce import plan
 from experiments.system import cli
 
-PAGES = ("first_ten_minutes", "runs", "reproducing", "results")
+PAGES = ("first_line", "runs", "reproducing", "results")
 TINY = [f"--config.{value}" for value in ("num_epochs=2", "model.widths=(4,8)")]
 
 
@@ -74,11 +74,11 @@ def test_commands_are_accepted(page, up_to_the_work, monkeypatch):
             assert call(command) == 0, command
 
 
-def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
+def test_the_first_line(tmp_path, monkeypatch, capsys):
     """Word for word, but for a smaller network and less training: train, export, load."""
     line, single, export = (
         command.replace(" runs/", f" {tmp_path}/")
-        for command in commands("first_ten_minutes")
+        for command in commands("first_line")
         if " runs/" in command
     )
     monkeypatch.chdir(ROOT)
@@ -88,7 +88,7 @@ def test_the_first_ten_minutes(tmp_path, monkeypatch, capsys):
     assert len(list(tmp_path.glob("*/report.html"))) == 2
     folder = tmp_path / "layerwise_line" / "export" / "midpoint-safetensors"
     assert json.loads((folder / "model_card.json").read_text())
-    page = (ROOT / "docs" / "first_ten_minutes.md").read_text()
+    page = (ROOT / "docs" / "first_line.md").read_text()
     (program,) = re.findall(r"(?:^    import numpy.*\n)(?:^    .*\n|\n)+", page, re.MULTILINE)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)

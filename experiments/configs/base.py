@@ -152,7 +152,7 @@ def base_config(recipe: str) -> ml_collections.ConfigDict:
     ## The machine
     # How all devices share a run, as "data=4,endpoint=2": batches split over both, endpoints over the
     # second; "data" alone takes what the other leaves. "": one device. In suites also "run=8": see
-    # docs/scaling.md.
+    # docs/devices.md.
     config.mesh = ""
     # Steps per compiled call; 0: up to 500 on accelerators, one step on a CPU. Calls end with the epoch.
     config.steps_per_call = 0
