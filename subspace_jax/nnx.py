@@ -27,7 +27,8 @@ class Stacked(nnx.Module):
         raise adapters.stacked_error(self.subspace)
 
     def _parts(self) -> adapters.Parts:
-        graphdef, endpoints, stats, rest = nnx.split(self.network, self.spans, nnx.BatchStat, ...)
+        graphdef, *states = nnx.split(self.network, self.spans, nnx.BatchStat, ...)
+        endpoints, stats, rest = states
         join = lambda params: nnx.merge(graphdef, params, stats, rest)
 
         def build(params, stats):
