@@ -13,8 +13,8 @@ The others are for when they are needed: operations on stacks (`stack`, `mix`, `
 `squared_cosines`), leaves that are shared (`split`, `combine`, `summary`), steps (`TrainState`,
 `freeze`), optimizers that look at the rank of a leaf (`per_endpoint`, `decay_mask`), many networks
 (`for_each`, `predict`), and the modules `averaging`, `calibration`, `corruptions`, `detection`,
-`landscape` and `sharding`. `plotting`, which needs matplotlib, and `contrib` are imported when they
-are used.
+`landscape` and `sharding`. `contrib`, `plotting`, which needs matplotlib, and `nnx`, `linen` and
+`equinox`, by which models of these libraries become subspaces, are imported when they are used.
 
 Everything works on any pytree of arrays. Start with `subspaces.py`, then `tree.py`.
 """
@@ -81,7 +81,7 @@ __all__ = [
     "summary",
 ]
 
-_ON_USE = ("contrib", "plotting")
+_ON_USE = ("contrib", "equinox", "linen", "nnx", "plotting")
 # Where names that this module had are now.
 MOVED = {
     "alignment": "is `subspace_jax.contrib.alignment`",

@@ -210,14 +210,6 @@ class Subspace:
         """
         return self.point(endpoints, self.sample_coords(key, endpoints))
 
-    def apply(self, apply_fn: Callable, endpoints: PyTree, coords: Coords, *args: Any) -> Any:
-        """`apply_fn(params, *args)` at the point with the given coordinates.
-
-        >>> float(line().apply(jnp.multiply, jnp.array([1.0, 3.0]), 0.5, jnp.float32(10)))
-        20.0
-        """
-        return apply_fn(self.point(endpoints, coords), *args)
-
     def mixing_weights(self, coords: Coords) -> PyTree:
         """The mixing weights at given coordinates, checked as `point` does.
 

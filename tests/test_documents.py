@@ -34,6 +34,22 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
         assert shown in printed
 
 
+@pytest.mark.parametrize("name", ["nnx", "linen", "equinox"])
+def test_a_line_takes_a_program_of_yours_at_most_five_lines(name):
+    """The recipe's program without them, by its own diff, is plain and runs."""
+    page = ROOT / "docs" / "recipes" / f"{name}.md"
+    (diff,) = re.findall(r"```diff\n(.*?)```", page.read_text(), re.DOTALL)
+    code = "\n".join(_code(page)[:2])
+    plain, added = code.split("\n"), [line for line in diff.splitlines() if line[0] == "+"]
+    for old, new in re.findall(r"(?:^-(.*)\n)?^\+(.*)\n", diff, re.MULTILINE):
+        assert plain.count(new) == 1, new
+        plain[plain.index(new)] = old
+    assert 0 < len(added) <= 5
+    assert not re.search(r"\bss\.|subspace", "\n".join(plain))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exec(compile("\n".join(plain), str(page), "exec"), {"__name__": name})
+
+
 def test_what_is_checked_is_checked_within_the_bounds_that_the_page_gives():
     """A row leads to one test, whose bounds (or those of the assertions of its file) are the row's."""
     page, numbers = (ROOT / "docs" / "checked.md").read_text(), r"[\d.]+e-\d+|0\.\d+"

@@ -28,10 +28,13 @@ def test_what_needs_more_is_imported_when_it_is_used():
     program = """
 import sys
 import subspace_jax as ss
-assert not {"matplotlib", "scipy.optimize", "subspace_jax.contrib"} & sys.modules.keys()
+later = {"equinox", "flax", "matplotlib", "scipy.optimize", "subspace_jax.contrib"}
+assert not later & sys.modules.keys()
 for name in ss.contrib.__all__:
     assert getattr(ss.contrib, name).__name__ == f"subspace_jax.contrib.{name}"
 assert "matplotlib" not in sys.modules
+for module in (ss.nnx, ss.linen, ss.equinox):
+    assert module.wrap and module.loss and module.deploy
 ss.plotting.path
 assert "matplotlib" in sys.modules
 """

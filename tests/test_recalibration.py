@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, normal
@@ -100,39 +99,10 @@ def test_the_momentum_of_a_running_average_is_measured_and_taken_out(momentum, s
             recalibrate(careless, ONE, [x[:39] for x in batches])
 
 
-def test_flax_measures_with_any_momentum_what_it_measures_with_none():
-    class Network(nn.Module):
-        momentum: float
-
-        @nn.compact
-        def __call__(self, x, train=True):
-            norm = lambda: nn.BatchNorm(use_running_average=not train, momentum=self.momentum)
-            x = norm()(nn.Conv(4, (3, 3))(x))
-            return norm()(nn.Conv(4, (3, 3))(nn.relu(x)))
-
-    x = 3 + normal(0, 20, 6, 6, 2)
-    variables = Network(0.0).init(jax.random.key(0), x)
-    params, start = variables["params"], variables["batch_stats"]
-
-    def update(momentum, train=True):
-        def stats_fn(params, stats, x):
-            variables = {"params": params, "batch_stats": stats}
-            network, mutable = Network(momentum), ["batch_stats"]
-            return network.apply(variables, x, train=train, mutable=mutable)[1].get(
-                "batch_stats", stats
-            )
-
-        return stats_fn
-
-    moments_fn = lambda params, x: update(0.0)(params, start, x)
-    expected = recalibrate(moments_fn, params, [x[:10], x[10:]]).stats
-    for momentum in (0.9, 0.99):
-        found = recalibrate(update(momentum), params, [x[:10], x[10:]], stats=start).stats
-        assert_close(found, jax.tree.map(np.float64, expected), rtol=1e-5)
-        with pytest.raises(ValueError, match=f"a momentum of about {momentum}"):
-            recalibrate(lambda p, x, m=momentum: update(m)(p, start, x), params, [x])
+def test_what_does_not_update_is_no_running_average():
+    start = jax.tree.map(jnp.zeros_like, moments(1, normal(0, 8, FEATURES)))
     with pytest.raises(ValueError, match="no running average .* run in training mode"):
-        recalibrate(update(0.9, train=False), params, [x], stats=start)
+        recalibrate(lambda scale, stats, x: stats, ONE, [normal(0, 8, FEATURES)], stats=start)
 
 
 def test_what_diverged_stays_so_and_hides_nothing_else():

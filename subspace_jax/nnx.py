@@ -1,0 +1,80 @@
+"""Flax NNX: a model of your own as a subspace, in the loop that you have.
+
+>>> from subspace_jax import line
+>>> model = wrap(nnx.Linear, line(), 3, 4, rngs=nnx.Rngs(0))  # nnx.Optimizer and nnx.jit as before
+>>> value = loss(model, model.rngs(), lambda net: net(jax.numpy.ones((2, 3))).mean())
+>>> deploy(model).kernel.shape  # an ordinary nnx.Linear, ready to save
+(3, 4)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from subspace_jax import adapters
+from subspace_jax.subspaces import Subspace
+
+
+class Stacked(nnx.Module):
+    """A model whose parameters are endpoints; `rngs()` draws a key for `loss`."""
+
+    def __init__(self, network: nnx.Module, subspace: Subspace, spans: Any, rngs: nnx.Rngs):
+        self.network, self.subspace, self.spans, self.rngs = network, subspace, spans, rngs
+
+    def __call__(self, *args: Any, **kwargs: Any):
+        raise adapters.stacked_error(self.subspace)
+
+    def _parts(self) -> adapters.Parts:
+        graphdef, *states = nnx.split(self.network, self.spans, nnx.BatchStat, ...)
+        endpoints, stats, rest = states
+        join = lambda params: nnx.merge(graphdef, params, stats, rest)
+
+        def build(params, stats):
+            network = nnx.merge(graphdef, params, stats, rest, copy=True)
+            network.eval()
+            return network
+
+        return adapters.Parts(self.subspace, endpoints, stats, rest, join, build, _update, graphdef)
+
+
+def wrap(
+    make: Callable, subspace: Subspace, *args: Any, rngs: nnx.Rngs, spans: Any = nnx.Param, **kwargs
+) -> Stacked:
+    """Draws endpoints of `make(*args, rngs=rngs, **kwargs)`, of what the NNX filter `spans` names.
+
+    Raises what `Subspace.init` raises.
+    """
+    network = make(*args, rngs=rngs, **kwargs)
+    init_fn = lambda key: nnx.state(make(*args, rngs=nnx.Rngs(key), **kwargs), spans)
+    nnx.update(network, subspace.init(rngs.params(), init_fn))
+    return Stacked(network, subspace, spans, nnx.Rngs(rngs.params()))
+
+
+def loss(model: Stacked, key: jax.Array, loss_fn: Callable, *, penalty: Any = 1.0) -> Any:
+    """`loss_fn(network)` of a random network, plus `penalty` times the cosine penalty.
+
+    `loss_fn` may return a pair `(loss, auxiliary)`. The network shares statistics and random streams
+    with the model, which keeps their changes.
+    """
+    return adapters.loss(model._parts(), key, loss_fn, penalty)
+
+
+def deploy(model: Stacked, batches: Any = (), coords: Any = None, **options: Any) -> Any:
+    """The network at the midpoint or at `coords`: an ordinary model in evaluation mode.
+
+    Statistics of batch norm are measured on an iterable of batches, dropout off. `coords` with one axis
+    more, `[m, ...]`, give a list of `m` networks. Options are `inputs`, `batch -> x` or a tuple of
+    arguments (by default of arrays, pairs and dictionaries), and keywords of the network's call. Raises
+    what `recalibrate` and `Subspace.point` raise.
+    """
+    return adapters.deploy(model._parts(), batches, coords, **options)
+
+
+def _update(graphdef, kwargs, params, stats, batch):
+    arguments, rest = batch
+    network = nnx.merge(graphdef, params, stats, rest, copy=True)
+    network.set_attributes(deterministic=True, use_running_average=False, raise_if_not_found=False)
+    network(*arguments, **dict(kwargs))
+    return nnx.state(network, nnx.BatchStat)
