@@ -34,19 +34,15 @@ _VARIABLES = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 DESCRIPTION = """Several processes, each with its own devices, train one run together if all are started
 with --distributed (Slurm, Open MPI, TPU, and where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-JAX_PROCESS_ID are set, as by Kubeflow), or each with --coordinator, --num_processes and --process_id. They share the workdir, which has to be on a file system that all of them see."""
+JAX_PROCESS_ID are set, as by Kubeflow), or each with --coordinator, --num_processes and --process_id.
+They share the workdir, which has to be on a file system that all of them see."""
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags by which processes meet."""
     known = "Slurm, Open MPI, TPU, or the variables of Kubeflow"
     for make, name, default, text in (
-        (
-            flags.DEFINE_bool,
-            "distributed",
-            False,
-            f"Train in a cluster that says who is there: {known}.",
-        ),
+        (flags.DEFINE_bool, "distributed", False, f"Train in a cluster: {known}."),
         (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
         (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
         (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
