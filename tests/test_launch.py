@@ -34,9 +34,8 @@ exit "$code"
 def arguments(tmp_path) -> list[str]:
     """Of a run of some seconds."""
     data = tiny.npz_file(tmp_path / "tiny.npz")
-    values = {"data_dir": data, "num_epochs": 1}
-    given = [f"--config={tiny.__file__}:standard", f"--workdir={tmp_path / 'run'}"]
-    return [*given, *(f"--config.{name}={value}" for name, value in values.items())]
+    config = f"--config={tiny.__file__}:standard"
+    return [config, f"--config.data_dir={data}", f"--workdir={tmp_path / 'run'}"]
 
 
 def free_port() -> int:
