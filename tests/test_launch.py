@@ -58,8 +58,8 @@ def test_slurm_asks_for_a_job_again_that_saved_itself_and_it_goes_on(arguments, 
     text = (LAUNCH / "slurm.sbatch").read_text()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.MULTILINE))
     assert {"requeue": "", "signal": "TERM@600"}.items() <= options.items()
-    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_NTASKS": "2"}
-    job |= {"SLURM_STEP_NODELIST": "localhost"}
+    job = {"JOB_ID": str(free_port()), "NTASKS": "2", "STEP_NODELIST": "localhost"}
+    job = {f"SLURM_{name}": value for name, value in job.items()}
     command = ["bash", str(LAUNCH / "slurm.sbatch"), "experiments.cifar", *arguments]
     command.append("--config.num_epochs=20")
     first = start([*command, "--config.checkpoint_seconds=0"], tmp_path, **job)
@@ -68,22 +68,19 @@ def test_slurm_asks_for_a_job_again_that_saved_itself_and_it_goes_on(arguments, 
     os.kill(int((tmp_path / "pids").read_text().split()[1]), signal.SIGTERM)
     said = first.communicate(timeout=120)[0]
     assert first.returncode == 75, said
-    assert (tmp_path / "requeued").read_text() == f"requeue {job['SLURM_JOB_ID']}\n"
-    (tmp_path / "requeued").unlink()
     assert "--distributed: JAX knows this cluster, and this is process 1 of 2" in said
     again = start(command, tmp_path, **job)
     said = again.communicate(timeout=240)[0]
     assert again.returncode == 0, said
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (tmp_path / "requeued").read_text() == f"requeue {job['SLURM_JOB_ID']}\n"  # once
     assert 0 < found["provenance"]["resumed_at_step"] < found["history"][-1]["step"]
-    assert not (tmp_path / "requeued").exists()
 
 
 def of_sky(arguments, index, port):
     """SkyPilot's variables; its `run` begins in the clone."""
     told = {"NODE_IPS": "127.0.0.1\n127.0.0.2", "NUM_NODES": "2", "NODE_RANK": str(index)}
     more = {f"SKYPILOT_{name}": value for name, value in told.items()}
-    assert "exec python -m $COMMAND --distributed" in SKY["run"]
     run = SKY["run"].replace(":8476", f":{port}").replace("~/environment", "/nowhere")
     return ["bash", "-c", run], more | {"COMMAND": " ".join(["experiments.cifar", *arguments])}
 
@@ -92,7 +89,6 @@ def of_kubeflow(arguments, index, port):
     """What Kubeflow's runtime for JAX sets; the job's own arguments come first."""
     trainer = TRAINJOB["spec"]["trainer"]
     more = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_PROCESS_ID": str(index)}
-    assert TRAINJOB["spec"]["runtimeRef"] == {"name": "jax-distributed"}
     command = [*trainer["command"], *trainer["args"], *arguments]
     return command, more | {"JAX_NUM_PROCESSES": str(trainer["numNodes"])}
 

@@ -7,7 +7,6 @@ import venv
 import zipfile
 
 import pytest
-import yaml
 
 import subspace_jax
 from notebooks import repository
@@ -37,7 +36,7 @@ def test_library_and_digits_import_without_what_posix_alone_has():
     subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=ROOT, check=True)
 
 
-def test_the_address_of_the_project_is_that_of_setup_cfg():
+def test_address_and_version_of_the_project_are_said_in_one_place():
     url, other = repository.address(), "https://example.org/it"
     for path in repository.FILES:
         text = path.read_text()
@@ -45,15 +44,10 @@ def test_the_address_of_the_project_is_that_of_setup_cfg():
         assert other in elsewhere
         assert text == repository.addressed(text, url, path.name)
         assert text == repository.addressed(elsewhere, url, path.name)
+    assert f"\nversion: {subspace_jax.__version__}\n" in TEXTS["CITATION.cff"]
     for name, text in TEXTS.items():
         found = re.findall(r"(?:https?://|git@|ssh://)[\w.:/@-]*subspace[_-]jax[\w./-]*", text)
         assert [one for one in found if not (url and one.startswith(url))] == [], name
-
-
-def test_the_citation_is_of_this_version():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == subspace_jax.__version__
-    assert {"message", "title", "abstract", "keywords", "license", "authors"} <= citation.keys()
 
 
 def test_pickles_are_not_loaded_and_archives_not_unpacked():
