@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.rounds import Failed
 from experiments.runs.workdir import CHECKPOINTS, METRICS
+from experiments.system.cli import STOPPED
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path("experiments/configs/digits.py")
@@ -245,7 +246,7 @@ def kills(setting: Setting, rng: random.Random, count: int, life: float, expecte
 
 
 def terminations(setting: Setting, rng: random.Random, count: int, rest: float, expected: dict):
-    """SIGTERM to running processes: exit code 0, and no step is done twice.
+    """SIGTERM to running processes: exit code 75, or 0 at the end, and no step is done twice.
 
     The moments are uniform over the `rest` seconds from a run's first step to its end; signals that come
     too late are tried again.
@@ -263,7 +264,8 @@ def terminations(setting: Setting, rng: random.Random, count: int, rest: float, 
                 run.process.wait(_TIMEOUT)
                 late += 1
             else:
-                run.finish()
+                run.wait(_TIMEOUT)
+                run.finish(0 if (folder / METRICS).exists() else STOPPED)
                 reached = run.notes.step
                 if (folder / METRICS).exists():
                     finished += 1
@@ -298,7 +300,7 @@ def damage(setting: Setting, expected: dict) -> dict:
     run = Run(setting, folder)
     run.wait_until(lambda: len(list((folder / CHECKPOINTS).glob("[0-9]*"))) > 1)
     run.process.terminate()
-    run.finish()
+    run.finish(STOPPED)
     step = newest(folder)
     state = folder / CHECKPOINTS / str(step) / "state"
     victim = max((p for p in state.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)

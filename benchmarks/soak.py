@@ -84,7 +84,7 @@ def markdown(results: dict) -> str:
             f"stopped at step {stopped or 'none'} of {results['run']['steps']}; after the evaluation, "
             f"so that the report was finished: {told['report_finished']}; too late and tried again: "
             f"{told['too_late']}",
-            "exit code 0, no step lost; bit for bit",
+            "it ended by itself, no step lost; bit for bit",
         ],
         [
             "the disk fills up",

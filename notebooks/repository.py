@@ -1,4 +1,4 @@
-"""The repository's address in the notebooks: in their Colab badges and in their first cells.
+"""The repository's address in README.md, CITATION.cff and the notebooks, which have it in two places.
 
 The one setting is `url` in the section `[metadata]` of setup.cfg. After it has changed:
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+FILES = [FOLDER.parent / "README.md", FOLDER.parent / "CITATION.cff", *NOTEBOOKS]
 _COLAB = "https://colab.research.google.com/"
 
 
@@ -36,16 +37,25 @@ def badge_target(url: str, notebook: str) -> str:
     return f"{_COLAB}github/{url.removeprefix(prefix)}/blob/main/notebooks/{notebook}"
 
 
-def addressed(text: str, url: str, notebook: str) -> str:
-    """The text of a notebook's file with an address in its badge and in its first cell."""
-    target = badge_target(url, notebook)
+def addressed(text: str, url: str, name: str) -> str:
+    """The text of a file with an address, or with none."""
+    if name == "README.md":
+        clone = f"[this repository]({url})" if url else "this repository"
+        return re.sub(
+            r"(?<=In a clone of )(\[this repository\]\(.*?\)|this repository)", clone, text
+        )
+    if name == "CITATION.cff":
+        text = re.sub(r"^repository-code: .*\n", "", text, flags=re.MULTILINE)
+        line = f"repository-code: {url}\n" if url else ""
+        return re.sub(r"^license: .*\n", lambda m: m[0] + line, text, flags=re.MULTILINE)
+    target = badge_target(url, name)
     text = re.sub(r"(colab-badge\.svg\)\]\()[^)]*\)", lambda m: f"{m[1]}{target})", text)
     return re.sub(r'(REPOSITORY = \\")[^"\\]*', lambda m: f"{m[1]}{url}", text)
 
 
 def main() -> None:
-    """Rewrites the notebooks where their address is another."""
-    for path in NOTEBOOKS:
+    """Rewrites the files where their address is another."""
+    for path in FILES:
         text = path.read_text()
         new = addressed(text, address(), path.name)
         if new != text:

@@ -134,7 +134,7 @@ def stopped(arguments, tmp_path_factory) -> Path:
     told.wait_for(lambda: newest(workdir) > reached)
     told.all[1].send_signal(signal.SIGTERM)  # one of them is enough
     codes, said = told.ended()
-    assert codes == [0, 0]
+    assert codes == [75, 75]
     step = newest(workdir)
     assert f"Stopped at step {step} of {STEPS}; everything is saved" in said[0]
     return workdir

@@ -100,7 +100,7 @@ def test_an_interrupted_run_goes_on_where_it_was_whatever_loads_it(
             yield latest
 
     monkeypatch.setattr(steps, "fit", interrupted)
-    assert imagenet.main(arguments(folder, workdir, *snow)) == 0
+    assert imagenet.main(arguments(folder, workdir, *snow)) == 75
     assert "Stopped at step 7 of 15" in capsys.readouterr().out
     assert not (workdir / "metrics.json").exists()
     monkeypatch.setattr(steps, "fit", fit)

@@ -101,7 +101,7 @@ def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
 @pytest.mark.parametrize(
     ("module", "number"), [("steps", signal.SIGTERM), ("evaluate", signal.SIGINT)]
 )
-def test_a_signal_saves_exits_0_and_the_rest_is_the_same(
+def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
     npz, finished, tmp_path, monkeypatch, capsys, number, module
 ):
     """While it trains, and while it evaluates: then nothing is trained again."""
@@ -116,7 +116,7 @@ def test_a_signal_saves_exits_0_and_the_rest_is_the_same(
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, signalled)
-        assert cifar.main(arguments(npz, workdir, ALWAYS)) == 0
+        assert cifar.main(arguments(npz, workdir, ALWAYS)) == 75
     assert "run the same command again" in capsys.readouterr().out
     assert not (workdir / "metrics.json").exists()
     if module == "evaluate":

@@ -160,7 +160,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(suite, tmp_path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(job.steps, "fit", signalled)
-        assert run(tmp_path, *arguments, **choices) == 0
+        assert run(tmp_path, *arguments, **choices) == 75
     assert "run the same command again" in capsys.readouterr().out
     (first,) = (tmp_path / "runs").rglob("metrics.json")
     kept = first.read_bytes()

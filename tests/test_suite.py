@@ -11,8 +11,7 @@ from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import records, scheduler
 from experiments.reproduce.records import Entry, Suite, finished, run_folder
 from experiments.runs import job, workdir
-from experiments.runs.job import Interrupted
-from experiments.system.errors import UserError
+from experiments.system.errors import Interrupted, UserError
 
 INPUTS = Inputs()
 

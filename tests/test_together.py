@@ -12,7 +12,7 @@ from experiments.data.sets import Split
 from experiments.evaluation.inputs import Inputs
 from experiments.reproduce import scheduler
 from experiments.reproduce.records import Entry, Suite
-from experiments.runs.job import Interrupted
+from experiments.system.errors import Interrupted
 from experiments.training import groups, steps
 from experiments.training import run as training_run
 from experiments.training.history import History, NonFiniteLoss

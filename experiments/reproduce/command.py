@@ -19,10 +19,9 @@ from experiments.reproduce.records import Entry, Suite
 from experiments.reproduce.scheduler import Outcome
 from experiments.results import claims, summary, tables
 from experiments.runs import workdir
-from experiments.runs.job import Interrupted
 from experiments.system import cli, files, lock
 from experiments.system.cli import Stop
-from experiments.system.errors import UserError
+from experiments.system.errors import Interrupted, UserError
 from experiments.system.provenance import finished_now, provenance
 
 # suite -> its scales, the first by default.
@@ -141,7 +140,7 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             outcome = _run_all(options, suite, entries, known, missing)
         except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
-            return
+            raise
         # A signal that comes now waits: figures and report are a matter of seconds.
         runs = list(outcome.records.values())
         record |= finished_now() | {

@@ -19,8 +19,8 @@ from experiments.reproduce import records
 from experiments.reproduce.records import Entry, Suite
 from experiments.runs import job, workdir
 from experiments.runs.checkpoint import Checkpoints
-from experiments.runs.job import Advance, Interrupted, Oracle
-from experiments.system.errors import UserError
+from experiments.runs.job import Advance, Oracle
+from experiments.system.errors import Interrupted, UserError
 from experiments.training import groups, steps
 from experiments.training.history import History, NonFiniteLoss
 from experiments.training.run import make_run

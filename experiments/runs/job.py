@@ -27,7 +27,7 @@ from experiments.runs.checkpoint import Checkpoints, full_disk
 from experiments.runs.logs import Logs
 from experiments.system import cli, files, hosts, lock
 from experiments.system.cli import Stop
-from experiments.system.errors import UserError
+from experiments.system.errors import Interrupted, UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training import model, placement, steps, weights
 from experiments.training.history import History, NonFiniteLoss, check_finite
@@ -36,10 +36,6 @@ from experiments.training.run import Run, make_run
 
 Advance = Callable[[float], None]  # with the share of a run's work that is done
 TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
-
-
-class Interrupted(Exception):
-    """A signal came; what was done is saved."""
 
 
 def execute(
@@ -342,7 +338,7 @@ def _run(config, folder: Path, **given) -> None:
         except Interrupted as interruption:
             if hosts.is_first():
                 print(interruption)
-            return
+            raise
         if not hosts.is_first():
             return
         publish(folder, metrics)  # a signal that comes now waits: it is a matter of seconds

@@ -19,9 +19,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments.system import xla
-from experiments.system.errors import UserError
+from experiments.system.errors import Interrupted, UserError
 from experiments.system.values import flatten
 
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: all is saved, and the same command goes on
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _NONE: Mapping[str, tuple] = {}
 _KEY = re.compile(r"--?(?:no)?config\.([\w.]+)")
@@ -87,11 +88,13 @@ def parser(module: str, description: str, epilog: str = "") -> argparse.Argument
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command: 0, or 2 after a sentence on standard error if the user can mend the failure."""
+    """Runs a command: 0, 75 if it stopped and saved, 2 after a sentence if the user can mend it."""
     try:
         command()
     except UserError as error:
         return fail(error)
+    except Interrupted:
+        return STOPPED
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130

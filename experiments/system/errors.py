@@ -1,4 +1,4 @@
-"""The one exception that a command turns into a sentence and exit code 2."""
+"""The exceptions that end a command: with a sentence and exit code 2, or saved and with 75."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 class UserError(ValueError):
     """Something that the person at the keyboard can mend: one sentence, both values, the fix."""
+
+
+class Interrupted(Exception):
+    """A signal came; what was done is saved."""
 
 
 @contextlib.contextmanager

@@ -28,17 +28,21 @@ from subspace_jax.tree import PyTree
 
 # A process that is silent for so long is dead to the others.
 _HEARTBEAT_SECONDS = 30
+_FLAGS = "--coordinator", "--num_processes", "--process_id"
+# Kubeflow sets all of them; JAX itself reads the first alone.
+_VARIABLES = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 DESCRIPTION = """Several processes, each with its own devices, train one run together if all are started
-with --distributed (Slurm, Open MPI, TPU, Kubernetes), or each with --coordinator, --num_processes
-and --process_id. They share the workdir, which has to be on a file system that all of them see."""
+with --distributed (Slurm, Open MPI, TPU, and where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID are set, as by Kubeflow), or each with --coordinator, --num_processes and --process_id.
+They share the workdir, which has to be on a file system that all of them see."""
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags by which processes meet."""
-    known = "Slurm, Open MPI, TPU, Kubernetes"
+    known = "Slurm, Open MPI, TPU, or the variables of Kubeflow"
     for make, name, default, text in (
-        (flags.DEFINE_bool, "distributed", False, f"Train in a cluster that JAX knows: {known}."),
+        (flags.DEFINE_bool, "distributed", False, f"Train in a cluster: {known}."),
         (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
         (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
         (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
@@ -49,8 +53,8 @@ def define(values: flags.FlagValues) -> None:
 
 def join(options: SimpleNamespace) -> None:
     """Meets the other processes that the flags speak of, if they do; before anything else of JAX."""
-    address, count, index = options.coordinator, options.num_processes, options.process_id
-    given = [value is not None for value in (address, count, index)]
+    names, values = _FLAGS, [options.coordinator, options.num_processes, options.process_id]
+    given, method = [value is not None for value in values], None
     if not options.distributed and not any(given):
         return
     if options.connect_seconds < 1:
@@ -61,21 +65,35 @@ def join(options: SimpleNamespace) -> None:
                 "--distributed asks the cluster for what --coordinator, --num_processes and "
                 "--process_id say; give one or the other."
             )
-        _initialize("the cluster's coordinator", options.connect_seconds)
-        return
-    if not all(given):
-        raise UserError(
-            f"--coordinator is {address}, --num_processes {count} and --process_id {index}; give all "
-            "three, or --distributed."
-        )
-    if not re.fullmatch(r".+:\d+", address):
-        raise UserError(f"--coordinator is {address!r}; give HOST:PORT.")
+        names, values = _VARIABLES, [os.environ.get(name) or None for name in _VARIABLES]
+        if not any(values[1:]):
+            _initialize("the cluster's coordinator", options.connect_seconds)
+            _say("JAX knows this cluster")
+            return
+        method = "deactivate"  # JAX would ask Kubernetes too
+    found = f"{names[0]} is {values[0]}, {names[1]} {values[1]} and {names[2]} {values[2]}"
+    if None in values:
+        raise UserError(f"{found}; give all three, or --distributed alone.")
+    if not re.fullmatch(r".+:\d+", address := values[0]):
+        raise UserError(f"{names[0]} is {address!r}; give HOST:PORT.")
+    try:
+        count, index = map(int, values[1:])
+    except ValueError:
+        raise UserError(f"{found}; give whole numbers.") from None
     if not 0 <= index < count:
         raise UserError(
-            f"--process_id is {index} but there are {count} processes; use 0 to {count - 1}."
+            f"{names[2]} is {index} but there are {count} processes; use 0 to {count - 1}."
         )
     where = {"coordinator_address": address, "num_processes": count, "process_id": index}
-    _initialize(address, options.connect_seconds, **where)
+    _initialize(address, options.connect_seconds, cluster_detection_method=method, **where)
+    if options.distributed:
+        _say(found)
+
+
+def _say(found: str) -> None:
+    which, devices = f"{jax.process_index()} of {jax.process_count()}", jax.device_count()
+    here = f"process {which}, with {jax.local_device_count()} of {devices} devices"
+    print(f"--distributed: {found}, and this is {here}.", file=sys.stderr)
 
 
 # JAX ends a process at once when another one is gone, so that another program has to say why.
@@ -140,7 +158,7 @@ def finish(command: Callable[[], int]) -> int:
         code = 1
     if _watcher is not None:
         _watcher.communicate(b"ended by itself")
-        if code:
+        if code not in (0, cli.STOPPED):  # a stop is one of all of them
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
