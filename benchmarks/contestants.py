@@ -97,16 +97,13 @@ def peer(options: SimpleNamespace, *, method: str, loader: str, **choices) -> Un
     return unit
 
 
-def plain(options: SimpleNamespace, *, layers: tuple[str, ...], **choices) -> Unit:
-    """The experiments' training with these layers as JAX and Flax have them."""
-    import flax.linen as nn
+def plain_convolution(options: SimpleNamespace, **choices) -> Unit:
+    """The experiments' training with the convolution of `jax.lax`, as Flax layers have it."""
     import jax
 
     from experiments.training import models
 
-    theirs = {"conv_general_dilated": jax.lax.conv_general_dilated, "BatchNorm": nn.BatchNorm}
-    for name in layers:
-        setattr(models, name, theirs[name])
+    models.conv_general_dilated = jax.lax.conv_general_dilated
     return ours(options, **choices)
 
 
@@ -143,15 +140,11 @@ ACCELERATED = {
     ),
 }
 # Standard training without one of the things that make it fast on a CPU.
-_plain = functools.partial(plain, recipe="standard")
 ABLATIONS = {
-    "standard, plain convolution": functools.partial(_plain, layers=("conv_general_dilated",)),
-    "standard, plain batch norm": functools.partial(_plain, layers=("BatchNorm",)),
+    "standard, plain convolution": functools.partial(plain_convolution, recipe="standard"),
     "standard, small pages": functools.partial(ours, recipe="standard"),
     "standard, XLA's flags": functools.partial(ours, recipe="standard"),
-    "standard, none of these": functools.partial(
-        _plain, layers=("conv_general_dilated", "BatchNorm")
-    ),
+    "standard, none of these": functools.partial(plain_convolution, recipe="standard"),
 }
 CONTESTANTS |= ACCELERATED | ABLATIONS
 # What else their processes find in their environment.

@@ -327,8 +327,6 @@ def simplex(num_endpoints: int) -> Subspace:
         )
 
     def draw(key):
-        if num_endpoints == 1:  # a random number would be compiled, and divided by itself
-            return jnp.ones(1)
         return normalised(jax.random.exponential(key, (num_endpoints,)))
 
     center = np.full(num_endpoints, 1 / num_endpoints)

@@ -1,9 +1,8 @@
-"""Convolution and batch norm are those of JAX and Flax in values and in all derivatives."""
+"""The convolution is `lax.conv_general_dilated` in values and in all derivatives."""
 
 import functools
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,7 +12,6 @@ from experiments.system import xla
 from experiments.training import networks
 from experiments.training.convolution import conv_general_dilated
 from experiments.training.models import make_network
-from experiments.training.normalization import BatchNorm
 from tests import compilations
 
 # strides, padding, size of the kernel
@@ -83,31 +81,7 @@ def test_xla_computes_nothing_anew_for_a_weight_gradient():
     assert maxima[0] < maxima[1]
 
 
-@pytest.mark.parametrize("mean", [0.0, 30.0])
-def test_batch_norm_is_flaxs_in_values_gradients_and_curvature(mean):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = mean + jax.random.normal(keys[0], (3, 7, 6, 4))
-    params = {"scale": jax.random.normal(keys[1], (4,)), "bias": jax.random.normal(keys[2], (4,))}
-    empty = {"mean": jnp.zeros(4), "var": jnp.ones(4)}
-
-    def all_of(norm):
-        def apply(x, params):
-            return norm.apply({"params": params, "batch_stats": empty}, x, mutable="batch_stats")
-
-        def loss(x, params):
-            return jnp.sum(jnp.tanh(apply(x, params)[0]) ** 2)
-
-        tangents = jax.tree.map(jnp.cos, (x, params))
-        gradient = jax.grad(loss, argnums=(0, 1))
-        return apply(x, params), jax.jvp(gradient, (x, params), tangents)
-
-    choices = {"use_running_average": False, "momentum": 0.0, "epsilon": 1e-5}
-    found, expected = (all_of(kind(**choices)) for kind in (BatchNorm, nn.BatchNorm))
-    chex.assert_trees_all_close(found, expected, rtol=2e-3 if mean else 2e-5, atol=1e-4)
-
-
-def test_networks_of_a_config_have_both(monkeypatch):
+def test_networks_of_a_config_have_it(monkeypatch):
     monkeypatch.setattr(networks, "convolution", jax.lax.conv_general_dilated)
-    monkeypatch.setattr(networks, "BatchNorm", nn.BatchNorm)
     make_network(ConfigDict({"name": "conv_net", "widths": (4,)}), 3)
-    assert (networks.convolution, networks.BatchNorm) == (conv_general_dilated, BatchNorm)
+    assert networks.convolution is conv_general_dilated

@@ -6,7 +6,6 @@ import ml_collections
 
 from experiments.training import networks
 from experiments.training.convolution import conv_general_dilated
-from experiments.training.normalization import BatchNorm
 
 # Blocks of the stages, and widening, by name.
 IMAGENET_RESNETS = {
@@ -20,8 +19,8 @@ HEADS = ("classifier", "Dense_0")  # the last layer's module, of which a network
 
 
 def make_network(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
-    """The network that `config.model` names, with the layers that a CPU trains faster."""
-    networks.convolution, networks.BatchNorm = conv_general_dilated, BatchNorm
+    """The network that `config.model` names, with the convolution that a CPU trains faster."""
+    networks.convolution = conv_general_dilated
     dtype = DTYPES[config.get("dtype", "float32")]
     common = {"dropout": config.get("dropout", 0.0), "dtype": dtype}
     if config.name == "conv_net":

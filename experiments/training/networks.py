@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 # The article's initialisation: normal with variance 2 / fan-in, for every convolution.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# Of every layer; others with the same arguments may stand here.
+# Of every layer; another function with the same arguments may stand here.
 convolution = jax.lax.conv_general_dilated
-BatchNorm = nn.BatchNorm
 
 
 def widened(x: jax.Array) -> jax.Array:
@@ -50,7 +49,7 @@ def conv(
 
 def batch_norm(x: jax.Array, train: bool, name: str | None = None) -> jax.Array:
     """Batch norm in at least float32, rounded to the dtype of `x`, with PyTorch's epsilon."""
-    norm = BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.0, epsilon=1e-5, name=name)
     return norm(widened(x)).astype(x.dtype)
 
 
