@@ -21,8 +21,8 @@ DESCRIPTION = """Times this project beside PyTorch, in turns, and writes ratios.
     python -m benchmarks.run [--device cpu|gpu] [--quick] [--only NAMES]
 
 Training steps of cResNet20 by contestants that work in turns; evaluation of the points of a line in
-one pass, point by point, and in a process of its own for every point; the start of the program; the
-memory of a step. PyTorch takes part if it is installed (`python -m pip install -e '.[benchmarks]'`).
+one pass and point by point; the start of the program; the memory of a step. PyTorch takes part if
+it is installed (`python -m pip install -e '.[benchmarks]'`).
 Contestants that are chosen are timed alone, without the other costs."""
 
 

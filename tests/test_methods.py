@@ -137,37 +137,27 @@ def trajectory(config, num_steps, length, start=((3.0, 1.0, -2.0),), curvature=Q
 
 
 @pytest.mark.parametrize(("kind", "m"), [("line", 2), ("simplex", 3), ("layerwise_simplex", 4)])
-def test_where_the_gradient_is_the_same_everywhere_matched_training_is_the_midpoint(kind, m):
-    changes = {"subspace__num_endpoints": m, "subspace__penalty": 0.0}
+@pytest.mark.parametrize(
+    ("times_m", "control", "decay"), [(False, "standard_matched", 0.1), (True, "standard", 0.0)]
+)
+def test_where_the_gradient_is_the_same_everywhere_the_midpoint_moves_as_its_control(
+    kind, m, times_m, control, decay
+):
+    changes = {
+        "subspace__num_endpoints": m,
+        "subspace__penalty": 0.0,
+        "optimizer__weight_decay": decay,
+    }
     start = jax.random.normal(jax.random.key(0), (m, 3))
+    own = {"subspace__lr_times_m": times_m}
+    alone = {"subspace__num_endpoints": 1} if control == "standard" else {}
     paths = [
         trajectory(
-            config_of(each, **changes, optimizer__weight_decay=0.1),
-            5,
-            Length(5, 2, 1),
-            at,
-            curvature=jnp.zeros((1, 3)),
-        )[0]
-        for each, at in ((kind, start), ("standard_matched", start.mean(0, keepdims=True)))
-    ]
-    chex.assert_trees_all_close(paths[0].mean(1), paths[1][:, 0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("kind", "m"), [("line", 2), ("simplex", 3), ("layerwise_simplex", 4)])
-def test_at_m_times_the_learning_rate_the_midpoint_moves_as_one_network_does(kind, m):
-    changes = {"subspace__num_endpoints": m, "subspace__penalty": 0.0, "subspace__lr_times_m": True}
-    start = jax.random.normal(jax.random.key(0), (m, 3))
-    paths = [
-        trajectory(
-            config_of(each, **more, optimizer__weight_decay=0.0),
-            5,
-            Length(5, 2, 1),
-            at,
-            curvature=jnp.zeros((1, 3)),
+            config_of(each, **(changes | more)), 5, Length(5, 2, 1), at, curvature=jnp.zeros((1, 3))
         )[0]
         for each, more, at in (
-            (kind, changes, start),
-            ("standard", {}, start.mean(0, keepdims=True)),
+            (kind, own, start),
+            (control, alone, start.mean(0, keepdims=True)),
         )
     ]
     chex.assert_trees_all_close(paths[0].mean(1), paths[1][:, 0], rtol=1e-5, atol=1e-6)
