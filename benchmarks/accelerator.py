@@ -144,5 +144,5 @@ def _run(part: Part, environment: dict[str, str], seconds: float) -> int | None:
 
 
 if __name__ == "__main__":
-    launch.with_huge_pages()
+    launch.with_tuned_memory()
     sys.exit(main())

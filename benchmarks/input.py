@@ -231,5 +231,5 @@ def markdown(results: dict) -> str:
 main = make_main("input", DESCRIPTION, measure, markdown, COUNTS, OTHERS)
 
 if __name__ == "__main__":
-    launch.with_huge_pages()
+    launch.with_tuned_memory()
     sys.exit(main())

@@ -66,7 +66,7 @@ def _workers(names, options) -> Iterator[dict[str, subprocess.Popen]]:
             told = json.dumps(vars(options) | {"contestant": name})
             workers[name] = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", told],
-                # PyTorch's processes have huge pages too
+                # PyTorch's processes use memory as ours do
                 env=launch.environment(os.environ) | ENVIRONMENTS.get(name, {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -50,6 +50,7 @@ RATIOS = (
     Ratio("line", "PyTorch line, loader"),
     Ratio("line", "PyTorch line, compiled"),
     Ratio("standard", _CHANNELS_LAST, (0.75, 1.0)),
+    Ratio("standard", f"{_CHANNELS_LAST}, glibc's memory"),
     Ratio("standard, bfloat16", f"{_CHANNELS_LAST}, bfloat16", (0.6, 0.8)),
     Ratio("standard, bfloat16", "PyTorch standard, compiled, bfloat16"),
     Ratio("standard, bfloat16", "standard"),
@@ -157,5 +158,5 @@ def _record(options: argparse.Namespace) -> str:
 main = make_main("run", DESCRIPTION, measure, table.markdown, COUNTS, OTHERS, _record)
 
 if __name__ == "__main__":
-    launch.with_huge_pages()
+    launch.with_tuned_memory()
     sys.exit(main())

@@ -106,5 +106,5 @@ def markdown(results: dict) -> str:
 main = make_main("scaling", DESCRIPTION, measure, markdown, COUNTS)
 
 if __name__ == "__main__":
-    launch.with_huge_pages()
+    launch.with_tuned_memory()
     sys.exit(main())

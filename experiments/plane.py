@@ -38,5 +38,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    launch.with_huge_pages()
+    launch.with_tuned_memory()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""XLA's flags and the cache of compiled programs; huge pages for commands, and for nothing else."""
+"""XLA's flags and the cache of compiled programs; tuned memory for commands, and for nothing else."""
 
 import os
 import subprocess
@@ -22,7 +22,9 @@ def test_flags_are_added_to_those_that_are_given():
     for version in ("0.9.2", "0.13.0", "1.10.0"):  # an unknown flag ends the process
         assert xla.cpu_flags("", version) == ""
     given = {TUNABLES: "glibc.malloc.hugetlb=0", "HOME": "/root"}
-    assert launch.environment(given) == given
+    found = launch.environment(given)
+    assert found["HOME"] == "/root" and found[TUNABLES].startswith(given[TUNABLES] + ":")
+    assert found[TUNABLES].count("hugetlb") == 1 and launch.environment(found) == found
 
 
 def test_other_processors_have_another_cache(monkeypatch, tmp_path):
@@ -67,7 +69,7 @@ def test_a_command_is_started_anew_once_with_its_arguments(tmp_path):
     """The interpreter's own options and the command's survive; so does its number."""
     tmp_path.joinpath("show.py").write_text(
         "import os, sys\nfrom experiments.system import launch\n"
-        "print('begun', os.getpid(), flush=True)\nlaunch.with_huge_pages()\n"
+        "print('begun', os.getpid(), flush=True)\nlaunch.with_tuned_memory()\n"
         f"print(os.getpid(), os.environ[{TUNABLES!r}], sys.flags.optimize, sys.argv[1:])\n"
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
@@ -76,4 +78,5 @@ def test_a_command_is_started_anew_once_with_its_arguments(tmp_path):
     pid = begun[0].removeprefix("begun ")
     assert begun == [f"begun {pid}"] * (1 + (sys.platform == "linux"))
     if sys.platform == "linux":
-        assert last == f"{pid} glibc.malloc.hugetlb=1 1 ['a b', '--c=d']"
+        tunables = launch.environment({})[TUNABLES]
+        assert last == f"{pid} {tunables} 1 ['a b', '--c=d']"
