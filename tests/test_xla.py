@@ -25,6 +25,7 @@ def test_flags_are_added_to_those_that_are_given():
     found = launch.environment(given)
     assert found["HOME"] == "/root" and found[TUNABLES].startswith(given[TUNABLES] + ":")
     assert found[TUNABLES].count("hugetlb") == 1 and launch.environment(found) == found
+    assert launch.environment({}, threads=True) == {TUNABLES: "glibc.malloc.hugetlb=1"}
 
 
 def test_other_processors_have_another_cache(monkeypatch, tmp_path):

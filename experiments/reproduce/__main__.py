@@ -13,5 +13,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    launch.with_tuned_memory()
+    launch.with_tuned_memory(threads=True)
     sys.exit(main())
