@@ -121,9 +121,7 @@ CONTESTANTS = {
     "PyTorch line": functools.partial(_resident, method="line"),
     "PyTorch line, loader": functools.partial(peer, method="line", loader="workers"),
     "PyTorch standard, channels last": functools.partial(_tuned, method="standard"),
-    "PyTorch standard, channels last, glibc's memory": functools.partial(
-        _tuned, method="standard"
-    ),
+    "PyTorch standard, channels last, glibc's memory": functools.partial(_tuned, method="standard"),
     "PyTorch standard, channels last, bfloat16": functools.partial(
         _tuned, method="standard", **_half
     ),

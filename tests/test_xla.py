@@ -23,8 +23,10 @@ def test_flags_are_added_to_those_that_are_given():
         assert xla.cpu_flags("", version) == ""
     given = {TUNABLES: "glibc.malloc.hugetlb=0", "HOME": "/root"}
     found = launch.environment(given)
-    assert found["HOME"] == "/root" and found[TUNABLES].startswith(given[TUNABLES] + ":")
-    assert found[TUNABLES].count("hugetlb") == 1 and launch.environment(found) == found
+    assert found["HOME"] == "/root"
+    assert found[TUNABLES].startswith(given[TUNABLES] + ":")
+    assert found[TUNABLES].count("hugetlb") == 1
+    assert launch.environment(found) == found
     assert launch.environment({}, threads=True) == {TUNABLES: "glibc.malloc.hugetlb=1"}
 
 
