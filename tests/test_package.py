@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_library_alone_and_works_in_an_empty_environment(tmp
     assert {re.split("[-/]", name)[0] for name in names} == {"subspace_jax"}
     assert "subspace_jax/py.typed" in names
     # Plain JAX, as the library needs no other.
-    example = re.search(r"```python\n(.*?)```", TEXTS["docs/index.md"], re.DOTALL)[1]
+    example = re.search(r"```python\n(.*?)```", TEXTS["docs/your_own_model.md"], re.DOTALL)[1]
     command = [there / "bin" / "python", "-I", "-c", f"{example}\nprint(loss_fn(deployed))"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert float(done.stdout) < 0.1, done.stderr
+    assert float(done.stdout) < 0.2, done.stderr
