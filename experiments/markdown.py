@@ -5,8 +5,8 @@ r"""The results of a suite as Markdown.
     python -m experiments.markdown results/digits-bfloat16/metrics.json \
         --against results/digits/metrics.json
 
-prints the table of what predicts, for docs/results.md; or claims, each with its test; or what
-differs between two suites with the same methods and seeds, such as precisions.
+prints the table of what predicts; or claims, each with its test; or what differs between two suites
+with the same methods and seeds, such as precisions.
 """
 
 import json

@@ -80,6 +80,13 @@ def test_the_summary_is_that_of_the_digits():
         "EMA of standard training": "ema",
         "Layerwise line, midpoint": "layerwise_line",
     }
+    for tuned in ("", " and with both tuned"):
+        text = f"With 20 % wrong labels{tuned}, the midpoint of the layerwise line is more accurate"
+        claims = [c for c in committed("digits")["claims"] if c["text"].startswith(text)]
+        (gain,) = (
+            c["difference"] for c in claims if c["text"].endswith(" than standard training.")
+        )
+        assert f" {100 * gain:.1f} points" in PAGE
     (rows,) = _rows("Labels, settings")
     found = midpoints("digits")
     for row in rows:
