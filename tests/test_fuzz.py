@@ -52,8 +52,8 @@ CHANGES = [
 
 @st.composite
 def damaged(draw, content):
-    """Bytes of which some are others, missing, doubled or new."""
-    for _ in range(draw(st.integers(1, 3))):
+    """Bytes of which none, or some, are others, missing, doubled or new."""
+    for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(content)))
         end = start + draw(st.integers(0, 12))
         new = draw(st.sampled_from([b"", 2 * content[start:end], b"0", b"[", b"-", b"\0\xff"]))
