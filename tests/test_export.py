@@ -38,12 +38,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 KERNEL = "params.Conv_0.kernel"
 
 
-RESNET = [f"--config.model.{value}" for value in ("name=cifar_resnet", "depth=8", "width=4")]
+RESNET = """from tests import tiny
+
+def get_config(recipe):
+    config = tiny.get_config(recipe)
+    config.model.update(name="cifar_resnet", depth=8, width=4)
+    return config
+"""
 
 
-def trained(folder, *arguments):
+def trained(folder, *arguments, file=ROOT / "tests/tiny.py"):
     """The folder of a run of a line that has these values."""
-    config = f"--config={ROOT / 'tests/tiny.py'}:line"
+    config = f"--config={file}:line"
     arguments = (f"--workdir={folder / 'line'}", *arguments, "--config.evaluation.num_points=3")
     assert cifar.main([config, *arguments]) == 0
     return folder / "line"
@@ -113,7 +119,9 @@ def test_a_fresh_process_reads_every_format_without_this_project(finished, tmp_p
     """Of the midpoint: it gets the logits of evaluation itself."""
     packages = available(name).packages
     if name == "torch":
-        finished = trained(tmp_path, f"--config.data_dir={finished.parent / 'images.npz'}", *RESNET)
+        (tmp_path / "resnet.py").write_text(RESNET)
+        data = f"--config.data_dir={finished.parent / 'images.npz'}"
+        finished = trained(tmp_path, data, file=tmp_path / "resnet.py")
     found = exported(finished, tmp_path / "out", name=name)
     there = found["verification"]
     needed = {package.partition("-")[0] for package in packages}

@@ -183,9 +183,9 @@ def _write_onnx(path, exported):
 
     # In float32, since jax2onnx mistakes the layout of sums of bfloat16 activations.
     exported = exported._replace(network=exported.network.clone(dtype=jnp.float32))
-    model = to_onnx(
-        exported.logits, [_images(exported)], input_names=["images"], output_names=["logits"]
-    )
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    with jax.numpy_rank_promotion("allow"):  # of which its own code makes use
+        model = to_onnx(exported.logits, [_images(exported)], **names)
     path.write_bytes(model.SerializeToString())
 
 
