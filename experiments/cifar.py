@@ -14,11 +14,11 @@ command resumes an interrupted run; SIGTERM and Ctrl-C save before they
 stop. The data set is downloaded and prepared if --config.data_dir does not hold it."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+def main(argv: list[str] | None = None, **given) -> int:
+    """Runs the command; returns its exit code. `log=` is called after every epoch."""
     from experiments.runs import job  # imports JAX
 
-    return job.command("experiments.cifar", DESCRIPTION, "cifar10", argv)
+    return job.command("experiments.cifar", DESCRIPTION, "cifar10", argv, **given)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ of that layout need --config.num_classes. --config.model.name=resnet50 is the sm
 SIGTERM and Ctrl-C save before they stop."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+def main(argv: list[str] | None = None, **given) -> int:
+    """Runs the command; returns its exit code. `log=` is called after every epoch."""
     from experiments.runs import job  # imports JAX, which processes that decode have no need of
 
-    return job.command("experiments.imagenet", DESCRIPTION, "imagenet", argv)
+    return job.command("experiments.imagenet", DESCRIPTION, "imagenet", argv, **given)
 
 
 if __name__ == "__main__":

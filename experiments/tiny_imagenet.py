@@ -14,11 +14,11 @@ classes; --config.model.name=resnet50 is the larger network. The same command re
 run; SIGTERM and Ctrl-C save before they stop."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+def main(argv: list[str] | None = None, **given) -> int:
+    """Runs the command; returns its exit code. `log=` is called after every epoch."""
     from experiments.runs import job  # imports JAX
 
-    return job.command("experiments.tiny_imagenet", DESCRIPTION, "tiny_imagenet", argv)
+    return job.command("experiments.tiny_imagenet", DESCRIPTION, "tiny_imagenet", argv, **given)
 
 
 if __name__ == "__main__":

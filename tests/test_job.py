@@ -31,6 +31,7 @@ SMALL = {
     "evaluation.recalibration_batch_size": 25,
     "evaluation.recalibration_augment": True,
 }
+LOGGED = []  # what the finished run gave to `log`
 ALWAYS = "--config.checkpoint_seconds=0"  # after each step; else at the end alone
 
 
@@ -51,7 +52,7 @@ def metrics(workdir: Path) -> dict:
 @pytest.fixture(scope="module")
 def finished(npz, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("finished") / "line"
-    assert cifar.main(arguments(npz, workdir)) == 0
+    assert cifar.main(arguments(npz, workdir), log=lambda *given: LOGGED.append(given)) == 0
     return workdir
 
 
@@ -171,6 +172,9 @@ def test_events_are_those_of_the_history(finished):
         for name, value in epoch.items()
     ]
     assert found == expected
+    *epochs, (step, values) = LOGGED
+    assert epochs == [(epoch["step"], epoch) for epoch in metrics(finished)["history"]]
+    assert (step, values["test/nll"]) == (15, metrics(finished)["points"][1]["nll"])
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path, capsys):

@@ -21,7 +21,8 @@ MAY = {
     "import_weights": {"training", "data", "configs", *BASE},
 }
 MAY["runs"] = {"report", "results", "evaluation", "training", "data", "configs", *BASE}
-MAY["reproduce"] = MAY["export"] = MAY["doctor"] = {"runs", *MAY["runs"]}
+MAY["reproduce"] = MAY["doctor"] = {"runs", *MAY["runs"]}
+MAY["export"] = {"import_weights", *MAY["doctor"]}
 MAY[""] = set(MAY)
 
 

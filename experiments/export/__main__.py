@@ -16,6 +16,7 @@ examples:
   python -m experiments.export runs/line
   python -m experiments.export runs/line --point best --format safetensors --output line-best
   python -m experiments.export runs/simplex --point 0.2,0.3,0.5 --format npz --int8
+  python -m experiments.export runs/line --format onnx --license apache-2.0
 """
 
 import functools
@@ -34,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add, switch = parser.add_argument, functools.partial(parser.add_argument, action="store_true")
     add("workdir", metavar="WORKDIR", help="folder of a finished run")
     add("--point", default="midpoint", help="which network; see above")
-    add("--format", default="orbax", choices=list(formats.FORMATS))
+    add("--format", default="orbax", choices=list(formats.FORMATS), help="default: %(default)s")
     add("--output", default="", help="folder to make; default: WORKDIR/export/POINT-FORMAT")
     switch("--int8", help="keep kernels as int8 numbers")
     switch("--allow_outside", help="allow points outside of what was trained")
+    add("--license", default="unknown", help="of the weights, as hubs name it, such as apache-2.0")
     add("--data_dir", default="", help="where the run's data are, if they moved")
     switch("--overwrite", help="replace an export that is in the way")
     options = parser.parse_args(argv)

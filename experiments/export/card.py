@@ -1,6 +1,8 @@
 """The model card of an exported network: what it is, how good, how to load it, where it ends."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,14 +17,21 @@ from experiments.runs.finished import FinishedRun
 
 EXAMPLE, NETWORK, README, RECORD = "example.npz", "network.py", "README.md", "model_card.json"
 _REFERENCE = "Wortsman et al. 2021, Learning Neural Network Subspaces"
+_METRICS = ("accuracy", "nll", "brier", "ece")
+# Data sets by the names that hubs have for them.
+_HUB = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "imagenet": "ILSVRC/imagenet-1k",
+    "tiny_imagenet": "zh-plus/tiny-imagenet",
+}
 _PAGE = Path(__file__).with_name("card.md").read_text("utf-8")  # to be formatted
 
 
 def record(
     finished: FinishedRun,
     chosen: Chosen,
-    format_name: str,
-    int8: bool,
+    options: SimpleNamespace,
     recalibration: ss.recalibration.Recalibration,
 ) -> dict:
     """All that is known before anything is measured, as JSON values."""
@@ -32,11 +41,14 @@ def record(
     others = tuple(config.subspace.weights)  # of runs that it started from
     learned = method.subspace.num_endpoints > 1 and method.trains and not others
     mean, std = augment.NORMALIZATIONS[config.normalization]
+    format_ = FORMATS[options.format]
+    written = [format_.file, *([NETWORK] if format_.source else []), EXAMPLE, README, RECORD]
     sizes = {name: len(getattr(dataset, name).labels) for name in ("train", "validation", "test")}
     found = {
-        "format": format_name,
-        "files": [FORMATS[format_name].file, NETWORK, EXAMPLE, README, RECORD, "config.json"],
-        "int8": int8,
+        "format": options.format,
+        "files": [*written, "config.json"],
+        "license": options.license,
+        "int8": options.int8,
         "network": {
             "name": config.model.name,
             "num_parameters": sum(x[0].size for x in jax.tree.leaves(finished.stack)),
@@ -118,13 +130,18 @@ def _limits(found: dict) -> list[str]:
 
 
 def loading_code(format_name: str, tolerance: float) -> str:
-    """The code of the card, to be run in the exported folder; it defines `weights` and `logits`."""
+    """The code of the card, to be run in the exported folder; it defines `logits`."""
     return f"""\
 import numpy as np
-from network import logits  # network.py, a Flax module and its input's scale
 {FORMATS[format_name].load}
-example = np.load("{EXAMPLE}")  # uint8 images and the logits that they should give
-found = np.asarray(logits(weights, example["images"]))
+
+
+def logits(images):
+    return {FORMATS[format_name].call}
+
+
+example = dict(np.load("{EXAMPLE}"))  # uint8 images and the logits that they should give
+found = np.asarray(logits(example["images"]))
 difference = np.abs(found - example["logits"]).max()
 assert difference <= {tolerance} * np.abs(example["logits"]).max()
 print(found.argmax(1))  # the predicted classes"""
@@ -141,6 +158,7 @@ def page(card: dict, code: str) -> str:
     names, versions = about["class_names"], card["provenance"]["export"]["versions"]
     more = " besides those of the weights that it started from"
     words = {
+        "front_matter": _front_matter(card),
         "point_said": f"the {point['name']}" if point["name"] else "a point",
         "coords": ", ".join(f"{x:g}" for x in np.atleast_1d(point["coords"])),
         "weights": ", ".join(f"{x:g}" for x in point["mixing_weights"]),
@@ -159,6 +177,30 @@ def page(card: dict, code: str) -> str:
     return _PAGE.format(**card, **card["provenance"], **words)
 
 
+def _front_matter(card: dict) -> str:
+    """What model hubs read, a line for each key: YAML, of which JSON is a part."""
+    name, split = card["data"]["name"], "test"
+    found = card["metrics"]["int8" if card["int8"] else "float32"]
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": _HUB.get(name, name), "name": name, "split": split},
+        "metrics": [{"type": one, "value": found[one]} for one in _METRICS],
+    }
+    front = {
+        "license": card["license"],
+        "pipeline_tag": "image-classification",
+        "tags": [
+            "neural-network-subspace",
+            card["method"]["recipe"],
+            *FORMATS[card["format"]].packages,
+        ],
+        **({"datasets": [_HUB[name]]} if name in _HUB else {}),
+        "metrics": ["accuracy"],
+        "model-index": [{"name": f"{name}-{card['method']['recipe']}", "results": [result]}],
+    }
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+
+
 def _row(card: dict, kind: str) -> str:
     """Of the table of metrics, for float32 or int8 weights."""
     found = card["metrics"][kind]
@@ -166,7 +208,7 @@ def _row(card: dict, kind: str) -> str:
     scaled = {name: f"{x:.4f}" for name, x in found.get("scaled", {}).items()}
     cells = [
         kind + kept,
-        *(f"{found[name]:.4f}" for name in ("accuracy", "nll", "brier", "ece")),
+        *(f"{found[name]:.4f}" for name in _METRICS),
         f"{found['temperature']:.3f}" if scaled else "",
         *(scaled.get(name, "") for name in ("nll", "ece")),
         f"{card['bytes'][kind]:,}",

@@ -1,6 +1,7 @@
 """The export itself: measured, written beside its place, read by a fresh process, moved into place."""
 
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ import numpy as np
 code, images, results = sys.argv[1:]
 scope = {}
 exec(code, scope)
-logits = np.asarray(scope["logits"](scope["weights"], np.load(images)))
+logits = np.asarray(scope["logits"](np.load(images)))
 np.savez(results, logits=logits, modules=sorted({name.split(".")[0] for name in sys.modules}))
 """
 
@@ -52,6 +54,7 @@ def export(options: SimpleNamespace) -> Path:
     folder = Path(options.workdir).expanduser()
     output = _output(folder, options)
     finished = reopen(folder, options.data_dir)
+    _check_format(options, finished.run.program.model.network)
     chosen = points.choose(options.point, finished.run, finished.settings, finished.metrics)
     outside = f"--point {options.point} lies outside of what {options.workdir} trained"
     if not (chosen.inside or options.allow_outside):
@@ -63,11 +66,12 @@ def export(options: SimpleNamespace) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        network, record = _measured(made, finished, chosen, options)
+        network, exported, record = _measured(made, finished, chosen, options)
         _check_record(folder, record)
         own = begun | finished_now()
         record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
-        _describe(made, folder, finished, network, record)
+        shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
+        _describe(made, finished, network, exported, record)
         record["verification"] = _verify(made, finished, network)
         files.write_json(made / card.RECORD, record)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +94,34 @@ def _output(folder: Path, options: SimpleNamespace) -> Path:
     return output
 
 
+def _check_format(options: SimpleNamespace, network: nn.Module) -> None:
+    """Refuses a format that does not carry the network, or whose packages are not there."""
+    name, format_ = options.format, formats.FORMATS[options.format]
+    if reason := format_.refusal(network):
+        raise UserError(
+            f"--format {name} does not carry this network, since {reason}; choose another, such as "
+            "stablehlo."
+        )
+    packages = [*format_.packages, *format_.writers]
+    missing = [one for one in packages if not importlib.util.find_spec(one.partition("-")[0])]
+    if missing:
+        raise UserError(
+            f"--format {name} needs {', '.join(missing)}, not installed here; pip install "
+            f"{' '.join(missing)}."
+        )
+    if options.int8 and not format_.keeps_int8:
+        kept = [one for one, other in formats.FORMATS.items() if other.keeps_int8]
+        raise UserError(
+            f"--int8 is not for --format {name}; leave it out or choose {', '.join(kept)}."
+        )
+
+
 def _measured(
     made: Path, finished: FinishedRun, chosen: points.Chosen, options: SimpleNamespace
-) -> tuple[Networks, dict]:
+) -> tuple[Networks, formats.Exported, dict]:
     """The network `[1, ...]` whose file is in the new folder, and what the card says of it."""
     config, run, settings = finished.config, finished.run, finished.settings
+    model = run.program.model
     splits = {"test": finished.dataset.test}
     if len(finished.dataset.validation.labels):
         splits["validation"] = finished.dataset.validation
@@ -115,17 +142,22 @@ def _measured(
     metrics, sizes = {}, {}
     for i, kind in enumerate(kept):
         network = networks.take([i])
-        logits = functools.partial(
-            predict, run.program.model, network, settings=settings, wrap=with_bar
-        )
+        logits = functools.partial(predict, model, network, settings=settings, wrap=with_bar)
         metrics[kind] = to_json(measure(Predictor(kind, logits), splits, settings.num_bins))
         path = (made if i == len(kept) - 1 else made.parent) / format_.file
-        variables = {"params": kept[kind], "batch_stats": _one(network.stats)}
-        format_.write(path, variables, metadata | {"weights": kind})
+        exported = formats.Exported(
+            model.network,
+            {"params": kept[kind], "batch_stats": _one(network.stats)},
+            model.normalization,
+            finished.dataset.test.images.shape[1:],
+            kind == "int8",
+            metadata | {"weights": kind},
+        )
+        format_.write(path, exported)
         sizes[kind] = formats.num_bytes(path)
-    record = card.record(finished, chosen, options.format, options.int8, recalibration)
+    record = card.record(finished, chosen, options, recalibration)
     recorded = points.recorded(chosen, finished.metrics)
-    return network, record | {"metrics": metrics, "recorded": recorded, "bytes": sizes}
+    return network, exported, record | {"metrics": metrics, "recorded": recorded, "bytes": sizes}
 
 
 def _one(stack):
@@ -147,18 +179,14 @@ def _check_record(folder: Path, record: dict) -> None:
         )
 
 
-def _describe(
-    made: Path, folder: Path, finished: FinishedRun, network: Networks, record: dict
-) -> None:
+def _describe(made, finished: FinishedRun, network: Networks, exported, record: dict) -> None:
     """Writes what stands beside the weights, but for the record, whose last entry is still to come."""
-    model = finished.run.program.model
-    shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
-    source = formats.source(model.network, model.normalization, record["int8"])
-    files.write_atomically(made / card.NETWORK, source)
+    if source := formats.FORMATS[record["format"]].source:
+        files.write_atomically(made / card.NETWORK, source(exported))
     shape = (_EXAMPLES, *record["data"]["image_shape"])
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
-    code = card.loading_code(record["format"], 10 * _tolerance(model))
+    code = card.loading_code(record["format"], 10 * _tolerance(finished.run.program.model))
     files.write_atomically(made / card.README, card.page(record, code))
 
 
@@ -191,7 +219,7 @@ def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
         "largest_difference": float(difference),
         "allowed_difference": float(allowed),
         "largest_logit": float(largest),
-        "imported": sorted(modules & {"flax", "jax", "numpy", "orbax", "safetensors"}),
+        "imported": sorted(modules & {name.partition("-")[0] for name in formats.PACKAGES}),
     }
 
 

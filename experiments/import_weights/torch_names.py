@@ -63,7 +63,7 @@ _LISTED = 5  # names in a sentence
 
 def to_torch(network: nn.Module, variables: PyTree) -> dict[str, np.ndarray]:
     """The tensors by PyTorch's names of a `CifarResNet` or an `ImageNetResNet` with its variables."""
-    names = _names(network)
+    names = module_names(network)
     return {
         _name(names, path): _to_torch(network, path, np.asarray(leaf))
         for path, leaf in flatten_dict(variables).items()
@@ -84,7 +84,7 @@ def from_torch(
     batches is passed over, and the classifier without `head`. What does not fit is refused in one
     sentence, whose subject is `source`.
     """
-    names, wanted = _names(network), flatten_dict(_shapes(network, head))
+    names, wanted = module_names(network), flatten_dict(_shapes(network, head))
     places = {
         path: [f"{_name(names, path)}{i or ''}" for i in (order if path[-1] in _LEAVES else (0,))]
         for path in wanted
@@ -114,7 +114,7 @@ def _layout(network: nn.Module) -> Layout:
     return TINY_IMAGENET if network.stem == "small" else TORCHVISION
 
 
-def _names(network: nn.Module) -> dict[tuple[str, ...], str]:
+def module_names(network: nn.Module) -> dict[tuple[str, ...], str]:
     """PyTorch's name of every module by its path here, shortcuts of all blocks among them."""
     layout = _layout(network)
     stem = zip(_STEM.split(), layout.stem.split(), strict=True)

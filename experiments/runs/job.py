@@ -22,9 +22,8 @@ from experiments.evaluation import evaluate, predict
 from experiments.evaluation.inputs import Inputs, Shifted, check_shifted
 from experiments.report import pages
 from experiments.results import styles
-from experiments.runs import workdir
+from experiments.runs import logs, workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
-from experiments.runs.logs import Logs
 from experiments.system import cli, files, hosts, lock
 from experiments.system.cli import Stop
 from experiments.system.errors import Interrupted, UserError
@@ -47,6 +46,7 @@ def execute(
     stop: Callable[[], bool],
     module: str,
     advance: Advance = lambda share: None,
+    log: logs.Log = lambda step, values: None,
     overwrite: bool = False,
     in_suite: workdir.InSuite | None = None,
     slot: int | None = None,
@@ -56,9 +56,10 @@ def execute(
     """Trains what is left to train, evaluates, and records what it returns; twice the same as once.
 
     Without a test split it is evaluated on validation images and keeps no networks. A run of a suite
-    (`in_suite`) has neither progress bars nor logs, and no checkpoints when it is done; `slot` is its
-    place in a group of `at_once` runs that were trained as one. `begin` is when the command began. A run
-    that diverged raises `NonFiniteLoss`; one that is to `stop` is saved and raises `Interrupted`.
+    (`in_suite`) has neither progress bars nor logs, and no checkpoints when it is done; others call
+    `log` too. `slot` is its place in a group of `at_once` runs that were trained as one. `begin` is
+    when the command began. A run that diverged raises `NonFiniteLoss`; one that is to `stop` is saved
+    and raises `Interrupted`.
     """
     if not overwrite:
         workdir.check(str(folder), config, overwrite, in_suite)
@@ -75,7 +76,7 @@ def execute(
     record = provenance(module, config.model.dtype) | {"seed": config.seed}
     look = Oracle(run, settings, data.test, config)
     try:
-        trained = _train(run, config, folder, stop, advance, look, in_suite is None)
+        trained = _train(run, config, folder, stop, advance, look, log, in_suite is None)
     except NonFiniteLoss as error:
         if hosts.is_first():
             workdir.set_diverged(folder, str(error))
@@ -133,19 +134,19 @@ class _Trained(NamedTuple):
     memory: dict
 
 
-def _train(run, config, folder, stop, advance, look, alone) -> _Trained:
+def _train(run, config, folder, stop, advance, look, log, alone) -> _Trained:
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     state, total = steps.init_state(run), run.program.num_steps
     # Logs are closed last, and what can't be written may be seen only then.
     with (
         full_disk(f"the logs of the training could not be written to {folder}"),
-        Logs(folder) as logs,
+        contextlib.ExitStack() as opened,
     ):
-        logged = alone and hosts.is_first()
-        history = History(run, *([logs.write] if logged else []))
+        history = History(run)
         state = restore(checkpoints, run, state, history, look)
-        if logged:
-            logs.start_from(history.epochs)
+        if alone and hosts.is_first():
+            usual = [opened.enter_context(kind(folder, history.epochs)) for kind in logs.KINDS]
+            history.logs = [*usual, log]
         start = int(state.step)
         waits = jax.process_count() == 1  # for what is written, and so for the other processes
         try:
@@ -275,11 +276,14 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
     return wrap
 
 
-def command(module: str, description: str, config: str, argv: list[str] | None = None) -> int:
-    """Runs a command that trains one run, in one process or several; returns its exit code."""
+def command(module: str, description: str, config: str, argv: list[str] | None, **given) -> int:
+    """Runs a command that trains one run, in one process or several; returns its exit code.
+
+    `given` may have the `log` of the first process.
+    """
     run = functools.partial(
         cli.run,
-        functools.partial(main, module=module),
+        functools.partial(main, module=module, **given),
         argv=argv,
         description=f"{description}\n\n{hosts.DESCRIPTION}",
         default_config=f"experiments/configs/{config}.py:line",
@@ -290,19 +294,19 @@ def command(module: str, description: str, config: str, argv: list[str] | None =
     return hosts.finish(run)
 
 
-def main(options: SimpleNamespace, module: str) -> None:
+def main(options: SimpleNamespace, **given) -> None:
     """Trains, evaluates and reports the run of the options that `cli.run` gives."""
     begin = time.perf_counter()
     hosts.join(options)
     try:
-        _main(options, module, begin)
+        _main(options, begin=begin, **given)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if sentence := hosts.lost_another(error):
             raise sentence from error
         raise
 
 
-def _main(options, module, begin) -> None:
+def _main(options, **given) -> None:
     config = options.config
     check.check(config)
     folder = workdir.check(options.workdir, config, options.overwrite)
@@ -312,7 +316,7 @@ def _main(options, module, begin) -> None:
         # Whoever held it may have made and finished this run, or another.
         workdir.check(options.workdir, config, options.overwrite)
         if not _is_done(folder, options.overwrite):
-            _run(config, folder, module=module, overwrite=options.overwrite, begin=begin)
+            _run(config, folder, overwrite=options.overwrite, **given)
 
 
 def _is_done(folder: Path, overwrite: bool) -> bool:
@@ -341,6 +345,10 @@ def _run(config, folder: Path, **given) -> None:
             raise
         if not hosts.is_first():
             return
+        if log := given.get("log"):
+            point = styles.deployed(metrics["points"])
+            names = ("accuracy", "nll", "brier", "ece")
+            log(metrics["history"][-1]["step"], {f"test/{name}": point[name] for name in names})
         publish(folder, metrics)  # a signal that comes now waits: it is a matter of seconds
     print(_headline(metrics))
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

@@ -1,8 +1,11 @@
-"""The records of epochs as lines of JSON and as TensorBoard events."""
+"""Where the metrics of epochs go: lines of JSON and TensorBoard's events, and what else is given."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -12,37 +15,39 @@ from experiments.runs import workdir
 from experiments.system import files
 
 
-class Logs:
-    """The records of epochs as lines of JSON and as TensorBoard events."""
+class Log(Protocol):
+    """`log(step, {name: value})`, called after every epoch."""
 
-    def __init__(self, folder: Path):
-        self._path, self._events = folder / workdir.HISTORY, folder / workdir.TENSORBOARD
+    def __call__(self, step: int, values: Mapping[str, float], /) -> object: ...
 
-    def __enter__(self) -> "Logs":
-        return self
 
-    def __exit__(self, *exc) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-            self._writer.close()
+@contextlib.contextmanager
+def jsonl(folder: Path, records: list[dict]) -> Iterator[Log]:
+    """Appends lines of JSON to the records up to the checkpoint that a run resumes from."""
+    path = folder / workdir.HISTORY
+    files.write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+    with path.open("a", buffering=1) as file:
+        yield lambda step, values: file.write(json.dumps(values) + "\n")
 
-    def start_from(self, records: list[dict]) -> None:
-        """Drops what was logged after the checkpoint that a run resumes from."""
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        files.write_atomically(self._path, lines)
-        self._file = self._path.open("a", buffering=1)
-        self._events.mkdir(exist_ok=True)
-        # Not in a thread: one that fails on a full disk would leave this one waiting for ever.
-        self._writer = EventsWriter(str(self._events / "events"))
-        if records:  # TensorBoard hides what was logged from this step on
+
+@contextlib.contextmanager
+def tensorboard(folder: Path, records: list[dict]) -> Iterator[Log]:
+    """Writes events of TensorBoard, which hides what was logged after that checkpoint."""
+    (folder / workdir.TENSORBOARD).mkdir(exist_ok=True)
+    # Not in a thread: one that fails on a full disk would leave this one waiting for ever.
+    writer = EventsWriter(str(folder / workdir.TENSORBOARD / "events"))
+    with contextlib.closing(writer):
+        if records:
             step, status = records[-1]["step"] + 1, SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=step, session_log=status))
+            writer.write_event(Event(wall_time=time.time(), step=step, session_log=status))
 
-    def write(self, record: dict) -> None:
-        """Appends the record of an epoch."""
-        self._file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            scalar = summary.scalar(f"train/{name}", value)
-            event = Event(wall_time=time.time(), step=record["step"], summary=scalar)
-            self._writer.write_event(event)
-        self._writer.flush()
+        def log(step: int, values: Mapping[str, float]) -> None:
+            for name, value in values.items():
+                scalar = summary.scalar(f"train/{name}", value)
+                writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
+            writer.flush()
+
+        yield log
+
+
+KINDS = (jsonl, tensorboard)  # of every run

@@ -139,7 +139,7 @@ def _parse(values: flags.FlagValues, argv, default_config, removed) -> list[str]
         return rest
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_key(argv, default_config, removed)) from error
-    except (flags.Error, OSError, ValueError, TypeError, SyntaxError, ImportError) as error:
+    except Exception as error:  # whatever the code of a config raises
         raise _reason(error) from error
 
 
@@ -155,7 +155,10 @@ def _unknown_key(argv: Sequence[str], default_config: str, removed: Mapping[str,
     given = [(argument, _KEY.match(argument)) for argument in argv]
     values, others = flags.FlagValues(), [argument for argument, key in given if not key]
     _define_config(values, others, default_config)
-    values(["", *others], known_only=True)
+    try:
+        values(["", *others], known_only=True)
+    except Exception as error:  # of the file itself, whatever the flags are
+        raise _reason(error) from error
     known = [name.removeprefix("config.") for name, _ in flatten(values.config.to_dict())]
     for name in (key[1] for _, key in given if key):
         if any(f"{one}.".startswith(f"{name}.") for one in known):
@@ -180,9 +183,10 @@ def _reason(error) -> UserError:
     if first:
         return first
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, OSError | SyntaxError | ImportError):
-        return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")
-    return UserError(f"{lines[0]}; --help lists the flags.")
+    lines = lines or [type(error).__name__]
+    if isinstance(error, flags.Error | ValueError | TypeError):
+        return UserError(f"{lines[0]}; --help lists the flags.")
+    return UserError(f"The config can't be loaded: {lines[-1]}; give --config FILE.py:KIND.")
 
 
 def _help(description: str, values: flags.FlagValues, default_config: str, said) -> str:

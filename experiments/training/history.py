@@ -1,7 +1,7 @@
 """The means of training metrics over epochs; what diverged."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ class NonFiniteLoss(UserError):
 class History:
     """Means of the training metrics over epochs, read one call late so that nothing waits."""
 
-    def __init__(self, run: Run, on_epoch: Callable[[dict], None] = lambda record: None):
+    def __init__(self, run: Run):
         self.epochs: list[dict] = []
-        self._run, self._on_epoch = run, on_epoch
+        self.logs: Sequence[Callable[[int, dict], object]] = ()  # of step and record, every epoch
+        self._run = run
         self.num_steps = 0  # that it has read, all but those of the last call
         self._sums, self._pending = {}, None
         self._start = time.perf_counter()
@@ -92,7 +93,8 @@ class History:
             record["data_wait"] *= steps / seconds
         self._sums = {}
         self.epochs.append(record)
-        self._on_epoch(record)
+        for log in self.logs:
+            log(self.num_steps, record)
 
 
 def check_finite(run: Run, state: ss.TrainState) -> None:
