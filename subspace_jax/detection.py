@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from subspace_jax.arrays import PROBS, jitted, prepare
 from subspace_jax.metrics import cumulative, top_label
-from subspace_jax.tree import wider_dtype
+from subspace_jax.tree import widened, wider_dtype
 
 
 class RiskCoverage(NamedTuple):
@@ -74,6 +74,35 @@ def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -
     return _nan_if_nan(rate, scores_in, scores_out)
 
 
+@jitted()
+def max_logit(logits: ArrayLike) -> jax.Array:
+    r"""The score `[N]`, `max_k z_nk`, of logits `[N, K]`; higher for inputs as in training.
+
+    Raises ValueError: the logits are of another rank than two. See Hendrycks et al. (2022), "Scaling
+    out-of-distribution detection for real-world settings".
+
+    >>> max_logit(jnp.array([[1.0, 3.0], [0.5, 0.0]]))
+    Array([3. , 0.5], dtype=float32)
+    """
+    return _rows(logits).max(axis=1)
+
+
+@jitted(static_argnames="temperature")
+def energy_score(logits: ArrayLike, temperature: float = 1.0) -> jax.Array:
+    r"""The negative energy `[N]`, `T log sum_k exp(z_nk / T)`, of logits `[N, K]`.
+
+    Higher for inputs as in training. Raises ValueError: the logits are of another rank than two, or the
+    temperature `T` is not above 0. See Liu et al. (2020), "Energy-based out-of-distribution detection",
+    equation 4.
+
+    >>> energy_score(jnp.log(jnp.array([[1.0, 3.0], [0.5, 0.5]])))
+    Array([1.386, 0.000], dtype=float32)
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} is not above 0; the usual one is 1.")
+    return temperature * jax.nn.logsumexp(_rows(logits) / temperature, axis=1)
+
+
 @jitted(PROBS)
 def risk_coverage(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
@@ -94,6 +123,14 @@ def risk_coverage(
     weights, mass, errors = cumulative(confidence, weights, 1 - correct)
     total = mass[-1]  # nan, and with it both curves, if an example is invalid
     return RiskCoverage(jnp.cumsum(weights) / total, (errors / total) / (mass / total))
+
+
+def _rows(logits: ArrayLike) -> jax.Array:
+    if jnp.ndim(logits) != 2 or not jnp.shape(logits)[1]:
+        raise ValueError(
+            f"logits have shape {list(jnp.shape(logits))}; pass one row for each example, [N, K]."
+        )
+    return widened(logits)
 
 
 def _scores(scores_in: ArrayLike, scores_out: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -101,10 +101,33 @@ def cosine_penalty(
     # The gradient is elementwise, which XLA fuses into the optimizer: no stack of it is kept.
     first, second = (tree.mix(jax.nn.one_hot(i, n), kernels) for i in pair)
 
-    def inner(x, y):
-        return sum(tree.contract(a, b, 0) for a, b in zip(x, y, strict=True))
+    return _squared_cosine_of(first, second)
 
-    return _squared_cosine(inner(first, second), inner(first, first), inner(second, second))
+
+def feature_cosine_penalty(first: PyTree, second: PyTree) -> jax.Array:
+    r"""The penalty of two random networks that see alike: of features in place of weights, in [0, 1].
+
+    .. math:: \cos^2(f_1, f_2) = \frac{\langle f_1, f_2 \rangle^2}{\|f_1\|^2 \|f_2\|^2}
+
+    of all features of a batch as one vector: arrays, or trees of several layers, of one shape. The
+    authors multiply it by the distance of the two points on the line. Add it to a loss that samples
+    twice. Raises ValueError: the trees differ. See Wortsman et al. 2021, "Learning Neural Network
+    Subspaces", appendix B.
+
+    >>> feature_cosine_penalty(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]))
+    Array(0.5, dtype=float32)
+    """
+    both = tree.stack([first, second])
+    wide = [tree.as_real(tree.widened(x)) for x in jax.tree.leaves(both)]
+    return _squared_cosine_of([x[0] for x in wide], [x[1] for x in wide])
+
+
+def _squared_cosine_of(first, second):
+    """Of two lists of arrays."""
+    pairs = (first, second), (first, first), (second, second)
+    return _squared_cosine(
+        *(sum(tree.contract(a, b, 0) for a, b in zip(*pair, strict=True)) for pair in pairs)
+    )
 
 
 def penalty_of_gram(gram: jax.Array, key: jax.Array | None = None) -> jax.Array:

@@ -31,6 +31,8 @@ from subspace_jax.arrays import LOG_PROBS, PROBS, jitted, prepare
 from subspace_jax.tree import check_numbers, widened
 
 _CHUNK = 512
+_MODES, _HALVINGS = 2048, 20
+_NARROWEST = 1e-3  # of the bandwidths of `smooth_ece`: that many waves do not resolve less
 
 
 class Reliability(NamedTuple):
@@ -252,6 +254,42 @@ def classwise_ece(
 
 
 @jitted(PROBS)
+def smooth_ece(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""Smooth calibration error, without bins: `smECE` at the bandwidth that equals it, in [0, 1].
+
+    It is the solution of `smECE_s = s`, `smECE_s = int_0^1 |sum_n w_n (correct_n - conf_n) K_s(t,
+    conf_n)| dt`, where `K_s` is the normal density of standard deviation `s`, reflected at 0 and 1; at
+    the bandwidth 0.001 where the solution is below it. See Blasiok & Nakkiran (2023), "Smooth ECE:
+    principled reliability diagrams via kernel smoothing", definitions 3 and 4.
+
+    >>> round(float(smooth_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))), 3)
+    0.375
+    """
+    labels, weights, probs = prepare(labels, weights, probs)
+    confidence, correct = top_label(probs, labels)
+    excess = weights * (correct - confidence)
+    waves = np.pi * np.arange(_MODES, dtype=probs.dtype)
+    # The reflected kernel is a sum of cosines, which a wider one damps: a heat equation.
+    wave_sum = lambda wave: jnp.sum(excess * jnp.cos(wave * confidence))
+    sums = jax.lax.map(wave_sum, waves, batch_size=64) / jnp.sum(weights)
+
+    def error(bandwidth):
+        damped = sums * jnp.exp(-0.5 * (bandwidth * waves) ** 2)
+        return jnp.mean(jnp.abs(jax.scipy.fft.idct(2 * _MODES * damped)))
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) / 2
+        wider = error(middle) > middle
+        return jnp.where(wider, middle, low), jnp.where(wider, high, middle)
+
+    ends = (jnp.asarray(_NARROWEST, probs.dtype), jnp.ones((), probs.dtype))
+    return error(jax.lax.fori_loop(0, _HALVINGS, halve, ends)[0])
+
+
+@jitted(PROBS)
 def entropy(
     probs: ArrayLike, labels: ArrayLike | None = None, *, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -266,6 +304,25 @@ def entropy(
     del labels
     _, weights, probs = prepare(None, weights, probs)
     return mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
+
+
+@jitted(PROBS)
+def mutual_information(probs: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
+    r"""What the members of an ensemble, `probs [M, N, K]`, do not agree on, in nats, in [0, log K].
+
+    It is the entropy of their mean minus the mean of their entropies, the epistemic part of the
+    uncertainty; see Houlsby et al. (2011), "Bayesian active learning for classification and preference
+    learning", equation 2. Raises ValueError: `probs` is not of rank three.
+
+    >>> round(float(mutual_information(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))), 4)  # log(2)
+    0.6931
+    """
+    if jnp.ndim(probs) != 3 or not jnp.shape(probs)[0]:
+        raise ValueError(f"probs have shape {jnp.shape(probs)}; stack the members to [M, N, K].")
+    _, weights, *members = prepare(None, weights, *probs)
+    members = jnp.stack(members)
+    entropies = lambda probs: jnp.sum(jax.scipy.special.entr(probs), axis=-1)
+    return mean(entropies(members.mean(0)) - entropies(members).mean(0), weights)
 
 
 @jitted()

@@ -56,7 +56,7 @@ BINNED = (
 )
 LABELLED = (
     *(metrics.accuracy, metrics.nll, metrics.brier, metrics.brier_decomposition, metrics.aurc),
-    *BINNED,
+    *(metrics.smooth_ece, *BINNED),
 )
 OF_STACKS = (tree.num_stacked, tree.gram, with_(tree.mix, ones(2)))
 OF_KERNELS = (ss.squared_cosines, ss.cosine_penalty, ss.distances)
@@ -210,6 +210,9 @@ REFUSED = [
     (r"scores_in have shape \[3, 2\]", detection.fpr_at_tpr, ones(3, 2), ones(3)),
     (r"is not a rate in \(0, 1\]; .* 0.95", detection.fpr_at_tpr, ones(3), ones(3), 1.5),
     ("labels have shape", detection.risk_coverage, PROBS, LABELS[1:]),
+    (r"\(24, 4\); stack the members to \[M, N, K\]", metrics.mutual_information, PROBS),
+    (r"\[4\]; pass one row for each example", detection.max_logit, PROBS[0]),
+    ("temperature=0 is not above 0", detection.energy_score, PROBS, 0),
     # Calibration
     ("0 validation examples; hold", calibration.fit_temperature, ones(0, 4), LABELS[:0]),
     ("0 validation examples; hold", per_member, ones(3, 0, 4), LABELS[:0]),
@@ -220,6 +223,8 @@ REFUSED = [
     ),
     ("'mean' is unknown", with_(per_member, average="mean"), PROBS[None], LABELS),
     ("'ece' is unknown", with_(calibration.choose_point, criterion="ece"), PROBS[None], LABELS),
+    ("alpha=1.5 is not in", with_(calibration.conformal_threshold, alpha=1.5), PROBS, LABELS),
+    ("'raps' is unknown; use", with_(calibration.prediction_sets, method="raps"), PROBS, 0.5),
     ("give .* 1 point at at least 1 val", calibration.choose_point, ones(0, 24, 4), LABELS),
     # Landscape
     ("3 networks but the stack holds 2; stack the", landscape.plane, ones(2, 4)),
@@ -285,6 +290,7 @@ REFUSED = [
             (UNITS | {"h": (("in", -1),)}, "Axis -1 .* is named twice, in groups 'g' and 'h'"),
         ]
     ),
+    ("None of the 2 leaves is of an attention", alignment.attention_heads, SMALL),
     ("decay=1.5; use a number from 0 to below 1", averaging.ema, 1.5),
     ("rho=-1; use 0 or", sharpness.sam, optax.sgd(0.1), -1),
     (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, [True, False]),

@@ -14,6 +14,7 @@ A *group* is what is permuted together: the axes, in several leaves, that run ov
 A residual stream is one group: all that is added to it, and all that reads it.
 """
 
+import re
 from collections.abc import Mapping
 
 import jax
@@ -27,6 +28,34 @@ from subspace_jax.tree import PyTree
 Groups = Mapping[str, tuple[tuple[str, int], ...]]
 # name -> [units]; place i of the result is unit `permutation[i]` of the network.
 Permutations = Mapping[str, np.ndarray]
+
+
+def attention_heads(params: PyTree) -> dict[str, tuple[tuple[str, int], ...]]:
+    """A group of the heads of each multi-head attention of Flax, NNX or Linen, among parameters.
+
+    Heads have no order either: their axes in the kernels and biases of `query`, `key` and `value`,
+    `[..., heads, features]`, and of `out`, `[heads, features, ...]`, are permuted together. What reads
+    and writes a residual stream is a group that you add. Raises ValueError: there is no attention.
+
+    >>> attention = dict.fromkeys(("query", "key", "value"), {"kernel": jnp.ones((6, 2, 3))})
+    >>> attention["out"] = {"kernel": jnp.ones((2, 3, 6))}
+    >>> attention_heads({"block": attention})["block/heads"][:2]
+    (('block/key/kernel', -2), ('block/out/kernel', -3))
+    """
+    found: dict[str, list] = {}
+    for path, leaf in _by_path(params).items():
+        match = re.fullmatch(r"(.*/)?(query|key|value|out)/(kernel|bias)(/value)?", path)
+        if match and leaf.ndim == {"kernel": 3, "bias": 2}[match[3]]:
+            axis = -3 if match[2] == "out" else -2
+            found.setdefault(f"{match[1] or ''}heads", []).append((path, axis))
+    groups = {name: tuple(members) for name, members in found.items() if len(members) > 3}
+    if not groups:
+        raise ValueError(
+            f"None of the {len(jax.tree.leaves(params))} leaves is of an attention of Flax, with "
+            "kernels [inputs, heads, features] of query, key and value and [heads, features, outputs] "
+            "of out; name the groups yourself."
+        )
+    return groups
 
 
 def align(reference: PyTree, network: PyTree, groups: Groups) -> PyTree:
