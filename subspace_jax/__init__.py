@@ -82,25 +82,9 @@ __all__ = [
 ]
 
 _ON_USE = ("contrib", "equinox", "linen", "nnx", "plotting")
-# Where names that this module had are now.
-MOVED = {
-    "alignment": "is `subspace_jax.contrib.alignment`",
-    "growing": "is `Subspace.grow`",
-    "is_floating": "is `subspace_jax.partition.is_floating`",
-    "is_kernel": "is `subspace_jax.diversity.is_kernel`",
-    "log_volume": "is `subspace_jax.contrib.complexes.log_volume`",
-    "lora": "is `subspace_jax.contrib.lora`",
-    "parent": "is `subspace_jax.subspaces.parent`",
-    "Recalibration": "is `subspace_jax.recalibration.Recalibration`",
-    "schedules": "left the library for the experiments",
-    "sharpness": "is `subspace_jax.contrib.sharpness`",
-    "simplicial_complex": "is `subspace_jax.contrib.complexes.simplicial_complex`",
-    "weighted": "is a part of `subspace_jax.metrics`",
-}
 
 
 def __getattr__(name: str) -> Any:
     if name in _ON_USE:
         return importlib.import_module(f"{__name__}.{name}")
-    where = f"; it {MOVED[name]}" if name in MOVED else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{where}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

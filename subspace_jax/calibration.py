@@ -33,13 +33,10 @@ def fit_temperature(
     .. math:: T = \arg\min_{T \in [0.01, 100]} -\sum_n w_n \log \mathrm{softmax}(z_n / T)_{y_n}
 
     The NLL is convex in :math:`1 / T`, so its derivative is bisected, to a relative precision of 1e-4
-    or better. The rules of `metrics` hold; a label whose logit is -inf gives nan too. Where the NLL
-    falls all the way (every example right, or worse than uniform) it is an end of the range, or on the
-    way there where the NLL is 0 in float32; where all temperatures are equally good it is 1. Its
-    gradient is taken to be zero: at the minimum the NLL does not change with `T`.
-
-    Raises ValueError: there are 0 examples, or shapes or dtypes do not fit. See Guo et al. 2017, "On
-    Calibration of Modern Neural Networks", section 4.2.
+    or better; its gradient is taken to be zero. The rules of `metrics` hold; a label whose logit is
+    -inf gives nan too. Where all temperatures are equally good it is 1. Raises ValueError: there are 0
+    examples, or shapes or dtypes do not fit. See Guo et al. 2017, "On Calibration of Modern Neural
+    Networks", section 4.2.
 
     >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
     >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
@@ -71,11 +68,8 @@ def fit_temperature(
         # of 0 ends the search there.
         return jnp.where(s >= 0, middle, low), jnp.where(s <= 0, middle, high)
 
-    ends = [
-        jnp.asarray(end, logits.dtype)
-        for end in (-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE)
-    ]
-    low, high = jax.lax.fori_loop(0, NUM_BISECTIONS, halve, (*ends,))
+    end = jnp.asarray(LARGEST_LOG_TEMPERATURE, logits.dtype)
+    low, high = jax.lax.fori_loop(0, NUM_BISECTIONS, halve, (-end, end))
     middle = (low + high) / 2
     return jnp.where(jnp.isnan(slope(middle)), jnp.nan, jnp.exp(middle))
 
@@ -110,11 +104,10 @@ def fit_ensemble_temperature(
 ) -> jax.Array:
     """The temperatures of an ensemble of logits `[M, N, K]`, for `apply_ensemble_temperature`.
 
-    `"per_member"` calibrates every member alone, `[M]`; `"after_average"` their average, a scalar. An
-    average of calibrated members is too little confident, which only the second repairs.
-
-    Raises ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit. See
-    Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
+    `"per_member"` calibrates every member alone, `[M]`, whose average is too little confident;
+    `"after_average"` their average, a scalar. Raises ValueError: `mode` or `average` is unknown, there
+    are 0 examples, or shapes do not fit. See Rahaman and Thiery 2021, "Uncertainty Quantification and
+    Deep Ensembles".
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
     >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
@@ -141,8 +134,7 @@ def apply_ensemble_temperature(
 ) -> jax.Array:
     """Calibrated log-probabilities `[N, K]` of an ensemble `[M, N, K]`; `average` and `mode` as fitted.
 
-    `"per_member"` divides the members' logits, `"after_average"` the average's log-probabilities, which
-    are then normalised again. Raises ValueError: `mode` or `average` is unknown, or shapes do not fit.
+    Raises ValueError: `mode` or `average` is unknown, or shapes do not fit.
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
     >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
@@ -224,9 +216,9 @@ def choose_point(
 ) -> jax.Array:
     """Which of several points of a subspace, logits `[P, N, K]`, is best on validation data.
 
-    By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones. A point with a
-    nan is never chosen; if all have one, it is 0. Raises ValueError: `criterion` is unknown, there are
-    0 points or 0 examples, or shapes do not fit.
+    By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones; never one with a
+    nan. Raises ValueError: `criterion` is unknown, there are 0 points or 0 examples, or shapes do not
+    fit.
 
     >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
     >>> int(choose_point(logits, jnp.array([0])))

@@ -1,8 +1,8 @@
 r"""Which inputs to leave to someone else: out-of-distribution detection and selective prediction.
 
-A score says how much an input looks like the training data: the confidence, minus the entropy, ...
-Scores are compared in at least float32; a NaN among them makes the result nan. For `risk_coverage`
-the rules of `metrics` hold.
+A score says how much an input looks like the training data: `max_logit`, `energy_score`, the
+confidence, ... Scores are compared in at least float32; a NaN among them makes the result nan. For
+`risk_coverage` the rules of `metrics` hold.
 """
 
 import math
@@ -57,9 +57,9 @@ def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -
     r"""Share of `scores_out [M]` accepted by the threshold that accepts `tpr` of `scores_in [N]`.
 
     The threshold is the `ceil(tpr N)`-th largest in-distribution score, and those equal to it are
-    accepted. In [0, 1], lower is better, and `tpr=0.95` gives FPR95. Raises ValueError: `tpr` is
-    outside (0, 1], or scores are empty or of another rank than one. See Liang, Li & Srikant (2018),
-    "Enhancing the reliability of out-of-distribution image detection in neural networks".
+    accepted; in [0, 1]. Raises ValueError: `tpr` is outside (0, 1], or scores are empty or of another
+    rank than one. See Liang, Li & Srikant (2018), "Enhancing the reliability of out-of-distribution
+    image detection in neural networks".
 
     >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]))
     Array(0.5, dtype=float32)
@@ -109,9 +109,9 @@ def risk_coverage(
 ) -> RiskCoverage:
     r"""Error rate of `probs [N, K]` when only the most confident examples are answered.
 
-    The curve of which `metrics.aurc` is the area. Examples of equal confidence are accepted together
-    and have the risk at the end of their tie; those of weight 0 come last, and repeat the end of the
-    curve. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
+    The curve of which `metrics.aurc` is the area. Examples of equal confidence are accepted together;
+    those of weight 0 come last. See Geifman & El-Yaniv (2017), "Selective classification for deep
+    neural networks".
 
     >>> curve = risk_coverage(jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0]))
     >>> curve.coverage.tolist(), curve.risk.tolist()

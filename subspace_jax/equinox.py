@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import adapters
+from subspace_jax.adapters import loss as loss
 from subspace_jax.partition import Spans, combine, is_floating, split
 from subspace_jax.subspaces import Subspace
 from subspace_jax.tree import PyTree
@@ -65,14 +66,6 @@ def wrap(
     _, shared, *state = parts(key)
     model = Stacked(subspace.init(key, lambda key: parts(key)[0]), shared, subspace)
     return (model, *state) if state else model
-
-
-def loss(model: Stacked, key: jax.Array, loss_fn: Callable, *, penalty: Any = 1.0) -> Any:
-    """`loss_fn(network)` of a random network, plus `penalty` times the cosine penalty.
-
-    `loss_fn` may return a pair `(loss, auxiliary)`, and draw dropout masks with the same key.
-    """
-    return adapters.loss(model._parts(), key, loss_fn, penalty)
 
 
 def deploy(

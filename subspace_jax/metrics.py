@@ -1,21 +1,20 @@
 r"""Accuracy, proper scores, calibration, diversity and selective prediction.
 
-Every metric is a pure jitted function of arrays, `f(probs [N, K], labels [N], *, weights=None)`,
-with these rules:
+Every metric is a pure jitted function of arrays, `f(probs [N, K], labels [N], *, weights=None)`, with
+these rules:
 
 - NumPy or JAX arrays of any float dtype go in; sums are in float32, of float64 in float64, and such
   arrays come out.
 - `weights [N]` are non-negative, and `None` means ones. A weight of 2 counts an example twice. An
-  example of weight 0 has no effect, even if its probabilities are NaN or its label is -1, so that a
-  padded batch needs only weights. Weights that are all zero give nan, as the mean of nothing.
+  example of weight 0 has no effect, whatever its probabilities and label are: a padded batch needs
+  only weights. Weights that are all zero give nan, as the mean of nothing.
 - An example of non-zero weight with a NaN probability, or with a label outside `0 .. K - 1`, makes
   the result nan: a diverged network has no accuracy.
 - Below, `w_n` is the weight of example n divided by the sum of the weights, `p_n` its row of
-  probabilities, `y_n` its one-hot label, `conf_n = max_k p_nk` its confidence, `argmax_k p_nk`
-  (the first of equal ones) its predicted class, and `correct_n` is 1 if that is the label, else 0.
-- Shapes that do not fit raise ValueError while tracing, as do labels that are not integers and
-  `num_bins < 1`. What is no array raises TypeError, and values that can't be probabilities (or their
-  logarithms) raise ValueError where they are known, outside of `jax.jit`.
+  probabilities, `y_n` its one-hot label, `conf_n = max_k p_nk` its confidence, and `correct_n` is 1 if
+  the first `argmax_k p_nk` is the label, else 0.
+- ValueError: shapes or dtypes do not fit, `num_bins < 1`, or values that are known outside of
+  `jax.jit` can't be probabilities (or their logarithms). TypeError: what is no array.
 
 Only `mean_corruption_error` takes what others returned: error rates.
 """
@@ -39,8 +38,7 @@ class Reliability(NamedTuple):
     """Reliability diagram: bin b holds the confidences in `(edges[b], edges[b + 1]]`.
 
     Attributes:
-      confidence: `[B]`, mean confidence in each bin; nan in an empty bin.
-      accuracy: `[B]`, accuracy in each bin; nan in an empty bin.
+      confidence, accuracy: `[B]`, means in each bin; nan in an empty bin.
       weight: `[B]`, share of the total weight in each bin; sums to 1, 0 in an empty bin.
       edges: `[B + 1]`, from 0 to 1.
     """
@@ -58,8 +56,7 @@ class BrierDecomposition(NamedTuple):
       reliability: in [0, 2], how far mean forecasts are from class frequencies; lower is better.
       resolution: in [0, uncertainty], how far the bins' class frequencies are from overall ones.
       uncertainty: in [0, 1 - 1/K], Brier score of always forecasting the overall frequencies.
-      within_bin: variance of the forecasts inside the bins minus twice their covariance with the
-        labels; negative if the forecasts also tell apart the examples inside a bin.
+      within_bin: what the forecasts inside a bin differ by; negative if they tell examples apart.
     """
 
     reliability: jax.Array
@@ -99,8 +96,8 @@ def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = 
 def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     r"""Brier score of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
 
-    The sum over classes is that of Brier (1950), "Verification of forecasts expressed in terms of
-    probability"; for two classes it is twice the score of the positive class alone.
+    The sum is over all classes, as in Brier (1950), "Verification of forecasts expressed in terms of
+    probability".
 
     >>> brier(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]))
     Array(1.25, dtype=float32)
@@ -122,10 +119,8 @@ def brier_decomposition(
         uncertainty = sum_k Y_k (1 - Y_k)
         within_bin  = sum_n w_n (|p_n - P_b(n)|^2 - 2 (p_n - P_b(n)) . (y_n - Y_b(n)))
 
-    and `brier = reliability - resolution + uncertainty + within_bin`, the sum over classes of
-    Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score decomposition". Bins
-    are the K predicted classes: those of top-label confidence would mix the classes, and hide
-    calibration.
+    and `brier = reliability - resolution + uncertainty + within_bin`. Bins are the K predicted classes.
+    See Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score decomposition".
 
     >>> probs, labels = np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([0, 1])
     >>> [float(term) for term in brier_decomposition(probs, labels)]
@@ -156,10 +151,8 @@ def reliability(
     r"""Mean confidence, accuracy and weight of `probs [N, K]` in equal-width bins of confidence.
 
     Bin b is `(b / num_bins, (b + 1) / num_bins]`; a confidence of 0 joins the first bin, and one that
-    rounding put above 1 the last. Float32 confidences are compared with the float32 numbers nearest to
-    the edges, so that a confidence of `b / num_bins` lies on its edge and belongs to the lower bin,
-    which rounding in `ceil(conf * num_bins)` would not ensure. See Guo et al. (2017), "On calibration
-    of modern neural networks".
+    rounding put above 1 the last. Edges are the numbers of the dtype nearest to `b / num_bins`. See Guo
+    et al. (2017), "On calibration of modern neural networks".
 
     >>> diagram = reliability(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=2)
     >>> [array.tolist() for array in diagram]
@@ -213,10 +206,9 @@ def adaptive_ece(
     r"""Calibration error with B bins of equal weight, `sum_b |accuracy_b - confidence_b| / B`.
 
     In order of confidence the examples fill a line of length 1, example n a piece of length `w_n`;
-    equal confidences are merged into one piece. The bins are B equal parts of the line, and a piece
-    that a cut divides is shared out by length. With distinct confidences, unit weights and B dividing
-    N, it is that of Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for
-    natural language processing models".
+    equal confidences are one piece. The bins are B equal parts of the line, which share out a piece by
+    length. See Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for natural
+    language processing models".
 
     >>> adaptive_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=1)
     Array(0.375, dtype=float32)
@@ -233,11 +225,11 @@ def adaptive_ece(
 def classwise_ece(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> jax.Array:
-    r"""Static calibration error, the mean over classes of each class's calibration error.
+    r"""Static calibration error, the mean over classes of each class's calibration error, in [0, 2/K].
 
     It is `1/K sum_k sum_b |sum_(n in b) w_n (p_nk - y_nk)|` for `probs [N, K]`, where for each class k
-    the `p_nk` are put into the equal-width bins of `reliability`; in [0, 2/K]. See Nixon et al. (2019),
-    "Measuring calibration in deep learning".
+    the `p_nk` are put into the bins of `reliability`. See Nixon et al. (2019), "Measuring calibration
+    in deep learning".
 
     >>> classwise_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.375, dtype=float32)
@@ -295,8 +287,8 @@ def entropy(
 ) -> jax.Array:
     r"""Mean entropy of `probs [N, K]`, `-sum_n w_n sum_k p_nk log p_nk`, in nats, in [0, log K].
 
-    `0 log 0` is 0; see Cover & Thomas, "Elements of information theory", equation 2.1. The labels are
-    ignored; they are there so that all metrics share one call.
+    Labels are ignored, so that all metrics share one call. See Cover & Thomas, "Elements of information
+    theory", equation 2.1.
 
     >>> round(float(entropy(np.array([[0.5, 0.5], [1.0, 0.0]]))), 4)  # log(2) / 2
     0.3466
@@ -362,8 +354,7 @@ def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = Non
     r"""Area under the risk-coverage curve of `probs [N, K]`, in [0, 1]; lower is better.
 
     It is `sum_n w_n risk_n`, where `risk_n` is the weighted error rate of the examples at least as
-    confident as n. Examples of equal confidence enter together, since a threshold accepts all of them
-    or none. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
+    confident as n. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
 
     >>> aurc(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
     Array(0.25, dtype=float32)
@@ -379,10 +370,9 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 
         mCE = 1 / C sum_c (sum_s E[c, s]) / (sum_s B[c, s])
 
-    relative to the errors `baseline [C, S]` of a stated model (AlexNet in Hendrycks & Dietterich 2019,
-    "Benchmarking neural network robustness to common corruptions and perturbations"), or the plain mean
-    without one. Name which when you report it. Raises ValueError: the shapes are not two equal ones of
-    rank two.
+    relative to the errors `baseline [C, S]` of a stated model, or the plain mean without one. Raises
+    ValueError: the shapes are not two equal ones of rank two. See Hendrycks & Dietterich 2019,
+    "Benchmarking neural network robustness to common corruptions and perturbations".
 
     >>> mean_corruption_error(jnp.array([[0.1, 0.3]]), jnp.array([[0.2, 0.6]]))
     Array(0.5, dtype=float32)

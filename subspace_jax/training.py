@@ -24,9 +24,8 @@ Penalty = Callable[[PyTree, jax.Array], jax.Array]
 class TrainState(NamedTuple):
     """All that training carries from step to step.
 
-    There are no batch-norm statistics in it: every step is at another network, so that `recalibrate`
-    measures them for the points that are used. There is no random state: a step's randomness is a
-    function of the run's key and the step.
+    There are no batch-norm statistics in it, which `recalibrate` measures, and no random state: a
+    step's randomness is a function of the run's key and the step.
 
     Attributes:
       step: scalar int32, how many steps were taken.
@@ -65,20 +64,18 @@ def make_train_step(
 
     Args:
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
-        metrics is a dictionary of scalars, averaged over the chunks, without the names `loss` and
-        `penalty`.
-      optimizer: an Optax optimizer of the stack; weight decay and averages apply to every endpoint, and
-        what looks at a leaf's rank, norm or axes belongs into `per_endpoint`. It gets all that Optax
-        knows as extra arguments: `value`, `grad`, and the same objective at other points as `value_fn`,
-        `obj_fn` and, `(endpoints, step) -> gradient`, `grad_fn`.
-      penalty: `(endpoints, key) -> scalar`, added to the loss, for example `lambda endpoints, key: beta
-        * cosine_penalty(endpoints, key)`.
-      num_samples: `S`, how many chunks, unrolled, each at its own point (appendix B of the article).
+        metrics is a dictionary of scalars, averaged over the chunks.
+      optimizer: an Optax optimizer of the stack; what looks at a leaf's rank, norm or axes belongs into
+        `per_endpoint`. It gets all that Optax knows as extra arguments: `value`, `grad`, `value_fn`,
+        `obj_fn`, and, `(endpoints, step) -> gradient`, `grad_fn`.
+      penalty: `(endpoints, key) -> scalar`, added to the loss.
+      num_samples: `S`, how many chunks, unrolled, each at its own point.
 
     Returns `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds
     its own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`. Raises
-    ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch. See
-    Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
+    ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch;
+    TypeError: `loss_fn` returns something else. See Wortsman et al. 2021, "Learning Neural Network
+    Subspaces", Algorithm 1 and appendix B.
 
     >>> from subspace_jax import line
     >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
@@ -139,13 +136,10 @@ def make_train_step(
 def per_endpoint(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""The optimizer of one network, for each endpoint by itself.
 
-    A transformation that looks at a leaf's rank, norm or axes sees those of a stack otherwise: LARS
-    and LAMB, Muon, Adafactor, adaptive clipping, a clip by the norm of all weights, masks by `ndim`.
-    Elementwise ones, as SGD and Adam, are the same with and without it.
-
-    It maps `init` and `update` over the leading axis, so that the state has it too. A `value` is shared,
-    and functions, which are those of the whole stack, are left out: a line search stays outside, as do
-    `freeze` and averages, behind it.
+    For transformations that look at a leaf's rank, norm or axes: LARS and LAMB, Muon, Adafactor,
+    adaptive clipping, a clip by the norm of all weights, masks by `ndim`. It maps `init` and `update`
+    over the leading axis. A `value` is shared, and functions are left out: a line search stays outside,
+    as do `freeze` and averages, behind it.
 
     >>> lars, endpoints = optax.scale_by_trust_ratio(), jnp.array([[1.0, 1.0], [9.0, 9.0]])
     >>> optimizer = per_endpoint(lars)
@@ -192,8 +186,7 @@ def decay_mask(
     """Which leaves decay: what a rule says of each leaf as one network has it, for Optax's masks.
 
     `rule` is `(path, leaf [...]) -> bool` and sees shape and dtype; by default leaves of rank two or
-    more decay, and biases and the scales of normalisation layers do not. Raises ValueError: leaves
-    disagree on the number of endpoints.
+    more decay. Raises ValueError: leaves disagree on the number of endpoints.
 
     >>> endpoints = {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))}
     >>> decay_mask(endpoints)

@@ -1,8 +1,7 @@
 r"""Permutations of hidden units that bring a trained network close to another one.
 
-Hidden units have no order: a network whose units (and the weights that read them) are permuted is the
-same function. Networks that were trained independently have their units in different orders, so that a
-line between them crosses networks that predict badly; after alignment it often does much less so.
+A network whose hidden units (and the weights that read them) are permuted is the same function, and a
+line between networks that were trained independently crosses ones that predict badly.
 
     aligned = align(reference, network, groups)
     endpoints = line.grow([reference, aligned])
@@ -61,8 +60,6 @@ def attention_heads(params: PyTree) -> dict[str, tuple[tuple[str, int], ...]]:
 def align(reference: PyTree, network: PyTree, groups: Groups) -> PyTree:
     """The network with its hidden units in the order of the reference's: `permute` what `match` finds.
 
-    It computes what `network` does. Raises ValueError: as `match`.
-
     >>> groups = {"hidden": (("in", 1), ("out", 0))}
     >>> one = {"in": jnp.array([[1.0, 2.0]]), "out": jnp.array([[3.0], [4.0]])}
     >>> other = {"in": jnp.array([[2.0, 1.0]]), "out": jnp.array([[4.0], [3.0]])}
@@ -108,16 +105,14 @@ def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.nd
 
     .. math:: \min_{\pi} \|\theta_{\text{ref}} - \pi(\theta)\|^2
 
-    over the leaves that groups name, by coordinate descent: one group after another gets the best
-    permutation given the others, a linear assignment, until nothing changes. It starts from the
-    identity and from an order that is found front to back, and the closer result is returned, so the
-    distance never grows. A network whose units were only permuted is found again if groups are in the
-    order of the network and the weights from earlier groups tell its units apart.
+    by coordinate descent: one group after another gets the best permutation given the others, a linear
+    assignment, until nothing changes. It starts from the identity and from an order that is found front
+    to back, and returns the closer result. A network whose units were only permuted is found again if
+    groups are in the order of the network and earlier weights tell its units apart.
 
     Raises ValueError: leaves differ in shape, a path or an axis that there is not, axes of one group
     that differ in size, an axis that is named twice, or weights that are not finite. See Ainsworth,
-    Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries", section 3.2
-    (weight matching).
+    Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries", section 3.2.
 
     >>> units = {"units": (("w", 0),)}
     >>> match({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([2.0, 1.0])}, units)

@@ -28,19 +28,17 @@ class SwagState(NamedTuple):
 
 
 def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation:
-    r"""SWAG: a Gaussian over networks, fitted to those that `swa` averages.
+    r"""SWAG: a Gaussian over networks, fitted to those that `averaging.swa` averages.
 
     .. math:: \mathcal{N}\Big(\bar\theta, \;
               \tfrac12 \operatorname{diag}(\overline{\theta^2} - \bar\theta^2)
               + \tfrac{1}{2 (K - 1)} D D^\top\Big)
 
     The columns of `D` are the deviations of the last `K = rank >= 2` networks, each from the mean up to
-    and including it. The variance is summed by Welford's method, which survives float32. A stack of
-    endpoints is one vector here. Read the mean with `average_of`, draw networks with `swag_sample`.
-
-    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2, or
-    a parameter is complex. See Maddox et al.
-    2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Algorithm 1.
+    and including it. A stack of endpoints is one vector. Read the mean with `average_of`, draw networks
+    with `swag_sample`. Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2,
+    or a parameter is complex. See Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in
+    Deep Learning", Algorithm 1.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
     >>> params = jnp.array([4.0])

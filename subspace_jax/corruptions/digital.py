@@ -119,9 +119,8 @@ def pixelate(key, images, scale):
 def jpeg_compression(key, images, quality):
     """Compresses as JPEG at `quality` of 100, by a real cosine transform with 4:2:0 colour.
 
-    It rounds where the library that made the official files does (IJG libjpeg 9, which halves the
-    colours by cosine transforms of 16 x 16 pixels that keep 8 x 8 coefficients; libjpeg-turbo averages
-    2 x 2 pixels instead). Entropy coding loses nothing and is left out.
+    It rounds where the library of the official files does (IJG libjpeg 9, which halves the colours by
+    transforms of 16 x 16 pixels that keep 8 x 8 coefficients); entropy coding is left out.
     """
     del key
     red, green, blue = jnp.moveaxis(jnp.round(255 * images), 3, 0)
