@@ -36,13 +36,7 @@ from subspace_jax.partition import combine, split, summary
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import for_each, recalibrate
 from subspace_jax.subspaces import Subspace, bezier, layerwise, line, simplex
-from subspace_jax.training import (
-    TrainState,
-    decay_mask,
-    freeze,
-    make_train_step,
-    per_endpoint,
-)
+from subspace_jax.training import TrainState, decay_mask, freeze, make_train_step, per_endpoint
 from subspace_jax.tree import gram, mix, stack
 
 __version__ = "0.2.0"

@@ -51,9 +51,7 @@ class SwaState(NamedTuple):
 
 
 class SnapshotsState(NamedTuple):
-    """The `count` networks visited in `step` updates, leaves `[num_models, ...]`; at first the initial
-    one.
-    """
+    """The `count` networks visited in `step` updates, leaves `[num_models, ...]`."""
 
     step: jax.Array
     count: jax.Array  # type: ignore[assignment]
@@ -75,7 +73,6 @@ def ema(decay: float | jax.Array) -> optax.GradientTransformation:
     >>> average_of(state)
     Array([3.], dtype=float32)
     """
-
     if is_concrete(decay) and not 0 <= decay < 1:
         raise ValueError(f"ema got decay={decay}; use a number from 0 to below 1, as 0.999.")
 
@@ -96,11 +93,10 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 
     .. math:: \bar\theta = \frac{1}{n} \sum_{i=0}^{n-1} \theta_{s + i c}
 
-    of the parameters after `start_step` `s >= 0` updates (0 takes the initial ones too) and every `c >=
-    1` further ones, summed in at least float32. Put it last in the chain, read it with
-    `average_of(opt_state)`, and `recalibrate` it. Raises ValueError: `start_step` is negative or
-    `every` below 1. See Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better
-    Generalization".
+    of the parameters after `start_step` `s >= 0` updates and every `c >= 1` further ones, summed in at
+    least float32. Put it last in the chain, read it with `average_of(opt_state)`, and `recalibrate` it.
+    Raises ValueError: `start_step` is negative or `every` below 1. See Izmailov et al. 2018, "Averaging
+    Weights Leads to Wider Optima and Better Generalization".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swa(start_step=0, every=1))
     >>> params = jnp.array([4.0])
@@ -181,9 +177,7 @@ def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> n
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not scores.size:
-        raise ValueError(
-            f"scores has shape {scores.shape}; give one for each of 1 or more networks."
-        )
+        raise ValueError(f"scores has shape {scores.shape}; give one for each of 1 or more.")
     first, *others = np.argsort(-scores, kind="stable")
     best, chosen = scores[first], np.arange(scores.size) == first
     uniform = lambda chosen: np.asarray(chosen / chosen.sum(), jnp.result_type(float))
@@ -196,8 +190,7 @@ def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> n
 
 
 def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
-    """The averaged parameters in an optimizer's state, in their dtypes, the first of several; else
-    `default`.
+    """The first average in an optimizer's state, in the dtypes of the parameters, or `default`.
 
     Warns if the average lies behind `optax.MultiSteps`, where it moves at every small step.
 

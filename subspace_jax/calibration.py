@@ -43,9 +43,7 @@ def fit_temperature(
     2.0
     """
     if jnp.shape(logits)[:1] == (0,):
-        raise ValueError(
-            "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
-        )
+        raise ValueError("fit_temperature got 0 validation examples; hold out at least 1.")
     labels, weights, logits = prepare(labels, weights, jax.lax.stop_gradient(logits))
     label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)
     weights = jnp.where(label_logits[:, 0] == -jnp.inf, jnp.nan, weights)
@@ -75,7 +73,7 @@ def fit_temperature(
 
 
 def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
-    r"""Logits `[N, K]` or `[M, N, K]` divided by a temperature, a scalar or `[M]`: :math:`z / T`.
+    r"""Logits `[N, K]` or `[M, N, K]` divided by a temperature, a scalar or `[M]`.
 
     Raises ValueError: the temperature is neither a scalar nor one per member.
 
@@ -104,10 +102,9 @@ def fit_ensemble_temperature(
 ) -> jax.Array:
     """The temperatures of an ensemble of logits `[M, N, K]`, for `apply_ensemble_temperature`.
 
-    `"per_member"` calibrates every member alone, `[M]`, whose average is too little confident;
-    `"after_average"` their average, a scalar. Raises ValueError: `mode` or `average` is unknown, there
-    are 0 examples, or shapes do not fit. See Rahaman and Thiery 2021, "Uncertainty Quantification and
-    Deep Ensembles".
+    `"per_member"` calibrates every member alone, `[M]`, `"after_average"` their average, a scalar.
+    Raises ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit. See
+    Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]] * 4, [[0.75, 0.25]] * 4]))
     >>> fit_ensemble_temperature(logits, jnp.array([0, 0, 0, 1]), mode="per_member")
@@ -154,13 +151,12 @@ def conformal_threshold(
 
     .. math:: \hat q = \text{the } \lceil (N + 1)(1 - \alpha) \rceil \text{-th smallest of } s(p_n, y_n)
 
-    of validation examples `probs [N, K]`, `labels [N]`, which are exchangeable with those to come; inf
-    where N is too small. Scores :math:`s(p, k)` are :math:`1 - p_k` for `"lac"`, whose sets are the
-    smallest, and for `"aps"` the sum of all :math:`p_j \ge p_k`, whose sets adapt to hard examples.
-
-    Raises ValueError: `alpha` is not in (0, 1), `method` is unknown, or shapes do not fit. See Sadinle,
-    Lei & Wasserman 2019, "Least Ambiguous Set-Valued Classifiers"; Romano, Sesia & Candes 2020,
-    "Classification with Valid and Adaptive Coverage" (here without its randomisation).
+    of validation examples `probs [N, K]`, `labels [N]`, exchangeable with those to come; inf where N is
+    too small. The score :math:`s(p, k)` is :math:`1 - p_k` for `"lac"`, whose sets are the smallest,
+    and the sum of all :math:`p_j \ge p_k` for `"aps"`, whose sets adapt to hard examples. Raises
+    ValueError: `alpha` is not in (0, 1), `method` is unknown, or shapes do not fit. See Sadinle, Lei &
+    Wasserman 2019, "Least Ambiguous Set-Valued Classifiers"; Romano, Sesia & Candes 2020,
+    "Classification with Valid and Adaptive Coverage", here without its randomisation.
 
     >>> probs = jnp.array([[0.9, 0.1], [0.4, 0.6], [0.75, 0.25]])
     >>> conformal_threshold(probs, jnp.array([0, 1, 0]), alpha=0.5)
@@ -217,8 +213,7 @@ def choose_point(
     """Which of several points of a subspace, logits `[P, N, K]`, is best on validation data.
 
     By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones; never one with a
-    nan. Raises ValueError: `criterion` is unknown, there are 0 points or 0 examples, or shapes do not
-    fit.
+    nan. Raises ValueError: `criterion` is unknown, or there are 0 points or 0 examples.
 
     >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
     >>> int(choose_point(logits, jnp.array([0])))

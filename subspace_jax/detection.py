@@ -14,16 +14,11 @@ from jax.typing import ArrayLike
 
 from subspace_jax.arrays import PROBS, jitted, prepare
 from subspace_jax.metrics import cumulative, top_label
-from subspace_jax.tree import widened, wider_dtype
+from subspace_jax.tree import wider_dtype
 
 
 class RiskCoverage(NamedTuple):
-    """The risk-coverage curve, in order of falling confidence.
-
-    Attributes:
-      coverage: `[N]`, share of the weight of the examples so far; never falls, and ends at 1.
-      risk: `[N]`, error rate among the examples at least as confident as this one.
-    """
+    """By falling confidence, `[N]` each: the share of the weight so far, and the error rate in it."""
 
     coverage: jax.Array
     risk: jax.Array
@@ -33,14 +28,10 @@ class RiskCoverage(NamedTuple):
 def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
     r"""Area under the ROC curve for telling `scores_in [N]` from `scores_out [M]`, in [0, 1].
 
-    The probability that a random in-distribution score is higher than a random other one, a tie
-    counting half:
-
         1 / (N M) sum_ij ([in_i > out_j] + 1/2 [in_i = out_j])
 
-    0.5 is chance. Raises ValueError: scores are empty or of another rank than one. See Hendrycks &
-    Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution examples in neural
-    networks".
+    Raises ValueError: scores are empty or of another rank than one. See Hendrycks & Gimpel (2017), "A
+    baseline for detecting misclassified and out-of-distribution examples in neural networks".
 
     >>> auroc(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.5, 0.4]))
     Array(0.917, dtype=float32)
@@ -84,7 +75,7 @@ def max_logit(logits: ArrayLike) -> jax.Array:
     >>> max_logit(jnp.array([[1.0, 3.0], [0.5, 0.0]]))
     Array([3. , 0.5], dtype=float32)
     """
-    return _rows(logits).max(axis=1)
+    return prepare(None, None, logits)[2].max(axis=1)
 
 
 @jitted(static_argnames="temperature")
@@ -100,7 +91,8 @@ def energy_score(logits: ArrayLike, temperature: float = 1.0) -> jax.Array:
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} is not above 0; the usual one is 1.")
-    return temperature * jax.nn.logsumexp(_rows(logits) / temperature, axis=1)
+    logits = prepare(None, None, logits)[2]
+    return temperature * jax.nn.logsumexp(logits / temperature, axis=1)
 
 
 @jitted(PROBS)
@@ -123,14 +115,6 @@ def risk_coverage(
     weights, mass, errors = cumulative(confidence, weights, 1 - correct)
     total = mass[-1]  # nan, and with it both curves, if an example is invalid
     return RiskCoverage(jnp.cumsum(weights) / total, (errors / total) / (mass / total))
-
-
-def _rows(logits: ArrayLike) -> jax.Array:
-    if jnp.ndim(logits) != 2 or not jnp.shape(logits)[1]:
-        raise ValueError(
-            f"logits have shape {list(jnp.shape(logits))}; pass one row for each example, [N, K]."
-        )
-    return widened(logits)
 
 
 def _scores(scores_in: ArrayLike, scores_out: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -145,8 +145,7 @@ def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
 
     .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
 
-    Below about a thousandth of the endpoints' norms they are rounding. Raises ValueError: no leaf is
-    selected.
+    Below a thousandth of the endpoints' norms they are rounding. Raises ValueError: no leaf is selected.
 
     >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
     Array(5., dtype=float32)

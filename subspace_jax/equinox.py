@@ -45,12 +45,7 @@ class Stacked(eqx.Module):
 
 
 def wrap(
-    make: Callable,
-    subspace: Subspace,
-    *args: Any,
-    key: Any,
-    spans: Spans = is_floating,
-    **kwargs: Any,
+    make: Callable, subspace: Subspace, *args: Any, key: Any, spans: Spans = is_floating, **kwargs
 ) -> Any:
     """Draws endpoints of `make(*args, key=key, **kwargs)`, of the leaves that `spans(path, leaf)` names.
 
@@ -77,9 +72,7 @@ def deploy(
     ValueError: there is a batch norm but no `state`.
     """
     if state is None and _norms(model.shared):
-        raise ValueError(
-            "deploy got a model with batch norm and no state; pass it as `state=state`."
-        )
+        raise ValueError("deploy got a model with batch norm and no state; pass `state=state`.")
     return adapters.deploy(model._parts(state), batches, coords, **options)
 
 

@@ -99,9 +99,8 @@ def plane(endpoints: PyTree) -> Plane:
 def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
     """A square grid `[R, R, 2]` over the triangle of a plane, with the same spacing in x and y.
 
-    The entry `[i, j]` is `(x_j, y_i)`; `margin` is the space left on each side, as a share of the
-    longer side of the triangle's bounding box. Raises ValueError: `resolution` `R` is below 2, or
-    `margin` is negative.
+    The entry `[i, j]` is `(x_j, y_i)`; `margin` is a share of the longer side of the triangle's
+    bounding box. Raises ValueError: `resolution` `R` is below 2, or `margin` is negative.
 
     >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
     >>> xy[0, :, 0], xy[:, 0, 1]
@@ -127,11 +126,9 @@ def along(
 ) -> Any:
     r"""Maps a function over many mixtures of networks, with weights `[P, n]`, in one compiled program.
 
-    .. math:: p \mapsto f\Big(\sum_i w_{pi} \theta_i, \ldots\Big)
-
-    Memory holds `at_once` of them, or one. `fn` is pure, `(network, *args) -> tree`: the same function
-    object is not compiled again. Returns what it returns, with leaves `[P, ...]`. Raises ValueError:
-    the weights are not `[P, n]`.
+    `fn` is pure, `(network, *args) -> tree`; the same function object is not compiled again. Memory
+    holds `at_once` mixtures, or one. Returns what it returns, with leaves `[P, ...]`. Raises
+    ValueError: the weights are not `[P, n]`.
 
     >>> alphas = jnp.linspace(0, 1, 5)
     >>> weights = jnp.stack([1 - alphas, alphas], axis=1)
@@ -187,8 +184,7 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
 
 
 def output_axis(path: tuple, leaf: jax.Array) -> int:
-    """The axis of a kernel's outputs: the first of a `weight` (PyTorch, Equinox), the last of all
-    others.
+    """The axis of a kernel's outputs: the first of a `weight` (PyTorch, Equinox), else the last.
 
     >>> params = {"conv": {"kernel": 0.0}, "linear": {"weight": 0.0}}
     >>> jax.tree.map_with_path(output_axis, params)
@@ -231,11 +227,8 @@ def filter_normalized_direction(
 def filter_norms(params: PyTree, *, axis: int | AxisOf = output_axis) -> PyTree:
     r"""For every weight the norm of its filter, at least float32; zero for what is no kernel.
 
-    .. math:: s_{ijk} = \|\theta_{ij}\|
-
-    for the weights `k` of filter `j` of kernel `i`, as in `filter_normalized_direction`. With `S =
-    diag(s)` the Hessian `S H S` is that of steps relative to the filters. See Li et al. 2018, section
-    4; Kwon et al. 2021, "ASAM", section 3.
+    With `S = diag` of them, the Hessian `S H S` is that of steps relative to the filters of
+    `filter_normalized_direction`. See Kwon et al. 2021, "ASAM", section 3.
 
     >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
     {'bias': Array([0., 0.], dtype=float32), 'kernel': Array([[5., 2.],
@@ -262,16 +255,11 @@ def top_eigenvalue(
     .. math:: \lambda_{\max} = \max_{v \neq 0} \frac{v^\top A v}{v^\top v}
 
     over the Krylov space of a random vector, by SciPy's `eigsh` on the host: a lower bound up to
-    rounding.
-
-    Args:
-      product: `v -> A v`, any function of the host of trees like `like`; `v` is at least float32.
-      like: a tree of at least two floating numbers, of which shapes and dtypes matter alone.
-      num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are enough.
-
-    Returns nan for products that are not finite. Raises ValueError: `num_iterations` is below 1, or
-    `like` is complex. See Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via
-    Hessian Eigenvalue Density".
+    rounding. `product` is `v -> A v`, of trees like `like`, called `m + 2` times for `m =
+    num_iterations >= 1` of Lanczos (ten to thirty are enough); `like` has two numbers or more, of which
+    shapes and dtypes matter. Returns nan for products that are not finite. Raises ValueError:
+    `num_iterations` is below 1, or `like` is complex. See Ghorbani et al. 2019, "An Investigation into
+    Neural Net Optimization via Hessian Eigenvalue Density".
 
     >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)
     >>> product = lambda v: jax.jvp(jax.grad(loss_fn), (jnp.ones(3),), (v,))[1]
@@ -310,13 +298,11 @@ def _check_triangle(g: np.ndarray) -> None:
             f"The squared distances of networks 1 and 2 from network 0 are {g[0, 0]:g} and "
             f"{g[1, 1]:g}; a plane needs networks of finite weights, so leave out the diverged one."
         )
-    squared = {(0, 1): g[0, 0], (0, 2): g[1, 1], (1, 2): g[0, 0] + g[1, 1] - 2 * g[0, 1]}
-    distances = {pair: np.sqrt(max(d, 0)) for pair, d in squared.items()}
-    (near, shortest), (_, longest) = (f(distances.items(), key=lambda d: d[1]) for f in (min, max))
-    height = np.sqrt(max(np.linalg.det(g), 0)) / max(longest, np.finfo(float).tiny)
-    if not height > _THINNEST * longest:
+    sides = np.sqrt(np.maximum([g[0, 0], g[1, 1], g[0, 0] + g[1, 1] - 2 * g[0, 1]], 0))
+    height = np.sqrt(max(np.linalg.det(g), 0)) / max(sides.max(), np.finfo(float).tiny)
+    if not height > _THINNEST * sides.max():
         raise ValueError(
-            f"The three networks are collinear, or two coincide: {near[0]} and {near[1]} are "
-            f"{shortest:.3g} apart, the longest side is {longest:.3g} and the height {height:.3g}, not "
-            f"above {_THINNEST * longest:.3g}; choose a third that is not on the line of the others."
+            "The three networks are collinear, or two coincide: their distances are "
+            f"{', '.join(f'{side:.3g}' for side in sides)} and the triangle's height {height:.3g}, not "
+            f"above {_THINNEST * sides.max():.3g}; choose one that is not on the line of the others."
         )

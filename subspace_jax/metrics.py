@@ -15,8 +15,6 @@ these rules:
   the first `argmax_k p_nk` is the label, else 0.
 - ValueError: shapes or dtypes do not fit, `num_bins < 1`, or values that are known outside of
   `jax.jit` can't be probabilities (or their logarithms). TypeError: what is no array.
-
-Only `mean_corruption_error` takes what others returned: error rates.
 """
 
 from typing import NamedTuple
@@ -31,7 +29,7 @@ from subspace_jax.tree import check_numbers, widened
 
 _CHUNK = 512
 _MODES, _HALVINGS = 2048, 20
-_NARROWEST = 1e-3  # of the bandwidths of `smooth_ece`: that many waves do not resolve less
+_NARROWEST = 1e-3  # bandwidth of `smooth_ece`: that many waves do not resolve less
 
 
 class Reliability(NamedTuple):
@@ -52,11 +50,8 @@ class Reliability(NamedTuple):
 class BrierDecomposition(NamedTuple):
     """Scalar terms with `brier = reliability - resolution + uncertainty + within_bin`.
 
-    Attributes:
-      reliability: in [0, 2], how far mean forecasts are from class frequencies; lower is better.
-      resolution: in [0, uncertainty], how far the bins' class frequencies are from overall ones.
-      uncertainty: in [0, 1 - 1/K], Brier score of always forecasting the overall frequencies.
-      within_bin: what the forecasts inside a bin differ by; negative if they tell examples apart.
+    `reliability` in [0, 2] is how far mean forecasts are from class frequencies, and `resolution` in
+    [0, `uncertainty`] how far those of the bins are from overall ones, whose score `uncertainty` is.
     """
 
     reliability: jax.Array
@@ -67,9 +62,7 @@ class BrierDecomposition(NamedTuple):
 
 @jitted()
 def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""Accuracy of `probs [N, K]` for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
-
-    Of equally probable classes the first counts as predicted. Logits do as well.
+    r"""Accuracy of `probs [N, K]`, or logits, for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
 
     >>> accuracy(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]))
     Array(0.5, dtype=float32)
@@ -80,10 +73,9 @@ def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None =
 
 @jitted(LOG_PROBS)
 def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats.
+    r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats, at least 0.
 
-    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; in [0, inf]. The log-probability of a wrong
-    class may be -inf; that of a label gives inf.
+    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; that of a wrong class may be -inf.
 
     >>> nll(np.array([[-0.25, -1.51], [-1.75, -0.19]]), np.array([0, 0]))
     Array(1., dtype=float32)
@@ -94,10 +86,7 @@ def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = 
 
 @jitted(PROBS)
 def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""Brier score of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
-
-    The sum is over all classes, as in Brier (1950), "Verification of forecasts expressed in terms of
-    probability".
+    r"""Score of Brier (1950) of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
 
     >>> brier(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]))
     Array(1.25, dtype=float32)
@@ -134,13 +123,12 @@ def brier_decomposition(
     share = (mass / jnp.sum(weights))[:, None]
     overall = jnp.sum(share * observed, axis=0)
     forecast_rest, target_rest = probs - forecast[bins], targets - observed[bins]
+    within = forecast_rest**2 - 2 * forecast_rest * target_rest
     return BrierDecomposition(
         reliability=jnp.sum(share * (forecast - observed) ** 2),
         resolution=jnp.sum(share * (observed - overall[None]) ** 2),
         uncertainty=jnp.sum(overall * (1 - overall)),
-        within_bin=mean(
-            jnp.sum(forecast_rest**2 - 2 * forecast_rest * target_rest, axis=1), weights
-        ),
+        within_bin=mean(jnp.sum(within, axis=1), weights),
     )
 
 
@@ -150,9 +138,8 @@ def reliability(
 ) -> Reliability:
     r"""Mean confidence, accuracy and weight of `probs [N, K]` in equal-width bins of confidence.
 
-    Bin b is `(b / num_bins, (b + 1) / num_bins]`; a confidence of 0 joins the first bin, and one that
-    rounding put above 1 the last. Edges are the numbers of the dtype nearest to `b / num_bins`. See Guo
-    et al. (2017), "On calibration of modern neural networks".
+    Bin b is `(b / num_bins, (b + 1) / num_bins]`, of the numbers of the dtype nearest to these; what is
+    0 joins the first bin. See Guo et al. (2017), "On calibration of modern neural networks".
 
     >>> diagram = reliability(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=2)
     >>> [array.tolist() for array in diagram]
@@ -175,8 +162,7 @@ def ece(
 ) -> jax.Array:
     r"""Expected calibration error, `sum_b weight_b |accuracy_b - confidence_b|`, in [0, 1].
 
-    The bins are those of `reliability`. See Naeini et al. (2015), "Obtaining well calibrated
-    probabilities using Bayesian binning", and Guo et al. (2017).
+    The bins are those of `reliability`. See Guo et al. (2017).
 
     >>> ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.375, dtype=float32)
@@ -191,7 +177,8 @@ def max_calibration_error(
 ) -> jax.Array:
     r"""Maximum calibration error, `max_b |accuracy_b - confidence_b|`, in [0, 1].
 
-    The maximum is over the non-empty bins of `reliability`. See Naeini et al. (2015).
+    The bins are those of `reliability`. See Naeini et al. (2015), "Obtaining well calibrated
+    probabilities using Bayesian binning".
 
     >>> max_calibration_error(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.5, dtype=float32)
@@ -249,12 +236,11 @@ def classwise_ece(
 def smooth_ece(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
-    r"""Smooth calibration error, without bins: `smECE` at the bandwidth that equals it, in [0, 1].
+    r"""Smooth calibration error, without bins, in [0, 1]: the solution of `smECE_s = s`.
 
-    It is the solution of `smECE_s = s`, `smECE_s = int_0^1 |sum_n w_n (correct_n - conf_n) K_s(t,
-    conf_n)| dt`, where `K_s` is the normal density of standard deviation `s`, reflected at 0 and 1; at
-    the bandwidth 0.001 where the solution is below it. See Blasiok & Nakkiran (2023), "Smooth ECE:
-    principled reliability diagrams via kernel smoothing", definitions 3 and 4.
+    `smECE_s = int_0^1 |sum_n w_n (correct_n - conf_n) K_s(t, conf_n)| dt`, where `K_s` is the normal
+    density of standard deviation `s`, reflected at 0 and 1; at least 0.001. See Blasiok & Nakkiran
+    (2023), "Smooth ECE: principled reliability diagrams via kernel smoothing", definitions 3 and 4.
 
     >>> round(float(smooth_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))), 3)
     0.375
@@ -300,11 +286,11 @@ def entropy(
 
 @jitted(PROBS)
 def mutual_information(probs: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""What the members of an ensemble, `probs [M, N, K]`, do not agree on, in nats, in [0, log K].
+    r"""Epistemic uncertainty of an ensemble, `probs [M, N, K]`, in nats, in [0, log K].
 
-    It is the entropy of their mean minus the mean of their entropies, the epistemic part of the
-    uncertainty; see Houlsby et al. (2011), "Bayesian active learning for classification and preference
-    learning", equation 2. Raises ValueError: `probs` is not of rank three.
+    It is the entropy of the members' mean minus the mean of their entropies. Raises ValueError: `probs`
+    is not of rank three. See Houlsby et al. (2011), "Bayesian active learning for classification and
+    preference learning", equation 2.
 
     >>> round(float(mutual_information(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))), 4)  # log(2)
     0.6931
@@ -323,8 +309,7 @@ def disagreement(
 ) -> jax.Array:
     r"""Share of examples for which two predictions `[N, K]` name different classes, in [0, 1].
 
-    It is `sum_n w_n [argmax_k a_nk != argmax_k b_nk]`; see Fort, Hu & Lakshminarayanan (2019), "Deep
-    ensembles: a loss landscape perspective".
+    See Fort, Hu & Lakshminarayanan (2019), "Deep ensembles: a loss landscape perspective".
 
     >>> disagreement(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.6, 0.4], [0.7, 0.3]]))
     Array(0.5, dtype=float32)
@@ -337,10 +322,9 @@ def disagreement(
 def total_variation(
     probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
-    r"""Mean total variation distance of two predictions `[N, K]`, in [0, 1].
+    r"""Mean total variation distance of two predictions, `sum_n w_n 1/2 sum_k |a_nk - b_nk|`, in [0, 1].
 
-    It is `sum_n w_n 1/2 sum_k |a_nk - b_nk|`; see Levin & Peres, "Markov chains and mixing times",
-    proposition 4.2.
+    See Levin & Peres, "Markov chains and mixing times", proposition 4.2.
 
     >>> total_variation(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]]))
     Array(0.5, dtype=float32)
@@ -409,10 +393,7 @@ def top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
 def cumulative(
     confidence: jax.Array, weights: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums over the examples at least as confident as each, those of equal confidence included.
-
-    By falling confidence, `[N]` each: weights, sums of the weights, sums of the weighted values.
-    """
+    """By falling confidence, weights and sums of weights and values `[N]`, to the end of each tie."""
     order = jnp.argsort(-confidence)
     ranked, weights = -confidence[order], weights[order]
     end = jnp.searchsorted(ranked, ranked, side="right") - 1
@@ -436,10 +417,8 @@ def _bin(confidence: jax.Array, num_bins: int) -> jax.Array:
 
 
 def _group_sums(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
-    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run.
-
-    Sums of sums over `_CHUNK` examples: one running sum would lose digits of many examples.
-    """
+    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run."""
+    # Sums of sums: one running sum would lose digits of many examples.
     chunks = -(-len(values) // _CHUNK)
     more = chunks * _CHUNK - len(values)
     one_hot = jax.nn.one_hot(groups, num_groups, dtype=values.dtype)

@@ -30,12 +30,7 @@ OKABE_ITO = {
 
 
 def path(
-    alphas: ArrayLike,
-    mean: ArrayLike,
-    ax: Axes,
-    *,
-    stderr: ArrayLike | None = None,
-    **style: Any,
+    alphas: ArrayLike, mean: ArrayLike, ax: Axes, *, stderr: ArrayLike | None = None, **style: Any
 ) -> Axes:
     """Draws a quantity `mean [A]` along a line or curve `alphas [A]`, with its band of `mean ± stderr`.
 
@@ -49,12 +44,13 @@ def path(
     ('Line', 'Position on the path, $\\\\alpha$')
     """
     alphas, mean = _vectors(alphas=alphas, mean=mean)
-    style = {"color": OKABE_ITO["blue"], "linewidth": 1.8, "marker": "o", "markersize": 8} | style
+    base = {"color": OKABE_ITO["blue"], "linewidth": 1.8, "marker": "o", "markersize": 8}
+    look: Any = base | style
     midpoint = np.flatnonzero(np.isclose(alphas, 0.5)).tolist()
-    ax.plot(alphas, mean, markeredgecolor="white", markevery=midpoint, zorder=3, **style)
+    ax.plot(alphas, mean, markeredgecolor="white", markevery=midpoint, zorder=3, **look)
     if stderr is not None:
         _, stderr = _vectors(mean=mean, stderr=stderr)
-        band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+        band: Any = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
         ax.fill_between(alphas, mean - stderr, mean + stderr, **band)
     ax.set_xlim(0.0, 1.0)
     ax.set_xlabel(r"Position on the path, $\alpha$")
@@ -71,10 +67,10 @@ def level(mean: float, ax: Axes, *, stderr: float | None = None, **style: Any) -
     >>> ax.get_lines()[0].get_ydata()
     [94.0, 94.0]
     """
-    style = {"color": OKABE_ITO["black"], "linestyle": "--", "linewidth": 1.5} | style
-    ax.axhline(mean, zorder=2, **style)
+    look: Any = {"color": OKABE_ITO["black"], "linestyle": "--", "linewidth": 1.5} | style
+    ax.axhline(mean, zorder=2, **look)
     if stderr is not None:
-        ax.axhspan(mean - stderr, mean + stderr, color=style["color"], alpha=0.12, linewidth=0)
+        ax.axhspan(mean - stderr, mean + stderr, color=look["color"], alpha=0.12, linewidth=0)
     return _plain(ax)
 
 
@@ -107,18 +103,16 @@ def reliability_diagram(
         )
     full = weight > 0
     if not full.any():
-        raise ValueError(
-            f"all {weight.size} bins have weight 0; give the reliability of at least one sample."
-        )
+        raise ValueError(f"all {weight.size} bins have weight 0; give at least one sample.")
     ece = np.sum(weight[full] * np.abs(accuracy - confidence)[full])
     left, width = edges[:-1][full], np.diff(edges)[full]
 
     pale = tuple(0.25 * channel + 0.75 for channel in to_rgb(color))
-    plain = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
+    plain: Any = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
     ax.bar(left, accuracy[full], width, color=pale, **plain)
-    hatched = {"facecolor": "none", "edgecolor": "0.15", "hatch": "/////", "linewidth": 0.6}
+    hatched: Any = {"facecolor": "none", "edgecolor": "0.15", "hatch": "/////"}
     gap = (confidence - accuracy)[full]
-    ax.bar(left, gap, width, bottom=accuracy[full], align="edge", **hatched)
+    ax.bar(left, gap, width, bottom=accuracy[full], align="edge", linewidth=0.6, **hatched)
     ax.plot([0, 1], [0, 1], color="0.35", linestyle="--", linewidth=1)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
     said = f"ECE {100 * ece:.1f} %"
@@ -148,17 +142,16 @@ def contour(
 ) -> Axes:
     """Draws a quantity over the plane through three networks, with the triangle of the three.
 
-    The colour bar is a child of the axes, at their right: `ax.collections[0]` is what it describes.
-    Where a value is not finite the plane is left grey.
+    The colour bar is a child of the axes: `ax.collections[0]` is what it describes. Where a value is
+    not finite the plane is left grey.
 
     Args:
       x, y, values: the grid in units of weight distance, and the quantity at its points, `[R, C]` each.
       endpoints_xy: `[3, 2]`, as `Plane.coordinates`; `None` draws no triangle.
       label: what the values are, beside the colour bar.
       names: of the three networks, written at their corners.
-      levels: the increasing bounds of the colours, `[L]`, `L >= 2`; values beyond them have the colours
-        of the bar's arrows. By default about twelve equal steps over all values, of which a few huge
-        ones take all.
+      levels: the increasing bounds of the colours, `[L]`, `L >= 2`, with arrows for values beyond; by
+        default about twelve equal steps over all values.
 
     Returns `ax`, of equal scale in both directions. Raises ValueError: the grid and the values differ
     in shape, there are not three endpoints or names, no value is finite, or the levels do not increase.
@@ -178,9 +171,7 @@ def contour(
         )
     finite = np.isfinite(values)
     if not finite.any():
-        raise ValueError(
-            f"0 of the {values.size} values are finite; draw a plane on which some are."
-        )
+        raise ValueError(f"0 of the {values.size} values are finite; draw some that are.")
     low, high = values[finite].min(), values[finite].max()
     if levels is None:
         if low == high:  # a flat plane has one colour
@@ -242,8 +233,7 @@ def dots(
     """Draws one row per method, a dot at its `mean [R]` and a whisker of one standard error each side.
 
     The first row is at the top, with a vertical line as the baseline of the others. A mean that is not
-    finite is written in its row. All else is `[R]` too. Raises ValueError: the arguments differ in
-    length.
+    finite is written in its row. All else is `[R]` too. Raises ValueError: lengths differ.
 
     >>> from matplotlib.figure import Figure
     >>> ax = dots([97.1, 97.9], Figure().subplots(), labels=["Standard", "Line"])

@@ -55,15 +55,12 @@ def ensemble(
               \qquad \text{or} \qquad
               \log \mathrm{softmax}\Big(\frac{1}{M} \sum_m z_m\Big)
 
-    for `"probability"`, the usual definition (Lakshminarayanan et al. 2017), and `"logit"`, a
-    normalised geometric mean, which the article's authors use. Raises ValueError: `average` is neither,
-    or `logits` is not of rank three.
+    for `"probability"` (Lakshminarayanan et al. 2017) and `"logit"`, which the article's authors use.
+    Raises ValueError: `average` is neither, or `logits` is not of rank three.
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
     >>> jnp.exp(ensemble(logits))[0, 0]
     Array(0.70, dtype=float32)
-    >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
-    Array(0.75, dtype=float32)
     """
     if average not in ("probability", "logit"):
         raise ValueError(f"average={average!r} is unknown; use 'probability' or 'logit'.")

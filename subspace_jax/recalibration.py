@@ -66,14 +66,13 @@ def recalibrate(
       stats_fn: pure, in training mode; returns a tree whose leaves are siblings named `mean` and `var`.
         The same function object is not compiled again.
       params: whatever `stats_fn` takes: one network, a stack of networks, ...
-      batches: an iterable of batches, each a tree of arrays; sizes may differ.
-      stats: running averages with the shapes and dtypes of one network's; their values do not matter.
+      batches: an iterable of trees of arrays; sizes may differ.
+      stats: running averages with the shapes and dtypes of one network's, of any values.
       num_examples: `batch -> int`; by default the leading axis of the batch's first array.
       check: whether to test on the first batch that moments, and no running averages, are returned.
 
-    Raises ValueError: there is no example, a leaf is not one of a pair `mean`, `var`, or is no moment
-    or no running average; TypeError: `batches` is one array. See Chan, Golub, LeVeque 1983, "Algorithms
-    for Computing the Sample Variance".
+    Raises ValueError: there is no example, or a leaf is not one of a pair `mean`, `var`, or is no
+    moment or no running average; TypeError: `batches` is one array. See Chan, Golub, LeVeque 1983.
 
     >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
     >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]

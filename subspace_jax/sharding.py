@@ -1,9 +1,8 @@
 """Training on several devices: how endpoints, their optimizer state and batches lie on a mesh.
 
-A mesh has three axes, any of which may be 1. Endpoints, their gradients and optimizer state are split
-over `endpoint`, and examples over `data` and `endpoint` together. `run` is for programs that stack
-whole runs: nothing here splits over it. The training step is the one of a single device, and XLA puts
-the reductions in.
+Endpoints, their gradients and optimizer state are split over the axis `endpoint` of a mesh, and
+examples over `data` and `endpoint` together. `run` is for programs that stack whole runs. The training
+step is the one of a single device, and XLA puts the reductions in.
 """
 
 import math
@@ -23,9 +22,9 @@ AXES = ("run", "data", "endpoint")
 def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of devices (all by default) with the axes `run`, `data` and `endpoint`.
 
-    `layout` has sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
-    `data`, which then takes all devices that the others leave. Raises ValueError: the layout can't be
-    read, or its sizes do not multiply to the number of devices.
+    `layout` has their sizes, as `"data=4,endpoint=2"`, or 1 where it has none; but `data` takes all
+    devices that are left. Raises ValueError: the layout can't be read, or does not multiply to the
+    number of devices.
 
     >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
     {'run': 1, 'data': 1, 'endpoint': 1}

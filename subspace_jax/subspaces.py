@@ -57,17 +57,15 @@ class Subspace:
         return self._made_by
 
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
-        """Draws the endpoints independently, with `init_fn`, `key -> network`.
+        """Draws the endpoints independently, with `init_fn`, `key -> network`: leaves `[n, ...]`.
 
-        Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises TypeError:
-        `init_fn` is no function, or a leaf can't be mixed (`split` keeps it); ValueError: all endpoints
-        are equal, as `init_fn` does not use its key.
+        Raises TypeError: `init_fn` is no function, or a leaf can't be mixed (`split` keeps it);
+        ValueError: all endpoints are equal, as `init_fn` does not use its key.
 
         >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
         >>> endpoints.shape
         (2, 3)
         """
-
         _check_key("init(key, init_fn)", key)
         is_model = any(base.__name__ == "Module" for base in type(init_fn).__mro__)
         wraps = hasattr(init_fn, "__wrapped__") or hasattr(init_fn, "func")  # as Equinox's jit
@@ -98,20 +96,17 @@ class Subspace:
         noise: float = 0.0,
         positions: Sequence[int] | None = None,
     ) -> PyTree:
-        """Endpoints that start from networks which were trained before.
+        """Endpoints that start from 1 to `n` networks which were trained before, with leaves `[...]`.
 
-        The endpoints that are not given start at the mean of the given ones, each with noise of its own
-        if wanted. Endpoints that are all equal part by batches alone: use a little noise there.
+        The others start at their mean, with noise if wanted: equal endpoints part by batches alone.
 
         Args:
-          networks: 1 to `n` trees with leaves `[...]`.
           noise: its standard deviation in units of the root mean square of each leaf of the mean.
-          positions: which endpoint each network becomes, by default the first ones; `(0, 2)` are the
-            ends of `bezier(2)`.
+          positions: which endpoint each network becomes, by default the first; a curve's ends are 0, 2.
 
         The given networks are bit for bit as they were, and stay so with `freeze(positions)`. Raises
         ValueError: there is no network or more than endpoints, they differ in structure or shapes,
-        positions are no different numbers below `n`, or there is noise without a key; TypeError: a leaf
+        positions are no different numbers below `n`, or there is noise and no key; TypeError: a leaf
         can't be mixed.
 
         >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
@@ -163,8 +158,7 @@ class Subspace:
         """Coordinates of a uniformly random point; only the structure of `endpoints` matters.
 
         An array of the shape of `center`; of a layerwise subspace a tree of them like `endpoints`.
-        Raises ValueError: layerwise, and all of several kernels are in one layer; TypeError: `key` is
-        no key.
+        Raises ValueError: layerwise, and several kernels are all in one layer; TypeError: no key.
 
         >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
         >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
@@ -257,9 +251,7 @@ def bezier(degree: int = 2) -> Subspace:
     Array([0.25, 0.5 , 0.25], dtype=float32)
     """
     if not isinstance(degree, int | np.integer) or degree < 1:
-        raise ValueError(
-            f"A Bezier curve of degree {degree} has no ends; use a degree >= 1, a whole number."
-        )
+        raise ValueError(f"A curve of degree {degree} has no ends; use a degree >= 1.")
 
     def weights(alpha):
         def step(_, basis):
@@ -321,8 +313,7 @@ def normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
 
 
 def parent(path: tuple) -> tuple:
-    """The layer that owns a parameter: its path without the last name, and without the `.value` of Flax
-    NNX.
+    """The layer that owns a parameter: its path without the last name (and the `.value` of Flax NNX).
 
     >>> parent(("block", "conv", "kernel"))
     ('block', 'conv')

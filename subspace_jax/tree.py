@@ -41,10 +41,7 @@ def _check_array(path, leaf) -> None:
 
 
 def _check_alike(networks) -> None:
-    shapes = [
-        {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(network)}
-        for network in networks
-    ]
+    shapes = [{p: jnp.shape(x) for p, x in jax.tree.leaves_with_path(net)} for net in networks]
     structures: list[Any] = [jax.tree.structure(network) for network in networks]
     for i, (other, structure) in enumerate(zip(shapes, structures, strict=True)):
         only = sorted(map(leaf_name, shapes[0].keys() ^ other.keys()))

@@ -211,7 +211,7 @@ REFUSED = [
     (r"is not a rate in \(0, 1\]; .* 0.95", detection.fpr_at_tpr, ones(3), ones(3), 1.5),
     ("labels have shape", detection.risk_coverage, PROBS, LABELS[1:]),
     (r"\(24, 4\); stack the members to \[M, N, K\]", metrics.mutual_information, PROBS),
-    (r"\[4\]; pass one row for each example", detection.max_logit, PROBS[0]),
+    (r"\(4,\) instead of \[N, K\]", detection.max_logit, PROBS[0]),
     ("temperature=0 is not above 0", detection.energy_score, PROBS, 0),
     # Calibration
     ("0 validation examples; hold", calibration.fit_temperature, ones(0, 4), LABELS[:0]),
@@ -228,8 +228,8 @@ REFUSED = [
     ("give .* 1 point at at least 1 val", calibration.choose_point, ones(0, 24, 4), LABELS),
     # Landscape
     ("3 networks but the stack holds 2; stack the", landscape.plane, ones(2, 4)),
-    ("collinear.* longest side of 2 .* height of .*; choose", landscape.plane, LINE),
-    ("Networks 0 and 1 are 0 apart .* 5: .*; choose", landscape.plane, np.float32([[0], [0], [5]])),
+    ("collinear.* are 1, 2, 1 and .* height .*; choose", landscape.plane, LINE),
+    ("coincide: .* are 0, 5, 5 and .*; choose", landscape.plane, np.float32([[0], [0], [5]])),
     ("are nan and .*finite", landscape.plane, np.float32(np.nan) * TRIANGLE),
     ("resolution 1 covers no area", landscape.grid, landscape.plane(TRIANGLE), 1),
     ("margin of -0.1 cuts", landscape.grid, landscape.plane(TRIANGLE), 5, -0.1),

@@ -72,8 +72,7 @@ def align(reference: PyTree, network: PyTree, groups: Groups) -> PyTree:
 def permute(network: PyTree, groups: Groups, permutations: Permutations) -> PyTree:
     """A network, or its batch-norm statistics, with the units of its groups in another order.
 
-    Groups without a permutation stay. Raises ValueError: a path, an axis or a permutation that the
-    network or the groups do not have.
+    Raises ValueError: a path, an axis or a permutation that the network or the groups do not have.
 
     >>> permute({"w": jnp.array([1.0, 2.0])}, {"units": (("w", 0),)}, {"units": np.array([1, 0])})
     {'w': Array([2., 1.], dtype=float32)}
@@ -119,7 +118,8 @@ def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.nd
     {'units': array([1, 0])}
     """
     pairs = _Pairs(reference, network, groups)
-    found = [pairs.descend(start) for start in (pairs.front_to_back(), pairs.identity())]
+    identity = {name: np.arange(size) for name, size in pairs.sizes.items()}
+    found = [pairs.descend(start) for start in (pairs.front_to_back(), identity)]
     return min(found, key=pairs.distance)
 
 
@@ -130,24 +130,17 @@ class _Pairs:
         first, second = _by_path(reference), _by_path(network)
         self.sizes = _sizes(second, groups)
         self.groups, self.axes = groups, _axes(groups)
+        self.first, self.second = {}, {}
         for path in self.axes:
-            shapes = [list(jnp.shape(leaves[path])) for leaves in (first, second) if path in leaves]
-            if len(shapes) < 2 or shapes[0] != shapes[1]:
+            ours, theirs = tree.on_host(first.get(path, 0)), tree.on_host(second[path])
+            if ours.shape != theirs.shape:
                 raise ValueError(
-                    f"Leaf {path} has the shapes {' and '.join(map(str, shapes))} in the reference "
-                    "and the network; align networks of one architecture."
+                    f"Leaf {path} has the shapes {list(ours.shape)} and {list(theirs.shape)} in the "
+                    "reference and the network; align networks of one architecture."
                 )
-        self.first, self.second = (
-            {path: tree.on_host(leaves[path]) for path in self.axes} for leaves in (first, second)
-        )
-        for path in self.axes:
-            if not (np.isfinite(self.first[path]).all() and np.isfinite(self.second[path]).all()):
-                raise ValueError(
-                    f"Leaf {path} has weights that are not finite; align other networks."
-                )
-
-    def identity(self):
-        return {name: np.arange(size) for name, size in self.sizes.items()}
+            if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+                raise ValueError(f"Leaf {path} has weights that are not finite; align others.")
+            self.first[path], self.second[path] = ours, theirs
 
     def front_to_back(self):
         """Each group by those leaves whose other axes are settled, in the order of the groups."""

@@ -48,9 +48,7 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
     """
     averaging.check_steps("swag", start_step, every)
     if rank < 2:
-        raise ValueError(
-            f"rank={rank} deviations have no covariance; keep at least 2, or use swa for the mean."
-        )
+        raise ValueError(f"rank={rank} deviations have no covariance; keep at least 2, or use swa.")
 
     def init(params):
         for path, leaf in jax.tree.leaves_with_path(params):
@@ -97,8 +95,7 @@ def swag_sample(
               + \sqrt{\frac{s}{K - 1}} \, D z_2, \qquad z_1 \sim \mathcal{N}(0, I_P),
               \quad z_2 \sim \mathcal{N}(0, I_K)
 
-    with `scale` `s` and as many columns `K` as there are deviations; of at most one network it is the
-    average itself. Recalibrate every sample. Raises ValueError: there is no `swag` in the state. See
+    with `scale` `s`; recalibrate every sample. Raises ValueError: there is no `swag` in the state. See
     Maddox et al. 2019, Eq. 1.
 
     >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))

@@ -77,10 +77,7 @@ def elastic_transform(key, images, size, strength, sigma, affine):
 
     shift = jax.random.uniform(shift_key, (count, side, side, 2), minval=-1, maxval=1)
     shift = separable(gaussian_matrix(side, size * sigma, truncate=3.0, reflect=True), shift)
-    y_from, x_from = (
-        y[None] + size * strength * shift[..., 0],
-        x[None] + size * strength * shift[..., 1],
-    )
+    y_from, x_from = (at[None] + size * strength * shift[..., i] for i, at in enumerate((y, x)))
     repeated = functools.partial(_fold, period=2 * side, turn=1)
     return jax.vmap(functools.partial(_sample, fold=repeated))(images, y_from, x_from)
 
