@@ -166,7 +166,7 @@ def conformal_threshold(
         raise ValueError(f"alpha={alpha} is not in (0, 1); the usual one is 0.1.")
     labels, weights, probs = prepare(labels, None, probs)
     scores = jnp.take_along_axis(_scores(probs, method), labels[:, None], axis=1)[:, 0]
-    # Rounded first: 10 * (1 - 0.1) is a little above 9 elsewhere.
+    # Rounded first: 10 * (1 - 0.7) is a little above 3.
     rank = math.ceil(round((len(scores) + 1) * (1 - alpha), 6))
     threshold = jnp.sort(scores)[rank - 1] if rank <= len(scores) else jnp.inf
     return jnp.where(jnp.isnan(weights).any(), jnp.nan, jnp.asarray(threshold, probs.dtype))

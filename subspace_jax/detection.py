@@ -83,8 +83,7 @@ def energy_score(logits: ArrayLike, temperature: float = 1.0) -> jax.Array:
     r"""The negative energy `[N]`, `T log sum_k exp(z_nk / T)`, of logits `[N, K]`.
 
     Higher for inputs as in training. Raises ValueError: the logits are of another rank than two, or the
-    temperature `T` is not above 0. See Liu et al. (2020), "Energy-based out-of-distribution detection",
-    equation 4.
+    temperature `T` is not above 0. See Liu et al. (2020), "Energy-based out-of-distribution detection".
 
     >>> energy_score(jnp.log(jnp.array([[1.0, 3.0], [0.5, 0.5]])))
     Array([1.386, 0.000], dtype=float32)

@@ -239,8 +239,8 @@ def smooth_ece(
     r"""Smooth calibration error, without bins, in [0, 1]: the solution of `smECE_s = s`.
 
     `smECE_s = int_0^1 |sum_n w_n (correct_n - conf_n) K_s(t, conf_n)| dt`, where `K_s` is the normal
-    density of standard deviation `s`, reflected at 0 and 1; at least 0.001. See Blasiok & Nakkiran
-    (2023), "Smooth ECE: principled reliability diagrams via kernel smoothing", definitions 3 and 4.
+    density of standard deviation `s`, reflected at 0 and 1; `s` is at least 0.001. See Blasiok &
+    Nakkiran (2023), "Smooth ECE: principled reliability diagrams via kernel smoothing".
 
     >>> round(float(smooth_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))), 3)
     0.375
@@ -290,7 +290,7 @@ def mutual_information(probs: ArrayLike, *, weights: ArrayLike | None = None) ->
 
     It is the entropy of the members' mean minus the mean of their entropies. Raises ValueError: `probs`
     is not of rank three. See Houlsby et al. (2011), "Bayesian active learning for classification and
-    preference learning", equation 2.
+    preference learning".
 
     >>> round(float(mutual_information(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))), 4)  # log(2)
     0.6931

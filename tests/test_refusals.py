@@ -42,6 +42,7 @@ ONE, OTHER = {"w": ones(2, 3)}, {"w": ones(2, 4)}
 BASE = {"kernel": ones(6, 5), "bias": ones(5), "steps": np.int32(7)}
 SMALL = {"in": ones(2, 3), "out": ones(3, 4)}
 IMAGES = ones(1, 32, 32, 3)
+QKV, HEAD = ("query", "key", "value"), {"kernel": ones(6, 2, 3), "bias": ones(2, 3)}
 LINKS = {
     "ema": averaging.ema(0.5),
     "swa": averaging.swa(1, 1),
@@ -291,6 +292,7 @@ REFUSED = [
         ]
     ),
     ("None of the 2 leaves is of an attention", alignment.attention_heads, SMALL),
+    ("None of the 6 leaves is of", alignment.attention_heads, {p: HEAD for p in QKV}),
     ("decay=1.5; use a number from 0 to below 1", averaging.ema, 1.5),
     ("rho=-1; use 0 or", sharpness.sam, optax.sgd(0.1), -1),
     (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, [True, False]),

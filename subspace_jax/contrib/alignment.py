@@ -41,13 +41,14 @@ def attention_heads(params: PyTree) -> dict[str, tuple[tuple[str, int], ...]]:
     >>> attention_heads({"block": attention})["block/heads"][:2]
     (('block/key/kernel', -2), ('block/out/kernel', -3))
     """
-    found: dict[str, list] = {}
+    found: dict[str, dict] = {}
+    needed = {(part, "kernel") for part in ("query", "key", "value", "out")}
     for path, leaf in _by_path(params).items():
         match = re.fullmatch(r"(.*/)?(query|key|value|out)/(kernel|bias)(/value)?", path)
         if match and leaf.ndim == {"kernel": 3, "bias": 2}[match[3]]:
             axis = -3 if match[2] == "out" else -2
-            found.setdefault(f"{match[1] or ''}heads", []).append((path, axis))
-    groups = {name: tuple(members) for name, members in found.items() if len(members) > 3}
+            found.setdefault(f"{match[1] or ''}heads", {})[match[2], match[3]] = path, axis
+    groups = {name: tuple(of.values()) for name, of in found.items() if needed <= of.keys()}
     if not groups:
         raise ValueError(
             f"None of the {len(jax.tree.leaves(params))} leaves is of an attention of Flax, with "
