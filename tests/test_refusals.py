@@ -292,7 +292,7 @@ REFUSED = [
         ]
     ),
     ("None of the 2 leaves is of an attention", alignment.attention_heads, SMALL),
-    ("None of the 6 leaves is of", alignment.attention_heads, {p: HEAD for p in QKV}),
+    ("None of the 6 leaves is of", alignment.attention_heads, dict.fromkeys(QKV, HEAD)),
     ("decay=1.5; use a number from 0 to below 1", averaging.ema, 1.5),
     ("rho=-1; use 0 or", sharpness.sam, optax.sgd(0.1), -1),
     (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, [True, False]),
