@@ -297,7 +297,7 @@ def mutual_information(probs: ArrayLike, *, weights: ArrayLike | None = None) ->
     """
     if jnp.ndim(probs) != 3 or not jnp.shape(probs)[0]:
         raise ValueError(f"probs have shape {jnp.shape(probs)}; stack the members to [M, N, K].")
-    _, weights, *members = prepare(None, weights, *probs)
+    _, weights, *members = prepare(None, weights, *jnp.asarray(probs))
     members = jnp.stack(members)
     entropies = lambda probs: jnp.sum(jax.scipy.special.entr(probs), axis=-1)
     return mean(entropies(members.mean(0)) - entropies(members).mean(0), weights)

@@ -1,5 +1,6 @@
 """Flax NNX: a model of your own as a subspace, in the loop that you have.
 
+>>> import jax
 >>> from subspace_jax import line
 >>> model = wrap(nnx.Linear, line(), 3, 4, rngs=nnx.Rngs(0))  # nnx.Optimizer and nnx.jit as before
 >>> value = loss(model, model.rngs(), lambda net: net(jax.numpy.ones((2, 3))).mean())
