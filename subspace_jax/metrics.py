@@ -273,8 +273,7 @@ def entropy(
 ) -> jax.Array:
     r"""Mean entropy of `probs [N, K]`, `-sum_n w_n sum_k p_nk log p_nk`, in nats, in [0, log K].
 
-    Labels are ignored, so that all metrics share one call. See Cover & Thomas, "Elements of information
-    theory", equation 2.1.
+    Labels are ignored. See Cover & Thomas, "Elements of information theory", equation 2.1.
 
     >>> round(float(entropy(np.array([[0.5, 0.5], [1.0, 0.0]]))), 4)  # log(2) / 2
     0.3466

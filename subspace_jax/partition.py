@@ -90,19 +90,16 @@ def summary(endpoints: PyTree, *, shared: PyTree = None) -> str:
     can't be mixed.
 
     >>> import jax.numpy as jnp
-    >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
-    >>> print(summary(endpoints, shared=shared))
-    leaf   shape       role     dtype    bytes
-    w      2 x [3, 4]  spanned  float32   96 B
-    steps  []          shared   int32      4 B
+    >>> print(summary({"w": jnp.zeros((2, 3, 4))}))
+    leaf  shape       role     dtype    bytes
+    w     2 x [3, 4]  spanned  float32   96 B
     <BLANKLINE>
-    spanned  1 leaf, 2 endpoints of 12 numbers   96 B
-    shared   1 leaf, 1 number                     4 B
-    total                                       100 B
+    spanned  1 leaf, 2 endpoints of 12 numbers  96 B
+    total                                       96 B
     """
     tree.check_mixable(endpoints)
     n = tree.num_stacked(endpoints)
-    rows, totals = [("leaf", "shape", "role", "dtype", "bytes")], []
+    rows, totals, unmixable = [("leaf", "shape", "role", "dtype", "bytes")], [], []
     for role, part in (("spanned", endpoints), ("shared", shared)):
         count = size = 0
         members = jax.tree.leaves_with_path(part)
@@ -115,6 +112,8 @@ def summary(endpoints: PyTree, *, shared: PyTree = None) -> str:
                 shape = f"{n} x {list(leaf.shape[1:])}"
             name = tree.path_text(path) or tree.leaf_name(path)
             rows.append((name, shape, role, kind, _human(num_bytes)))
+            if shape != "-" and not is_floating(path, leaf):
+                unmixable.append(name)
             count, size = count + numbers, size + num_bytes
         if members:
             what = _many(count, "number")
@@ -122,7 +121,13 @@ def summary(endpoints: PyTree, *, shared: PyTree = None) -> str:
                 what = f"{_many(n, 'endpoint')} of {_many(count // n, 'number')}"
             totals.append((role, f"{_many(len(members), 'leaf')}, {what}", size))
     totals.append(("total", "", sum(size for *_, size in totals)))
-    return f"{_table(rows)}\n\n{_table([(*of, _human(size)) for *of, size in totals])}"
+    parts = [_table(rows), _table([(*of, _human(size)) for *of, size in totals])]
+    if unmixable:
+        named = ", ".join(unmixable[:3]) + (", ..." if len(unmixable) > 3 else "")
+        count, verb = len(unmixable), "is" if len(unmixable) == 1 else "are"
+        said = f"{_many(count, 'integer or key leaf')} ({named}) {verb} shared: "
+        parts.append(said + "a mean of such leaves means nothing.")
+    return "\n\n".join(parts)
 
 
 def _is_none(leaf):

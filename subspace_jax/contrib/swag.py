@@ -95,8 +95,7 @@ def swag_sample(
               + \sqrt{\frac{s}{K - 1}} \, D z_2, \qquad z_1 \sim \mathcal{N}(0, I_P),
               \quad z_2 \sim \mathcal{N}(0, I_K)
 
-    with `scale` `s`; recalibrate every sample. Raises ValueError: there is no `swag` in the state. See
-    Maddox et al. 2019, Eq. 1.
+    with `scale` `s`; recalibrate it. Raises ValueError: there is no `swag`. See Maddox et al., Eq. 1.
 
     >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))
     >>> swag_sample(state, jax.random.key(0))
