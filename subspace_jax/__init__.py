@@ -36,13 +36,7 @@ from subspace_jax.partition import combine, split, summary
 from subspace_jax.prediction import ensemble, predict
 from subspace_jax.recalibration import for_each, recalibrate
 from subspace_jax.subspaces import Subspace, bezier, layerwise, line, simplex
-from subspace_jax.training import (
-    TrainState,
-    decay_mask,
-    freeze,
-    make_train_step,
-    per_endpoint,
-)
+from subspace_jax.training import TrainState, decay_mask, freeze, make_train_step, per_endpoint
 from subspace_jax.tree import gram, mix, stack
 
 __version__ = "0.2.0"
@@ -82,25 +76,9 @@ __all__ = [
 ]
 
 _ON_USE = ("contrib", "equinox", "linen", "nnx", "plotting")
-# Where names that this module had are now.
-MOVED = {
-    "alignment": "is `subspace_jax.contrib.alignment`",
-    "growing": "is `Subspace.grow`",
-    "is_floating": "is `subspace_jax.partition.is_floating`",
-    "is_kernel": "is `subspace_jax.diversity.is_kernel`",
-    "log_volume": "is `subspace_jax.contrib.complexes.log_volume`",
-    "lora": "is `subspace_jax.contrib.lora`",
-    "parent": "is `subspace_jax.subspaces.parent`",
-    "Recalibration": "is `subspace_jax.recalibration.Recalibration`",
-    "schedules": "left the library for the experiments",
-    "sharpness": "is `subspace_jax.contrib.sharpness`",
-    "simplicial_complex": "is `subspace_jax.contrib.complexes.simplicial_complex`",
-    "weighted": "is a part of `subspace_jax.metrics`",
-}
 
 
 def __getattr__(name: str) -> Any:
     if name in _ON_USE:
         return importlib.import_module(f"{__name__}.{name}")
-    where = f"; it {MOVED[name]}" if name in MOVED else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{where}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,7 +52,16 @@ def inputs_of(batch: Any) -> Any:
     return batch[names[0]]
 
 
-def loss(parts: Parts, key: jax.Array, loss_fn: Callable, penalty: Any) -> Any:
+def loss(model: Any, key: jax.Array, loss_fn: Callable, *, penalty: Any = 1.0) -> Any:
+    """`loss_fn(network)` of a random network, plus `penalty` times the cosine penalty.
+
+    `loss_fn` may return a pair `(loss, auxiliary)`, and draw dropout masks with the same key. A network
+    of NNX shares statistics and random streams with the model, which keeps their changes.
+    """
+    return loss_of(model._parts(), key, loss_fn, penalty)
+
+
+def loss_of(parts: Parts, key: jax.Array, loss_fn: Callable, penalty: Any) -> Any:
     """`loss_fn` at a random point and `penalty` times the cosine penalty; auxiliary values stay."""
     key = jax.random.fold_in(key, parts.subspace.num_endpoints)  # so that `loss_fn` may use it too
     found = loss_fn(parts.join(parts.subspace.sample(key, parts.endpoints)))

@@ -26,7 +26,7 @@ def jitted(limits: tuple[float, float, str] | None = None, **options: Any) -> Ca
         @functools.wraps(fn)
         def checked(*args, **kwargs):
             given = signature.bind(*args, **kwargs).arguments
-            check_numbers(**{name: value for name, value in given.items() if value is not None})
+            check_numbers(**{k: x for k, x in given.items() if not isinstance(x, str | None)})
             args, kwargs = jax.tree.map(whole, (args, kwargs))
             result = compiled(*args, **kwargs)
             if limits and all(map(_is_known, given.values())):
@@ -48,8 +48,8 @@ def _check_limits(given, low, high, advice) -> None:
     weights = given.get("weights")
     for name in (name for name in given if "probs" in name):
         rows = np.asarray(given[name])
-        if weights is not None and np.shape(weights) == rows.shape[:1]:
-            rows = rows[np.asarray(weights) != 0]
+        if weights is not None and np.shape(weights) == rows.shape[-2:-1]:
+            rows = rows[..., np.asarray(weights) != 0, :]
         for end in (rows.min(), rows.max()) if rows.size else ():
             if end < low - _ROUNDING or end > high + _ROUNDING:
                 raise ValueError(f"{name} holds {float(end):g}; {advice}.")

@@ -1,8 +1,7 @@
 """Averages of weights over training steps, as Optax transformations.
 
 An average is the last link of an optimizer's chain: it changes no update and keeps its tree in the
-optimizer's state, so that it is checkpointed, resumed and sharded with it, and works for one network
-and for the endpoints of a subspace alike.
+optimizer's state, so that it is checkpointed, resumed and sharded with it.
 """
 
 import dataclasses
@@ -52,10 +51,7 @@ class SwaState(NamedTuple):
 
 
 class SnapshotsState(NamedTuple):
-    """The `count` networks visited in `step` updates, leaves `[num_models, ...]` in their order.
-
-    The initial parameters are in the slots that no visit has filled yet.
-    """
+    """The `count` networks visited in `step` updates, leaves `[num_models, ...]`."""
 
     step: jax.Array
     count: jax.Array  # type: ignore[assignment]
@@ -77,7 +73,6 @@ def ema(decay: float | jax.Array) -> optax.GradientTransformation:
     >>> average_of(state)
     Array([3.], dtype=float32)
     """
-
     if is_concrete(decay) and not 0 <= decay < 1:
         raise ValueError(f"ema got decay={decay}; use a number from 0 to below 1, as 0.999.")
 
@@ -98,14 +93,8 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 
     .. math:: \bar\theta = \frac{1}{n} \sum_{i=0}^{n-1} \theta_{s + i c}
 
-    of the parameters :math:`\theta_t` after `t` updates, summed in at least float32; before the first
-    visit the current ones. Put it last in the chain, read it with `average_of(opt_state)`, and
-    `recalibrate` it.
-
-    Args:
-      start_step: `s >= 0`; 0 takes the initial parameters too.
-      every: `c >= 1`, how many updates lie between two networks.
-
+    of the parameters after `start_step` `s >= 0` updates and every `c >= 1` further ones, summed in at
+    least float32. Put it last in the chain, read it with `average_of(opt_state)`, and `recalibrate` it.
     Raises ValueError: `start_step` is negative or `every` below 1. See Izmailov et al. 2018, "Averaging
     Weights Leads to Wider Optima and Better Generalization".
 
@@ -132,12 +121,9 @@ def swa(start_step: int, every: int) -> optax.GradientTransformation:
 def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTransformation:
     r"""Keeps the first `num_models` networks visited at some steps, of which `swa` keeps the mean.
 
-    They are the corners of a simplex: a snapshot ensemble averages their predictions, a soup their
-    weights (`greedy_soup`). Put it last in the chain; read them with `snapshots_of(opt_state)`.
-
-    Raises ValueError: `start_step` is negative, or `every` or `num_models` below 1. See Huang et al.
-    2017, "Snapshot Ensembles: Train 1, Get M for Free"; Garipov et al. 2018, "Loss Surfaces, Mode
-    Connectivity, and Fast Ensembling of DNNs".
+    Put it last in the chain; read them with `snapshots_of(opt_state)`. Raises ValueError: `start_step`
+    is negative, or `every` or `num_models` below 1. See Huang et al. 2017, "Snapshot Ensembles: Train
+    1, Get M for Free".
 
     >>> optimizer = optax.chain(optax.sgd(1.0), snapshots(start_step=0, every=1, num_models=2))
     >>> params = jnp.array([4.0])
@@ -157,13 +143,13 @@ def snapshots(start_step: int, every: int, num_models: int) -> optax.GradientTra
     def update(updates, state, params=None, **extra):
         del extra
         new = updated("snapshots", params, updates)
-        step = state.step + 1
-        due = (step >= start_step) & ((step - start_step) % every == 0)
+        visited, due, _ = visit(state, start_step, every)
         due &= state.count < num_models
         slot = jnp.minimum(state.count, num_models - 1)
         put = lambda held, x: held.at[slot].set(jnp.where(due, x, held[slot]))
         networks = jax.tree.map(put, state.networks, new)
-        return updates, SnapshotsState(step, state.count + due.astype(jnp.int32), networks)
+        count = jnp.minimum(visited.count, num_models)
+        return updates, SnapshotsState(visited.step, count, networks)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -172,8 +158,7 @@ def snapshots_of(opt_state: optax.OptState) -> PyTree:
     """The networks that `snapshots` kept, a stack with leaves `[num_models, ...]`."""
     state = next(states(opt_state, lambda node: isinstance(node, SnapshotsState)), None)
     if state is None:
-        message = "The optimizer's state holds no snapshots; put snapshots(...) last in its chain."
-        raise ValueError(message)
+        raise ValueError("The state holds no snapshots; put snapshots(...) last in the chain.")
     return state.networks
 
 
@@ -181,9 +166,9 @@ def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> n
     r"""Mixing weights `[M]` of the uniform soup of those networks that do not harm it.
 
     Networks are tried from the best to the worst of their own `scores [M]`, and each stays if the mean
-    of the chosen ones scores no less with it than without, by `score_fn`: `mixing weights [M] ->
-    score`, higher being better, on validation data. Raises ValueError: there is no network. See
-    Wortsman et al. 2022, "Model soups", Algorithm 1.
+    of the chosen ones scores no less with it, by `score_fn`: `mixing weights [M] -> score`, higher
+    being better, on validation data. Raises ValueError: there is no network. See Wortsman et al. 2022,
+    "Model soups", Algorithm 1.
 
     >>> networks = np.array([0.0, 1.0, 4.0])  # and the best would be at 0.6
     >>> score_fn = lambda weights: -abs(float(weights @ networks) - 0.6)
@@ -192,31 +177,22 @@ def greedy_soup(score_fn: Callable[[np.ndarray], float], scores: ArrayLike) -> n
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not scores.size:
-        raise ValueError(
-            f"scores has shape {scores.shape}; give one for each of 1 or more networks."
-        )
-    order = np.argsort(-scores, kind="stable")
-    chosen, best = [order[0]], scores[order[0]]
-    weights = _uniform(chosen, scores.size)
-    for network in order[1:]:
-        tried = _uniform([*chosen, network], scores.size)
-        score = score_fn(tried)
+        raise ValueError(f"scores has shape {scores.shape}; give one for each of 1 or more.")
+    first, *others = np.argsort(-scores, kind="stable")
+    best, chosen = scores[first], np.arange(scores.size) == first
+    uniform = lambda chosen: np.asarray(chosen / chosen.sum(), jnp.result_type(float))
+    for network in others:
+        tried = chosen | (np.arange(scores.size) == network)
+        score = score_fn(uniform(tried))
         if score >= best:
-            chosen, best, weights = [*chosen, network], score, tried
-    return weights
-
-
-def _uniform(chosen: list, count: int) -> np.ndarray:
-    weights = np.zeros(count, jnp.result_type(float))
-    weights[chosen] = 1 / len(chosen)
-    return weights
+            best, chosen = score, tried
+    return uniform(chosen)
 
 
 def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
-    """The averaged parameters in an optimizer's state, the first ones of several; else `default`.
+    """The first average in an optimizer's state, in the dtypes of the parameters, or `default`.
 
-    They have the dtypes of the parameters. Warns if the average lies behind `optax.MultiSteps`, where it
-    moves at every small step: accumulate gradients by `MultiSteps(chain(optimizer, average), k)`.
+    Warns if the average lies behind `optax.MultiSteps`, where it moves at every small step.
 
     >>> average_of(optax.sgd(0.1).init(0.0), default="none")
     'none'

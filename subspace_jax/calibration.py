@@ -1,4 +1,4 @@
-"""What is chosen on validation data: a temperature, and the point of a subspace to deploy.
+"""What is chosen on validation data: a temperature, the size of prediction sets, and a point.
 
 None of this may see test data: hold out a part of the training set, and choose on it.
 """
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from subspace_jax import metrics
-from subspace_jax.arrays import jitted, prepare
+from subspace_jax.arrays import PROBS, jitted, prepare
 from subspace_jax.prediction import ensemble
 from subspace_jax.tree import check_numbers, whole, widened, wider_dtype
 
 Average = Literal["probability", "logit"]
 Mode = Literal["per_member", "after_average"]
+Conformal = Literal["lac", "aps"]
 
 LARGEST_LOG_TEMPERATURE = math.log(100)
 NUM_BISECTIONS = 30
@@ -32,22 +33,17 @@ def fit_temperature(
     .. math:: T = \arg\min_{T \in [0.01, 100]} -\sum_n w_n \log \mathrm{softmax}(z_n / T)_{y_n}
 
     The NLL is convex in :math:`1 / T`, so its derivative is bisected, to a relative precision of 1e-4
-    or better. The rules of `metrics` hold; a label whose logit is -inf gives nan too. Where the NLL
-    falls all the way (every example right, or worse than uniform) it is an end of the range, or on the
-    way there where the NLL is 0 in float32; where all temperatures are equally good it is 1. Its
-    gradient is taken to be zero: at the minimum the NLL does not change with `T`.
-
-    Raises ValueError: there are 0 examples, or shapes or dtypes do not fit. See Guo et al. 2017, "On
-    Calibration of Modern Neural Networks", section 4.2.
+    or better; its gradient is taken to be zero. The rules of `metrics` hold; a label whose logit is
+    -inf gives nan too. Where all temperatures are equally good it is 1. Raises ValueError: there are 0
+    examples, or shapes or dtypes do not fit. See Guo et al. 2017, "On Calibration of Modern Neural
+    Networks", section 4.2.
 
     >>> logits = jnp.log(jnp.array([[0.9, 0.1]] * 4))  # so sure, but right 3 times out of 4
     >>> round(float(fit_temperature(logits, jnp.array([0, 0, 0, 1]))), 3)
     2.0
     """
     if jnp.shape(logits)[:1] == (0,):
-        raise ValueError(
-            "fit_temperature got 0 validation examples; hold out at least 1 of the training data."
-        )
+        raise ValueError("fit_temperature got 0 validation examples; hold out at least 1.")
     labels, weights, logits = prepare(labels, weights, jax.lax.stop_gradient(logits))
     label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)
     weights = jnp.where(label_logits[:, 0] == -jnp.inf, jnp.nan, weights)
@@ -70,17 +66,14 @@ def fit_temperature(
         # of 0 ends the search there.
         return jnp.where(s >= 0, middle, low), jnp.where(s <= 0, middle, high)
 
-    ends = [
-        jnp.asarray(end, logits.dtype)
-        for end in (-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE)
-    ]
-    low, high = jax.lax.fori_loop(0, NUM_BISECTIONS, halve, (*ends,))
+    end = jnp.asarray(LARGEST_LOG_TEMPERATURE, logits.dtype)
+    low, high = jax.lax.fori_loop(0, NUM_BISECTIONS, halve, (-end, end))
     middle = (low + high) / 2
     return jnp.where(jnp.isnan(slope(middle)), jnp.nan, jnp.exp(middle))
 
 
 def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
-    r"""Logits `[N, K]` or `[M, N, K]` divided by a temperature, a scalar or `[M]`: :math:`z / T`.
+    r"""Logits `[N, K]` or `[M, N, K]` divided by a temperature, a scalar or `[M]`.
 
     Raises ValueError: the temperature is neither a scalar nor one per member.
 
@@ -109,9 +102,7 @@ def fit_ensemble_temperature(
 ) -> jax.Array:
     """The temperatures of an ensemble of logits `[M, N, K]`, for `apply_ensemble_temperature`.
 
-    `"per_member"` calibrates every member alone, `[M]`; `"after_average"` their average, a scalar. An
-    average of calibrated members is too little confident, which only the second repairs.
-
+    `"per_member"` calibrates every member alone, `[M]`, `"after_average"` their average, a scalar.
     Raises ValueError: `mode` or `average` is unknown, there are 0 examples, or shapes do not fit. See
     Rahaman and Thiery 2021, "Uncertainty Quantification and Deep Ensembles".
 
@@ -140,8 +131,7 @@ def apply_ensemble_temperature(
 ) -> jax.Array:
     """Calibrated log-probabilities `[N, K]` of an ensemble `[M, N, K]`; `average` and `mode` as fitted.
 
-    `"per_member"` divides the members' logits, `"after_average"` the average's log-probabilities, which
-    are then normalised again. Raises ValueError: `mode` or `average` is unknown, or shapes do not fit.
+    Raises ValueError: `mode` or `average` is unknown, or shapes do not fit.
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
     >>> jnp.exp(apply_ensemble_temperature(logits, jnp.array([2.0, 1.0]), mode="per_member"))
@@ -153,6 +143,66 @@ def apply_ensemble_temperature(
     return jax.nn.log_softmax(apply_temperature(ensemble(logits, average), temperature))
 
 
+@jitted(PROBS, static_argnames=("alpha", "method"))
+def conformal_threshold(
+    probs: ArrayLike, labels: ArrayLike, *, alpha: float = 0.1, method: Conformal = "lac"
+) -> jax.Array:
+    r"""The threshold for `prediction_sets` that hold the label with probability `1 - alpha` or more.
+
+    .. math:: \hat q = \text{the } \lceil (N + 1)(1 - \alpha) \rceil \text{-th smallest of } s(p_n, y_n)
+
+    of validation examples `probs [N, K]`, `labels [N]`, exchangeable with those to come; inf where N is
+    too small. The score :math:`s(p, k)` is :math:`1 - p_k` for `"lac"`, whose sets are the smallest,
+    and the sum of all :math:`p_j \ge p_k` for `"aps"`, whose sets adapt to hard examples. Raises
+    ValueError: `alpha` is not in (0, 1), `method` is unknown, or shapes do not fit. See Sadinle, Lei &
+    Wasserman 2019, "Least Ambiguous Set-Valued Classifiers"; Romano, Sesia & Candes 2020,
+    "Classification with Valid and Adaptive Coverage", here without its randomisation.
+
+    >>> probs = jnp.array([[0.9, 0.1], [0.4, 0.6], [0.75, 0.25]])
+    >>> conformal_threshold(probs, jnp.array([0, 1, 0]), alpha=0.5)
+    Array(0.25, dtype=float32)
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha} is not in (0, 1); the usual one is 0.1.")
+    labels, weights, probs = prepare(labels, None, probs)
+    scores = jnp.take_along_axis(_scores(probs, method), labels[:, None], axis=1)[:, 0]
+    # Rounded first: 10 * (1 - 0.7) is a little above 3.
+    rank = math.ceil(round((len(scores) + 1) * (1 - alpha), 6))
+    threshold = jnp.sort(scores)[rank - 1] if rank <= len(scores) else jnp.inf
+    return jnp.where(jnp.isnan(weights).any(), jnp.nan, jnp.asarray(threshold, probs.dtype))
+
+
+@jitted(PROBS, static_argnames="method")
+def prediction_sets(
+    probs: ArrayLike, threshold: ArrayLike, *, method: Conformal = "lac"
+) -> jax.Array:
+    r"""The classes `[N, K]`, booleans, whose score is at most a `conformal_threshold`.
+
+    A set may be empty, and holds all classes where a number is nan. Raises ValueError: `method` is
+    unknown, or shapes do not fit.
+
+    >>> prediction_sets(jnp.array([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]), 0.5).tolist()
+    [[True, False, False], [True, True, False]]
+    """
+    _, weights, probs = prepare(None, None, probs)
+    outside = _scores(probs, method) > jnp.asarray(threshold, probs.dtype)
+    return ~outside | jnp.isnan(weights)[:, None]
+
+
+def _scores(probs, method):
+    """How little each class `[N, K]` conforms to the probabilities."""
+    if method not in ("lac", "aps"):
+        raise ValueError(f"method={method!r} is unknown; use 'lac' or 'aps'.")
+    if method == "lac":
+        return 1 - probs
+
+    def sums(row):
+        ranked = jnp.sort(row)
+        return jnp.cumsum(ranked[::-1])[::-1][jnp.searchsorted(ranked, row)]
+
+    return jax.vmap(sums)(probs)
+
+
 def choose_point(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -162,9 +212,8 @@ def choose_point(
 ) -> jax.Array:
     """Which of several points of a subspace, logits `[P, N, K]`, is best on validation data.
 
-    By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones. A point with a
-    nan is never chosen; if all have one, it is 0. Raises ValueError: `criterion` is unknown, there are
-    0 points or 0 examples, or shapes do not fit.
+    By the lowest `"nll"` or the highest `"accuracy"`, the first of equally good ones; never one with a
+    nan. Raises ValueError: `criterion` is unknown, or there are 0 points or 0 examples.
 
     >>> logits = jnp.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]])
     >>> int(choose_point(logits, jnp.array([0])))

@@ -1,8 +1,8 @@
 r"""Which inputs to leave to someone else: out-of-distribution detection and selective prediction.
 
-A score says how much an input looks like the training data: the confidence, minus the entropy, ...
-Scores are compared in at least float32; a NaN among them makes the result nan. For `risk_coverage`
-the rules of `metrics` hold.
+A score says how much an input looks like the training data: `max_logit`, `energy_score`, the
+confidence, ... Scores are compared in at least float32; a NaN among them makes the result nan. For
+`risk_coverage` the rules of `metrics` hold.
 """
 
 import math
@@ -18,12 +18,7 @@ from subspace_jax.tree import wider_dtype
 
 
 class RiskCoverage(NamedTuple):
-    """The risk-coverage curve, in order of falling confidence.
-
-    Attributes:
-      coverage: `[N]`, share of the weight of the examples so far; never falls, and ends at 1.
-      risk: `[N]`, error rate among the examples at least as confident as this one.
-    """
+    """By falling confidence, `[N]` each: the share of the weight so far, and the error rate in it."""
 
     coverage: jax.Array
     risk: jax.Array
@@ -33,14 +28,10 @@ class RiskCoverage(NamedTuple):
 def auroc(scores_in: ArrayLike, scores_out: ArrayLike) -> jax.Array:
     r"""Area under the ROC curve for telling `scores_in [N]` from `scores_out [M]`, in [0, 1].
 
-    The probability that a random in-distribution score is higher than a random other one, a tie
-    counting half:
-
         1 / (N M) sum_ij ([in_i > out_j] + 1/2 [in_i = out_j])
 
-    0.5 is chance. Raises ValueError: scores are empty or of another rank than one. See Hendrycks &
-    Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution examples in neural
-    networks".
+    Raises ValueError: scores are empty or of another rank than one. See Hendrycks & Gimpel (2017), "A
+    baseline for detecting misclassified and out-of-distribution examples in neural networks".
 
     >>> auroc(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.5, 0.4]))
     Array(0.917, dtype=float32)
@@ -57,9 +48,9 @@ def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -
     r"""Share of `scores_out [M]` accepted by the threshold that accepts `tpr` of `scores_in [N]`.
 
     The threshold is the `ceil(tpr N)`-th largest in-distribution score, and those equal to it are
-    accepted. In [0, 1], lower is better, and `tpr=0.95` gives FPR95. Raises ValueError: `tpr` is
-    outside (0, 1], or scores are empty or of another rank than one. See Liang, Li & Srikant (2018),
-    "Enhancing the reliability of out-of-distribution image detection in neural networks".
+    accepted; in [0, 1]. Raises ValueError: `tpr` is outside (0, 1], or scores are empty or of another
+    rank than one. See Liang, Li & Srikant (2018), "Enhancing the reliability of out-of-distribution
+    image detection in neural networks".
 
     >>> fpr_at_tpr(jnp.array([0.9, 0.8, 0.5]), jnp.array([0.7, 0.4]))
     Array(0.5, dtype=float32)
@@ -74,15 +65,44 @@ def fpr_at_tpr(scores_in: ArrayLike, scores_out: ArrayLike, tpr: float = 0.95) -
     return _nan_if_nan(rate, scores_in, scores_out)
 
 
+@jitted()
+def max_logit(logits: ArrayLike) -> jax.Array:
+    r"""The score `[N]`, `max_k z_nk`, of logits `[N, K]`; higher for inputs as in training.
+
+    Raises ValueError: the logits are of another rank than two. See Hendrycks et al. (2022), "Scaling
+    out-of-distribution detection for real-world settings".
+
+    >>> max_logit(jnp.array([[1.0, 3.0], [0.5, 0.0]]))
+    Array([3. , 0.5], dtype=float32)
+    """
+    return prepare(None, None, logits)[2].max(axis=1)
+
+
+@jitted(static_argnames="temperature")
+def energy_score(logits: ArrayLike, temperature: float = 1.0) -> jax.Array:
+    r"""The negative energy `[N]`, `T log sum_k exp(z_nk / T)`, of logits `[N, K]`.
+
+    Higher for inputs as in training. Raises ValueError: the logits are of another rank than two, or the
+    temperature `T` is not above 0. See Liu et al. (2020), "Energy-based out-of-distribution detection".
+
+    >>> energy_score(jnp.log(jnp.array([[1.0, 3.0]])))
+    Array([1.386], dtype=float32)
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} is not above 0; the usual one is 1.")
+    logits = prepare(None, None, logits)[2]
+    return temperature * jax.nn.logsumexp(logits / temperature, axis=1)
+
+
 @jitted(PROBS)
 def risk_coverage(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
 ) -> RiskCoverage:
     r"""Error rate of `probs [N, K]` when only the most confident examples are answered.
 
-    The curve of which `metrics.aurc` is the area. Examples of equal confidence are accepted together
-    and have the risk at the end of their tie; those of weight 0 come last, and repeat the end of the
-    curve. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
+    The curve of which `metrics.aurc` is the area. Examples of equal confidence are accepted together;
+    those of weight 0 come last. See Geifman & El-Yaniv (2017), "Selective classification for deep
+    neural networks".
 
     >>> curve = risk_coverage(jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0]))
     >>> curve.coverage.tolist(), curve.risk.tolist()

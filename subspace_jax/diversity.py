@@ -14,8 +14,7 @@ Select = Callable[[tuple, jax.Array], bool]
 def is_kernel(path: tuple, leaf: jax.Array) -> bool:
     """Whether a leaf `[n, ...]` of the endpoints is a kernel: of rank two or more in one network.
 
-    Biases and the scales of normalisation layers are not: they start equal at all endpoints, so that a
-    penalty that saw them would push on what is the same by construction.
+    Biases and scales are not: they start equal at all endpoints.
     """
     del path
     return leaf.ndim > 2
@@ -62,11 +61,8 @@ def _squared_cosines_of(gram):
 
 
 def _squared_cosine(product, first, second):
-    """Of an inner product and two squared norms; 0 if one of these is.
-
-    Networks are scaled to a norm of about one before anything is squared, so that tiny and huge ones
-    have finite gradients.
-    """
+    """Of an inner product and two squared norms; 0 if one of these is."""
+    # Scaled to a norm of about one before anything is squared: tiny and huge ones have finite gradients.
     ones = [jnp.where(norm > 0, norm, 1) for norm in (first, second)]
     scales = [jax.lax.rsqrt(jax.lax.stop_gradient(one)) for one in ones]
     cosine = product * scales[0] * scales[1]
@@ -81,12 +77,10 @@ def cosine_penalty(
 
     .. math:: \mathbb{E}_{i \neq j} \cos^2(\theta_i, \theta_j)
 
-    with the mean over all pairs or, when a key is given, one random pair (the article's choice). Each
-    cosine is between all leaves that `select`, `(path, leaf [n, ...]) -> bool`, names, concatenated: by
-    default those of rank two or more in one network.
-
-    Raises ValueError: there is one endpoint (no pair), or no leaf is selected. See Wortsman et al.
-    2021, "Learning Neural Network Subspaces", Eq. 3.
+    with the mean over all pairs or, when a key is given, one random pair. Each cosine is between all
+    leaves that `select`, `(path, leaf [n, ...]) -> bool`, names, concatenated: by default those of rank
+    two or more in one network. Raises ValueError: there is one endpoint (no pair), or no leaf is
+    selected. See Wortsman et al. 2021, "Learning Neural Network Subspaces", Eq. 3.
 
     >>> cosine_penalty({"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
     Array(0.5, dtype=float32)
@@ -105,6 +99,21 @@ def cosine_penalty(
         return sum(tree.contract(a, b, 0) for a, b in zip(x, y, strict=True))
 
     return _squared_cosine(inner(first, second), inner(first, first), inner(second, second))
+
+
+def feature_cosine_penalty(first: PyTree, second: PyTree) -> jax.Array:
+    r"""The squared cosine of two networks' features of one batch, in [0, 1].
+
+    .. math:: \cos^2(f_1, f_2) = \frac{\langle f_1, f_2 \rangle^2}{\|f_1\|^2 \|f_2\|^2}
+
+    of arrays, or trees of several layers, as one vector each. The authors multiply it by the distance
+    of the two points on the line and add it to the loss. Raises ValueError: the trees differ in
+    structure or shapes. See Wortsman et al. 2021, "Learning Neural Network Subspaces", appendix B.
+
+    >>> feature_cosine_penalty(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]))
+    Array(0.5, dtype=float32)
+    """
+    return penalty_of_gram(tree.gram(tree.stack([first, second])))
 
 
 def penalty_of_gram(gram: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -136,8 +145,7 @@ def distances(endpoints: PyTree, select: Select = is_kernel) -> jax.Array:
 
     .. math:: D_{ij} = \|\theta_i - \theta_j\| = \sqrt{G_{ii} + G_{jj} - 2 G_{ij}}
 
-    Differences of float32 inner products: distances below about a thousandth of the endpoints' norms
-    are rounding. Raises ValueError: no leaf is selected.
+    Below a thousandth of the endpoints' norms they are rounding. Raises ValueError: no leaf is selected.
 
     >>> distances(jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]))[0, 1]
     Array(5., dtype=float32)

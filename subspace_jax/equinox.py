@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import adapters
+from subspace_jax.adapters import loss as loss
 from subspace_jax.partition import Spans, combine, is_floating, split
 from subspace_jax.subspaces import Subspace
 from subspace_jax.tree import PyTree
@@ -44,12 +45,7 @@ class Stacked(eqx.Module):
 
 
 def wrap(
-    make: Callable,
-    subspace: Subspace,
-    *args: Any,
-    key: Any,
-    spans: Spans = is_floating,
-    **kwargs: Any,
+    make: Callable, subspace: Subspace, *args: Any, key: Any, spans: Spans = is_floating, **kwargs
 ) -> Any:
     """Draws endpoints of `make(*args, key=key, **kwargs)`, of the leaves that `spans(path, leaf)` names.
 
@@ -67,14 +63,6 @@ def wrap(
     return (model, *state) if state else model
 
 
-def loss(model: Stacked, key: jax.Array, loss_fn: Callable, *, penalty: Any = 1.0) -> Any:
-    """`loss_fn(network)` of a random network, plus `penalty` times the cosine penalty.
-
-    `loss_fn` may return a pair `(loss, auxiliary)`, and draw dropout masks with the same key.
-    """
-    return adapters.loss(model._parts(), key, loss_fn, penalty)
-
-
 def deploy(
     model: Stacked, batches: Any = (), coords: Any = None, *, state: Any = None, **options: Any
 ) -> Any:
@@ -84,9 +72,7 @@ def deploy(
     ValueError: there is a batch norm but no `state`.
     """
     if state is None and _norms(model.shared):
-        raise ValueError(
-            "deploy got a model with batch norm and no state; pass it as `state=state`."
-        )
+        raise ValueError("deploy got a model with batch norm and no state; pass `state=state`.")
     return adapters.deploy(model._parts(state), batches, coords, **options)
 
 

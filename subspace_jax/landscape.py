@@ -1,13 +1,11 @@
 r"""The loss around networks: planes through three of them, paths, random directions, curvature.
 
-Everything is a mixture of a few networks, so that a picture is a set of mixing weights `[P, n]` and
-one call, which never holds more than one mixed network at a time:
+Everything is a mixture of a few networks, so that a picture is a set of mixing weights `[P, n]` and one
+call, which never holds more than one mixed network at a time:
 
     plane = landscape.plane(endpoints)                            # three networks
     xy = landscape.grid(plane, 25)                                # [25, 25, 2]
     losses = landscape.along(loss_fn, endpoints, landscape.grid_weights(plane, xy))
-
-One pass measures their statistics: `recalibrate(lambda at, batch: along(stats_fn, *at, batch), ...)`.
 """
 
 import functools
@@ -36,8 +34,7 @@ class Plane(NamedTuple):
 
     Attributes:
       origin: `[3]`, the mixing weights of the point (0, 0), the first network.
-      axes: `[2, 3]`, what one unit along x and y adds to the weights; orthonormal, with rows that sum
-        to 0.
+      axes: `[2, 3]`, what one unit along x and y adds to the weights; orthonormal.
       coordinates: `[3, 2]`, the xy of the three networks.
     """
 
@@ -64,12 +61,9 @@ def plane(endpoints: PyTree) -> Plane:
               v \propto (\theta_2 - \theta_0) - \langle \theta_2 - \theta_0, u \rangle u, \quad
               \|v\| = 1, \qquad \theta(x, y) = \theta_0 + x u + y v
 
-    The first network is at (0, 0), the second on the positive x axis and the third above it.
-
-    Raises ValueError: there are not three networks, their distances are not finite, or two coincide or
-    all are collinear to within a hundredth of the longest distance, below which float32 does not know
-    the plane (traced values are not checked). See Garipov et al. 2018, "Loss Surfaces, Mode
-    Connectivity, and Fast Ensembling of DNNs".
+    Raises ValueError: there are not three networks, their distances are not finite, or (of values that
+    are not traced) two coincide or all are collinear to within a hundredth of the longest distance. See
+    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
 
     >>> plane(jnp.array([[1.0, 1.0], [5.0, 1.0], [4.0, 3.0]])).coordinates
     Array([[0., 0.],
@@ -105,9 +99,8 @@ def plane(endpoints: PyTree) -> Plane:
 def grid(plane: Plane, resolution: int, margin: float = 0.2) -> jax.Array:
     """A square grid `[R, R, 2]` over the triangle of a plane, with the same spacing in x and y.
 
-    The entry `[i, j]` is `(x_j, y_i)`, the order in which contours are drawn; `margin` is the space
-    left on each side, as a share of the longer side of the triangle's bounding box. Raises ValueError:
-    `resolution` `R` is below 2, or `margin` is negative.
+    The entry `[i, j]` is `(x_j, y_i)`; `margin` is a share of the longer side of the triangle's
+    bounding box. Raises ValueError: `resolution` `R` is below 2, or `margin` is negative.
 
     >>> xy = grid(plane(jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])), 3, margin=0.25)
     >>> xy[0, :, 0], xy[:, 0, 1]
@@ -133,13 +126,9 @@ def along(
 ) -> Any:
     r"""Maps a function over many mixtures of networks, with weights `[P, n]`, in one compiled program.
 
-    .. math:: p \mapsto f\Big(\sum_i w_{pi} \theta_i, \ldots\Big)
-
-    Memory holds `at_once` of them (one when it is `None`), however many points there are. `fn` is pure,
-    `(network, *args) -> tree`: pass the same function object again and it is not compiled again; data
-    that it closes over becomes a part of the program, so pass it in `args`.
-
-    Returns what `fn` returns, with leaves `[P, ...]`. Raises ValueError: the weights are not `[P, n]`.
+    `fn` is pure, `(network, *args) -> tree`; the same function object is not compiled again. Memory
+    holds `at_once` mixtures, or one. Returns what it returns, with leaves `[P, ...]`. Raises
+    ValueError: the weights are not `[P, n]`.
 
     >>> alphas = jnp.linspace(0, 1, 5)
     >>> weights = jnp.stack([1 - alphas, alphas], axis=1)
@@ -167,11 +156,9 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
     .. math:: \max_p \; L_p - \big((1 - t_p) L_1 + t_p L_P\big),
               \qquad t_p = \frac{\alpha_p - \alpha_1}{\alpha_P - \alpha_1}
 
-    It is at least 0, in the unit of the losses, and with few points a lower bound. Raises ValueError:
-    losses and alphas are not vectors of one length of at least 2, or concrete `alphas` do not increase.
-    See Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2;
-    relative to the straight line: Entezari et al. 2022, "The Role of Permutation Invariance in Linear
-    Mode Connectivity", section 2.
+    It is at least 0. Raises ValueError: losses and alphas are not vectors of one length of at least 2,
+    or concrete `alphas` do not increase. See Entezari et al. 2022, "The Role of Permutation Invariance
+    in Linear Mode Connectivity", section 2.
 
     >>> barrier(jnp.array([1.0, 5.0, 2.0]), jnp.array([0.0, 0.5, 1.0]))
     Array(3.5, dtype=float32)
@@ -197,10 +184,7 @@ def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:
 
 
 def output_axis(path: tuple, leaf: jax.Array) -> int:
-    """The axis of a kernel's outputs, by its name.
-
-    The first of a `weight` `[out, in, ...]`, as in PyTorch and Equinox (`weight_ih` too), and the last
-    of all others, as in Flax and Haiku.
+    """The axis of a kernel's outputs: the first of a `weight` (PyTorch, Equinox), else the last.
 
     >>> params = {"conv": {"kernel": 0.0}, "linear": {"weight": 0.0}}
     >>> jax.tree.map_with_path(output_axis, params)
@@ -218,21 +202,15 @@ def filter_normalized_direction(
     .. math:: d_{ij} \leftarrow \frac{d_{ij}}{\|d_{ij}\|} \, \|\theta_{ij}\|,
               \qquad d_{ij} \sim \mathcal{N}(0, I)
 
-    for filter `j` of kernel `i`, all that leads to one output, i.e. one index of its `axis`: a number,
-    or `(path, leaf) -> number`, by default `output_axis`. A rectifier network does not change when a
-    filter is scaled up and the next layer down. What is no kernel does not move. A slice is a mixture
-    of the network and two directions, with weights (1, x, y). See Li et al. 2018, "Visualizing the Loss
-    Landscape of Neural Nets", section 4.
+    for filter `j` of kernel `i`, one index of its `axis` of outputs: a number, or `(path, leaf) ->
+    number`. What is no kernel does not move. A slice is a mixture of the network and two directions,
+    with weights (1, x, y). See Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section
+    4.
 
     >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
-    >>> keys = jax.random.split(jax.random.key(0))
-    >>> directions = [filter_normalized_direction(key, params) for key in keys]
-    >>> x, y = (c.ravel() for c in jnp.meshgrid(jnp.linspace(-1, 1, 5), jnp.linspace(-1, 1, 5)))
-    >>> weights = jnp.stack([jnp.ones_like(x), x, y], axis=1)
-    >>> loss_fn = lambda params: jnp.sum((params["kernel"] - 1) ** 2)
-    >>> losses = along(loss_fn, tree.stack([params, *directions]), weights).reshape(5, 5)
-    >>> losses[2, 2], losses[2, 4]  # at the network, and at the end of the first direction
-    (Array(0., dtype=float32), Array(6., dtype=float32))
+    >>> direction = filter_normalized_direction(jax.random.key(0), params)
+    >>> jnp.sum(direction["kernel"] ** 2, axis=0), direction["bias"]
+    (Array([3., 3.], dtype=float32), Array([0., 0.], dtype=float32))
     """
     sizes = filter_norms(params, axis=axis)
     draws = optax.tree.random_like(key, jax.tree.map(tree.widened, params))
@@ -249,13 +227,8 @@ def filter_normalized_direction(
 def filter_norms(params: PyTree, *, axis: int | AxisOf = output_axis) -> PyTree:
     r"""For every weight the norm of its filter, at least float32; zero for what is no kernel.
 
-    .. math:: s_{ijk} = \|\theta_{ij}\|
-
-    for the weights `k` of filter `j` of kernel `i`, along its `axis` of outputs, as in
-    `filter_normalized_direction`. With `S = diag(s)` the Hessian `S H S` is that of
-    steps relative to the filters; scaling a filter before a normalisation does not change it. See Li et
-    al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4; Kwon et al. 2021, "ASAM",
-    section 3.
+    With `S = diag` of them, the Hessian `S H S` is that of steps relative to the filters of
+    `filter_normalized_direction`. See Kwon et al. 2021, "ASAM", section 3.
 
     >>> filter_norms({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)})
     {'bias': Array([0., 0.], dtype=float32), 'kernel': Array([[5., 2.],
@@ -281,17 +254,12 @@ def top_eigenvalue(
 
     .. math:: \lambda_{\max} = \max_{v \neq 0} \frac{v^\top A v}{v^\top v}
 
-    over the Krylov space of a random vector, by SciPy's `eigsh`, whose vectors are on the host: a lower
-    bound, up to the rounding of the products, about a millionth of the largest magnitude in float32.
-
-    Args:
-      product: `v -> A v`, any function of the host of trees like `like`; `v` is at least float32.
-      like: a tree of at least two floating numbers, of which shapes and dtypes matter alone.
-      num_iterations: `m >= 1`, of Lanczos; `product` is called `m + 2` times. Ten to thirty are enough.
-
-    Returns nan for products that are not finite. Raises ValueError: `num_iterations` is below 1. See
-    Ghorbani et al. 2019, "An Investigation into Neural Net Optimization via Hessian Eigenvalue
-    Density".
+    over the Krylov space of a random vector, by SciPy's `eigsh` on the host: a lower bound up to
+    rounding. `product` is `v -> A v`, of trees like `like`, called `m + 2` times for `m =
+    num_iterations >= 1` of Lanczos (ten to thirty are enough); `like` has two numbers or more, of which
+    shapes and dtypes matter. Returns nan for products that are not finite. Raises ValueError:
+    `num_iterations` is below 1, or `like` is complex. See Ghorbani et al. 2019, "An Investigation into
+    Neural Net Optimization via Hessian Eigenvalue Density".
 
     >>> loss_fn = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 3.0, -9.0]) * w**2)
     >>> product = lambda v: jax.jvp(jax.grad(loss_fn), (jnp.ones(3),), (v,))[1]
@@ -330,19 +298,11 @@ def _check_triangle(g: np.ndarray) -> None:
             f"The squared distances of networks 1 and 2 from network 0 are {g[0, 0]:g} and "
             f"{g[1, 1]:g}; a plane needs networks of finite weights, so leave out the diverged one."
         )
-    squared = {(0, 1): g[0, 0], (0, 2): g[1, 1], (1, 2): g[0, 0] + g[1, 1] - 2 * g[0, 1]}
-    distances = {pair: np.sqrt(max(d, 0)) for pair, d in squared.items()}
-    near, longest = min(distances, key=lambda pair: distances[pair]), max(distances.values())
-    if not distances[near] > _THINNEST * longest:
+    sides = np.sqrt(np.maximum([g[0, 0], g[1, 1], g[0, 0] + g[1, 1] - 2 * g[0, 1]], 0))
+    height = np.sqrt(max(np.linalg.det(g), 0)) / max(sides.max(), np.finfo(float).tiny)
+    if not height > _THINNEST * sides.max():
         raise ValueError(
-            f"Networks {near[0]} and {near[1]} are {distances[near]:.3g} apart and the farthest "
-            f"two {longest:.3g}: no plane is determined when two of three coincide; "
-            f"choose three that are all more than {_THINNEST * longest:.3g} apart."
-        )
-    height = np.sqrt(max(np.linalg.det(g), 0)) / longest
-    if not height > _THINNEST * longest:
-        raise ValueError(
-            f"The three networks are collinear: their triangle has a longest side of {longest:.3g} "
-            f"and a height of {height:.3g}, not above {_THINNEST * longest:.3g}; choose a third "
-            "network that is not on the line of the other two, as a line's midpoint is."
+            "The three networks are collinear, or two coincide: their distances are "
+            f"{', '.join(f'{side:.3g}' for side in sides)} and the triangle's height {height:.3g}, not "
+            f"above {_THINNEST * sides.max():.3g}; choose one that is not on the line of the others."
         )

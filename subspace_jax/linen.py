@@ -73,7 +73,7 @@ def loss(
 
     `loss_fn` may return a pair `(loss, auxiliary)`, and draw dropout masks with the same key.
     """
-    return adapters.loss(network._parts(params), key, loss_fn, penalty)
+    return adapters.loss_of(network._parts(params), key, loss_fn, penalty)
 
 
 def deploy(

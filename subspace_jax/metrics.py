@@ -1,23 +1,20 @@
 r"""Accuracy, proper scores, calibration, diversity and selective prediction.
 
-Every metric is a pure jitted function of arrays, `f(probs [N, K], labels [N], *, weights=None)`,
-with these rules:
+Every metric is a pure jitted function of arrays, `f(probs [N, K], labels [N], *, weights=None)`, with
+these rules:
 
 - NumPy or JAX arrays of any float dtype go in; sums are in float32, of float64 in float64, and such
   arrays come out.
 - `weights [N]` are non-negative, and `None` means ones. A weight of 2 counts an example twice. An
-  example of weight 0 has no effect, even if its probabilities are NaN or its label is -1, so that a
-  padded batch needs only weights. Weights that are all zero give nan, as the mean of nothing.
+  example of weight 0 has no effect, whatever its probabilities and label are: a padded batch needs
+  only weights. Weights that are all zero give nan, as the mean of nothing.
 - An example of non-zero weight with a NaN probability, or with a label outside `0 .. K - 1`, makes
   the result nan: a diverged network has no accuracy.
 - Below, `w_n` is the weight of example n divided by the sum of the weights, `p_n` its row of
-  probabilities, `y_n` its one-hot label, `conf_n = max_k p_nk` its confidence, `argmax_k p_nk`
-  (the first of equal ones) its predicted class, and `correct_n` is 1 if that is the label, else 0.
-- Shapes that do not fit raise ValueError while tracing, as do labels that are not integers and
-  `num_bins < 1`. What is no array raises TypeError, and values that can't be probabilities (or their
-  logarithms) raise ValueError where they are known, outside of `jax.jit`.
-
-Only `mean_corruption_error` takes what others returned: error rates.
+  probabilities, `y_n` its one-hot label, `conf_n = max_k p_nk` its confidence, and `correct_n` is 1 if
+  the first `argmax_k p_nk` is the label, else 0.
+- ValueError: shapes or dtypes do not fit, `num_bins < 1`, or values that are known outside of
+  `jax.jit` can't be probabilities (or their logarithms). TypeError: what is no array.
 """
 
 from typing import NamedTuple
@@ -31,14 +28,15 @@ from subspace_jax.arrays import LOG_PROBS, PROBS, jitted, prepare
 from subspace_jax.tree import check_numbers, widened
 
 _CHUNK = 512
+_MODES, _HALVINGS = 2048, 20
+_NARROWEST = 1e-3  # bandwidth of `smooth_ece`: that many waves do not resolve less
 
 
 class Reliability(NamedTuple):
     """Reliability diagram: bin b holds the confidences in `(edges[b], edges[b + 1]]`.
 
     Attributes:
-      confidence: `[B]`, mean confidence in each bin; nan in an empty bin.
-      accuracy: `[B]`, accuracy in each bin; nan in an empty bin.
+      confidence, accuracy: `[B]`, means in each bin; nan in an empty bin.
       weight: `[B]`, share of the total weight in each bin; sums to 1, 0 in an empty bin.
       edges: `[B + 1]`, from 0 to 1.
     """
@@ -52,12 +50,8 @@ class Reliability(NamedTuple):
 class BrierDecomposition(NamedTuple):
     """Scalar terms with `brier = reliability - resolution + uncertainty + within_bin`.
 
-    Attributes:
-      reliability: in [0, 2], how far mean forecasts are from class frequencies; lower is better.
-      resolution: in [0, uncertainty], how far the bins' class frequencies are from overall ones.
-      uncertainty: in [0, 1 - 1/K], Brier score of always forecasting the overall frequencies.
-      within_bin: variance of the forecasts inside the bins minus twice their covariance with the
-        labels; negative if the forecasts also tell apart the examples inside a bin.
+    `reliability` in [0, 2] is how far mean forecasts are from class frequencies, and `resolution` in
+    [0, `uncertainty`] how far those of the bins are from overall ones, whose score `uncertainty` is.
     """
 
     reliability: jax.Array
@@ -68,9 +62,7 @@ class BrierDecomposition(NamedTuple):
 
 @jitted()
 def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""Accuracy of `probs [N, K]` for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
-
-    Of equally probable classes the first counts as predicted. Logits do as well.
+    r"""Accuracy of `probs [N, K]`, or logits, for `labels [N]`, `sum_n w_n correct_n`, in [0, 1].
 
     >>> accuracy(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]))
     Array(0.5, dtype=float32)
@@ -81,10 +73,9 @@ def accuracy(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None =
 
 @jitted(LOG_PROBS)
 def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats.
+    r"""Mean negative log-likelihood of `labels [N]`, `-sum_n w_n log p_n[label_n]`, in nats, at least 0.
 
-    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; in [0, inf]. The log-probability of a wrong
-    class may be -inf; that of a label gives inf.
+    Takes `log_probs [N, K]`, as from `jax.nn.log_softmax`; that of a wrong class may be -inf.
 
     >>> nll(np.array([[-0.25, -1.51], [-1.75, -0.19]]), np.array([0, 0]))
     Array(1., dtype=float32)
@@ -95,10 +86,7 @@ def nll(log_probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = 
 
 @jitted(PROBS)
 def brier(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    r"""Brier score of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
-
-    The sum over classes is that of Brier (1950), "Verification of forecasts expressed in terms of
-    probability"; for two classes it is twice the score of the positive class alone.
+    r"""Score of Brier (1950) of `probs [N, K]`, `sum_n w_n sum_k (p_nk - y_nk)^2`, in [0, 2].
 
     >>> brier(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]))
     Array(1.25, dtype=float32)
@@ -120,10 +108,8 @@ def brier_decomposition(
         uncertainty = sum_k Y_k (1 - Y_k)
         within_bin  = sum_n w_n (|p_n - P_b(n)|^2 - 2 (p_n - P_b(n)) . (y_n - Y_b(n)))
 
-    and `brier = reliability - resolution + uncertainty + within_bin`, the sum over classes of
-    Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score decomposition". Bins
-    are the K predicted classes: those of top-label confidence would mix the classes, and hide
-    calibration.
+    and `brier = reliability - resolution + uncertainty + within_bin`. Bins are the K predicted classes.
+    See Stephenson, Coelho & Jolliffe (2008), "Two extra components in the Brier score decomposition".
 
     >>> probs, labels = np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([0, 1])
     >>> [float(term) for term in brier_decomposition(probs, labels)]
@@ -137,13 +123,12 @@ def brier_decomposition(
     share = (mass / jnp.sum(weights))[:, None]
     overall = jnp.sum(share * observed, axis=0)
     forecast_rest, target_rest = probs - forecast[bins], targets - observed[bins]
+    within = forecast_rest**2 - 2 * forecast_rest * target_rest
     return BrierDecomposition(
         reliability=jnp.sum(share * (forecast - observed) ** 2),
         resolution=jnp.sum(share * (observed - overall[None]) ** 2),
         uncertainty=jnp.sum(overall * (1 - overall)),
-        within_bin=mean(
-            jnp.sum(forecast_rest**2 - 2 * forecast_rest * target_rest, axis=1), weights
-        ),
+        within_bin=mean(jnp.sum(within, axis=1), weights),
     )
 
 
@@ -153,11 +138,8 @@ def reliability(
 ) -> Reliability:
     r"""Mean confidence, accuracy and weight of `probs [N, K]` in equal-width bins of confidence.
 
-    Bin b is `(b / num_bins, (b + 1) / num_bins]`; a confidence of 0 joins the first bin, and one that
-    rounding put above 1 the last. Float32 confidences are compared with the float32 numbers nearest to
-    the edges, so that a confidence of `b / num_bins` lies on its edge and belongs to the lower bin,
-    which rounding in `ceil(conf * num_bins)` would not ensure. See Guo et al. (2017), "On calibration
-    of modern neural networks".
+    Bin b is `(b / num_bins, (b + 1) / num_bins]`, of the numbers of the dtype nearest to these; what is
+    0 joins the first bin. See Guo et al. (2017), "On calibration of modern neural networks".
 
     >>> diagram = reliability(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=2)
     >>> [array.tolist() for array in diagram]
@@ -180,8 +162,7 @@ def ece(
 ) -> jax.Array:
     r"""Expected calibration error, `sum_b weight_b |accuracy_b - confidence_b|`, in [0, 1].
 
-    The bins are those of `reliability`. See Naeini et al. (2015), "Obtaining well calibrated
-    probabilities using Bayesian binning", and Guo et al. (2017).
+    The bins are those of `reliability`. See Guo et al. (2017).
 
     >>> ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.375, dtype=float32)
@@ -196,7 +177,8 @@ def max_calibration_error(
 ) -> jax.Array:
     r"""Maximum calibration error, `max_b |accuracy_b - confidence_b|`, in [0, 1].
 
-    The maximum is over the non-empty bins of `reliability`. See Naeini et al. (2015).
+    The bins are those of `reliability`. See Naeini et al. (2015), "Obtaining well calibrated
+    probabilities using Bayesian binning".
 
     >>> max_calibration_error(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.5, dtype=float32)
@@ -211,10 +193,9 @@ def adaptive_ece(
     r"""Calibration error with B bins of equal weight, `sum_b |accuracy_b - confidence_b| / B`.
 
     In order of confidence the examples fill a line of length 1, example n a piece of length `w_n`;
-    equal confidences are merged into one piece. The bins are B equal parts of the line, and a piece
-    that a cut divides is shared out by length. With distinct confidences, unit weights and B dividing
-    N, it is that of Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for
-    natural language processing models".
+    equal confidences are one piece. The bins are B equal parts of the line, which share out a piece by
+    length. See Nguyen & O'Connor (2015), "Posterior calibration and exploratory analysis for natural
+    language processing models".
 
     >>> adaptive_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]), num_bins=1)
     Array(0.375, dtype=float32)
@@ -231,11 +212,11 @@ def adaptive_ece(
 def classwise_ece(
     probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = 15
 ) -> jax.Array:
-    r"""Static calibration error, the mean over classes of each class's calibration error.
+    r"""Static calibration error, the mean over classes of each class's calibration error, in [0, 2/K].
 
     It is `1/K sum_k sum_b |sum_(n in b) w_n (p_nk - y_nk)|` for `probs [N, K]`, where for each class k
-    the `p_nk` are put into the equal-width bins of `reliability`; in [0, 2/K]. See Nixon et al. (2019),
-    "Measuring calibration in deep learning".
+    the `p_nk` are put into the bins of `reliability`. See Nixon et al. (2019), "Measuring calibration
+    in deep learning".
 
     >>> classwise_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))
     Array(0.375, dtype=float32)
@@ -252,13 +233,47 @@ def classwise_ece(
 
 
 @jitted(PROBS)
+def smooth_ece(
+    probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""Smooth calibration error, without bins, in [0, 1]: the solution of `smECE_s = s`.
+
+    `smECE_s = int_0^1 |sum_n w_n (correct_n - conf_n) K_s(t, conf_n)| dt`, where `K_s` is the normal
+    density of standard deviation `s`, reflected at 0 and 1; `s` is at least 0.001. See Blasiok &
+    Nakkiran (2023), "Smooth ECE: principled reliability diagrams via kernel smoothing".
+
+    >>> round(float(smooth_ece(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1]))), 3)
+    0.375
+    """
+    labels, weights, probs = prepare(labels, weights, probs)
+    confidence, correct = top_label(probs, labels)
+    excess = weights * (correct - confidence)
+    waves = np.pi * np.arange(_MODES, dtype=probs.dtype)
+    # The reflected kernel is a sum of cosines, which a wider one damps: a heat equation.
+    wave_sum = lambda wave: jnp.sum(excess * jnp.cos(wave * confidence))
+    sums = jax.lax.map(wave_sum, waves, batch_size=64) / jnp.sum(weights)
+
+    def error(bandwidth):
+        damped = sums * jnp.exp(-0.5 * (bandwidth * waves) ** 2)
+        return jnp.mean(jnp.abs(jax.scipy.fft.idct(2 * _MODES * damped)))
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) / 2
+        wider = error(middle) > middle
+        return jnp.where(wider, middle, low), jnp.where(wider, high, middle)
+
+    ends = (jnp.asarray(_NARROWEST, probs.dtype), jnp.ones((), probs.dtype))
+    return error(jax.lax.fori_loop(0, _HALVINGS, halve, ends)[0])
+
+
+@jitted(PROBS)
 def entropy(
     probs: ArrayLike, labels: ArrayLike | None = None, *, weights: ArrayLike | None = None
 ) -> jax.Array:
     r"""Mean entropy of `probs [N, K]`, `-sum_n w_n sum_k p_nk log p_nk`, in nats, in [0, log K].
 
-    `0 log 0` is 0; see Cover & Thomas, "Elements of information theory", equation 2.1. The labels are
-    ignored; they are there so that all metrics share one call.
+    Labels are ignored. See Cover & Thomas, "Elements of information theory", equation 2.1.
 
     >>> round(float(entropy(np.array([[0.5, 0.5], [1.0, 0.0]]))), 4)  # log(2) / 2
     0.3466
@@ -268,14 +283,32 @@ def entropy(
     return mean(jnp.sum(jax.scipy.special.entr(probs), axis=1), weights)
 
 
+@jitted(PROBS)
+def mutual_information(probs: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
+    r"""Epistemic uncertainty of an ensemble, `probs [M, N, K]`, in nats, in [0, log K].
+
+    It is the entropy of the members' mean minus the mean of their entropies. Raises ValueError: `probs`
+    is not of rank three. See Houlsby et al. (2011), "Bayesian active learning for classification and
+    preference learning".
+
+    >>> round(float(mutual_information(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))), 4)  # log(2)
+    0.6931
+    """
+    if jnp.ndim(probs) != 3 or not jnp.shape(probs)[0]:
+        raise ValueError(f"probs have shape {jnp.shape(probs)}; stack the members to [M, N, K].")
+    _, weights, *members = prepare(None, weights, *jnp.asarray(probs))
+    members = jnp.stack(members)
+    entropies = lambda probs: jnp.sum(jax.scipy.special.entr(probs), axis=-1)
+    return mean(entropies(members.mean(0)) - entropies(members).mean(0), weights)
+
+
 @jitted()
 def disagreement(
     probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
     r"""Share of examples for which two predictions `[N, K]` name different classes, in [0, 1].
 
-    It is `sum_n w_n [argmax_k a_nk != argmax_k b_nk]`; see Fort, Hu & Lakshminarayanan (2019), "Deep
-    ensembles: a loss landscape perspective".
+    See Fort, Hu & Lakshminarayanan (2019), "Deep ensembles: a loss landscape perspective".
 
     >>> disagreement(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.6, 0.4], [0.7, 0.3]]))
     Array(0.5, dtype=float32)
@@ -288,10 +321,9 @@ def disagreement(
 def total_variation(
     probs_a: ArrayLike, probs_b: ArrayLike, *, weights: ArrayLike | None = None
 ) -> jax.Array:
-    r"""Mean total variation distance of two predictions `[N, K]`, in [0, 1].
+    r"""Mean total variation distance of two predictions, `sum_n w_n 1/2 sum_k |a_nk - b_nk|`, in [0, 1].
 
-    It is `sum_n w_n 1/2 sum_k |a_nk - b_nk|`; see Levin & Peres, "Markov chains and mixing times",
-    proposition 4.2.
+    See Levin & Peres, "Markov chains and mixing times", proposition 4.2.
 
     >>> total_variation(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]]))
     Array(0.5, dtype=float32)
@@ -305,8 +337,7 @@ def aurc(probs: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = Non
     r"""Area under the risk-coverage curve of `probs [N, K]`, in [0, 1]; lower is better.
 
     It is `sum_n w_n risk_n`, where `risk_n` is the weighted error rate of the examples at least as
-    confident as n. Examples of equal confidence enter together, since a threshold accepts all of them
-    or none. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
+    confident as n. See Geifman & El-Yaniv (2017), "Selective classification for deep neural networks".
 
     >>> aurc(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
     Array(0.25, dtype=float32)
@@ -322,10 +353,9 @@ def mean_corruption_error(errors: ArrayLike, baseline: ArrayLike | None = None) 
 
         mCE = 1 / C sum_c (sum_s E[c, s]) / (sum_s B[c, s])
 
-    relative to the errors `baseline [C, S]` of a stated model (AlexNet in Hendrycks & Dietterich 2019,
-    "Benchmarking neural network robustness to common corruptions and perturbations"), or the plain mean
-    without one. Name which when you report it. Raises ValueError: the shapes are not two equal ones of
-    rank two.
+    relative to the errors `baseline [C, S]` of a stated model, or the plain mean without one. Raises
+    ValueError: the shapes are not two equal ones of rank two. See Hendrycks & Dietterich 2019,
+    "Benchmarking neural network robustness to common corruptions and perturbations".
 
     >>> mean_corruption_error(jnp.array([[0.1, 0.3]]), jnp.array([[0.2, 0.6]]))
     Array(0.5, dtype=float32)
@@ -362,10 +392,7 @@ def top_label(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
 def cumulative(
     confidence: jax.Array, weights: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums over the examples at least as confident as each, those of equal confidence included.
-
-    By falling confidence, `[N]` each: weights, sums of the weights, sums of the weighted values.
-    """
+    """By falling confidence, weights and sums of weights and values `[N]`, to the end of each tie."""
     order = jnp.argsort(-confidence)
     ranked, weights = -confidence[order], weights[order]
     end = jnp.searchsorted(ranked, ranked, side="right") - 1
@@ -389,10 +416,8 @@ def _bin(confidence: jax.Array, num_bins: int) -> jax.Array:
 
 
 def _group_sums(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
-    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run.
-
-    Sums of sums over `_CHUNK` examples: one running sum would lose digits of many examples.
-    """
+    """Sums `[G, C]` of values `[N, C]` by group `[N]`; scatter-add would vary from run to run."""
+    # Sums of sums: one running sum would lose digits of many examples.
     chunks = -(-len(values) // _CHUNK)
     more = chunks * _CHUNK - len(values)
     one_hot = jax.nn.one_hot(groups, num_groups, dtype=values.dtype)

@@ -1,5 +1,6 @@
 """Flax NNX: a model of your own as a subspace, in the loop that you have.
 
+>>> import jax
 >>> from subspace_jax import line
 >>> model = wrap(nnx.Linear, line(), 3, 4, rngs=nnx.Rngs(0))  # nnx.Optimizer and nnx.jit as before
 >>> value = loss(model, model.rngs(), lambda net: net(jax.numpy.ones((2, 3))).mean())
@@ -10,10 +11,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from flax import nnx
 
 from subspace_jax import adapters
+from subspace_jax.adapters import loss as loss
 from subspace_jax.subspaces import Subspace
 
 
@@ -50,15 +51,6 @@ def wrap(
     init_fn = lambda key: nnx.state(make(*args, rngs=nnx.Rngs(key), **kwargs), spans)
     nnx.update(network, subspace.init(rngs.params(), init_fn))
     return Stacked(network, subspace, spans, nnx.Rngs(rngs.params()))
-
-
-def loss(model: Stacked, key: jax.Array, loss_fn: Callable, *, penalty: Any = 1.0) -> Any:
-    """`loss_fn(network)` of a random network, plus `penalty` times the cosine penalty.
-
-    `loss_fn` may return a pair `(loss, auxiliary)`. The network shares statistics and random streams
-    with the model, which keeps their changes.
-    """
-    return adapters.loss(model._parts(), key, loss_fn, penalty)
 
 
 def deploy(model: Stacked, batches: Any = (), coords: Any = None, **options: Any) -> Any:

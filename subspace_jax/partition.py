@@ -19,10 +19,7 @@ Spans = Callable[[tuple, Any], bool]
 
 
 def is_floating(path: tuple, leaf: Any) -> bool:
-    """Whether a leaf is an array of floating (or complex) numbers, which has a mean.
-
-    Integers, booleans, keys of random numbers and what is no array are not.
-    """
+    """Whether a leaf is an array of floating (or complex) numbers, which has a mean."""
     del path
     return hasattr(leaf, "dtype") and tree.is_mixable(leaf)
 
@@ -30,18 +27,14 @@ def is_floating(path: tuple, leaf: Any) -> bool:
 def split(network: PyTree, spans: Spans = is_floating) -> tuple[PyTree, PyTree]:
     """Parts a network into the leaves that span a subspace and those that all its points share.
 
-    `spans` is `(path, leaf [...]) -> bool`; by default all floating leaves span it, so that integers,
-    keys and what is no array are shared. Batch-norm statistics are floating but no parameters: keep
-    them out of `network` (as by `nnx.split(model, nnx.Param, ...)`) and `recalibrate` them.
-
+    `spans` is `(path, leaf [...]) -> bool`; by default all floating leaves span it. Batch-norm
+    statistics are floating but no parameters: keep them out of `network` and `recalibrate` them.
     Returns `(spanned, shared)`, each with None where the other has the leaf. Raises TypeError: `spans`
     asks for a leaf that can't be mixed; ValueError: it asks for none.
 
     >>> import jax.numpy as jnp
     >>> split({"w": jnp.ones(2), "steps": 7})
     ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': 7, 'w': None})
-    >>> split({"body": 1.0, "head": jnp.ones(2)}, lambda path, leaf: "head" in str(path))[1]
-    {'body': 1.0, 'head': None}
     """
     chosen = jax.tree.map_with_path(lambda path, leaf: bool(spans(path, leaf)), network)
     spanned = jax.tree.map(lambda leaf, mine: leaf if mine else None, network, chosen)
@@ -89,70 +82,56 @@ def combine(*parts: PyTree) -> PyTree:
     return jax.tree.map_with_path(only, *parts, is_leaf=_is_none)
 
 
-def summary(endpoints: PyTree, *, shared: PyTree = None, state: PyTree = None) -> str:
+def summary(endpoints: PyTree, *, shared: PyTree = None) -> str:
     """A table of what spans a subspace, what its points share, and what it takes in memory.
 
-    `endpoints` are arrays or their shapes (`jax.eval_shape`), `shared` leaves that all points have in
-    common, as from `split`, and `state` what belongs to a point and is not mixed, as batch-norm
-    statistics. Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: one of
-    their leaves can't be mixed.
+    `endpoints` are arrays or their shapes (`jax.eval_shape`), and `shared` is the other part of `split`.
+    Raises ValueError: the endpoints have no leaves or disagree on `n`; TypeError: one of their leaves
+    can't be mixed.
 
     >>> import jax.numpy as jnp
-    >>> endpoints, shared = {"w": jnp.zeros((2, 3, 4))}, {"w": None, "steps": jnp.int32(0)}
-    >>> print(summary(endpoints, shared=shared))
-    leaf   shape       role     dtype    bytes
-    w      2 x [3, 4]  spanned  float32   96 B
-    steps  []          shared   int32      4 B
+    >>> print(summary({"w": jnp.zeros((2, 3, 4))}))
+    leaf  shape       role     dtype    bytes
+    w     2 x [3, 4]  spanned  float32   96 B
     <BLANKLINE>
-    spanned  1 leaf, 2 endpoints of 12 numbers   96 B
-    shared   1 leaf, 1 number                     4 B
-    total                                       100 B
-    <BLANKLINE>
-    1 integer or key leaf (steps) is shared: a mean of such leaves means nothing.
+    spanned  1 leaf, 2 endpoints of 12 numbers  96 B
+    total                                       96 B
     """
     tree.check_mixable(endpoints)
     n = tree.num_stacked(endpoints)
-    roles = {"spanned": endpoints, "shared": shared, "state": state}
-    leaves = {role: jax.tree.leaves_with_path(part) for role, part in roles.items()}
-    rows = [("leaf", "shape", "role", "dtype", "bytes")]
-    totals = []
-    for role, members in leaves.items():
+    rows, totals, unmixable = [("leaf", "shape", "role", "dtype", "bytes")], [], []
+    for role, part in (("spanned", endpoints), ("shared", shared)):
         count = size = 0
+        members = jax.tree.leaves_with_path(part)
         for path, leaf in members:
-            is_array, shape = hasattr(leaf, "dtype"), getattr(leaf, "shape", None)
-            shown = "-" if shape is None else str(list(shape))
+            shape, kind, numbers, num_bytes = "-", type(leaf).__name__, 0, 0
+            if hasattr(leaf, "dtype"):
+                shape, kind, numbers = str(list(leaf.shape)), str(leaf.dtype), leaf.size
+                num_bytes = numbers * leaf.dtype.itemsize
             if role == "spanned":
-                shown = f"{n} x {list(leaf.shape[1:])}"
-            numbers = leaf.size if is_array else 0
-            num_bytes = numbers * leaf.dtype.itemsize if is_array else 0
-            kind = str(leaf.dtype) if is_array else type(leaf).__name__
-            rows.append((_path(path), shown, role, kind, _human(num_bytes)))
+                shape = f"{n} x {list(leaf.shape[1:])}"
+            name = tree.path_text(path) or tree.leaf_name(path)
+            rows.append((name, shape, role, kind, _human(num_bytes)))
+            if shape != "-" and not is_floating(path, leaf):
+                unmixable.append(name)
             count, size = count + numbers, size + num_bytes
         if members:
-            numbers = _many(count, "number")
+            what = _many(count, "number")
             if role == "spanned":
-                numbers = f"{_many(n, 'endpoint')} of {_many(count // n, 'number')}"
-            totals.append((role, f"{_many(len(members), 'leaf')}, {numbers}", size))
+                what = f"{_many(n, 'endpoint')} of {_many(count // n, 'number')}"
+            totals.append((role, f"{_many(len(members), 'leaf')}, {what}", size))
     totals.append(("total", "", sum(size for *_, size in totals)))
-    lines = [_table(rows), _table([(name, what, _human(size)) for name, what, size in totals])]
-    arrays = [(path, leaf) for path, leaf in leaves["shared"] if hasattr(leaf, "dtype")]
-    unmixable = [_path(path) for path, leaf in arrays if not is_floating(path, leaf)]
+    parts = [_table(rows), _table([(*of, _human(size)) for *of, size in totals])]
     if unmixable:
         named = ", ".join(unmixable[:3]) + (", ..." if len(unmixable) > 3 else "")
-        verb = "is" if len(unmixable) == 1 else "are"
-        lines.append(
-            f"{_many(len(unmixable), 'integer or key leaf')} ({named}) {verb} shared: "
-            "a mean of such leaves means nothing."
-        )
-    return "\n\n".join(lines)
+        count, verb = len(unmixable), "is" if len(unmixable) == 1 else "are"
+        said = f"{_many(count, 'integer or key leaf')} ({named}) {verb} shared: "
+        parts.append(said + "a mean of such leaves means nothing.")
+    return "\n\n".join(parts)
 
 
 def _is_none(leaf):
     return leaf is None
-
-
-def _path(path):
-    return tree.path_text(path) or tree.leaf_name(path)
 
 
 def _human(size):

@@ -1,9 +1,8 @@
 """Pictures of a subspace: accuracy along a path, calibration, loss landscape, comparisons.
 
-Every function takes arrays and one `matplotlib.axes.Axes`, draws into those axes, and returns them:
-`(arrays, Axes) -> Axes`. None of them touches `matplotlib.pyplot`, the global state or a file, so
-they work without a display and in any thread. This is the only module that imports matplotlib,
-and `import subspace_jax` does not import it.
+Every function is `(arrays, Axes) -> Axes` and draws into the axes that it is given: none touches
+`matplotlib.pyplot` or a file, so they work without a display and in any thread. Only this module
+imports matplotlib.
 """
 
 from collections.abc import Sequence
@@ -31,20 +30,13 @@ OKABE_ITO = {
 
 
 def path(
-    alphas: ArrayLike,
-    mean: ArrayLike,
-    ax: Axes,
-    *,
-    stderr: ArrayLike | None = None,
-    color: str = OKABE_ITO["blue"],
-    marker: str = "o",
-    linestyle: str = "-",
-    label: str | None = None,
+    alphas: ArrayLike, mean: ArrayLike, ax: Axes, *, stderr: ArrayLike | None = None, **style: Any
 ) -> Axes:
     """Draws a quantity `mean [A]` along a line or curve `alphas [A]`, with its band of `mean ± stderr`.
 
-    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed. Returns `ax`.
-    Raises ValueError: the arrays differ in shape.
+    The marker stands at the midpoint `alpha = 1/2` alone, the point that is deployed. `style` are
+    properties of `Axes.plot` as `color`, `marker`, `linestyle` and `label`. Raises ValueError: the
+    arrays differ in shape.
 
     >>> from matplotlib.figure import Figure
     >>> ax = path([0.0, 0.5, 1.0], [90.0, 95.0, 91.0], Figure().subplots(), label="Line")
@@ -52,46 +44,33 @@ def path(
     ('Line', 'Position on the path, $\\\\alpha$')
     """
     alphas, mean = _vectors(alphas=alphas, mean=mean)
-    ax.plot(
-        alphas,
-        mean,
-        color=color,
-        linestyle=linestyle,
-        linewidth=1.8,
-        marker=marker,
-        markersize=8,
-        markeredgecolor="white",
-        markevery=np.flatnonzero(np.isclose(alphas, 0.5)).tolist(),
-        label=label,
-        zorder=3,
-    )
+    base = {"color": OKABE_ITO["blue"], "linewidth": 1.8, "marker": "o", "markersize": 8}
+    look: Any = base | style
+    midpoint = np.flatnonzero(np.isclose(alphas, 0.5)).tolist()
+    ax.plot(alphas, mean, markeredgecolor="white", markevery=midpoint, zorder=3, **look)
     if stderr is not None:
         _, stderr = _vectors(mean=mean, stderr=stderr)
-        ax.fill_between(alphas, mean - stderr, mean + stderr, color=color, alpha=0.2, linewidth=0)
+        band: Any = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
+        ax.fill_between(alphas, mean - stderr, mean + stderr, **band)
     ax.set_xlim(0.0, 1.0)
     ax.set_xlabel(r"Position on the path, $\alpha$")
     return _plain(ax)
 
 
-def level(
-    mean: float,
-    ax: Axes,
-    *,
-    stderr: float | None = None,
-    color: str = OKABE_ITO["black"],
-    linestyle: str = "--",
-    label: str | None = None,
-) -> Axes:
+def level(mean: float, ax: Axes, *, stderr: float | None = None, **style: Any) -> Axes:
     """Draws a horizontal line with its band of `mean ± stderr`, for a method without a path.
+
+    `style` is that of `path`.
 
     >>> from matplotlib.figure import Figure
     >>> ax = level(94.0, Figure().subplots(), stderr=0.3, label="Standard")
     >>> ax.get_lines()[0].get_ydata()
     [94.0, 94.0]
     """
-    ax.axhline(mean, color=color, linestyle=linestyle, linewidth=1.5, label=label, zorder=2)
+    look: Any = {"color": OKABE_ITO["black"], "linestyle": "--", "linewidth": 1.5} | style
+    ax.axhline(mean, zorder=2, **look)
     if stderr is not None:
-        ax.axhspan(mean - stderr, mean + stderr, color=color, alpha=0.12, linewidth=0)
+        ax.axhspan(mean - stderr, mean + stderr, color=look["color"], alpha=0.12, linewidth=0)
     return _plain(ax)
 
 
@@ -101,16 +80,10 @@ def reliability_diagram(
     """Draws accuracy against confidence by bin, the gap between them, and the ECE.
 
     The bars are the accuracy of each bin, the hatched boxes reach from there to its mean confidence,
-    and the strip on top, a child of the axes, is the share of samples in each bin. The number written
-    is
-
-        ECE = sum_b weight_b |accuracy_b - confidence_b|
-
-    (Guo et al., "On calibration of modern neural networks", 2017, Eq. 3).
-
-    `reliability` is what `metrics.reliability` returns (NumPy arrays or lists will do); bins of weight
-    0 are empty and not drawn. Returns `ax`. Raises ValueError: the arrays do not agree on the number of
-    bins, or all bins are empty.
+    and the strip on top, a child of the axes, is the share of samples in each bin. `reliability` is
+    what `metrics.reliability` returns; bins of weight 0 are not drawn, and the number is `metrics.ece`.
+    Raises ValueError: the arrays do not agree on the number of bins, or all bins are empty. See Guo et
+    al. (2017), "On calibration of modern neural networks".
 
     >>> from matplotlib.figure import Figure
     >>> bins = Reliability(confidence=[0.4, 0.9], accuracy=[0.5, 0.8], weight=[0.25, 0.75],
@@ -130,43 +103,26 @@ def reliability_diagram(
         )
     full = weight > 0
     if not full.any():
-        raise ValueError(
-            f"all {weight.size} bins have weight 0; give the reliability of at least one sample."
-        )
+        raise ValueError(f"all {weight.size} bins have weight 0; give at least one sample.")
     ece = np.sum(weight[full] * np.abs(accuracy - confidence)[full])
     left, width = edges[:-1][full], np.diff(edges)[full]
 
     pale = tuple(0.25 * channel + 0.75 for channel in to_rgb(color))
-    ax.bar(left, accuracy[full], width, align="edge", color=pale, edgecolor="white", linewidth=0.5)
-    ax.bar(
-        left,
-        (confidence - accuracy)[full],
-        width,
-        bottom=accuracy[full],
-        align="edge",
-        facecolor="none",
-        edgecolor="0.15",
-        hatch="/////",
-        linewidth=0.6,
-    )
+    plain: Any = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
+    ax.bar(left, accuracy[full], width, color=pale, **plain)
+    hatched: Any = {"facecolor": "none", "edgecolor": "0.15", "hatch": "/////"}
+    gap = (confidence - accuracy)[full]
+    ax.bar(left, gap, width, bottom=accuracy[full], align="edge", linewidth=0.6, **hatched)
     ax.plot([0, 1], [0, 1], color="0.35", linestyle="--", linewidth=1)
-    ax.text(
-        0.95,
-        0.05,
-        f"ECE {100 * ece:.1f} %",
-        transform=ax.transAxes,
-        horizontalalignment="right",
-        fontsize=9,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
-    )
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+    said = f"ECE {100 * ece:.1f} %"
+    ax.text(0.95, 0.05, said, transform=ax.transAxes, ha="right", fontsize=9, bbox=box)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence", ylabel="Accuracy")
     ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
 
     strip = ax.inset_axes((0, 1.04, 1, 0.16))
-    strip.bar(
-        left, weight[full], width, align="edge", color="0.7", edgecolor="white", linewidth=0.5
-    )
+    strip.bar(left, weight[full], width, color="0.7", **plain)
     strip.set(xlim=(0, 1), ylim=(0, 1.05 * weight.max()), xticks=[], yticks=[])
     strip.spines[["top", "right", "left"]].set_visible(False)
     return _plain(ax)
@@ -186,18 +142,16 @@ def contour(
 ) -> Axes:
     """Draws a quantity over the plane through three networks, with the triangle of the three.
 
-    The colour bar is a child of the axes, at their right: `ax.collections[0]` is what it describes.
-    Where a value is not finite the plane is left grey. A few huge values take all colours: give levels
-    that end below them, or grow geometrically.
+    The colour bar is a child of the axes: `ax.collections[0]` is what it describes. Where a value is
+    not finite the plane is left grey.
 
     Args:
       x, y, values: the grid in units of weight distance, and the quantity at its points, `[R, C]` each.
-      endpoints_xy: where the three networks are, `[3, 2]`, as `Plane.coordinates`; `None` draws no
-        triangle.
+      endpoints_xy: `[3, 2]`, as `Plane.coordinates`; `None` draws no triangle.
       label: what the values are, beside the colour bar.
       names: of the three networks, written at their corners.
-      levels: the increasing bounds of the colours, `[L]`, `L >= 2`; values beyond them have the colours
-        of the bar's arrows. By default about twelve equal steps over all values.
+      levels: the increasing bounds of the colours, `[L]`, `L >= 2`, with arrows for values beyond; by
+        default about twelve equal steps over all values.
 
     Returns `ax`, of equal scale in both directions. Raises ValueError: the grid and the values differ
     in shape, there are not three endpoints or names, no value is finite, or the levels do not increase.
@@ -217,9 +171,7 @@ def contour(
         )
     finite = np.isfinite(values)
     if not finite.any():
-        raise ValueError(
-            f"0 of the {values.size} values are finite; draw a plane on which some are."
-        )
+        raise ValueError(f"0 of the {values.size} values are finite; draw some that are.")
     low, high = values[finite].min(), values[finite].max()
     if levels is None:
         if low == high:  # a flat plane has one colour
@@ -260,29 +212,13 @@ def _triangle(corners: ArrayLike, names: Sequence[str], ax: Axes) -> None:
             "give the (3, 2) coordinates of three networks and 3 names."
         )
     outline = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
-    ax.plot(
-        *corners[[0, 1, 2, 0]].T,
-        color="white",
-        linewidth=1.4,
-        marker="o",
-        markersize=6,
-        path_effects=outline,
-        zorder=3,
-    )
-    for name, corner, above in zip(
-        names, corners, corners[:, 1] > corners[:, 1].mean(), strict=True
-    ):
-        ax.annotate(
-            name,
-            corner,
-            xytext=(0, 7 if above else -7),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            color="white",
-            path_effects=outline,
-            zorder=4,
-        )
+    white: Any = {"color": "white", "path_effects": outline}
+    line = corners[[0, 1, 2, 0]].T
+    ax.plot(*line, linewidth=1.4, marker="o", markersize=6, zorder=3, **white)
+    for name, corner in zip(names, corners, strict=True):
+        shift, va = (7, "bottom") if corner[1] > corners[:, 1].mean() else (-7, "top")
+        place: Any = {"xytext": (0, shift), "textcoords": "offset points", "va": va, "zorder": 4}
+        ax.annotate(name, corner, ha="center", **place, **white)
 
 
 def dots(
@@ -296,10 +232,8 @@ def dots(
 ) -> Axes:
     """Draws one row per method, a dot at its `mean [R]` and a whisker of one standard error each side.
 
-    The first row is at the top, and a thin vertical line through its dot makes it the baseline of the
-    others. A mean that is not finite has no dot: its value is written in its row. Labels, standard
-    errors, colours and markers are `[R]` too. Returns `ax`. Raises ValueError: the arguments differ in
-    length.
+    The first row is at the top, with a vertical line as the baseline of the others. A mean that is not
+    finite is written in its row. All else is `[R]` too. Raises ValueError: lengths differ.
 
     >>> from matplotlib.figure import Figure
     >>> ax = dots([97.1, 97.9], Figure().subplots(), labels=["Standard", "Line"])
@@ -317,16 +251,11 @@ def dots(
             )
     for row in range(mean.size):
         if np.isfinite(mean[row]):
+            size = 10 if markers[row] == "*" else 7
+            look: Any = {"color": colors[row], "marker": markers[row], "markersize": size}
+            whisker = stderr[row] if stderr[row] > 0 else None  # False for NaN
             ax.errorbar(
-                mean[row],
-                row,
-                xerr=stderr[row] if stderr[row] > 0 else None,  # False for NaN
-                color=colors[row],
-                marker=markers[row],
-                markersize=10 if markers[row] == "*" else 7,
-                markeredgewidth=0,
-                linewidth=1.5,
-                zorder=3,
+                mean[row], row, xerr=whisker, markeredgewidth=0, linewidth=1.5, zorder=3, **look
             )
         else:
             ax.text(0.02, row, str(mean[row]), transform=ax.get_yaxis_transform(), va="center")

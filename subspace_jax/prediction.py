@@ -15,13 +15,11 @@ from subspace_jax.tree import PyTree, check_batches, check_numbers, wider_dtype
 def predict(
     apply_fn: Callable[[PyTree, Any], jax.Array], variables: PyTree, batches: Iterable[Any]
 ) -> jax.Array:
-    """Logits `[..., N, K]` of a network over all batches.
+    """Logits `[..., N, K]` of a network over all batches; of a stack with `for_each(apply_fn)`.
 
-    For many networks give a stack and `for_each(apply_fn)`. `apply_fn` is pure, `(variables, batch) ->
-    logits [..., B, K]`: the network in evaluation mode, with the statistics that `recalibrate` measured
-    for it among its variables. Pass the same function object again and it is not compiled again. Raises
-    ValueError: there is no batch, or `apply_fn` returns something else; TypeError: `batches` is one
-    array.
+    `apply_fn` is pure, `(variables, batch) -> logits [..., B, K]`, in evaluation mode; the same
+    function object is not compiled again. Raises ValueError: there is no batch, or `apply_fn` returns
+    something else; TypeError: `batches` is one array.
 
     >>> predict(lambda w, x: x @ w, jnp.eye(2), [jnp.ones((3, 2)), jnp.zeros((1, 2))]).shape
     (4, 2)
@@ -57,15 +55,12 @@ def ensemble(
               \qquad \text{or} \qquad
               \log \mathrm{softmax}\Big(\frac{1}{M} \sum_m z_m\Big)
 
-    for `"probability"`, the usual definition (Lakshminarayanan et al. 2017), and `"logit"`, a
-    normalised geometric mean, which the article's authors use. Raises ValueError: `average` is neither,
-    or `logits` is not of rank three.
+    for `"probability"` (Lakshminarayanan et al. 2017) and `"logit"`, which the article's authors use.
+    Raises ValueError: `average` is neither, or `logits` is not of rank three.
 
     >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
     >>> jnp.exp(ensemble(logits))[0, 0]
     Array(0.70, dtype=float32)
-    >>> jnp.exp(ensemble(logits, average="logit"))[0, 0]
-    Array(0.75, dtype=float32)
     """
     if average not in ("probability", "logit"):
         raise ValueError(f"average={average!r} is unknown; use 'probability' or 'logit'.")

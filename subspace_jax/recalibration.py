@@ -1,16 +1,14 @@
 r"""Batch-norm statistics of any network, or of many networks in one pass over the data.
 
-The running statistics that training leaves behind belong to no point of a subspace: every step saw
-another network. So a point's statistics are measured: the network runs in training mode over data,
-and the moments of its batches are pooled into those of all data,
+The running statistics that training leaves behind belong to no point of a subspace, since every step
+saw another network. So the network runs in training mode over data, and the moments of its batches are
+pooled into those of all data, in at least float32, by Chan's merge:
 
 .. math:: \mu = \sum_b \frac{n_b}{N} \mu_b, \qquad
           \sigma^2 = \sum_b \frac{n_b}{N} \left(\sigma_b^2 + (\mu_b - \mu)^2\right)
 
-in at least float32, by Chan's merge. The second term is the spread between batches, which a mean of the
-batches' variances would lose. For the first normalisation of a network the result is exactly the
-statistics of the concatenated data; deeper ones see activations that were normalised with their own
-batch, as in training, so that their statistics depend a little on the batch size, which is recorded.
+Of the first normalisation these are exactly the statistics of the concatenated data; deeper ones depend
+a little on the batch size, which is recorded.
 """
 
 import functools
@@ -26,13 +24,7 @@ from subspace_jax.tree import PyTree
 
 
 class Recalibration(NamedTuple):
-    """Pooled statistics and what they were measured on.
-
-    Attributes:
-      stats: a tree like the one that `stats_fn` returns, at least float32.
-      num_examples: over how many examples, an int.
-      batch_size: the size of the largest batch, an int.
-    """
+    """Pooled statistics, at least float32, over how many examples, and the size of the largest batch."""
 
     stats: PyTree
     num_examples: int
@@ -62,30 +54,25 @@ def recalibrate(
 ) -> Recalibration:
     r"""Measures the normalisation statistics of a network, or of many, in one pass over the data.
 
-    For many networks give a stack and `for_each(stats_fn)`: pooling is elementwise, so the moments of a
-    batch may have any leading axes. Without `stats`, `stats_fn` is `(params, batch) -> moments`, the
-    biased ones of this batch alone, as of Flax's `BatchNorm` with `momentum=0`. With `stats`, it is the
-    ordinary update of running averages, `(params, stats, batch) -> stats`,
+    For many networks give a stack and `for_each(stats_fn)`. Without `stats`, `stats_fn` is `(params,
+    batch) -> moments`, the biased ones of this batch alone, as of Flax's `BatchNorm` with `momentum=0`.
+    With `stats`, it is the ordinary update of running averages, `(params, stats, batch) -> stats`,
 
     .. math:: s \leftarrow d s + (1 - d) \, \text{moment}
 
     whose momentum `d` is measured on the first batch, from three starts, and taken out again.
 
     Args:
-      stats_fn: pure, in training mode; returns a tree whose leaves are siblings named `mean` and `var`
-        (dictionary keys or attributes). Pass the same function object again and it is not compiled
-        again.
+      stats_fn: pure, in training mode; returns a tree whose leaves are siblings named `mean` and `var`.
+        The same function object is not compiled again.
       params: whatever `stats_fn` takes: one network, a stack of networks, ...
-      batches: an iterable of batches, each a tree of arrays. Their sizes may differ; empty ones count
-        for nothing.
-      stats: running averages with the shapes and dtypes of one network's; their values do not matter.
+      batches: an iterable of trees of arrays; sizes may differ.
+      stats: running averages with the shapes and dtypes of one network's, of any values.
       num_examples: `batch -> int`; by default the leading axis of the batch's first array.
       check: whether to test on the first batch that moments, and no running averages, are returned.
 
-    Raises ValueError: there is no example, a leaf is not one of a pair `mean`, `var`, or is no moment or
-    no running average; TypeError: `batches` is one array. See Chan, Golub, LeVeque 1983, "Algorithms
-    for Computing the Sample Variance"; Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima
-    and Better Generalization".
+    Raises ValueError: there is no example, or a leaf is not one of a pair `mean`, `var`, or is no
+    moment or no running average; TypeError: `batches` is one array. See Chan, Golub, LeVeque 1983.
 
     >>> stats_fn = lambda scale, x: {"mean": (scale * x).mean(), "var": (scale * x).var()}
     >>> batches = [jnp.array([0.0, 2.0]), jnp.array([10.0, 12.0])]
@@ -150,12 +137,7 @@ def _measured_update(stats_fn, empty, params, stats, batch) -> _Update:
 
 
 def _check_moments(stats_fn, empty, params, batch, count) -> None:
-    """Refuses running averages in the place of moments, by one batch and its halves.
-
-    Of the first normalisation the variance of a batch is the mean of those of its halves and a quarter
-    of the square between their means. Of running averages, which keep a share `d` of their start, it is
-    1 / (1 - d) times as much of the square, since this has lost (1 - d) twice.
-    """
+    """Refuses running averages, of which a share 1 / (1 - d) too much lies between a batch's halves."""
     half = count // 2
     arrays = [x for x in jax.tree.leaves(batch) if jnp.ndim(x)]
     if half < 1 or any(len(x) != count or tree.is_split(x) for x in arrays):
@@ -191,8 +173,7 @@ def _host(stats) -> dict[tuple, np.ndarray]:
 def for_each(fn: Callable, *, at_once: int | None = None) -> Callable:
     """Maps `(network, *args) -> tree` over the leading axis of its first argument: over a stack.
 
-    `at_once` networks run vectorised together, which is faster where small ones leave an accelerator
-    idle; `None` runs them one after another, which is faster on a CPU and takes the memory of one.
+    `at_once` networks run vectorised together, faster on an accelerator; `None` runs them one by one.
 
     >>> for_each(lambda w, x: w * x)(jnp.array([1.0, 2.0]), jnp.float32(3))
     Array([3., 6.], dtype=float32)
@@ -240,31 +221,19 @@ def _merge(stats_fn, pool, params, update, batch, count):
 
 def _mean_paths(stats) -> dict:
     """The path of the mean that belongs to each variance, by the path of the variance."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(stats)]
-    means = {_owner(path): path for path in paths if _role(path) == "mean"}
-    variances = {_owner(path): path for path in paths if _role(path) == "var"}
-    unpaired = [p for p in paths if _role(p) is None or _owner(p) not in means.keys() & variances]
-    if unpaired:
-        raise ValueError(
-            f"Leaf {jax.tree_util.keystr(unpaired[0])} of the statistics is not one of a pair "
-            "`mean` and `var`; let stats_fn return such pairs only."
-        )
-    return {variances[owner]: means[owner] for owner in means}
-
-
-def _names(path):
-    return [getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path]
-
-
-def _role(path) -> str | None:
-    return next((name for name in reversed(_names(path)) if name in ("mean", "var")), None)
-
-
-def _owner(path) -> tuple:
-    """A path with its last `mean` or `var` taken out: the same for the two of a pair."""
-    names = _names(path)
-    last = max((i for i, name in enumerate(names) if name in ("mean", "var")), default=None)
-    return tuple(name for i, name in enumerate(names) if i != last)
+    pairs: dict[tuple, dict] = {}  # by the path without its last `mean` or `var`
+    for path, _ in jax.tree.leaves_with_path(stats):
+        names = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path]
+        last = max((i for i, name in enumerate(names) if name in ("mean", "var")), default=None)
+        role = None if last is None else names.pop(last)
+        pairs.setdefault(tuple(names), {})[role] = path
+    for pair in pairs.values():
+        if pair.keys() != {"mean", "var"}:
+            raise ValueError(
+                f"Leaf {jax.tree_util.keystr(next(iter(pair.values())))} of the statistics is not one "
+                "of a pair `mean` and `var`; let stats_fn return such pairs only."
+            )
+    return {pair["var"]: pair["mean"] for pair in pairs.values()}
 
 
 def _leading_axis(batch) -> int:

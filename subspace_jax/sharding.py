@@ -1,11 +1,8 @@
 """Training on several devices: how endpoints, their optimizer state and batches lie on a mesh.
 
-A mesh has three axes, any of which may be 1. Endpoints, their gradients and optimizer state are split
-over `endpoint`, so that `m` endpoints on `m` devices cost each what one network costs; examples are
-split over `data` and `endpoint` together, so that no device idles while one network is sampled. `run`
-is for programs that stack whole runs, as the experiments' suites do: nothing here splits over it.
-Nothing else changes: the training step is the one of a single device, `mix` becomes a partial sum and
-one reduction, and XLA puts the reductions in.
+Endpoints, their gradients and optimizer state are split over the axis `endpoint` of a mesh, and
+examples over `data` and `endpoint` together. `run` is for programs that stack whole runs. The training
+step is the one of a single device, and XLA puts the reductions in.
 """
 
 import math
@@ -25,9 +22,9 @@ AXES = ("run", "data", "endpoint")
 def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of devices (all by default) with the axes `run`, `data` and `endpoint`.
 
-    `layout` has sizes of axes, as `"data=4,endpoint=2"`; an axis that is left out has size 1, but for
-    `data`, which then takes all devices that the others leave. Raises ValueError: the layout can't be
-    read, or its sizes do not multiply to the number of devices.
+    `layout` has their sizes, as `"data=4,endpoint=2"`, or 1 where it has none; but `data` takes all
+    devices that are left. Raises ValueError: the layout can't be read, or does not multiply to the
+    number of devices.
 
     >>> dict(make_mesh("endpoint=1", jax.devices()[:1]).shape)
     {'run': 1, 'data': 1, 'endpoint': 1}
@@ -75,8 +72,7 @@ def check_endpoints(mesh: Mesh, num_endpoints: int) -> None:
 def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
     """Where the leaves of a stack lie: split over `endpoint`, the same on all of `data`.
 
-    A tree of `jax.sharding.NamedSharding` for arrays or their shapes. Raises ValueError: `endpoint`
-    does not divide the number of endpoints.
+    Raises ValueError: `endpoint` does not divide the number of endpoints.
 
     >>> mesh = make_mesh("endpoint=1", jax.devices()[:1])
     >>> stack_shardings(mesh, {"w": jax.numpy.zeros((2, 3))})["w"].spec
@@ -90,9 +86,8 @@ def stack_shardings(mesh: Mesh, endpoints: PyTree) -> PyTree:
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     """Where the leaves of a training state lie: the optimizer's as the endpoints that they belong to.
 
-    A leaf of the optimizer's state whose path ends as that of an endpoint's leaf and whose shape does
-    too lies as that one, with axes before (networks that an average has kept) not split; all else is
-    the same on all devices. Raises ValueError: as `stack_shardings` does.
+    Those are leaves whose path and shape end as those of an endpoint's leaf; all else is the same on
+    all devices. Raises ValueError: `endpoint` does not divide the number of endpoints.
 
     >>> import optax
     >>> state = TrainState.create({"w": jax.numpy.zeros((2, 3))}, optax.sgd(0.1, momentum=0.9))

@@ -1,11 +1,8 @@
 """Subspaces of networks: lines, Bezier curves and simplexes, global or layerwise.
 
-A subspace is spanned by `n` *endpoints*, stacked on the leading axis of every leaf of a parameter
-tree. A point of it has *coordinates* (a number along a line or curve, `n` barycentric coordinates in
-a simplex), which determine *mixing weights* `[n]` that sum to one:
-
-    params = subspace.sample(key, endpoints)        # a random network: the one new line of a loop
-    params = subspace.midpoint(endpoints)           # the network to deploy
+A subspace is spanned by `n` *endpoints*, stacked on the leading axis of every leaf of a parameter tree.
+A point of it has *coordinates* (a number along a line or curve, `n` barycentric coordinates in a
+simplex), which determine *mixing weights* `[n]` that sum to one.
 """
 
 import dataclasses
@@ -29,18 +26,16 @@ Coords = Any  # one array of the shape of `Subspace.center`, or a tree prefix wi
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subspace:
-    """A continuous family of networks spanned by a few endpoints.
+    """A continuous family of networks spanned by a few endpoints, from `line`, `bezier` or `simplex`.
 
-    Make one with `line`, `bezier` or `simplex`, and give every layer its own point with `layerwise`.
-    Equal calls of the constructors return the same object, so a subspace can be a static argument of
-    `jax.jit`, and one that was pickled is the same again.
+    Equal calls of these return the same object, so a subspace can be a static argument of `jax.jit`,
+    and one that was pickled is the same again.
 
     Attributes:
       num_endpoints: `n`, how many networks span the subspace.
       draw: `key -> coords`, the coordinates of a random point.
       weights: `coords -> [n]`, the mixing weights at given coordinates; they sum to one.
-      center: coordinates of the midpoint, of the shape of all: `[]` for a line or curve, `[n]` for a
-        simplex.
+      center: coordinates of the midpoint, `[]` for a line or curve, `[n]` for a simplex.
       layer_of: `None`, or `path -> name of the layer` for the leaves that share a draw.
       mix: `(weights, endpoints) -> network`; `contrib.lora.around` replaces it.
     """
@@ -62,17 +57,15 @@ class Subspace:
         return self._made_by
 
     def init(self, key: jax.Array, init_fn: Callable[[jax.Array], PyTree]) -> PyTree:
-        """Draws the endpoints independently, with `init_fn`, `key -> network`.
+        """Draws the endpoints independently, with `init_fn`, `key -> network`: leaves `[n, ...]`.
 
-        Returns what `init_fn` returns, every leaf with a new leading axis `[n, ...]`. Raises TypeError:
-        `init_fn` is no function, or a leaf is an integer, a key or no array, which can't be mixed
-        (`split` keeps them); ValueError: all endpoints are equal, as `init_fn` does not use its key.
+        Raises TypeError: `init_fn` is no function, or a leaf can't be mixed (`split` keeps it);
+        ValueError: all endpoints are equal, as `init_fn` does not use its key.
 
         >>> endpoints = line().init(jax.random.key(0), lambda key: jax.random.normal(key, (3,)))
         >>> endpoints.shape
         (2, 3)
         """
-
         _check_key("init(key, init_fn)", key)
         is_model = any(base.__name__ == "Module" for base in type(init_fn).__mro__)
         wraps = hasattr(init_fn, "__wrapped__") or hasattr(init_fn, "func")  # as Equinox's jit
@@ -103,24 +96,18 @@ class Subspace:
         noise: float = 0.0,
         positions: Sequence[int] | None = None,
     ) -> PyTree:
-        """Endpoints that start from networks which were trained before.
+        """Endpoints that start from 1 to `n` networks which were trained before, with leaves `[...]`.
 
-        The endpoints that are not given start at the mean of the given ones, each with noise of its own
-        if wanted. Where all endpoints would be equal, as for one network without noise, they stay on a
-        common direction until batches part them: use a little noise there.
+        The others start at their mean, with noise if wanted: equal endpoints part by batches alone.
 
         Args:
-          networks: 1 to `n` trees with leaves `[...]`. Those that were trained independently may need
-            `contrib.alignment.align` before.
-          noise: its standard deviation in units of the root mean square of each leaf of the mean, 0.1
-            for a tenth.
-          positions: which endpoint each network becomes, by default the first ones; `(0, 2)` are the
-            ends of `bezier(2)`.
+          noise: its standard deviation in units of the root mean square of each leaf of the mean.
+          positions: which endpoint each network becomes, by default the first; a curve's ends are 0, 2.
 
-        Returns the endpoints; the given ones are bit for bit as they were, and stay so with
-        `freeze(positions)` behind the optimizer. Raises ValueError: there is no network or more than
-        endpoints, they differ in structure or shapes, positions are no different numbers below `n`, or
-        there is noise without a key; TypeError: a leaf is an integer, a key or no array.
+        The given networks are bit for bit as they were, and stay so with `freeze(positions)`. Raises
+        ValueError: there is no network or more than endpoints, they differ in structure or shapes,
+        positions are no different numbers below `n`, or there is noise and no key; TypeError: a leaf
+        can't be mixed.
 
         >>> bezier(2).grow([jnp.array([4.0, 2.0]), jnp.zeros(2)], positions=(0, 2)).tolist()
         [[4.0, 2.0], [2.0, 1.0], [0.0, 0.0]]
@@ -143,11 +130,9 @@ class Subspace:
         .. math:: \theta(c) = \sum_i w_i(c) \, \theta_i
 
         Coordinates are an array of the shape of `center`, or a tree prefix of `endpoints` with one at
-        each leaf (a layerwise point). Points outside the subspace are allowed, as landscapes need them.
-
-        Raises ValueError: the endpoints are not `n` in every leaf, coordinates have another shape, or
-        concrete barycentric coordinates do not sum to one (traced values are not checked); TypeError: a
-        leaf is an integer, a key or no array.
+        each leaf. Points outside the subspace are allowed. Raises ValueError: the endpoints are not
+        `n`, coordinates have another shape, or concrete barycentric ones do not sum to one (traced
+        values are not checked); TypeError: a leaf can't be mixed.
 
         >>> float(line().point(jnp.array([1.0, 3.0]), 0.25))
         1.5
@@ -162,9 +147,7 @@ class Subspace:
         return self.mix(self.mixing_weights(coords), endpoints)
 
     def midpoint(self, endpoints: PyTree) -> PyTree:
-        """The network at the center of the subspace, the one to deploy.
-
-        Returns one network: alpha = 1/2 of a line or curve, the mean of a simplex's endpoints.
+        """The network at the center of the subspace, which is the one to deploy.
 
         >>> float(simplex(4).midpoint(jnp.array([1.0, 2.0, 3.0, 6.0])))
         3.0
@@ -174,9 +157,8 @@ class Subspace:
     def sample_coords(self, key: jax.Array, endpoints: PyTree) -> Coords:
         """Coordinates of a uniformly random point; only the structure of `endpoints` matters.
 
-        One array of the shape of `center`; of a layerwise subspace, a tree like `endpoints` whose
-        leaves of one layer share an independent draw. Raises ValueError: layerwise, and all of several
-        kernels are in one layer; TypeError: `key` is no key.
+        An array of the shape of `center`; of a layerwise subspace a tree of them like `endpoints`.
+        Raises ValueError: layerwise, and several kernels are all in one layer; TypeError: no key.
 
         >>> coords = simplex(3).sample_coords(jax.random.key(0), jnp.zeros((3, 2)))
         >>> coords.shape, bool(jnp.allclose(coords.sum(), 1))
@@ -198,11 +180,9 @@ class Subspace:
         return treedef.unflatten(draws[index[layer]] for layer in layers)
 
     def sample(self, key: jax.Array, endpoints: PyTree) -> PyTree:
-        r"""A random network of the subspace, differentiable in the endpoints.
+        r"""A random network of the subspace, leaves `[...]`, differentiable in the endpoints.
 
         The gradient with respect to endpoint `i` is `w_i` times that with respect to the network.
-
-        Returns one network, leaves `[...]`.
 
         >>> network = line().sample(jax.random.key(0), jnp.array([1.0, 3.0]))
         >>> bool(1 <= network <= 3)
@@ -211,10 +191,7 @@ class Subspace:
         return self.point(endpoints, self.sample_coords(key, endpoints))
 
     def mixing_weights(self, coords: Coords) -> PyTree:
-        """The mixing weights at given coordinates, checked as `point` does.
-
-        Returns `[n]`; of a tree of coordinates a tree with such an array at each. Raises ValueError: as
-        `point`, of coordinates.
+        """The mixing weights `[n]` at given coordinates, or a tree of them, checked as `point` does.
 
         >>> line().mixing_weights({"a": 0.25, "b": 1.0})["a"].tolist()
         [0.75, 0.25]
@@ -265,19 +242,16 @@ def bezier(degree: int = 2) -> Subspace:
     .. math:: \theta(\alpha) = \sum_{i=0}^{d} \binom{d}{i} \alpha^i (1 - \alpha)^{d - i} \theta_i,
               \qquad \alpha \sim U(0, 1)
 
-    All control points are endpoints here, in the order of the curve, and are trained together from
-    scratch. Degree 1 is a line, 2 the article's curve. The weights are computed by de Casteljau's
-    steps, which are finite at every degree and exact at both ends. Raises ValueError: `degree` is below
-    1. See Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs";
-    Wortsman et al. 2021, "Learning Neural Network Subspaces".
+    All control points are endpoints, in the order of the curve, and are trained together. The weights
+    are finite at every degree and exact at both ends. Raises ValueError: `degree` is below 1. See
+    Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"; Wortsman et
+    al. 2021.
 
     >>> bezier(2).weights(jnp.float32(0.5))
     Array([0.25, 0.5 , 0.25], dtype=float32)
     """
     if not isinstance(degree, int | np.integer) or degree < 1:
-        raise ValueError(
-            f"A Bezier curve of degree {degree} has no ends; use a degree >= 1, a whole number."
-        )
+        raise ValueError(f"A curve of degree {degree} has no ends; use a degree >= 1.")
 
     def weights(alpha):
         def step(_, basis):
@@ -294,12 +268,11 @@ def bezier(degree: int = 2) -> Subspace:
 
 
 def line() -> Subspace:
-    r"""The line segment between two networks.
+    r"""The line segment between two networks, the same as `bezier(degree=1)`.
 
     .. math:: \theta(\alpha) = (1 - \alpha) \theta_0 + \alpha \theta_1, \qquad \alpha \sim U(0, 1)
 
-    Returns a subspace with scalar coordinates; the same as `bezier(degree=1)`. See Wortsman et al.
-    2021, "Learning Neural Network Subspaces", Algorithm 1.
+    See Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1.
 
     >>> line().weights(jnp.float32(0.25))
     Array([0.75, 0.25], dtype=float32)
@@ -314,9 +287,9 @@ def simplex(num_endpoints: int) -> Subspace:
     .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = e_i / \sum_j e_j,
               \quad e_i \sim \mathrm{Exp}(1)
 
-    Its coordinates are the mixing weights themselves; `simplex(1)` is a single ordinary network. Raises
-    ValueError: `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural Network
-    Subspaces", section 3.
+    Its coordinates are the mixing weights; `simplex(1)` is an ordinary network. Raises ValueError:
+    `num_endpoints` is below 1. See Wortsman et al. 2021, "Learning Neural Network Subspaces", section
+    3.
 
     >>> simplex(3).point(jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 0.5, 0.5]))
     Array(4., dtype=float32)
@@ -340,10 +313,7 @@ def normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:
 
 
 def parent(path: tuple) -> tuple:
-    """The layer that owns a parameter: its path without the last name.
-
-    A convolution's kernel and its bias share a parent; every batch norm is a parent of its own. The
-    `.value` in which Flax NNX ends its paths is not a name of its own.
+    """The layer that owns a parameter: its path without the last name (and the `.value` of Flax NNX).
 
     >>> parent(("block", "conv", "kernel"))
     ('block', 'conv')
@@ -356,15 +326,11 @@ def parent(path: tuple) -> tuple:
 def layerwise(subspace: Subspace, layer_of: Callable[[tuple], Hashable] = parent) -> Subspace:
     """The same subspace with an independent random point for every layer.
 
-    A layer is by default what shares a parent in the tree: a kernel and its own bias, and every batch
-    norm by itself; parameters must be nested by layer. Only drawing changes, and `sample_coords`
-    returns a tree: endpoints, midpoint, and points at given coordinates are those of `subspace`.
-    `layer_of` is `path -> hashable`, with the path of `jax.tree.leaves_with_path`, equal for the leaves
-    that share a draw.
-
-    Raises TypeError: `subspace` is none; ValueError: it is around a base (`contrib.lora.around`), before
-    which layers are made. See
-    Wortsman et al. 2021, "Learning Neural Network Subspaces", section 3.2.
+    A layer is by default what shares a parent in the tree, as a kernel and its bias; `layer_of` is
+    `path -> hashable`, equal for the leaves that share a draw. Only drawing changes: `sample_coords`
+    returns a tree. Raises TypeError: `subspace` is none; ValueError: it is around a base
+    (`contrib.lora.around`), before which layers are made. See Wortsman et al. 2021, "Learning Neural
+    Network Subspaces", section 3.2.
 
     >>> endpoints = {"a": {"w": jnp.zeros(2), "b": jnp.zeros(2)}, "c": {"w": jnp.zeros(2)}}
     >>> coords = layerwise(line()).sample_coords(jax.random.key(0), endpoints)

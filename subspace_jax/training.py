@@ -1,7 +1,4 @@
-"""One gradient step for all endpoints.
-
-A training loop of your own needs nothing of this module: `params = subspace.sample(key, endpoints)`.
-"""
+"""One gradient step for all endpoints; a training loop of your own needs nothing of this module."""
 
 import functools
 import inspect
@@ -22,11 +19,7 @@ Penalty = Callable[[PyTree, jax.Array], jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that training carries from step to step.
-
-    There are no batch-norm statistics in it: every step is at another network, so that `recalibrate`
-    measures them for the points that are used. There is no random state: a step's randomness is a
-    function of the run's key and the step.
+    """All that training carries from step to step; it draws from the run's key and `step` alone.
 
     Attributes:
       step: scalar int32, how many steps were taken.
@@ -65,20 +58,17 @@ def make_train_step(
 
     Args:
       loss_fn: `(params, key, batch) -> (scalar loss, metrics)`, a mean over the batch's examples;
-        metrics is a dictionary of scalars, averaged over the chunks, without the names `loss` and
-        `penalty`.
-      optimizer: an Optax optimizer of the stack; weight decay and averages apply to every endpoint, and
-        what looks at a leaf's rank, norm or axes belongs into `per_endpoint`. It gets all that Optax
-        knows as extra arguments: `value`, `grad`, and the same objective at other points as `value_fn`,
-        `obj_fn` and, `(endpoints, step) -> gradient`, `grad_fn`.
-      penalty: `(endpoints, key) -> scalar`, added to the loss, for example `lambda endpoints, key: beta
-        * cosine_penalty(endpoints, key)`.
-      num_samples: `S`, how many chunks, unrolled, each at its own point (appendix B of the article).
+        metrics is a dictionary of scalars, averaged over the chunks.
+      optimizer: an Optax optimizer of the stack; what looks at a leaf's rank, norm or axes belongs into
+        `per_endpoint`. It gets Optax's extra arguments, as line searches and `sharpness` want them.
+      penalty: `(endpoints, key) -> scalar`, added to the loss.
+      num_samples: `S`, how many chunks, unrolled, each at its own point.
 
-    Returns `(state, key, batch) -> (state, metrics)`. `key` is that of the whole run: the step folds
-    its own number into it. `metrics` are those of `loss_fn` and `loss` and `penalty`. Raises
-    ValueError: `num_samples` is below 1 or (when the step is traced) does not divide the batch. See
-    Wortsman et al. 2021, "Learning Neural Network Subspaces", Algorithm 1 and appendix B.
+    Returns `(state, key, batch) -> (state, metrics)`, with `loss` and `penalty` among the metrics.
+    `key` is that of the whole run: the step folds its own number into it. Raises ValueError:
+    `num_samples` is below 1 or (when the step is traced) does not divide the batch; TypeError:
+    `loss_fn` returns something else. See Wortsman et al. 2021, "Learning Neural Network Subspaces",
+    Algorithm 1 and appendix B.
 
     >>> from subspace_jax import line
     >>> loss_fn = lambda params, key, x: (jnp.mean((params - x) ** 2), {})
@@ -139,13 +129,10 @@ def make_train_step(
 def per_endpoint(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""The optimizer of one network, for each endpoint by itself.
 
-    A transformation that looks at a leaf's rank, norm or axes sees those of a stack otherwise: LARS
-    and LAMB, Muon, Adafactor, adaptive clipping, a clip by the norm of all weights, masks by `ndim`.
-    Elementwise ones, as SGD and Adam, are the same with and without it.
-
-    It maps `init` and `update` over the leading axis, so that the state has it too. A `value` is shared,
-    and functions, which are those of the whole stack, are left out: a line search stays outside, as do
-    `freeze` and averages, behind it.
+    For transformations that look at a leaf's rank, norm or axes: LARS and LAMB, Muon, Adafactor,
+    adaptive clipping, masks by `ndim`. `init` and `update` are mapped over the leading axis, a `value`
+    is shared, and functions are left out: a line search stays outside, as do `freeze` and averages,
+    behind it.
 
     >>> lars, endpoints = optax.scale_by_trust_ratio(), jnp.array([[1.0, 1.0], [9.0, 9.0]])
     >>> optimizer = per_endpoint(lars)
@@ -192,13 +179,11 @@ def decay_mask(
     """Which leaves decay: what a rule says of each leaf as one network has it, for Optax's masks.
 
     `rule` is `(path, leaf [...]) -> bool` and sees shape and dtype; by default leaves of rank two or
-    more decay, and biases and the scales of normalisation layers do not. Raises ValueError: leaves
-    disagree on the number of endpoints.
+    more decay. Raises ValueError: leaves disagree on the number of endpoints.
 
     >>> endpoints = {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))}
     >>> decay_mask(endpoints)
     {'bias': False, 'kernel': True}
-    >>> optimizer = optax.adamw(0.001, weight_decay=0.1, mask=decay_mask)
     """
     num_stacked(endpoints)
     network = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), endpoints)
@@ -206,17 +191,16 @@ def decay_mask(
 
 
 def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
-    """Keeps the endpoints with the numbers `frozen` as they are, bit for bit, and lets the others train.
+    """Keeps the endpoints with the numbers `frozen` as they are, bit for bit, while the others train.
 
-    Put it after all that makes updates, weight decay too; averages come behind it. Raises ValueError:
-    `frozen` holds booleans, or when it is applied to a stack that has no such endpoint.
+    Put it after weight decay and before averages. Raises ValueError: `frozen` holds no numbers, or when
+    it is applied to a stack that has no such endpoint.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), freeze([0]))
     >>> endpoints = jnp.array([[1.0], [1.0]])
     >>> optimizer.update(endpoints, optimizer.init(endpoints), endpoints)[0].tolist()
     [[0.0], [-1.0]]
     """
-
     frozen = np.array(list(frozen)).tolist()
     if not all(type(i) is int for i in frozen):
         raise ValueError(
@@ -233,11 +217,8 @@ def freeze(frozen: Sequence[int]) -> optax.GradientTransformation:
                 f"use numbers from 0 to {n - 1}."
             )
         moves = jnp.array([i not in frozen for i in range(n)])
-
-        def hold(x):
-            return jnp.where(moves.reshape(n, *(1,) * (x.ndim - 1)), x, jnp.zeros_like(x))
-
-        return jax.tree.map(hold, updates), state
+        here = lambda x: moves.reshape(n, *(1,) * (x.ndim - 1))
+        return jax.tree.map(lambda x: jnp.where(here(x), x, jnp.zeros_like(x)), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -271,7 +252,5 @@ def _chunks(batch, num_chunks):
             f"A batch of {size} examples can't be split into {num_chunks} equal chunks; "
             "choose num_samples as a divisor of the batch size."
         )
-    step = size // num_chunks
-    return [
-        jax.tree.map(lambda x, i=i: x[i * step : (i + 1) * step], batch) for i in range(num_chunks)
-    ]
+    starts = range(0, size, size // num_chunks)
+    return [jax.tree.map(lambda x, i=i: x[i : i + size // num_chunks], batch) for i in starts]

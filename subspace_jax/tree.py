@@ -15,13 +15,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 PyTree = Any
+_ARRAYS = jax.ShapeDtypeStruct | np.ndarray | np.generic | jax.Array
 
 
 def stack(networks: Sequence[PyTree]) -> PyTree:
     """Stacks networks of one structure along a new leading axis.
 
-    Raises ValueError: there is no network, or the trees differ in structure or shapes; TypeError: a leaf
-    is no array.
+    Raises ValueError: there is no network, or the trees differ in structure or shapes; TypeError: a
+    leaf is no array.
 
     >>> stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
     (2, 3)
@@ -40,10 +41,7 @@ def _check_array(path, leaf) -> None:
 
 
 def _check_alike(networks) -> None:
-    shapes = [
-        {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(network)}
-        for network in networks
-    ]
+    shapes = [{p: jnp.shape(x) for p, x in jax.tree.leaves_with_path(net)} for net in networks]
     structures: list[Any] = [jax.tree.structure(network) for network in networks]
     for i, (other, structure) in enumerate(zip(shapes, structures, strict=True)):
         only = sorted(map(leaf_name, shapes[0].keys() ^ other.keys()))
@@ -122,11 +120,10 @@ def mix(weights: PyTree, stack: PyTree) -> PyTree:
 
     .. math:: \theta = \sum_{i=1}^{n} w_i \theta_i
 
-    The sum runs in the wider of the two dtypes and at the highest matrix precision, so that one-hot
-    weights return an equal (finite) network, on accelerators too. The axis is contracted, never
-    indexed: a stack that is sharded over it is reduced, not gathered. Weights are `[n]`, or a tree
-    prefix of `stack` with such an array at every leaf: any real numbers, those of a point of a subspace
-    sum to one.
+    The sum runs in the wider of the two dtypes and at the highest precision, so that one-hot weights
+    return an equal (finite) network. The axis is contracted, never indexed: a stack that is sharded
+    over it is reduced, not gathered. Weights are any real `[n]`, or a tree prefix of `stack` with such
+    an array at every leaf.
 
     Raises ValueError: leaves disagree on `n`, or the weights have another number of entries; TypeError:
     a leaf is not floating (or complex), which `split` keeps beside the stack.
@@ -164,9 +161,7 @@ def gram(stack: PyTree) -> jax.Array:
 
     .. math:: G_{ij} = \operatorname{Re} \langle \theta_i, \theta_j \rangle
 
-    where the inner product of complex leaves has the conjugate of the first: mixing weights are real,
-    so that networks are vectors of real numbers. Penalty, distances and landscape planes all follow
-    from it. Raises ValueError: the tree has no leaves or its leaves disagree on `n`.
+    Raises ValueError: the tree has no leaves or its leaves disagree on `n`.
 
     >>> gram({"w": jnp.array([[1.0, 0.0], [1.0, 2.0]])})
     Array([[1., 1.],
@@ -186,14 +181,10 @@ def contract(x: jax.Array, y: jax.Array, start: int) -> jax.Array:
     """Sums of products over all axes from `start` on; all devices of an explicit mesh hold them."""
     axes = (*range(start, x.ndim),)
     mesh = jax.typeof(x).sharding.mesh
-    explicit = AxisType.Explicit in mesh.axis_types
-    return jax.lax.dot_general(
-        x,
-        y,
-        ((axes, axes), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        out_sharding=NamedSharding(mesh, PartitionSpec()) if explicit else None,
-    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    sharding = everywhere if AxisType.Explicit in mesh.axis_types else None
+    how: Any = {"precision": jax.lax.Precision.HIGHEST, "out_sharding": sharding}
+    return jax.lax.dot_general(x, y, ((axes, axes), ((), ())), **how)
 
 
 def is_split(leaf: jax.Array) -> bool:
@@ -219,9 +210,8 @@ def whole(leaf: Any) -> Any:
     """An array that is split over a mesh with explicit axes, as all its devices hold it."""
     if not isinstance(leaf, jax.Array) or not any(jax.typeof(leaf).sharding.spec):
         return leaf
-    return jax.sharding.reshard(
-        leaf, NamedSharding(jax.typeof(leaf).sharding.mesh, PartitionSpec())
-    )
+    mesh = jax.typeof(leaf).sharding.mesh
+    return jax.sharding.reshard(leaf, NamedSharding(mesh, PartitionSpec()))
 
 
 def real_dtype(*leaves: Any) -> jnp.dtype:
@@ -247,7 +237,7 @@ def own_name(path: tuple) -> str:
 
 def is_mixable(leaf: Any) -> bool:
     """Whether a leaf holds floating (or complex) numbers, of which a mean makes sense."""
-    if isinstance(leaf, jax.ShapeDtypeStruct | np.ndarray | np.generic | jax.Array):
+    if isinstance(leaf, _ARRAYS):
         return jnp.issubdtype(leaf.dtype, jnp.inexact)
     return isinstance(leaf, float | complex)
 
@@ -286,6 +276,6 @@ def check_batches(name: str, batches: Any) -> None:
 
 def kind(leaf: Any) -> str:
     """What a leaf is, as errors say it."""
-    if isinstance(leaf, jax.ShapeDtypeStruct | np.ndarray | np.generic | jax.Array):
+    if isinstance(leaf, _ARRAYS):
         return f"has dtype {leaf.dtype}"
     return f"is an object of type {type(leaf).__name__}"

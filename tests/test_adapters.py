@@ -271,7 +271,7 @@ def test_other_mistakes_say_what_they_are():
     params = ss.linen.deploy(dense, dense.init(KEY, jnp.ones((1, 3))))
     with pytest.raises(flax.errors.ScopeParamShapeError):
         dense.apply(params, jnp.ones((1, 5)))
-    with pytest.raises(ValueError, match="batch norm and no state; pass it as `state=state`"):
+    with pytest.raises(ValueError, match="batch norm and no state; pass `state=state`"):
         ss.equinox.deploy(OfEquinox().wrap(ss.line())[0], [X])
 
 

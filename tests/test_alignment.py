@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 from hypothesis import given
 from stacks import SEEDS, arbitrary, normal
 
@@ -90,6 +92,43 @@ def test_a_permuted_network_is_the_same_function_and_is_found_again_bit_for_bit(
     assert all("Dense_0" in path and "bias" in path for path in still)  # that of the logits
     found = alignment.align(params, permuted["params"], groups)
     chex.assert_trees_all_equal(found, params)
+
+
+def linen_blocks():
+    """Two attentions, one of which has no biases, and a residual stream between them."""
+
+    class Blocks(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            attention = nn.MultiHeadDotProductAttention
+            x = x + attention(num_heads=4)(x)
+            return x + attention(num_heads=3, use_bias=False, normalize_qk=True)(x)
+
+    module, x = Blocks(), normal(0, 2, 5, 12)
+    return module.init(jax.random.key(0), x), lambda params: module.apply(params, x)
+
+
+def nnx_attention():
+    """The module itself, whose paths begin with `query`, `key`, `value` and `out`."""
+    options = {"num_heads": 4, "in_features": 12, "decode": False, "rngs": nnx.Rngs(0)}
+    graphdef, params = nnx.split(nnx.MultiHeadAttention(**options))
+    return params, lambda params: nnx.merge(graphdef, params)(normal(0, 2, 5, 12))
+
+
+@pytest.mark.parametrize("make", [linen_blocks, nnx_attention])
+def test_permuted_heads_compute_the_same_and_are_found_again(make):
+    drawn, apply = make()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / 2, x.dtype), drawn)
+    groups = alignment.attention_heads(params)
+    permutations = shuffle(0, params, groups)
+    assert [len(p) for p in permutations.values()] == ([4, 3] if make is linen_blocks else [4])
+    permuted = alignment.permute(params, groups, permutations)
+    np.testing.assert_allclose(apply(permuted), apply(params), atol=1e-5)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), params, permuted)
+    still = [str(path) for path, leaf in jax.tree.leaves_with_path(moved) if not leaf]
+    assert all("_ln" in path or "out" in path and "bias" in path for path in still)
+    chex.assert_trees_all_equal(alignment.align(params, permuted, groups), params)
 
 
 # Matching

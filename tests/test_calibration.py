@@ -15,8 +15,10 @@ from subspace_jax.calibration import (
     apply_ensemble_temperature,
     apply_temperature,
     choose_point,
+    conformal_threshold,
     fit_ensemble_temperature,
     fit_temperature,
+    prediction_sets,
 )
 
 N, K, M = 40, 4, 3
@@ -154,3 +156,46 @@ def test_the_gradient_of_the_calibrated_nll_is_exact_without_that_of_the_tempera
         step = 1e-2
         slope = (calibrated_nll(alpha + step) - calibrated_nll(alpha - step)) / (2 * step)
         np.testing.assert_allclose(jax.grad(calibrated_nll)(alpha), slope, rtol=0.05, atol=2e-3)
+
+
+# Prediction sets
+
+
+def score(probs, k, method):
+    return 1 - probs[k] if method == "lac" else sum(p for p in probs if p >= probs[k])
+
+
+@pytest.mark.parametrize("method", ["lac", "aps"])
+@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5])
+def test_prediction_sets_are_those_of_loops(alpha, method):
+    probs = scipy.special.softmax(make_batch(0, sharpness=1.0)[0], axis=-1).round(2)  # with ties
+    labels = make_batch(0)[1]
+    scores = [score(row, k, method) for row, k in zip(probs.astype(float), labels, strict=True)]
+    rank = 41 * (100 - round(100 * alpha)) / 100  # of N + 1
+    at_least = [q for q in scores if sum(s <= q for s in scores) >= rank]
+    expected = min(at_least, default=np.inf)
+    threshold = conformal_threshold(probs, labels, alpha=alpha, method=method)
+    np.testing.assert_allclose(threshold, expected, atol=1e-6)
+    assert np.isinf(threshold) == (alpha == 0.02)  # 40 examples can't promise 98 %
+    held = [[score(row, k, method) <= expected + 1e-6 for k in range(K)] for row in probs]
+    np.testing.assert_array_equal(prediction_sets(probs, threshold + 1e-6, method=method), held)
+
+
+@pytest.mark.parametrize("method", ["lac", "aps"])
+def test_prediction_sets_hold_the_label_as_often_as_promised(method):
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):
+        logits = rng.normal(size=(80, K))
+        labels = (logits + rng.gumbel(size=(80, K))).argmax(1)
+        probs = scipy.special.softmax(3 * logits, axis=1).astype(np.float32)  # too sure
+        threshold = conformal_threshold(probs[:40], labels[:40], alpha=0.2, method=method)
+        sets = prediction_sets(probs[40:], threshold, method=method)
+        covered.append(np.mean(np.asarray(sets)[np.arange(40), labels[40:]]))
+    assert 0.78 < np.mean(covered) < 0.86
+    broken = probs.copy()
+    broken[3, 1] = np.nan
+    threshold = conformal_threshold(broken, labels, method=method)
+    assert np.isnan(threshold)
+    assert prediction_sets(broken, threshold, method=method).all()
+    assert prediction_sets(broken, 0.5, method=method)[3].all()

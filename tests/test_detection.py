@@ -4,13 +4,14 @@ import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import scipy.special
 import sklearn.metrics
 from hypothesis import given
 from reference_metrics import random_batch
 from stacks import arbitrary, normal
 
 from subspace_jax import metrics
-from subspace_jax.detection import auroc, fpr_at_tpr, risk_coverage
+from subspace_jax.detection import auroc, energy_score, fpr_at_tpr, max_logit, risk_coverage
 
 # A coarse grid, so that ties are common.
 SCORES = npst.arrays(
@@ -47,6 +48,15 @@ def test_extremes():
     scores = np.arange(100.0)  # 0.07 * 100 > 7, whose rounding accepts no further score
     assert float(fpr_at_tpr(scores, np.array([92.5]), tpr=0.07)) == 0
     assert float(fpr_at_tpr(scores, np.array([93.0]), tpr=0.07)) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 50.0])
+def test_scores_of_logits_are_those_of_loops(temperature):
+    logits = 300 * normal(0, 40, 6)
+    energy = [temperature * scipy.special.logsumexp(row / temperature) for row in logits]
+    np.testing.assert_allclose(energy_score(logits, temperature), energy, rtol=1e-6)
+    np.testing.assert_array_equal(max_logit(logits), [max(row) for row in logits])
+    assert np.isnan(max_logit(logits * np.where(np.arange(6) == 2, np.nan, 1).astype("f"))).all()
 
 
 # Risk and coverage

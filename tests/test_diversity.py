@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from stacks import SEEDS, arbitrary, device, flat, normal
 
 from subspace_jax import cosine_penalty, distances, squared_cosines
-from subspace_jax.diversity import is_kernel, kernel_gram, penalty_of_gram
+from subspace_jax.diversity import (
+    feature_cosine_penalty,
+    is_kernel,
+    kernel_gram,
+    penalty_of_gram,
+)
 
 KEY = jax.random.key(0)
 OF_A_PAIR = functools.partial(cosine_penalty, key=KEY)
@@ -124,3 +129,14 @@ def test_distances_between_almost_equal_endpoints_are_rounding():
     endpoint, noise = normal(0, 1, 20, 30), 1e-6 * normal(1, 8, 20, 30)
     found = distances(jnp.asarray(endpoint + noise))
     np.testing.assert_allclose(found, np.zeros((8, 8)), atol=1e-3 * np.linalg.norm(endpoint))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_penalty_of_features_is_one_cosine_of_all_of_them(scale):
+    first, second = ({"a": normal(i, 5, 3), "b": normal(i + 2, 5, 2, 2)} for i in (0, 1))
+    expected = squared_cosine(*(flat(list(f.values()), leading=0) for f in (first, second)))
+    scaled = jax.tree.map(lambda x: np.float32(scale) * x, second)
+    value, gradient = jax.value_and_grad(feature_cosine_penalty)(device(scaled), device(first))
+    np.testing.assert_allclose(value, expected, rtol=3e-6)
+    chex.assert_tree_all_finite(gradient)
+    assert feature_cosine_penalty(jax.tree.map(np.zeros_like, first), first) == 0

@@ -1,4 +1,4 @@
-"""The names of the package itself: what is there, what comes when it is used, and where others went."""
+"""The names of the package itself: what is there, and what comes when it is used."""
 
 import subprocess
 import sys
@@ -39,18 +39,6 @@ ss.plotting.path
 assert "matplotlib" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("name", subspace_jax.MOVED)
-def test_an_old_name_says_where_it_is(name):
-    assert name not in subspace_jax.__all__
-    with pytest.raises(AttributeError, match=f"no attribute '{name}'; it ") as error:
-        getattr(subspace_jax, name)
-    place = str(error.value).split("; it ")[1]
-    if "`" in place:
-        found = subspace_jax
-        for part in place.split("`")[1].removeprefix("subspace_jax.").split("."):
-            found = getattr(found, part)
 
 
 def test_other_names_are_unknown():

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
+import scipy.stats
 import sklearn.metrics
 from reference_metrics import random_batch
 
@@ -18,8 +21,9 @@ from subspace_jax import metrics
 arbitrary = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 N, K, BINS = 24, 4, 5
 BINNED = ("reliability", "ece", "max_calibration_error", "adaptive_ece", "classwise_ece")
-PAIRED = ("disagreement", "total_variation")
-NAMES = (*BINNED, *PAIRED, "accuracy", "nll", "brier", "brier_decomposition", "entropy", "aurc")
+PAIRED = ("disagreement", "total_variation", "mutual_information")
+NAMES = (*BINNED, *PAIRED, "smooth_ece", "accuracy", "nll", "brier", "brier_decomposition")
+NAMES += ("entropy", "aurc")
 UNLABELLED = ("entropy", *PAIRED)
 
 
@@ -28,6 +32,8 @@ def call(name, probs, labels, weights=None):
     options = {"num_bins": BINS} if name in BINNED else {}
     first = jnp.log(probs) if name == "nll" else probs
     second = probs[:, ::-1] if name in PAIRED else labels
+    if name == "mutual_information":
+        return metrics.mutual_information(jnp.stack([first, second]), weights=weights)
     return getattr(metrics, name)(first, second, weights=weights, **options)
 
 
@@ -78,6 +84,20 @@ def loop_adaptive_ece(confidence, correct, w):
     return np.abs(sums).sum() / w.sum()
 
 
+def smooth_ece_by_densities(confidence, correct, w):
+    """Normal densities at the mirror images of every confidence, and SciPy's root."""
+    t = (np.arange(4000) + 0.5) / 4000
+
+    def error(bandwidth):
+        curve = np.zeros_like(t)
+        for c, y, weight in zip(confidence, correct, w / w.sum(), strict=True):
+            images = [2 * k + side * c for k in range(-4, 5) for side in (1, -1)]
+            curve += weight * (y - c) * scipy.stats.norm.pdf(t[:, None], images, bandwidth).sum(1)
+        return np.abs(curve).mean()
+
+    return scipy.optimize.brentq(lambda bandwidth: error(bandwidth) - bandwidth, 1e-3, 1)
+
+
 def loop_brier_decomposition(probs, targets, w):
     overall, predicted = np.average(targets, axis=0, weights=w), probs.argmax(axis=1)
     reliability = resolution = within = 0.0
@@ -124,15 +144,34 @@ def test_loops_agree(batch):
         ),
         "total_variation": np.average(np.abs(probs - probs[:, ::-1]).sum(axis=1) / 2, weights=w),
     }
+    mean = (probs + probs[:, ::-1]) / 2
+    towards = [scipy.special.rel_entr(p, mean).sum(axis=1) for p in (probs, probs[:, ::-1])]
+    expected["mutual_information"] = np.average(np.mean(towards, axis=0), weights=w)
     chex.assert_trees_all_close({name: values[name] for name in expected}, expected, atol=1e-6)
     np.testing.assert_allclose(values["reliability"][:3], diagram, atol=1e-6)
     # Ranges, and the parts of the Brier score.
     upper = {"nll": np.inf, "brier": 2, "entropy": np.log(3), "classwise_ece": 2 / 3}
+    upper["mutual_information"] = np.log(2)
     for name in set(NAMES) - {"reliability", "brier_decomposition"}:
-        assert 0 <= values[name] <= upper.get(name, 1) + 1e-6, name
+        assert -1e-6 <= values[name] <= upper.get(name, 1) + 1e-6, name
     reliability, resolution, uncertainty, within = values["brier_decomposition"]
     total = reliability - resolution + uncertainty + within
     np.testing.assert_allclose(total, values["brier"], atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_smooth_ece_is_the_fixed_point_of_mirrored_densities(seed):
+    probs, labels, weights = random_batch(seed)
+    for w in (np.ones(N), weights):
+        curve = probs.max(axis=1), probs.argmax(axis=1) == labels, w
+        expected = smooth_ece_by_densities(*(x.astype(np.float64) for x in curve))
+        np.testing.assert_allclose(
+            metrics.smooth_ece(probs, labels, weights=w), expected, atol=1e-5
+        )
+    # One gap everywhere is the error at every bandwidth, the narrowest too.
+    for gap in (0.4, 2.0**-12):
+        probs, labels = np.float32([[1 - gap, gap]] * 50), np.zeros(50, int)
+        np.testing.assert_allclose(metrics.smooth_ece(probs, labels), gap, rtol=1e-4)
 
 
 def test_scikit_learn_agrees():

@@ -123,6 +123,12 @@ subspace_jax/landscape.py: test_landscape.py, coordinates_are_those
 subspace_jax/landscape.py: test_landscape.py, a_tilt_of
 - (losses - ((1 - t) * losses[0] + t * losses[-1])).max()
 + (losses - losses[0]).max()
+subspace_jax/calibration.py: test_calibration.py, sets_are_those
+- (len(scores) + 1) * (1 - alpha)
++ len(scores) * (1 - alpha)
+subspace_jax/metrics.py: test_metrics.py, smooth_ece_is
+- wider = error(middle) > middle
++ wider = error(middle) > middle / 2
 experiments/results/significance.py: test_significance.py, holm_is_that
 - p_value * (len(tested) - rank)
 + p_value * len(tested)

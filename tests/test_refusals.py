@@ -42,6 +42,7 @@ ONE, OTHER = {"w": ones(2, 3)}, {"w": ones(2, 4)}
 BASE = {"kernel": ones(6, 5), "bias": ones(5), "steps": np.int32(7)}
 SMALL = {"in": ones(2, 3), "out": ones(3, 4)}
 IMAGES = ones(1, 32, 32, 3)
+QKV, HEAD = ("query", "key", "value"), {"kernel": ones(6, 2, 3), "bias": ones(2, 3)}
 LINKS = {
     "ema": averaging.ema(0.5),
     "swa": averaging.swa(1, 1),
@@ -56,7 +57,7 @@ BINNED = (
 )
 LABELLED = (
     *(metrics.accuracy, metrics.nll, metrics.brier, metrics.brier_decomposition, metrics.aurc),
-    *BINNED,
+    *(metrics.smooth_ece, *BINNED),
 )
 OF_STACKS = (tree.num_stacked, tree.gram, with_(tree.mix, ones(2)))
 OF_KERNELS = (ss.squared_cosines, ss.cosine_penalty, ss.distances)
@@ -210,6 +211,9 @@ REFUSED = [
     (r"scores_in have shape \[3, 2\]", detection.fpr_at_tpr, ones(3, 2), ones(3)),
     (r"is not a rate in \(0, 1\]; .* 0.95", detection.fpr_at_tpr, ones(3), ones(3), 1.5),
     ("labels have shape", detection.risk_coverage, PROBS, LABELS[1:]),
+    (r"\(24, 4\); stack the members to \[M, N, K\]", metrics.mutual_information, PROBS),
+    (r"\(4,\) instead of \[N, K\]", detection.max_logit, PROBS[0]),
+    ("temperature=0 is not above 0", detection.energy_score, PROBS, 0),
     # Calibration
     ("0 validation examples; hold", calibration.fit_temperature, ones(0, 4), LABELS[:0]),
     ("0 validation examples; hold", per_member, ones(3, 0, 4), LABELS[:0]),
@@ -220,11 +224,13 @@ REFUSED = [
     ),
     ("'mean' is unknown", with_(per_member, average="mean"), PROBS[None], LABELS),
     ("'ece' is unknown", with_(calibration.choose_point, criterion="ece"), PROBS[None], LABELS),
+    ("alpha=1.5 is not in", with_(calibration.conformal_threshold, alpha=1.5), PROBS, LABELS),
+    ("'raps' is unknown; use", with_(calibration.prediction_sets, method="raps"), PROBS, 0.5),
     ("give .* 1 point at at least 1 val", calibration.choose_point, ones(0, 24, 4), LABELS),
     # Landscape
     ("3 networks but the stack holds 2; stack the", landscape.plane, ones(2, 4)),
-    ("collinear.* longest side of 2 .* height of .*; choose", landscape.plane, LINE),
-    ("Networks 0 and 1 are 0 apart .* 5: .*; choose", landscape.plane, np.float32([[0], [0], [5]])),
+    ("collinear.* are 1, 2, 1 and .* height .*; choose", landscape.plane, LINE),
+    ("coincide: .* are 0, 5, 5 and .*; choose", landscape.plane, np.float32([[0], [0], [5]])),
     ("are nan and .*finite", landscape.plane, np.float32(np.nan) * TRIANGLE),
     ("resolution 1 covers no area", landscape.grid, landscape.plane(TRIANGLE), 1),
     ("margin of -0.1 cuts", landscape.grid, landscape.plane(TRIANGLE), 5, -0.1),
@@ -285,6 +291,8 @@ REFUSED = [
             (UNITS | {"h": (("in", -1),)}, "Axis -1 .* is named twice, in groups 'g' and 'h'"),
         ]
     ),
+    ("None of the 2 leaves is of an attention", alignment.attention_heads, SMALL),
+    ("None of the 6 leaves is of", alignment.attention_heads, dict.fromkeys(QKV, HEAD)),
     ("decay=1.5; use a number from 0 to below 1", averaging.ema, 1.5),
     ("rho=-1; use 0 or", sharpness.sam, optax.sgd(0.1), -1),
     (r"freeze got \[True, False\]; .* freeze\(\[0\]\)", ss.freeze, [True, False]),

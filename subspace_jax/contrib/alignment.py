@@ -1,8 +1,7 @@
 r"""Permutations of hidden units that bring a trained network close to another one.
 
-Hidden units have no order: a network whose units (and the weights that read them) are permuted is the
-same function. Networks that were trained independently have their units in different orders, so that a
-line between them crosses networks that predict badly; after alignment it often does much less so.
+A network whose hidden units (and the weights that read them) are permuted is the same function, and a
+line between networks that were trained independently crosses ones that predict badly.
 
     aligned = align(reference, network, groups)
     endpoints = line.grow([reference, aligned])
@@ -14,6 +13,7 @@ A *group* is what is permuted together: the axes, in several leaves, that run ov
 A residual stream is one group: all that is added to it, and all that reads it.
 """
 
+import re
 from collections.abc import Mapping
 
 import jax
@@ -29,10 +29,37 @@ Groups = Mapping[str, tuple[tuple[str, int], ...]]
 Permutations = Mapping[str, np.ndarray]
 
 
+def attention_heads(params: PyTree) -> dict[str, tuple[tuple[str, int], ...]]:
+    """A group of the heads of each multi-head attention of Flax, NNX or Linen, among parameters.
+
+    Heads have no order either: their axes in the kernels and biases of `query`, `key` and `value`,
+    `[..., heads, features]`, and of `out`, `[heads, features, ...]`, are permuted together. What reads
+    and writes a residual stream is a group that you add. Raises ValueError: there is no attention.
+
+    >>> attention = dict.fromkeys(("query", "key", "value"), {"kernel": jnp.ones((6, 2, 3))})
+    >>> attention["out"] = {"kernel": jnp.ones((2, 3, 6))}
+    >>> attention_heads({"block": attention})["block/heads"][:2]
+    (('block/key/kernel', -2), ('block/out/kernel', -3))
+    """
+    found: dict[str, dict] = {}
+    needed = {(part, "kernel") for part in ("query", "key", "value", "out")}
+    for path, leaf in _by_path(params).items():
+        match = re.fullmatch(r"(.*/)?(query|key|value|out)/(kernel|bias)(/value)?", path)
+        if match and leaf.ndim == {"kernel": 3, "bias": 2}[match[3]]:
+            axis = -3 if match[2] == "out" else -2
+            found.setdefault(f"{match[1] or ''}heads", {})[match[2], match[3]] = path, axis
+    groups = {name: tuple(of.values()) for name, of in found.items() if needed <= of.keys()}
+    if not groups:
+        raise ValueError(
+            f"None of the {len(jax.tree.leaves(params))} leaves is of an attention of Flax, with "
+            "kernels [inputs, heads, features] of query, key and value and [heads, features, outputs] "
+            "of out; name the groups yourself."
+        )
+    return groups
+
+
 def align(reference: PyTree, network: PyTree, groups: Groups) -> PyTree:
     """The network with its hidden units in the order of the reference's: `permute` what `match` finds.
-
-    It computes what `network` does. Raises ValueError: as `match`.
 
     >>> groups = {"hidden": (("in", 1), ("out", 0))}
     >>> one = {"in": jnp.array([[1.0, 2.0]]), "out": jnp.array([[3.0], [4.0]])}
@@ -46,8 +73,7 @@ def align(reference: PyTree, network: PyTree, groups: Groups) -> PyTree:
 def permute(network: PyTree, groups: Groups, permutations: Permutations) -> PyTree:
     """A network, or its batch-norm statistics, with the units of its groups in another order.
 
-    Groups without a permutation stay. Raises ValueError: a path, an axis or a permutation that the
-    network or the groups do not have.
+    Raises ValueError: a path, an axis or a permutation that the network or the groups do not have.
 
     >>> permute({"w": jnp.array([1.0, 2.0])}, {"units": (("w", 0),)}, {"units": np.array([1, 0])})
     {'w': Array([2., 1.], dtype=float32)}
@@ -79,23 +105,22 @@ def match(reference: PyTree, network: PyTree, groups: Groups) -> dict[str, np.nd
 
     .. math:: \min_{\pi} \|\theta_{\text{ref}} - \pi(\theta)\|^2
 
-    over the leaves that groups name, by coordinate descent: one group after another gets the best
-    permutation given the others, a linear assignment, until nothing changes. It starts from the
-    identity and from an order that is found front to back, and the closer result is returned, so the
-    distance never grows. A network whose units were only permuted is found again if groups are in the
-    order of the network and the weights from earlier groups tell its units apart.
+    by coordinate descent: one group after another gets the best permutation given the others, a linear
+    assignment, until nothing changes. It starts from the identity and from an order that is found front
+    to back, and returns the closer result. A network whose units were only permuted is found again if
+    groups are in the order of the network and earlier weights tell its units apart.
 
     Raises ValueError: leaves differ in shape, a path or an axis that there is not, axes of one group
     that differ in size, an axis that is named twice, or weights that are not finite. See Ainsworth,
-    Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries", section 3.2
-    (weight matching).
+    Hayase, Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries", section 3.2.
 
     >>> units = {"units": (("w", 0),)}
     >>> match({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([2.0, 1.0])}, units)
     {'units': array([1, 0])}
     """
     pairs = _Pairs(reference, network, groups)
-    found = [pairs.descend(start) for start in (pairs.front_to_back(), pairs.identity())]
+    identity = {name: np.arange(size) for name, size in pairs.sizes.items()}
+    found = [pairs.descend(start) for start in (pairs.front_to_back(), identity)]
     return min(found, key=pairs.distance)
 
 
@@ -106,24 +131,17 @@ class _Pairs:
         first, second = _by_path(reference), _by_path(network)
         self.sizes = _sizes(second, groups)
         self.groups, self.axes = groups, _axes(groups)
+        self.first, self.second = {}, {}
         for path in self.axes:
-            shapes = [list(jnp.shape(leaves[path])) for leaves in (first, second) if path in leaves]
-            if len(shapes) < 2 or shapes[0] != shapes[1]:
+            ours, theirs = tree.on_host(first.get(path, 0)), tree.on_host(second[path])
+            if ours.shape != theirs.shape:
                 raise ValueError(
-                    f"Leaf {path} has the shapes {' and '.join(map(str, shapes))} in the reference "
-                    "and the network; align networks of one architecture."
+                    f"Leaf {path} has the shapes {list(ours.shape)} and {list(theirs.shape)} in the "
+                    "reference and the network; align networks of one architecture."
                 )
-        self.first, self.second = (
-            {path: tree.on_host(leaves[path]) for path in self.axes} for leaves in (first, second)
-        )
-        for path in self.axes:
-            if not (np.isfinite(self.first[path]).all() and np.isfinite(self.second[path]).all()):
-                raise ValueError(
-                    f"Leaf {path} has weights that are not finite; align other networks."
-                )
-
-    def identity(self):
-        return {name: np.arange(size) for name, size in self.sizes.items()}
+            if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+                raise ValueError(f"Leaf {path} has weights that are not finite; align others.")
+            self.first[path], self.second[path] = ours, theirs
 
     def front_to_back(self):
         """Each group by those leaves whose other axes are settled, in the order of the groups."""

@@ -20,12 +20,10 @@ def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
     .. math:: \theta(w) = \sum_{i=1}^{n} w_i \theta_i, \qquad w_i = 0 \text{ for } i \notin S,
               \quad S \text{ uniform among the simplexes, } w_S \text{ uniform on it}
 
-    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2; `freeze` keeps vertices that were
-    trained before. The coordinates are the `n` weights. The center is the mean of all vertices, which
-    may lie outside: predict with an ensemble of random points.
-
-    Raises ValueError: there is no simplex, one has no vertex or one twice, or a number is left out. See
-    Benton et al. 2021, "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
+    Of ((0, 2), (1, 2)) the networks 0 and 1 are connected through 2. The center is the mean of all
+    vertices, which may lie outside: predict with an ensemble of random points. Raises ValueError: there
+    is no simplex, one has no vertex or one twice, or a number is left out. See Benton et al. 2021,
+    "Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling".
 
     >>> weights = simplicial_complex(((0, 2), (1, 2))).draw(jax.random.key(0))
     >>> weights.shape, int((weights == 0).sum())
@@ -64,12 +62,9 @@ def log_volume(
     .. math:: \log V = \tfrac12 \log\det G - \log k!, \qquad
               G_{ij} = \langle \theta_i - \theta_0, \theta_j - \theta_0 \rangle, \; i, j = 1 .. k
 
-    over the leaves that `select` names, all by default. Rewarding it keeps vertices apart where a
-    cosine penalty would not. A millionth of its mean diagonal is added to that of G, so that flat
-    simplexes have finite volumes and gradients; where all vertices are equal the gradient is 0.
-
-    Raises ValueError: there are fewer than two vertices, or no leaf is selected. See Benton et al.
-    2021, "Loss Surface Simplexes", where it is the Cayley-Menger determinant, which is the same.
+    over the leaves that `select` names, all by default. A millionth of its mean diagonal is added to
+    that of G, so that flat simplexes have finite volumes and gradients. Raises ValueError: there are
+    fewer than two vertices, or no leaf is selected. See Benton et al. 2021, "Loss Surface Simplexes".
 
     >>> corners = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # a triangle of area 6
     >>> round(float(jnp.exp(log_volume(corners))), 3)

@@ -3,14 +3,11 @@ r"""Low-rank deltas on a frozen base: a subspace of fine-tuned networks in littl
     factors = line.init(key, lambda key: lora.init(key, base, rank=4))
     tuned = lora.around(line, base)
     params = tuned.sample(key, factors)             # the one new line of a training loop
-    deployed = tuned.midpoint(factors)              # an ordinary network: no cost in inference
 
 Endpoint `i` is the base plus :math:`A_i B_i` at the kernels that are selected, as a matrix of rows and
 columns. A point is a mixture of these networks and not of their factors,
 
 .. math:: \theta(w) = \theta_0 + s \sum_i w_i A_i B_i
-
-since a product of mixed factors has terms :math:`w_i w_j A_i B_j` of two endpoints, which is no line.
 """
 
 import dataclasses
@@ -47,17 +44,14 @@ def init(
     """Draws the factors of one network's deltas.
 
     The entries of `a` are normal with variance 1 / rows. With `b` zero every point of a subspace is the
-    base, bit for bit; its endpoints part with the first gradients, since each has an `a` of its own.
-    Where `cosine_penalty` is to act from the first step, which is 0 of deltas that are zero, give `b` a
-    small standard deviation.
+    base, bit for bit, and `cosine_penalty` is 0 in the first step.
 
     Args:
       base: the network that is kept, leaves `[...]`.
       rank: `r`, of the deltas; smaller where a kernel has fewer rows or columns.
-      select: `(path, leaf [...]) -> bool`, the kernels that get a delta; by default of rank two or
-        more.
-      axis: where the axes of a kernel are parted into rows and columns: -1 where the last axis is that
-        of the outputs (Flax, Haiku), 1 where the first is (Equinox, PyTorch).
+      select: `(path, leaf [...]) -> bool`, the kernels that get a delta; by default of rank two or more.
+      axis: the first axis of a kernel's columns: -1 where the last axis is that of the outputs (Flax,
+        Haiku), 1 where the first is (Equinox, PyTorch).
       b_std: standard deviation of `b`.
 
     Returns a tree like `base` with `{"a": [rows, r], "b": [r, columns]}` for each selected kernel and
@@ -115,15 +109,10 @@ def merge(
 
     .. math:: \theta_0 + s \sum_{i=1}^{n} w_i A_i B_i
 
-    Args:
-      factors: of one network, or a stack of `n`; leaves of `base` without factors are returned as they
-        are.
-      weights: `[n]`, or a tree prefix of `factors` as `Subspace.mixing_weights` returns for a layerwise
-        point; None for the factors of one network.
-      scale: `s`; LoRA's alpha divided by the rank.
-
-    Returns a network in the dtypes of the base. Raises ValueError: the factors are those of another
-    base, or the weights do not fit.
+    for the factors of a stack of `n` and weights `[n]`, or a tree prefix of factors with such an array
+    at each; or for the factors of one network and no weights. `scale` is `s`, LoRA's alpha divided by
+    the rank. Returns a network in the dtypes of the base. Raises ValueError: the factors are those of
+    another base, or the weights do not fit.
 
     >>> factors = {"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])}
     >>> merge(jnp.zeros((3, 2)), factors, jnp.array([0.25, 0.75]))[0]
@@ -173,9 +162,8 @@ def merge(
 def around(subspace: Subspace, base: PyTree, scale: float | jax.Array = 1.0) -> Subspace:
     """The same subspace with factors for endpoints: its points are whole networks around a base.
 
-    Sampling, points, midpoint and `make_train_step` work on it; both factors of a kernel share a
-    layer's draw. In a function that is compiled, make it inside, of a base that is its argument:
-    otherwise the base is a constant of the program.
+    Both factors of a kernel share a layer's draw. In a function that is compiled, make it inside, of a
+    base that is its argument: otherwise the base is a constant of the program.
 
     >>> from subspace_jax import simplex
     >>> tuned = around(simplex(2), jnp.zeros((3, 2)))
@@ -215,9 +203,9 @@ def _is_pair(node) -> bool:
 
 
 def cosine_penalty(factors: PyTree, key: jax.Array | None = None) -> jax.Array:
-    """`subspace_jax.cosine_penalty` of the deltas; whole networks share the base and are near 1.
+    """`subspace_jax.cosine_penalty` of the deltas, in [0, 1]; 0 for deltas that are zero.
 
-    In [0, 1]; 0 for deltas that are zero. Raises ValueError: there is one endpoint.
+    Raises ValueError: there is one endpoint.
 
     >>> cosine_penalty({"a": jnp.ones((2, 3, 1)), "b": jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])})
     Array(0.5, dtype=float32)

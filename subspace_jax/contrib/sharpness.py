@@ -24,15 +24,11 @@ def sam(
               \hat\epsilon = \rho \frac{T^2 g}{\|T g\|}, \; T = |\theta| + 0.01, \qquad
               \theta \leftarrow \mathrm{optimizer}\big(\nabla L(\theta + \hat\epsilon)\big)
 
-    It is `optax.contrib.sam` in its opaque mode, whose `update` wants `grad_fn=`, `(params, step) ->
-    gradient`, which `make_train_step` passes. Of a subspace the whole stack is one vector, and both
-    gradients are at the same coordinates. Weight decay in `optimizer` does not enter the perturbation.
-    `T` is 1 for leaves whose name has `bias` in it, as in the code that the authors published; with
-    `adaptive="all"` it is the formula's for every leaf, as in the paper. To accumulate gradients, put
-    it around `optax.MultiSteps` and not inside.
-
-    Raises ValueError: `rho` is negative. See Foret et al. 2021, "Sharpness-Aware Minimization for
-    Efficiently Improving Generalization", Eq. 2 and 3; Kwon et al. 2021, "ASAM", Algorithm 1.
+    Its `update` wants `grad_fn=`, `(params, step) -> gradient`, which `make_train_step` passes. Of a
+    subspace the whole stack is one vector. `T` is 1 for leaves whose name has `bias` in it, as in the
+    authors' code; with `adaptive="all"` it is the formula's for every leaf, as in the paper. Put it
+    around `optax.MultiSteps` and not inside. Raises ValueError: `rho` is negative. See Foret et al.
+    2021, "Sharpness-Aware Minimization", Eq. 2 and 3; Kwon et al. 2021, "ASAM", Algorithm 1.
 
     >>> loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * w**2)
     >>> optimizer, w = sam(optax.sgd(0.1), rho=0.5), jnp.array([3.0, 1.0])

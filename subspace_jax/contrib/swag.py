@@ -28,19 +28,17 @@ class SwagState(NamedTuple):
 
 
 def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation:
-    r"""SWAG: a Gaussian over networks, fitted to those that `swa` averages.
+    r"""SWAG: a Gaussian over networks, fitted to those that `averaging.swa` averages.
 
     .. math:: \mathcal{N}\Big(\bar\theta, \;
               \tfrac12 \operatorname{diag}(\overline{\theta^2} - \bar\theta^2)
               + \tfrac{1}{2 (K - 1)} D D^\top\Big)
 
     The columns of `D` are the deviations of the last `K = rank >= 2` networks, each from the mean up to
-    and including it. The variance is summed by Welford's method, which survives float32. A stack of
-    endpoints is one vector here. Read the mean with `average_of`, draw networks with `swag_sample`.
-
-    Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2, or
-    a parameter is complex. See Maddox et al.
-    2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning", Algorithm 1.
+    and including it. A stack of endpoints is one vector. Read the mean with `average_of`, draw networks
+    with `swag_sample`. Raises ValueError: `start_step` is negative, `every` below 1 or `rank` below 2,
+    or a parameter is complex. See Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in
+    Deep Learning", Algorithm 1.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), swag(start_step=0, every=1, rank=2))
     >>> params = jnp.array([4.0])
@@ -50,9 +48,7 @@ def swag(start_step: int, every: int, rank: int) -> optax.GradientTransformation
     """
     averaging.check_steps("swag", start_step, every)
     if rank < 2:
-        raise ValueError(
-            f"rank={rank} deviations have no covariance; keep at least 2, or use swa for the mean."
-        )
+        raise ValueError(f"rank={rank} deviations have no covariance; keep at least 2, or use swa.")
 
     def init(params):
         for path, leaf in jax.tree.leaves_with_path(params):
@@ -99,9 +95,7 @@ def swag_sample(
               + \sqrt{\frac{s}{K - 1}} \, D z_2, \qquad z_1 \sim \mathcal{N}(0, I_P),
               \quad z_2 \sim \mathcal{N}(0, I_K)
 
-    with `scale` `s` and as many columns `K` as there are deviations; of at most one network it is the
-    average itself. Recalibrate every sample. Raises ValueError: there is no `swag` in the state. See
-    Maddox et al. 2019, Eq. 1.
+    with `scale` `s`; recalibrate it. Raises ValueError: there is no `swag`. See Maddox et al., Eq. 1.
 
     >>> state = swag(start_step=0, every=1, rank=2).init(jnp.array([4.0]))
     >>> swag_sample(state, jax.random.key(0))

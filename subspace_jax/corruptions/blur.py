@@ -90,10 +90,7 @@ def smear_along(images, angles, radius, sigma):
         def add(total, tap):
             shift = jnp.stack([jnp.sin(angle), jnp.cos(angle)]) * tap[0]
             down, right = jnp.ceil(shift - 0.5).astype(jnp.int32)
-            rows, columns = (
-                jnp.clip(place + down, 0, size - 1),
-                jnp.clip(place + right, 0, size - 1),
-            )
+            rows, columns = (jnp.clip(place + by, 0, size - 1) for by in (down, right))
             return total + tap[1] * image[rows[:, None], columns[None]], None
 
         return jax.lax.scan(add, jnp.zeros_like(image), (steps, weights))[0]

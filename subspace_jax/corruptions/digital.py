@@ -77,10 +77,7 @@ def elastic_transform(key, images, size, strength, sigma, affine):
 
     shift = jax.random.uniform(shift_key, (count, side, side, 2), minval=-1, maxval=1)
     shift = separable(gaussian_matrix(side, size * sigma, truncate=3.0, reflect=True), shift)
-    y_from, x_from = (
-        y[None] + size * strength * shift[..., 0],
-        x[None] + size * strength * shift[..., 1],
-    )
+    y_from, x_from = (at[None] + size * strength * shift[..., i] for i, at in enumerate((y, x)))
     repeated = functools.partial(_fold, period=2 * side, turn=1)
     return jax.vmap(functools.partial(_sample, fold=repeated))(images, y_from, x_from)
 
@@ -119,9 +116,8 @@ def pixelate(key, images, scale):
 def jpeg_compression(key, images, quality):
     """Compresses as JPEG at `quality` of 100, by a real cosine transform with 4:2:0 colour.
 
-    It rounds where the library that made the official files does (IJG libjpeg 9, which halves the
-    colours by cosine transforms of 16 x 16 pixels that keep 8 x 8 coefficients; libjpeg-turbo averages
-    2 x 2 pixels instead). Entropy coding loses nothing and is left out.
+    It rounds where the library of the official files does (IJG libjpeg 9, which halves the colours by
+    transforms of 16 x 16 pixels that keep 8 x 8 coefficients); entropy coding is left out.
     """
     del key
     red, green, blue = jnp.moveaxis(jnp.round(255 * images), 3, 0)

@@ -39,14 +39,9 @@ def snow(key, images, mean, scale, zoom, threshold, radius, sigma, keep):
 def frost(key, images, keep, amount):
     """Adds a texture that is made here, not one of the five photographs of the original.
 
-    The texture is a bluish normal random field whose amplitude falls with a power of the frequency; its
-    contrast varies within the image, and its brightness, uniform, between images. It has no ice
-    crystals.
-
-    Measured against all crops of those photographs, resized as published for each of the three image
-    sizes: the mean absolute and the root mean square step to the next pixel, and the standard deviation
-    within an image, agree within 3 %. At 32 pixels the steps of the change of images of CIFAR-10 do so
-    at every severity. Crops of the photographs differ more in contrast from each other.
+    It is a bluish normal random field whose amplitude falls with a power of the frequency, of uniform
+    brightness and varying contrast, without ice crystals. Its steps to the next pixel and its standard
+    deviation agree with crops of the photographs within 3 % at each size of image.
     """
     field_key, contrast_key, level_key = jax.random.split(key, 3)
     shape = images.shape[:3]
@@ -101,8 +96,7 @@ def _fractal(key, count, levels, decay):
 def spatter(key, images, mean, scale, sigma, threshold, strength, mud):
     """Splashes water (`mud` False) or mud where blurred normal noise exceeds a threshold.
 
-    The water's relief is built from the distance to the nearest edge of a splash; the distance is
-    Euclidean here and a close integer approximation of it in the original.
+    The water's relief is built from the distance to the nearest edge of a splash, which is exact here.
     """
     size = images.shape[1]
     liquid = mean + scale * jax.random.normal(key, (*images.shape[:3], 1))
