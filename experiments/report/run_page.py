@@ -96,6 +96,8 @@ def _verdict(metrics: Metrics) -> str:
     accuracy, nll, ece = (mean_of({"mean": point[name]}, name) for name in METRICS)
     what = "midpoint" if len(metrics["points"]) > 1 else "network"
     said = f"The {what} has accuracy {accuracy} %, NLL {nll} nats and ECE {ece} %."
+    if metrics.get("config", {}).get("quick"):
+        said += " It is of a first look with --quick, and no result."
     return f'<div class="verdict"><p>{said}</p></div>'
 
 

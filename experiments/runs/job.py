@@ -6,14 +6,14 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
+from absl import flags
 
 import subspace_jax as ss
 from experiments.configs import check, recipes
@@ -25,16 +25,17 @@ from experiments.results import styles
 from experiments.runs import workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
 from experiments.runs.logs import Logs
-from experiments.system import cli, files, hosts, lock
-from experiments.system.cli import Stop
+from experiments.system import cli, files, hosts, lock, progress
 from experiments.system.errors import Interrupted, UserError
 from experiments.system.provenance import finished_now, provenance
+from experiments.system.values import flatten
 from experiments.training import model, placement, steps, weights
 from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.run import Run, make_run
 
 Advance = Callable[[float], None]  # with the share of a run's work that is done
+_NOTHING: Mapping[str, Any] = {}
 TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 
 
@@ -227,18 +228,18 @@ def step_report(run: Run, state: ss.TrainState) -> MemoryReport | None:
 
 def _with_bar(states, run, step, history) -> Iterator:
     """States of training, with a progress bar that shows the time left."""
-    with _bar(total=run.program.num_steps, initial=step, unit="step", desc="train") as bar:
+    total = run.program.num_steps
+    with progress.Bar("train", hosts.is_first(), total=total, initial=step, unit="step") as bar:
         for latest in states:
             bar.update(history.num_steps - bar.n)
             for last in history.epochs[-1:]:
-                shown = {name: f"{last[name]:.3f}" for name in ("loss", "accuracy")}
+                shown = {
+                    "loss": f"{last['loss']:.3f}",
+                    "accuracy": f"{100 * last['accuracy']:.1f} %",
+                }
                 bar.set_postfix(epoch=last["epoch"], **shown, refresh=False)
             yield latest
         bar.update(history.num_steps - bar.n)
-
-
-def _bar(*batches, shown: bool = True, **more) -> tqdm.tqdm:
-    return tqdm.tqdm(*batches, disable=not (shown and hosts.is_first()), mininterval=0.5, **more)
 
 
 def restore(checkpoints, run: Run, state, history: History, look: Oracle) -> ss.TrainState:
@@ -264,7 +265,7 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
 
     def wrap(batches: Iterable, what: str) -> Iterator:
         agreement = hosts.Agreement()
-        for batch in _bar(batches, shown=bars, unit="batch", desc=what):
+        for batch in progress.batches(batches, what, bars and hosts.is_first()):
             if agreement.any(stop())[0]:
                 raise Interrupted(
                     f"Stopped during the evaluation; what is trained is saved in {folder}: run the "
@@ -275,24 +276,46 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
     return wrap
 
 
-def command(module: str, description: str, config: str, argv: list[str] | None = None) -> int:
-    """Runs a command that trains one run, in one process or several; returns its exit code."""
+def command(
+    module: str,
+    description: str,
+    config: str,
+    argv: list[str] | None = None,
+    quick: Mapping[str, Any] = _NOTHING,
+) -> int:
+    """Runs a command that trains one run, in one process or several; returns its exit code.
+
+    `quick` are the values of a command that has the flag --quick, for a first look and no result.
+    """
+
+    def define(values):
+        hosts.define(values)
+        if quick:
+            text = "A first look: few images and epochs, a small network; its record says so."
+            flags.DEFINE_bool("quick", False, text, flag_values=values)
+
     run = functools.partial(
         cli.run,
-        functools.partial(main, module=module),
+        functools.partial(main, module=module, quick=quick),
         argv=argv,
         description=f"{description}\n\n{hosts.DESCRIPTION}",
         default_config=f"experiments/configs/{config}.py:line",
-        define=hosts.define,
+        define=define,
         said=check.said,
         removed=check.REMOVED,
     )
     return hosts.finish(run)
 
 
-def main(options: SimpleNamespace, module: str) -> None:
+def main(options: SimpleNamespace, module: str, quick: Mapping[str, Any] = _NOTHING) -> None:
     """Trains, evaluates and reports the run of the options that `cli.run` gives."""
     begin = time.perf_counter()
+    if quick and options.quick:
+        known = {name.removeprefix("config.") for name, _ in flatten(options.config.to_dict())}
+        values = {name: quick[name] for name in known & quick.keys() - options.given}
+        with options.config.unlocked():
+            options.config.update_from_flattened_dict(values)
+            options.config.quick = True
     hosts.join(options)
     try:
         _main(options, module, begin)
@@ -332,29 +355,31 @@ def _run(config, folder: Path, **given) -> None:
     inputs = Inputs()
     given |= {"data": inputs.dataset(config), "shifted": inputs.shifted(config)}
     check_shifted(config, given["shifted"])
-    with Stop() as stop:
+    with progress.Stop(alone=jax.process_count() == 1) as stop:
         try:
-            metrics = execute(folder, config, stop=lambda: stop.requested, **given)
+            metrics = execute(folder, config, stop=lambda: bool(stop.requested), **given)
         except Interrupted as interruption:
             if hosts.is_first():
                 print(interruption)
             raise
         if not hosts.is_first():
             return
-        publish(folder, metrics)  # a signal that comes now waits: it is a matter of seconds
+        publish(folder, metrics)  # a signal that comes now ends nothing: it is a matter of seconds
     print(_headline(metrics))
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
 
 
 def publish(folder: Path, metrics: dict) -> None:
     """Writes the figures of a finished run as PNG and PDF, and its report."""
+    progress.say("drawing the figures and the report")
     workdir.publish(folder, *pages.of_run(metrics | {"landscape": workdir.landscape(folder)}))
 
 
 def _headline(metrics: dict) -> str:
     point = styles.deployed(metrics["points"])
     where = "at the midpoint" if len(metrics["points"]) > 1 else "of the network"
+    how = "1 seed; --quick, so no result" if metrics["config"].get("quick") else "1 seed"
     return (
         f"{metrics['config']['kind']}: test accuracy {100 * point['accuracy']:.2f} %, NLL "
-        f"{point['nll']:.4f}, ECE {point['ece']:.4f} {where} (1 seed)."
+        f"{point['nll']:.4f}, ECE {100 * point['ece']:.2f} % {where} ({how})."
     )
