@@ -125,9 +125,9 @@ def predict(
     model: Model,
     networks: Networks,
     images: np.ndarray,
-    what: str,
     settings: Settings,
     wrap: Wrap = no_wrap,
+    what: str = "images",
 ) -> jax.Array:
     """Logits `[P, N, K]` of networks `[P, ...]` for uint8 images `[N, H, W, C]`, called `what`."""
     shards = placement.num_shards(model.mesh)
@@ -149,7 +149,7 @@ def predict_networks(
     networks, recalibration = recalibrated(run, params, settings, wrap)
     model = run.program.model
     logits = {
-        name: predict(model, networks, split.images, f"{name} images", settings, wrap)
+        name: predict(model, networks, split.images, settings, wrap, f"{name} images")
         for name, split in splits.items()
     }
     return logits, networks, recalibration

@@ -36,7 +36,7 @@ class Predictor(NamedTuple):
     """What predicts with the mean of its networks' probabilities."""
 
     name: str
-    logits: Callable[[np.ndarray, str], jax.Array]  # of images, called so, [passes, N, K]
+    logits: Callable[..., jax.Array]  # of images and what they are, [passes, N, K]
     passes: int = 1  # for one image
     members: tuple[int, ...] = ()  # the evaluated points that the networks are, if they are such
     says: Mapping = {}  # of its choice, in its record
@@ -83,7 +83,7 @@ def _mc_ensemble(run: Run, network: Networks, settings: Settings, wrap: Wrap) ->
     key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
 
-    def logits(images, what):
+    def logits(images, what="images"):
         batches = padded_batches(images, settings.batch_size)
         batches = wrap(batches, f"predict {what} with dropout")
         given = network, keys, run.hyper.dropout
@@ -111,9 +111,7 @@ def _greedy_soup(
         return float(ss.metrics.accuracy(jax.nn.softmax(logits), labels))
 
     def score(weights):
-        return accuracy(
-            predict(model, soup(weights), images, "validation images", settings, wrap)[0]
-        )
+        return accuracy(predict(model, soup(weights), images, settings, wrap)[0])
 
     scores = [accuracy(logits[i]) for i in plan.endpoints]
     weights = ss.averaging.greedy_soup(score, np.asarray(scores))
@@ -133,7 +131,7 @@ def measure(
     logits = {
         name: known[name][members]
         if known and predictor.members
-        else predictor.logits(images, f"{name} images")
+        else predictor.logits(images, what=f"{name} images")
         for name, (images, _) in splits.items()
     }
     log_probs = {name: ensemble(values) for name, values in logits.items()}
@@ -227,7 +225,7 @@ def _corruptions(predictor: Predictor, shifted: Shifted, num_bins: int) -> dict:
         found[name] = {}
         for severity, load in severities.items():
             (images, labels), description, columns = load()
-            logits = predictor.logits(images, f"{name} of severity {severity}")
+            logits = predictor.logits(images, what=f"{name} of severity {severity}")
             if columns is not None:
                 logits = logits[..., columns]
                 record["corruptions_mapping"] = description
@@ -244,7 +242,7 @@ def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array) -> dict:
     """How its confidence tells foreign images from those of log probabilities `own`."""
     inside, found = _confidence(own), {}
     for name, load in shifted.outside.items():
-        outside = _confidence(ensemble(predictor.logits(load(), f"foreign images ({name})")))
+        outside = _confidence(ensemble(predictor.logits(load(), what=f"foreign images ({name})")))
         found[name] = {
             "auroc": ss.detection.auroc(inside, outside),
             "fpr95": ss.detection.fpr_at_tpr(inside, outside),

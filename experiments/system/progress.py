@@ -33,7 +33,7 @@ class Bar(tqdm.tqdm):
             say(COMPILING, False)
 
     def update(self, n: float = 1) -> None:
-        if n and self.bar_format and not self.disable:
+        if not self.disable and n and self.bar_format:
             self.bar_format = None
             self.start_t = self.last_print_t = self._time()  # the time left is without compiling
             self.set_description(self._what, refresh=False)
