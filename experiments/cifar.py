@@ -13,22 +13,13 @@ ema, swa_cyclic_5, sam, dropout, ... (an unknown one is answered by the whole li
 command resumes an interrupted run; SIGTERM and Ctrl-C save before they
 stop. The data set is downloaded and prepared if --config.data_dir does not hold it.
 With --quick a first look takes a minute."""
-# What --quick sets, beside the number of test images.
-QUICK = {
-    "num_epochs": 2,
-    "optimizer.warmup_epochs": 1,
-    "train_size": 1000,
-    "validation_size": 500,
-    "model.depth": 8,
-    "evaluation.num_points": 5,
-}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     from experiments.runs import job  # imports JAX
 
-    return job.command("experiments.cifar", DESCRIPTION, "cifar10", argv, QUICK)
+    return job.command("experiments.cifar", DESCRIPTION, "cifar10", argv)
 
 
 if __name__ == "__main__":

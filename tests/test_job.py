@@ -100,7 +100,7 @@ def test_a_quick_run_says_so_and_no_suite_takes_it(npz, tmp_path, capsys, monkey
     assert config["quick"]
     quick = dict(values.flatten(config))
     assert quick["config.num_epochs"] == 3  # as given
-    assert cifar.QUICK["optimizer.warmup_epochs"] == quick["config.optimizer.warmup_epochs"]
+    assert job.QUICK["optimizer.warmup_epochs"] == quick["config.optimizer.warmup_epochs"]
     assert len(finished_run.reopen(tmp_path / "run").dataset.test.labels) == 7
     assert finished_run.command_of(tmp_path / "run").endswith(" --quick")
     assert cifar.main(given) == 2

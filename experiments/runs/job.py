@@ -6,10 +6,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -35,7 +35,11 @@ from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.run import Run, make_run
 
 Advance = Callable[[float], None]  # with the share of a run's work that is done
-_NOTHING: Mapping[str, Any] = {}
+# What --quick sets, beside the number of test images.
+QUICK = {
+    **{"num_epochs": 2, "optimizer.warmup_epochs": 1, "train_size": 1000, "validation_size": 500},
+    **{"model.depth": 8, "evaluation.num_points": 5},
+}
 TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 
 
@@ -276,27 +280,17 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
     return wrap
 
 
-def command(
-    module: str,
-    description: str,
-    config: str,
-    argv: list[str] | None = None,
-    quick: Mapping[str, Any] = _NOTHING,
-) -> int:
-    """Runs a command that trains one run, in one process or several; returns its exit code.
-
-    `quick` are the values of a command that has the flag --quick, for a first look and no result.
-    """
+def command(module: str, description: str, config: str, argv: list[str] | None = None) -> int:
+    """Runs a command that trains one run, in one process or several; returns its exit code."""
 
     def define(values):
         hosts.define(values)
-        if quick:
-            text = "A first look: few images and epochs, a small network; its record says so."
-            flags.DEFINE_bool("quick", False, text, flag_values=values)
+        text = "A first look: few images and epochs, a small network; its record says so."
+        flags.DEFINE_bool("quick", False, text, flag_values=values)
 
     run = functools.partial(
         cli.run,
-        functools.partial(main, module=module, quick=quick),
+        functools.partial(main, module=module),
         argv=argv,
         description=f"{description}\n\n{hosts.DESCRIPTION}",
         default_config=f"experiments/configs/{config}.py:line",
@@ -307,12 +301,12 @@ def command(
     return hosts.finish(run)
 
 
-def main(options: SimpleNamespace, module: str, quick: Mapping[str, Any] = _NOTHING) -> None:
+def main(options: SimpleNamespace, module: str) -> None:
     """Trains, evaluates and reports the run of the options that `cli.run` gives."""
     begin = time.perf_counter()
-    if quick and options.quick:
+    if options.quick:
         known = {name.removeprefix("config.") for name, _ in flatten(options.config.to_dict())}
-        values = {name: quick[name] for name in known & quick.keys() - options.given}
+        values = {name: QUICK[name] for name in known & QUICK.keys() - options.given}
         with options.config.unlocked():
             options.config.update_from_flattened_dict(values)
             options.config.quick = True
