@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.rounds import Failed
 from experiments.runs.workdir import CHECKPOINTS, METRICS
-from experiments.system.cli import STOPPED
+from experiments.system.errors import STOPPED
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path("experiments/configs/digits.py")

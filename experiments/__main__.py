@@ -1,6 +1,9 @@
 """The list of commands: `python -m experiments`."""
 
+import difflib
 import sys
+
+from experiments.system import cli
 
 COMMANDS = {
     "doctor": "is all in order? Versions, devices, memory, data and a run's folder, and what mends them",
@@ -15,17 +18,27 @@ COMMANDS = {
     "prepare": "lays CIFAR out the way TensorFlow Datasets reads it, without TensorFlow",
 }
 
+_SUITES = ("reproduce digits", "reproduce cifar10")  # whose name one may take for a command
+
 
 def main(arguments: list[str]) -> int:
-    """Prints the commands; returns 2 if something else was asked for."""
+    """Prints the commands; returns 2, and says what is meant, if something else was asked for."""
+    if arguments and arguments[0] not in ("-h", "--help"):
+        return cli.fail(_meant(*arguments))
     print("The commands, each run as `python -m experiments.NAME`; --help says more of one.\n")
     for name, sentence in COMMANDS.items():
         print(f"  {name:14}  {sentence}")
     print("\nStart with `python -m experiments.doctor`, then the README.")
-    if arguments and arguments[0] not in ("-h", "--help"):
-        print(f"error: There is no command {' '.join(arguments)!r} here.", file=sys.stderr)
-        return 2
     return 0
+
+
+def _meant(name: str, *rest: str) -> str:
+    """That an argument is no command, and which command is like it."""
+    known = {command.split()[-1]: command for command in (*COMMANDS, *_SUITES)}
+    if near := difflib.get_close_matches(name, known, n=1):
+        command = " ".join(["python -m", f"experiments.{known[near[0]]}", *rest])
+        return f"`python -m experiments` has no command {name!r}, did you mean `{command}`?"
+    return f"`python -m experiments` has no command {name!r}; without arguments it lists all."
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ DESCRIPTION = """Trains a line, curve or simplex of networks, or one network, on
 (cifar100.py for CIFAR-100). METHOD: standard, standard_matched, line, layerwise_line, curve, simplex_3,
 ema, swa_cyclic_5, sam, dropout, ... (an unknown one is answered by the whole list). The same
 command resumes an interrupted run; SIGTERM and Ctrl-C save before they
-stop. The data set is downloaded and prepared if --config.data_dir does not hold it."""
+stop. The data set is downloaded and prepared if --config.data_dir does not hold it.
+With --quick a first look takes a minute."""
 
 
 def main(argv: list[str] | None = None, **given) -> int:

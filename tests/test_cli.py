@@ -3,16 +3,19 @@
 import errno
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from absl import flags
 
+from experiments import __main__ as commands
 from experiments.configs import check, cifar10, digits, imagenet, suites, tiny_imagenet
-from experiments.system import cli
-from experiments.system.cli import Stop
-from experiments.system.errors import UserError
+from experiments.reproduce.command import SUITES
+from experiments.system import cli, progress
+from experiments.system.errors import Interrupted, UserError
 from experiments.system.values import flatten
 
 CONFIGS = Path(suites.__file__).parent
@@ -59,10 +62,10 @@ def test_the_options_are_a_locked_config_workdir_overwrite_and_those_of_the_comm
     given = ("--workdir", "there", "--overwrite", "--config.seed=7", "--only=some")
     _, options, *_ = command(*given, define=define)
     assert (options.workdir, options.overwrite, options.config.seed) == ("there", True, 7)
-    assert options.only == "some"
+    assert (options.only, options.given) == ("some", {"seed"})
     code, options, out, err = command(define=define)  # it has forgotten the one before
     assert (code, out, err) == (0, "", "")
-    assert vars(options).keys() == {"config", "workdir", "overwrite", "only"}
+    assert vars(options).keys() == {"config", "given", "workdir", "overwrite", "only"}
     assert options.config.to_dict() == cifar10.get_config("line").to_dict()
     assert (options.workdir, options.overwrite, options.only) == ("runs/x", False, "all")
     with pytest.raises(AttributeError, match="locked"):
@@ -164,12 +167,55 @@ def test_other_errors_keep_their_traceback(error):
         cli.exit_code(mock.Mock(side_effect=error))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_remembered_a_second_one_interrupts_and_handlers_are_restored(number):
+@pytest.mark.parametrize(
+    ("number", "alone", "code"),
+    [(signal.SIGTERM, True, 75), (signal.SIGINT, True, 130), (signal.SIGINT, False, 75)],
+)
+def test_a_signal_is_remembered_and_decides_the_exit_code(number, alone, code, capsys):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), Stop() as stop:
-        assert not stop.requested
-        signal.raise_signal(number)
-        assert stop.requested
-        signal.raise_signal(number)
+
+    def command():
+        with progress.Stop(alone) as stop:
+            assert not stop.requested
+            signal.raise_signal(number)
+            assert stop.requested
+            raise Interrupted
+
+    assert cli.exit_code(command) == code
     assert signal.getsignal(number) == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert "Stopping after " in capsys.readouterr().err
+
+
+WORK = """
+import sys, time
+from experiments.system import progress
+with progress.Stop():
+    for _ in progress.batches([0] * 9, "predict snow"):
+        print("begun", file=sys.stderr, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_the_first_signal_is_answered_and_a_second_one_ends_the_process():
+    command = [sys.executable, "-c", WORK]
+    waits = (("begun", signal.SIGINT), ("Stopping after compiling", signal.SIGTERM))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for wanted, number in waits:
+            while wanted not in process.stderr.readline():
+                assert process.poll() is None
+            process.send_signal(number)
+    assert process.returncode == 130
+
+
+def test_what_is_no_command_is_answered_by_the_one_that_is_meant(capsys):
+    for given, meant in (
+        ("digits --only fig3", "`python -m experiments.reproduce digits --only fig3`?"),
+        ("cifra", "`python -m experiments.cifar`?"),
+        ("zzz", "without arguments it lists all."),
+    ):
+        assert commands.main(given.split()) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.endswith(f"{meant}\n")
+    assert {name.removeprefix("reproduce ") for name in commands._SUITES} <= SUITES.keys()

@@ -16,7 +16,10 @@ import pytest
 
 from benchmarks.faults import newest, outcome
 from experiments import cifar
+from experiments.data import sets
+from experiments.runs import finished as finished_run
 from experiments.runs import job, logs
+from experiments.system import values
 from tests import tiny
 from tests.records import ROOT
 
@@ -86,6 +89,25 @@ def test_a_finished_run_gets_no_more_than_its_report_and_its_folder_is_no_other_
     assert metrics(workdir) == metrics(finished)
 
 
+def test_a_quick_run_says_so_and_no_suite_takes_it(npz, tmp_path, capsys, monkeypatch):
+    """What a flag gives it keeps."""
+    monkeypatch.setattr(sets, "_QUICK_TEST_SIZE", 7)
+    given = arguments(npz, tmp_path / "run", "--config.train_size=30")
+    assert cifar.main([*given, "--quick", "--config.batch_size=15"]) == 0
+    said = capsys.readouterr().out
+    assert "--quick, so no result" in said
+    assert "--quick" in (tmp_path / "run" / "report.html").read_text()
+    config = metrics(tmp_path / "run")["config"]
+    assert config["quick"]
+    quick = dict(values.flatten(config))
+    assert quick["config.num_epochs"] == 3  # as given
+    assert job.QUICK["optimizer.warmup_epochs"] == quick["config.optimizer.warmup_epochs"]
+    assert len(finished_run.reopen(tmp_path / "run").dataset.test.labels) == 7
+    assert finished_run.command_of(tmp_path / "run").endswith(" --quick")
+    assert cifar.main(given) == 2
+    assert "config.quick is True there and None here" in capsys.readouterr().err
+
+
 def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "experiments.cifar", *arguments(npz, workdir, ALWAYS)]
@@ -100,10 +122,11 @@ def test_resumed_after_sigkill_equals_uninterrupted(npz, finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "number"), [("steps", signal.SIGTERM), ("evaluate", signal.SIGINT)]
+    ("module", "number", "code"),
+    [("steps", signal.SIGTERM, 75), ("evaluate", signal.SIGINT, 130)],
 )
-def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
-    npz, finished, tmp_path, monkeypatch, capsys, number, module
+def test_a_signal_saves_and_the_rest_is_the_same(
+    npz, finished, tmp_path, monkeypatch, capsys, number, module, code
 ):
     """While it trains, and while it evaluates: then nothing is trained again."""
     workdir, owner = tmp_path / "stopped", getattr(job, module)
@@ -117,7 +140,7 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, signalled)
-        assert cifar.main(arguments(npz, workdir, ALWAYS)) == 75
+        assert cifar.main(arguments(npz, workdir, ALWAYS)) == code
     assert "run the same command again" in capsys.readouterr().out
     assert not (workdir / "metrics.json").exists()
     if module == "evaluate":

@@ -166,7 +166,7 @@ def _cifar10_few() -> ml_collections.ConfigDict:
     )
     config.corrupted = ("standard", "standard_matched", "line", "layerwise_line")
     config.recipes.standard = ml_collections.ConfigDict({"evaluation__oracle_epochs": 5})
-    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.998})
+    config.recipes.ema = ml_collections.ConfigDict({"average__decay": 0.9995})
     config.tuning.recipes = ("standard", "ema", "line", "layerwise_line")
     config.tuning.learning_rate = (0.1, 0.2, 0.4)
     config.tuning.weight_decay = (1e-4, 1e-3)

@@ -33,6 +33,7 @@ _MORE_KEYS = ("num_classes", "class_names")  # which a file may have
 
 DIGITS_TEST_SIZE = 500  # of 1,797, chosen once and for all
 DIGITS_SCALE = 255 / 16  # scikit-learn's pixels are 0, 1, ..., 16
+_QUICK_TEST_SIZE = 1000  # with --quick
 
 
 # Shape of an image and number of classes of what these names mean elsewhere.
@@ -73,7 +74,11 @@ def of(config: Any, kept: dict | None = None) -> Dataset:
     names = ("validation_size", "train_size", "image_size", "num_classes", "max_corrupt")
     values = {name: config[name] for name in names}
     values |= {f"noise_{name}": value for name, value in config.label_noise.items()}
-    return load(config.dataset, config.data_dir, **values, kept=kept)
+    data = load(config.dataset, config.data_dir, **values, kept=kept)
+    if not config.get("quick"):
+        return data
+    size = min(_QUICK_TEST_SIZE, len(data.test.labels))
+    return data._replace(test=_chosen(data.test, size, SIZE_STREAM)[1])
 
 
 def untested(data: Dataset) -> Dataset:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import tqdm
 
 import subspace_jax as ss
 from experiments.data.augment import AUGMENTATIONS
@@ -81,11 +80,6 @@ def no_wrap(batches: Iterable, what: str) -> Iterable:
     return batches
 
 
-def with_bar(batches: Iterable, what: str) -> Iterable:
-    """Batches, with a progress bar if they take longer than a second."""
-    return tqdm.tqdm(batches, unit="batch", desc=what, delay=1, mininterval=0.5)
-
-
 def recalibrated(
     run: Run, params: ss.tree.PyTree, settings: Settings, wrap: Wrap = no_wrap
 ) -> tuple[Networks, ss.recalibration.Recalibration]:
@@ -128,12 +122,17 @@ def fitting(memory: int, params: ss.tree.PyTree, numbers: int) -> int:
 
 
 def predict(
-    model: Model, networks: Networks, images: np.ndarray, settings: Settings, wrap: Wrap = no_wrap
+    model: Model,
+    networks: Networks,
+    images: np.ndarray,
+    settings: Settings,
+    wrap: Wrap = no_wrap,
+    what: str = "images",
 ) -> jax.Array:
-    """Logits `[P, N, K]` of networks `[P, ...]` for uint8 images `[N, H, W, C]`."""
+    """Logits `[P, N, K]` of networks `[P, ...]` for uint8 images `[N, H, W, C]`, called `what`."""
     shards = placement.num_shards(model.mesh)
     size = -(-settings.batch_size // shards) * shards
-    batches = wrap(padded_batches(images, size, shards), "predict")
+    batches = wrap(padded_batches(images, size, shards), f"predict {what}")
     at_once = networks_at_once(settings, networks.params, size * math.prod(images.shape[1:]))
     fn = logits_of_all(model.whole, at_once)
     return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
@@ -150,7 +149,7 @@ def predict_networks(
     networks, recalibration = recalibrated(run, params, settings, wrap)
     model = run.program.model
     logits = {
-        name: predict(model, networks, split.images, settings, wrap)
+        name: predict(model, networks, split.images, settings, wrap, f"{name} images")
         for name, split in splits.items()
     }
     return logits, networks, recalibration

@@ -36,7 +36,7 @@ class Predictor(NamedTuple):
     """What predicts with the mean of its networks' probabilities."""
 
     name: str
-    logits: Callable[[np.ndarray], jax.Array]  # of images, [passes, N, K]
+    logits: Callable[..., jax.Array]  # of images and what they are, [passes, N, K]
     passes: int = 1  # for one image
     members: tuple[int, ...] = ()  # the evaluated points that the networks are, if they are such
     says: Mapping = {}  # of its choice, in its record
@@ -58,7 +58,8 @@ def predictors(
     model, answer = run.program.model, run.program.method.answer
 
     def of(name, members, **says):
-        logits = functools.partial(predict, model, networks.take(members), settings=settings)
+        given = {"settings": settings, "wrap": wrap}
+        logits = functools.partial(predict, model, networks.take(members), **given)
         return Predictor(name, logits, len(members), tuple(members), says)
 
     middle = plan.index("midpoint")
@@ -66,7 +67,7 @@ def predictors(
     if plan.groups:
         yield of("ensemble", plan.groups[0])
     if model.drops:
-        yield _mc_ensemble(run, jax.tree.map(lambda x: x[middle], networks), settings)
+        yield _mc_ensemble(run, jax.tree.map(lambda x: x[middle], networks), settings, wrap)
     if held_out is None:
         return
     if answer.chooses == "point" and len(plan.points) > 1:
@@ -77,13 +78,14 @@ def predictors(
         yield _greedy_soup(run, settings, plan, stack, held_out, wrap)
 
 
-def _mc_ensemble(run: Run, network: Networks, settings: Settings) -> Predictor:
+def _mc_ensemble(run: Run, network: Networks, settings: Settings, wrap: Wrap) -> Predictor:
     """The average of passes in which units are dropped at random (Gal and Ghahramani 2016)."""
     key = jax.random.fold_in(jax.random.key(run.seed), DRAWS_STREAM)
     keys = jax.random.split(key, settings.num_samples)
 
-    def logits(images):
+    def logits(images, what="images"):
         batches = padded_batches(images, settings.batch_size)
+        batches = wrap(batches, f"predict {what} with dropout")
         given = network, keys, run.hyper.dropout
         passes = ss.predict(dropout_logits_fn(run.program.model), given, batches)
         return hosts.local(passes)[:, : len(images)]
@@ -113,7 +115,7 @@ def _greedy_soup(
 
     scores = [accuracy(logits[i]) for i in plan.endpoints]
     weights = ss.averaging.greedy_soup(score, np.asarray(scores))
-    of_soup = functools.partial(predict, model, soup(weights), settings=settings)
+    of_soup = functools.partial(predict, model, soup(weights), settings=settings, wrap=wrap)
     return Predictor("greedy soup", of_soup, says={"weights": weights})
 
 
@@ -127,7 +129,9 @@ def measure(
     """The record of one predictor, whose logits may be `known`: those of evaluated points by split."""
     members = jnp.array(predictor.members, int)
     logits = {
-        name: known[name][members] if known and predictor.members else predictor.logits(images)
+        name: known[name][members]
+        if known and predictor.members
+        else predictor.logits(images, what=f"{name} images")
         for name, (images, _) in splits.items()
     }
     log_probs = {name: ensemble(values) for name, values in logits.items()}
@@ -221,7 +225,7 @@ def _corruptions(predictor: Predictor, shifted: Shifted, num_bins: int) -> dict:
         found[name] = {}
         for severity, load in severities.items():
             (images, labels), description, columns = load()
-            logits = predictor.logits(images)
+            logits = predictor.logits(images, what=f"{name} of severity {severity}")
             if columns is not None:
                 logits = logits[..., columns]
                 record["corruptions_mapping"] = description
@@ -238,7 +242,7 @@ def _foreign(predictor: Predictor, shifted: Shifted, own: jax.Array) -> dict:
     """How its confidence tells foreign images from those of log probabilities `own`."""
     inside, found = _confidence(own), {}
     for name, load in shifted.outside.items():
-        outside = _confidence(ensemble(predictor.logits(load())))
+        outside = _confidence(ensemble(predictor.logits(load(), what=f"foreign images ({name})")))
         found[name] = {
             "auroc": ss.detection.auroc(inside, outside),
             "fpr95": ss.detection.fpr_at_tpr(inside, outside),

@@ -95,6 +95,7 @@ def record(
             "init_from": config.init_from,
             "init_head": config.init_head,
             "seed": config.seed,
+            "quick": config.get("quick", False),
         },
     }
     return found | {"limits": _limits(found)}
@@ -116,6 +117,7 @@ def _limits(found: dict) -> list[str]:
         "Its batch-norm statistics were measured for these very weights; after any change of them "
         "measure them anew.": True,
         f"The numbers are of one run with one seed ({found['training']['seed']}).": True,
+        "It is of a first look with --quick, and no result.": found["training"]["quick"],
         f"It started from the weights of {start}, which were trained on other images or for longer; "
         "neither is in the numbers of its training.": start,
         "The point lies outside of what was trained.": not point["inside"],
@@ -205,12 +207,12 @@ def _row(card: dict, kind: str) -> str:
     """Of the table of metrics, for float32 or int8 weights."""
     found = card["metrics"][kind]
     kept = "" if kind == ("int8" if card["int8"] else "float32") else " (not in this folder)"
-    scaled = {name: f"{x:.4f}" for name, x in found.get("scaled", {}).items()}
-    cells = [
-        kind + kept,
-        *(f"{found[name]:.4f}" for name in _METRICS),
-        f"{found['temperature']:.3f}" if scaled else "",
-        *(scaled.get(name, "") for name in ("nll", "ece")),
-        f"{card['bytes'][kind]:,}",
-    ]
+    cells = [kind + kept, f"{100 * found['accuracy']:.2f}"]
+    cells += [f"{found['nll']:.4f}", f"{found['brier']:.4f}", f"{100 * found['ece']:.2f}"]
+    if scaled := found.get("scaled"):
+        cells += [f"{found['temperature']:.3f}", f"{scaled['nll']:.4f}"]
+        cells += [f"{100 * scaled['ece']:.2f}"]
+    else:
+        cells += [""] * 3
+    cells.append(f"{card['bytes'][kind]:,}")
     return f"| {' | '.join(cells)} |"

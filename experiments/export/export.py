@@ -18,12 +18,12 @@ import numpy as np
 
 from experiments.evaluation import points
 from experiments.evaluation.evaluate import to_json
-from experiments.evaluation.predict import Networks, mixtures, predict, recalibrated, with_bar
+from experiments.evaluation.predict import Networks, mixtures, predict, recalibrated
 from experiments.evaluation.predictors import Predictor, measure
 from experiments.export import card, formats
 from experiments.runs import workdir
 from experiments.runs.finished import FinishedRun, reopen
-from experiments.system import files
+from experiments.system import files, progress
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
 from experiments.training.model import Model
@@ -138,11 +138,12 @@ def _measured(
         kept["int8"] = formats.quantised(kept["float32"])
         rounded = formats.dequantised(kept["int8"])
         params = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), params, rounded)
-    networks, recalibration = recalibrated(run, params, settings, with_bar)
+    given = {"settings": settings, "wrap": progress.batches}
+    networks, recalibration = recalibrated(run, params, **given)
     metrics, sizes = {}, {}
     for i, kind in enumerate(kept):
         network = networks.take([i])
-        logits = functools.partial(predict, model, network, settings=settings, wrap=with_bar)
+        logits = functools.partial(predict, model, network, **given)
         metrics[kind] = to_json(measure(Predictor(kind, logits), splits, settings.num_bins))
         path = (made if i == len(kept) - 1 else made.parent) / format_.file
         exported = formats.Exported(

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+_PHONE = 360  # pixels of a narrow page
 Cells = Sequence[Sequence[str]]
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -76,7 +77,8 @@ def figure(png: bytes, title: str, alt: str, caption: str) -> str:
     data = base64.b64encode(png).decode("ascii")
     name = f"<b>{escape(title)}.</b> " if title else ""
     return (
-        f'<figure><div class="card" tabindex="0"><img alt="{escape(alt)}" style="max-width: {width}px" '
+        f'<figure><div class="card{" wide-card" if width > _PHONE else ""}" tabindex="0">'
+        f'<img alt="{escape(alt)}" style="--width: {width}px" '
         f'src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{name}{escape(caption)}</figcaption></figure>"
     )

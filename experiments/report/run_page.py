@@ -15,6 +15,7 @@ BINS = (
     "distance to their mean confidence: bars below the diagonal are overconfident, bars above "
     "it underconfident. The grey strip is the share of predictions in each bin."
 )
+_PERCENT = ("accuracy", "ece", "adaptive_ece", "classwise_ece", "max_calibration_error")
 # Each part that is drawn, in order: its title, what its picture shows (for those who can't see it), how
 # it is read, and how it is used where the script draws it.
 _PARTS = {
@@ -96,6 +97,8 @@ def _verdict(metrics: Metrics) -> str:
     accuracy, nll, ece = (mean_of({"mean": point[name]}, name) for name in METRICS)
     what = "midpoint" if len(metrics["points"]) > 1 else "network"
     said = f"The {what} has accuracy {accuracy} %, NLL {nll} nats and ECE {ece} %."
+    if metrics.get("config", {}).get("quick"):
+        said += " It is of a first look with --quick, and no result."
     return f'<div class="verdict"><p>{said}</p></div>'
 
 
@@ -148,16 +151,16 @@ def _every(kind: str, key: str, entries: Sequence[Metrics]) -> str:
     names = [name for name in names if name not in ("coords", "num_bins")]
     cells = [
         [f"{_coords(entry[key])} {entry.get('name', entry.get('average', ''))}"]
-        + [_number(entry.get(name), ".4g") for name in names]
+        + [_number(entry.get(name), ".2%" if name in _PERCENT else ".4g") for name in names]
         for entry in entries
     ]
-    header = [kind.capitalize(), *(name.replace("_", " ") for name in names)]
-    table = document.table(f"Every {kind}, fractions", header, cells)
+    header = [kind.capitalize(), *(name.replace("_", " ").replace("ece", "ECE") for name in names)]
+    table = document.table(f"Every {kind}", header, cells)
     return document.folded(f"All metrics of every {kind}", table)
 
 
 def _number(value: float | None, form: str) -> str:
-    return "not finite" if value is None else format(value, form)
+    return "not finite" if value is None else format(value, form).replace("%", " %")
 
 
 def _coords(coords: Any, form: str = ".3g") -> str:

@@ -115,7 +115,8 @@ _CAPTIONS = {
         "Curves of risk against coverage, and dots of AUROC for foreign images.",
         "Left, the share of errors among the most confident predictions, by how many are kept; lower is "
         "better. Right, how well confidence tells test images from images of no class: further right is "
-        "better, and 50 is chance. Bands and whiskers are one standard error.",
+        "better, 50 is chance, and below 50 foreign images get more confidence than test images. Bands "
+        "and whiskers are one standard error.",
     ),
 }
 

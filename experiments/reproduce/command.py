@@ -19,8 +19,7 @@ from experiments.reproduce.records import Entry, Suite
 from experiments.reproduce.scheduler import Outcome
 from experiments.results import claims, summary, tables
 from experiments.runs import workdir
-from experiments.system import cli, files, lock
-from experiments.system.cli import Stop
+from experiments.system import cli, files, lock, progress
 from experiments.system.errors import Interrupted, UserError
 from experiments.system.provenance import finished_now, provenance
 
@@ -134,14 +133,14 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     record = provenance("experiments.reproduce", config.run.model.dtype)
     record |= {"seeds": list(config.seeds)}
     begin = time.perf_counter()
-    with Stop() as stop:
+    with progress.Stop() as stop:
         try:
-            suite = Suite(folder, inputs, lambda: stop.requested)
+            suite = Suite(folder, inputs, lambda: bool(stop.requested))
             outcome = _run_all(options, suite, entries, known, missing)
         except Interrupted:
             print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
             raise
-        # A signal that comes now waits: figures and report are a matter of seconds.
+        progress.say("drawing the figures and the report")  # which no signal ends
         runs = list(outcome.records.values())
         record |= finished_now() | {
             "wall_seconds": round(time.perf_counter() - begin, 1),
@@ -152,7 +151,7 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             # Nothing was run: the numbers come from where they came from before.
             drawn = {name: record[name] for name in ("command", "commit", "date")}
             record = previous["provenance"] | {"drawn": drawn}
-        results = metrics.results(config, runs, outcome.failures, record)
+        results = metrics.results(config, runs, outcome.failures, record, figures)
         results |= {"missing": missing} if missing else {}
         files.write_atomically(folder / workdir.TABLE, tables.results(results) + "\n")
         workdir.publish(folder, *pages.of_suite(results, figures))

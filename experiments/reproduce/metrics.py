@@ -2,10 +2,12 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from experiments.configs.recipes import SHOWN
+from experiments.configs.suites import FIGURES
 from experiments.reproduce import records
 from experiments.results import claims, summary
 
@@ -14,8 +16,14 @@ _CURVES = ("reliability", "risk_coverage")
 _OF_TUNING = ("id", "method", "setting", "label_noise", "seed", "values", "cost", "made")
 
 
-def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], record: dict) -> dict:
-    """A suite's metrics: tables, tests, and what is kept of the runs."""
+def results(
+    config: ConfigDict,
+    runs: list[dict],
+    failures: dict[str, str],
+    record: dict,
+    figures: Sequence[str] = tuple(FIGURES),
+) -> dict:
+    """A suite's metrics: tables, tests, and what is kept of the runs; claims of some figures or all."""
     made, runs = _made(runs)
     landscapes = [run for run in runs if run["setting"] == "landscape"]
     seen = {(run["method"], run["seed"]): run["places"] for run in landscapes}
@@ -36,6 +44,8 @@ def results(config: ConfigDict, runs: list[dict], failures: dict[str, str], reco
     ]
     of_rates = claims.check(claims.LEARNING_RATE, runs)
     verdicts += [verdict for verdict in of_rates if verdict.outcome != claims.NOT_RUN]
+    if set(figures) < set(FIGURES):  # the controls are of all together
+        verdicts = [verdict for verdict in verdicts if verdict.claim.figure in figures]
     return {
         "config": json.loads(config.to_json_best_effort()),
         "provenance": record | ({"made": made} if made else {}),

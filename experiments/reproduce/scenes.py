@@ -70,8 +70,9 @@ def _corrupted(run, stack, settings, test, shifted, wrap: predict.Wrap) -> dict:
     found = layout(run, settings)
     middle = mixtures(stack, jnp.asarray(found.weights[[found.index("midpoint")]]))
     networks, _ = predict.recalibrated(run, middle, settings, wrap)
-    logits = functools.partial(predict.predict, run.program.model, networks, settings=settings)
-    midpoint = Predictor("midpoint", lambda images: logits(images, wrap=wrap))
+    given = {"settings": settings, "wrap": wrap}
+    logits = functools.partial(predict.predict, run.program.model, networks, **given)
+    midpoint = Predictor("midpoint", logits)
     return to_json(measure(midpoint, {"test": test}, settings.num_bins, shifted=shifted))
 
 

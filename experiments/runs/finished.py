@@ -125,4 +125,4 @@ def command_of(folder: Path) -> str:
     ]
     words = ["python", "-m", f"experiments.{command}"]
     words += ["--config", f"experiments/configs/{file}.py:{recipe}", "--workdir", str(folder)]
-    return shlex.join([*words, *changed])
+    return shlex.join([*words, *changed, *(["--quick"] if config.get("quick") else [])])

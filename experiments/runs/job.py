@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import tqdm
+from absl import flags
 
 import subspace_jax as ss
 from experiments.configs import check, recipes
@@ -24,16 +24,21 @@ from experiments.report import pages
 from experiments.results import styles
 from experiments.runs import logs, workdir
 from experiments.runs.checkpoint import Checkpoints, full_disk
-from experiments.system import cli, files, hosts, lock
-from experiments.system.cli import Stop
+from experiments.system import cli, files, hosts, lock, progress
 from experiments.system.errors import Interrupted, UserError
 from experiments.system.provenance import finished_now, provenance
+from experiments.system.values import flatten
 from experiments.training import model, placement, steps, weights
 from experiments.training.history import History, NonFiniteLoss, check_finite
 from experiments.training.memory import MemoryReport, memory_report
 from experiments.training.run import Run, make_run
 
 Advance = Callable[[float], None]  # with the share of a run's work that is done
+# What --quick sets, beside the number of test images.
+QUICK = {
+    **{"num_epochs": 2, "optimizer.warmup_epochs": 1, "train_size": 1000, "validation_size": 500},
+    **{"model.depth": 8, "evaluation.num_points": 5},
+}
 TRAINING = 0.7  # about the share of a run's time that is training; the rest is evaluation
 
 
@@ -228,18 +233,18 @@ def step_report(run: Run, state: ss.TrainState) -> MemoryReport | None:
 
 def _with_bar(states, run, step, history) -> Iterator:
     """States of training, with a progress bar that shows the time left."""
-    with _bar(total=run.program.num_steps, initial=step, unit="step", desc="train") as bar:
+    total = run.program.num_steps
+    with progress.Bar("train", hosts.is_first(), total=total, initial=step, unit="step") as bar:
         for latest in states:
             bar.update(history.num_steps - bar.n)
             for last in history.epochs[-1:]:
-                shown = {name: f"{last[name]:.3f}" for name in ("loss", "accuracy")}
+                shown = {
+                    "loss": f"{last['loss']:.3f}",
+                    "accuracy": f"{100 * last['accuracy']:.1f} %",
+                }
                 bar.set_postfix(epoch=last["epoch"], **shown, refresh=False)
             yield latest
         bar.update(history.num_steps - bar.n)
-
-
-def _bar(*batches, shown: bool = True, **more) -> tqdm.tqdm:
-    return tqdm.tqdm(*batches, disable=not (shown and hosts.is_first()), mininterval=0.5, **more)
 
 
 def restore(checkpoints, run: Run, state, history: History, look: Oracle) -> ss.TrainState:
@@ -265,7 +270,7 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
 
     def wrap(batches: Iterable, what: str) -> Iterator:
         agreement = hosts.Agreement()
-        for batch in _bar(batches, shown=bars, unit="batch", desc=what):
+        for batch in progress.batches(batches, what, bars and hosts.is_first()):
             if agreement.any(stop())[0]:
                 raise Interrupted(
                     f"Stopped during the evaluation; what is trained is saved in {folder}: run the "
@@ -281,13 +286,19 @@ def command(module: str, description: str, config: str, argv: list[str] | None, 
 
     `given` may have the `log` of the first process.
     """
+
+    def define(values):
+        hosts.define(values)
+        text = "A first look: few images and epochs, a small network; its record says so."
+        flags.DEFINE_bool("quick", False, text, flag_values=values)
+
     run = functools.partial(
         cli.run,
         functools.partial(main, module=module, **given),
         argv=argv,
         description=f"{description}\n\n{hosts.DESCRIPTION}",
         default_config=f"experiments/configs/{config}.py:line",
-        define=hosts.define,
+        define=define,
         said=check.said,
         removed=check.REMOVED,
     )
@@ -297,6 +308,12 @@ def command(module: str, description: str, config: str, argv: list[str] | None, 
 def main(options: SimpleNamespace, **given) -> None:
     """Trains, evaluates and reports the run of the options that `cli.run` gives."""
     begin = time.perf_counter()
+    if options.quick:
+        known = {name.removeprefix("config.") for name, _ in flatten(options.config.to_dict())}
+        values = {name: QUICK[name] for name in known & QUICK.keys() - options.given}
+        with options.config.unlocked():
+            options.config.update_from_flattened_dict(values)
+            options.config.quick = True
     hosts.join(options)
     try:
         _main(options, begin=begin, **given)
@@ -336,9 +353,9 @@ def _run(config, folder: Path, **given) -> None:
     inputs = Inputs()
     given |= {"data": inputs.dataset(config), "shifted": inputs.shifted(config)}
     check_shifted(config, given["shifted"])
-    with Stop() as stop:
+    with progress.Stop(alone=jax.process_count() == 1) as stop:
         try:
-            metrics = execute(folder, config, stop=lambda: stop.requested, **given)
+            metrics = execute(folder, config, stop=lambda: bool(stop.requested), **given)
         except Interrupted as interruption:
             if hosts.is_first():
                 print(interruption)
@@ -349,20 +366,22 @@ def _run(config, folder: Path, **given) -> None:
             point = styles.deployed(metrics["points"])
             names = ("accuracy", "nll", "brier", "ece")
             log(metrics["history"][-1]["step"], {f"test/{name}": point[name] for name in names})
-        publish(folder, metrics)  # a signal that comes now waits: it is a matter of seconds
+        publish(folder, metrics)  # a signal that comes now ends nothing: it is a matter of seconds
     print(_headline(metrics))
     print(f"Report: {(folder / workdir.REPORT).absolute()}")
 
 
 def publish(folder: Path, metrics: dict) -> None:
     """Writes the figures of a finished run as PNG and PDF, and its report."""
+    progress.say("drawing the figures and the report")
     workdir.publish(folder, *pages.of_run(metrics | {"landscape": workdir.landscape(folder)}))
 
 
 def _headline(metrics: dict) -> str:
     point = styles.deployed(metrics["points"])
     where = "at the midpoint" if len(metrics["points"]) > 1 else "of the network"
+    how = "1 seed; --quick, so no result" if metrics["config"].get("quick") else "1 seed"
     return (
         f"{metrics['config']['kind']}: test accuracy {100 * point['accuracy']:.2f} %, NLL "
-        f"{point['nll']:.4f}, ECE {point['ece']:.4f} {where} (1 seed)."
+        f"{point['nll']:.4f}, ECE {100 * point['ece']:.2f} % {where} ({how})."
     )

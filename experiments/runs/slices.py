@@ -10,7 +10,7 @@ from experiments.data.sets import Dataset
 from experiments.evaluation import landscape, predict
 from experiments.runs import finished, job, workdir
 from experiments.runs.finished import FinishedRun
-from experiments.system import files, lock
+from experiments.system import files, lock, progress
 from experiments.system.errors import UserError
 from experiments.training import weights
 from experiments.training.run import Run, one_network
@@ -54,7 +54,7 @@ def draw(
         if beside is not None:
             other = weights.load(beside / workdir.WEIGHTS, one_network(work.run))
             stacks.append(jax.tree.map(lambda x: x[:1], other))
-        given = work.run, work.settings, work.dataset, stacks, resolution, predict.with_bar
+        given = work.run, work.settings, work.dataset, stacks, resolution, progress.batches
         files.write_json(folder / workdir.LANDSCAPE, {"slice": plane_of(*given)})
         job.publish(folder, work.metrics)
 

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import shutil
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +18,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments.system import xla
-from experiments.system.errors import Interrupted, UserError
+from experiments.system.errors import KILLED, Interrupted, UserError
 from experiments.system.values import flatten
 
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: all is saved, and the same command goes on
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _NONE: Mapping[str, tuple] = {}
 _KEY = re.compile(r"--?(?:no)?config\.([\w.]+)")
@@ -41,9 +39,9 @@ def run(
 ) -> int:
     """Runs a command whose config comes from a file and flags; returns its exit code.
 
-    `main` takes the options `config` (locked), `workdir`, `overwrite` and those of `define`. What a
-    value of the config may be is `said` of its name; `removed` has the names of values that are no
-    more, with what stands in their place last.
+    `main` takes the options `config` (locked), `given` (names of its values that flags set), `workdir`,
+    `overwrite` and those of `define`. What a value of the config may be is `said` of its name; `removed`
+    has the names of values that are no more, with what stands in their place last.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     asked = [argument for argument in argv if argument in ("-h", "-help", "--help")]
@@ -72,7 +70,9 @@ def run(
                 "--workdir is not given; name a folder for the results: --workdir runs/line."
             )
         xla.configure()
-        main(SimpleNamespace(config=values.config, **{name: values[name].value for name in own}))
+        given = frozenset(values["config"].override_values)
+        named = {name: values[name].value for name in own}
+        main(SimpleNamespace(config=values.config, given=given, **named))
 
     return exit_code(command)
 
@@ -88,16 +88,16 @@ def parser(module: str, description: str, epilog: str = "") -> argparse.Argument
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command: 0, 75 if it stopped and saved, 2 after a sentence if the user can mend it."""
+    """Runs a command: 0, 75 or 130 if a signal stopped it, 2 after a sentence if one can mend it."""
     try:
         command()
     except UserError as error:
         return fail(error)
-    except Interrupted:
-        return STOPPED
+    except Interrupted as stopped:
+        return stopped.code
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
-        return 130
+        return KILLED
     except BrokenPipeError:  # a program such as `head` has read enough; Python flushes once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -258,29 +258,6 @@ def comment_of(name: str) -> Comment:
         if not dot:
             raise KeyError(name)
     return comments()[name]
-
-
-class Stop:
-    """Remembers that SIGTERM or Ctrl-C came, so that the work can stop where nothing is lost."""
-
-    def __init__(self):
-        self.requested = False
-        self._previous = {}
-
-    def __enter__(self) -> "Stop":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exc) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, frame):
-        del number, frame
-        if self.requested:  # a second one stops at once
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 def config_differences(old: dict, new: ConfigDict, ignore: Sequence[str]) -> list[str]:

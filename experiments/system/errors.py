@@ -3,6 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: all is saved, and the same command goes on
+KILLED = 130  # what shells say of a process that Ctrl-C has ended
+
 
 class UserError(ValueError):
     """Something that the person at the keyboard can mend: one sentence, both values, the fix."""
@@ -10,6 +13,8 @@ class UserError(ValueError):
 
 class Interrupted(Exception):
     """A signal came; what was done is saved."""
+
+    code = STOPPED
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.system import cli
-from experiments.system.errors import UserError
+from experiments.system.errors import STOPPED, UserError
 from subspace_jax.tree import PyTree
 
 # A process that is silent for so long is dead to the others.
@@ -158,7 +158,7 @@ def finish(command: Callable[[], int]) -> int:
         code = 1
     if _watcher is not None:
         _watcher.communicate(b"ended by itself")
-        if code not in (0, cli.STOPPED):  # a stop is one of all of them
+        if code not in (0, STOPPED):  # a stop is one of all of them
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
