@@ -148,14 +148,12 @@ ABLATIONS = {
     "standard, none of these": functools.partial(plain_convolution, recipe="standard"),
 }
 CONTESTANTS |= ACCELERATED | ABLATIONS
-# What else their processes find in their environment.
-ENVIRONMENTS = {
-    name: {"GLIBC_TUNABLES": ""}
-    for name in (
-        "standard, glibc's memory",
-        "standard, none of these",
-        "PyTorch standard, channels last, glibc's memory",
-    )
-}
 # These do without the flags that the commands set.
 WITHOUT_FLAGS = ("standard, XLA's flags", "standard, none of these")
+# What else their processes find in their environment.
+ENVIRONMENTS = {
+    "standard, glibc's memory": {"GLIBC_TUNABLES": ""},
+    "PyTorch standard, channels last, glibc's memory": {"GLIBC_TUNABLES": ""},
+    "standard, XLA's flags": {"XLA_FLAGS": ""},
+    "standard, none of these": {"GLIBC_TUNABLES": "", "XLA_FLAGS": ""},
+}
