@@ -78,7 +78,7 @@ def max_logit(logits: ArrayLike) -> jax.Array:
     return prepare(None, None, logits)[2].max(axis=1)
 
 
-def energy_score(logits: ArrayLike, temperature: ArrayLike = 1.0) -> jax.Array:
+def energy_score(logits: ArrayLike, temperature: float | jax.Array = 1.0) -> jax.Array:
     r"""The negative energy `[N]`, `T log sum_k exp(z_nk / T)`, of logits `[N, K]`.
 
     Higher for inputs as in training. Raises ValueError: the logits are of another rank than two, or the
