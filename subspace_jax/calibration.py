@@ -167,7 +167,7 @@ def conformal_threshold(
     labels, weights, probs = prepare(labels, None, probs)
     scores = jnp.take_along_axis(_scores(probs, method), labels[:, None], axis=1)[:, 0]
     # Rounded first: 10 * (1 - 0.7) is a little above 3.
-    rank = math.ceil(round((len(scores) + 1) * (1 - alpha), 6))
+    rank = max(1, math.ceil(round((len(scores) + 1) * (1 - alpha), 6)))
     threshold = jnp.sort(scores)[rank - 1] if rank <= len(scores) else jnp.inf
     return jnp.where(jnp.isnan(weights).any(), jnp.nan, jnp.asarray(threshold, probs.dtype))
 
@@ -178,8 +178,8 @@ def prediction_sets(
 ) -> jax.Array:
     r"""The classes `[N, K]`, booleans, whose score is at most a `conformal_threshold`.
 
-    A set may be empty, and holds all classes where a number is nan. Raises ValueError: `method` is
-    unknown, or shapes do not fit.
+    A set may be empty, by `"aps"` where the network is very sure, and holds all classes where a number
+    is nan. Raises ValueError: `method` is unknown, or shapes do not fit.
 
     >>> prediction_sets(jnp.array([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]), 0.5).tolist()
     [[True, False, False], [True, True, False]]

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from subspace_jax.arrays import PROBS, jitted, prepare
 from subspace_jax.metrics import cumulative, top_label
-from subspace_jax.tree import wider_dtype
+from subspace_jax.tree import check_numbers, is_concrete, whole, wider_dtype
 
 
 class RiskCoverage(NamedTuple):
@@ -78,8 +78,7 @@ def max_logit(logits: ArrayLike) -> jax.Array:
     return prepare(None, None, logits)[2].max(axis=1)
 
 
-@jitted(static_argnames="temperature")
-def energy_score(logits: ArrayLike, temperature: float = 1.0) -> jax.Array:
+def energy_score(logits: ArrayLike, temperature: float | jax.Array = 1.0) -> jax.Array:
     r"""The negative energy `[N]`, `T log sum_k exp(z_nk / T)`, of logits `[N, K]`.
 
     Higher for inputs as in training. Raises ValueError: the logits are of another rank than two, or the
@@ -88,9 +87,11 @@ def energy_score(logits: ArrayLike, temperature: float = 1.0) -> jax.Array:
     >>> energy_score(jnp.log(jnp.array([[1.0, 3.0]])))
     Array([1.386], dtype=float32)
     """
-    if not temperature > 0:
+    check_numbers(logits=logits, temperature=temperature)
+    if is_concrete(temperature) and not temperature > 0:
         raise ValueError(f"temperature={temperature} is not above 0; the usual one is 1.")
-    logits = prepare(None, None, logits)[2]
+    logits = prepare(None, None, whole(jnp.asarray(logits)))[2]
+    temperature = jnp.asarray(temperature, logits.dtype)
     return temperature * jax.nn.logsumexp(logits / temperature, axis=1)
 
 

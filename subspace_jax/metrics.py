@@ -299,7 +299,7 @@ def mutual_information(probs: ArrayLike, *, weights: ArrayLike | None = None) ->
     _, weights, *members = prepare(None, weights, *jnp.asarray(probs))
     members = jnp.stack(members)
     entropies = lambda probs: jnp.sum(jax.scipy.special.entr(probs), axis=-1)
-    return mean(entropies(members.mean(0)) - entropies(members).mean(0), weights)
+    return jnp.maximum(mean(entropies(members.mean(0)) - entropies(members).mean(0), weights), 0)
 
 
 @jitted()

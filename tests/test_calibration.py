@@ -166,7 +166,7 @@ def score(probs, k, method):
 
 
 @pytest.mark.parametrize("method", ["lac", "aps"])
-@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5, 1 - 1e-9])
 def test_prediction_sets_are_those_of_loops(alpha, method):
     probs = scipy.special.softmax(make_batch(0, sharpness=1.0)[0], axis=-1).round(2)  # with ties
     labels = make_batch(0)[1]

@@ -2,6 +2,7 @@
 
 import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -54,7 +55,8 @@ def test_extremes():
 def test_scores_of_logits_are_those_of_loops(temperature):
     logits = 300 * normal(0, 40, 6)
     energy = [temperature * scipy.special.logsumexp(row / temperature) for row in logits]
-    np.testing.assert_allclose(energy_score(logits, temperature), energy, rtol=1e-6)
+    for number in (temperature, jnp.float32(temperature)):  # as `fit_temperature` gives it
+        np.testing.assert_allclose(energy_score(logits, number), energy, rtol=1e-6)
     np.testing.assert_array_equal(max_logit(logits), [max(row) for row in logits])
     assert np.isnan(max_logit(logits * np.where(np.arange(6) == 2, np.nan, 1).astype("f"))).all()
 

@@ -152,6 +152,8 @@ def test_loops_agree(batch):
     # Ranges, and the parts of the Brier score.
     upper = {"nll": np.inf, "brier": 2, "entropy": np.log(3), "classwise_ece": 2 / 3}
     upper["mutual_information"] = np.log(2)
+    same = np.stack([batch[0]] * 7)  # equal members differ by rounding
+    assert 0 <= metrics.mutual_information(same, weights=batch[2]) < 1e-6
     for name in set(NAMES) - {"reliability", "brier_decomposition"}:
         assert -1e-6 <= values[name] <= upper.get(name, 1) + 1e-6, name
     reliability, resolution, uncertainty, within = values["brier_decomposition"]
