@@ -24,7 +24,7 @@ from experiments.data.decode import Pictures, is_lazy, read
 from experiments.data.jpegs import class_folders, list_images
 from experiments.data.sets import Split
 from experiments.system.errors import UserError
-from experiments.system.files import open_npz
+from experiments.system.files import open_npy, open_npz
 
 NAMES = tuple(ss.corruptions.CORRUPTIONS)
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -36,15 +36,11 @@ _BATCH = 500
 
 
 class Corrupted(NamedTuple):
-    """Corrupted images of the model's size with their labels, and in words what was done to them.
-
-    If logits are restricted to some of the model's classes, these are `columns`, integers `[K']`, and
-    the labels are among them.
-    """
+    """Corrupted images of the model's size with their labels, and in words what was done to them."""
 
     split: Split
     description: str
-    columns: np.ndarray | None = None
+    columns: np.ndarray | None = None  # integers [K'], the classes that logits are restricted to
 
 
 class Published(NamedTuple):
@@ -214,8 +210,7 @@ def read_published(
 ) -> Published:
     """One corruption at one severity of a published set: a folder or an .npz file, or "tfds".
 
-    Images in folders of classes are resized to `image_size` where they are indexed; if it is 0, they
-    are all decoded now, as they are.
+    Images in folders are resized to `image_size` where they are indexed; if it is 0, all are decoded now.
     """
     if source == TFDS:
         # TFDS shuffles the images and gives them no numbers, so that their order is lost.
@@ -245,7 +240,7 @@ def _read_npz(path: Path, name: str, severity: int) -> Published:
 
 
 def _read_npy(path: Path, name: str, severity: int) -> Published:
-    images, labels = _load_npy(path / f"{name}.npy"), _load_npy(path / "labels.npy")
+    images, labels = (open_npy(path / f"{each}.npy") for each in (name, "labels"))
     if len(images) != len(labels) or len(images) % 5:
         raise UserError(
             f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
@@ -254,16 +249,6 @@ def _read_npy(path: Path, name: str, severity: int) -> Published:
     size = len(images) // 5
     part = slice((severity - 1) * size, severity * size)
     return Published(np.array(images[part]), np.array(labels[part]))
-
-
-def _load_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} can't be read as an .npy file; unpack it anew, or give another "
-            "config.evaluation.corruption_source."
-        ) from error
 
 
 def _read_folders(path: Path, name: str, severity: int, image_size: int) -> Published:

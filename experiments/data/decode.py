@@ -53,8 +53,7 @@ def read(
 ) -> np.ndarray:
     """Square RGB images, uint8 `[N, S, S, 3]`, where `S` is `size` or that of the first one.
 
-    `left_out` takes the reasons of images that can't be used, by number, which are black then;
-    without it the first of them is refused.
+    `left_out` takes the reasons of images that can't be used; without it the first one is refused.
     """
     size = size or open_image(records, 0).height
     images = np.zeros((len(records), size, size, 3), np.uint8)

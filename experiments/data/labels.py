@@ -1,10 +1,10 @@
 """Wrong labels: drawn at random, or read from a file."""
 
 import os
-import zipfile
 
 import numpy as np
 
+from experiments.system import files
 from experiments.system.errors import UserError
 
 NOISE_MODES = ("uniform_wrong", "uniform_any")
@@ -76,18 +76,11 @@ def _read_label_file(path: str, setting: str) -> tuple[np.ndarray, np.ndarray | 
             "\"import numpy, torch; numpy.savez('FILE.npz', **torch.load('FILE.pt', "
             'weights_only=False))"` and name FILE.npz:worse_label.'
         )
-    try:
-        with open(file, "rb") as stream:
-            content = np.load(stream)
-            if not dot:
-                return np.asarray(content), None
-            found = list(content)
-            arrays = {name: content[name] for name in (key, "clean_label") if name in found}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{setting} but that can't be read as plain arrays ({' '.join(str(error).split())}); give a "
-            "file that numpy.save or numpy.savez wrote."
-        ) from error
+    if not dot:
+        return np.asarray(files.open_npy(file)), None
+    with files.open_npz(file, "labels") as content:
+        found = list(content)
+        arrays = {name: content[name] for name in (key, "clean_label") if name in found}
     if key not in arrays:
         raise UserError(
             f"{setting} but the file has the keys {', '.join(found)}; choose one: FILE.npz:KEY."

@@ -45,11 +45,7 @@ class Options(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Order(Sequence):
-    """The examples of the batches of a training: `[B]` numbers below `size` at every step.
-
-    Every epoch is a permutation of its own, the rest left out; Grain's shuffle gives each number
-    without the others.
-    """
+    """The examples of the batches of a training, `[B]` at every step: a permutation each epoch."""
 
     size: int
     batch_size: int
@@ -62,6 +58,7 @@ class Order(Sequence):
     def __getitem__(self, step: int) -> np.ndarray:
         epoch, step = divmod(step, self.size // self.batch_size)
         bits = np.random.Philox([self.seed, _ORDER, epoch]).random_raw()
+        # It gives each number without the others.
         shuffle, start = import_grain().experimental.index_shuffle, step * self.batch_size
         options = {"max_index": self.size - 1, "seed": int(bits % 2**32), "rounds": 4}
         return np.array([shuffle(start + row, **options) for row in range(self.batch_size)])
@@ -71,17 +68,16 @@ class Order(Sequence):
 class Batches:
     """The same rows of every batch: a source of Grain, whose element s is that of step s.
 
-    `order` has `[B]` numbers of examples at every step. `crop` cuts images at random, by the seed and
-    the stream, and not at their centre. An image that can't be decoded is passed over: its row takes
-    the next row's example of the whole batch that can be.
+    An image that can't be decoded is passed over: its row takes the next row's example of the whole
+    batch that can be.
     """
 
     pictures: Pictures
     labels: np.ndarray
-    order: Sequence[np.ndarray]
+    order: Sequence[np.ndarray]  # numbers of examples [B], by step
     rows: range
     _: dataclasses.KW_ONLY
-    crop: bool
+    crop: bool  # whether at random, by the seed and the stream, and not at the centre
     seed: int
     stream: int
 

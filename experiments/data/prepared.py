@@ -32,8 +32,7 @@ def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.n
 def prepared_builder(name: str, data_dir: str, parts: Sequence[str], before: str = "") -> Any:
     """The builder of a data set whose records can be read in any order; CIFAR is prepared first.
 
-    The files of `parts` are whole, as far as that can be told without reading all of them. `before` is
-    what else has to be done before TFDS can prepare it.
+    The files of `parts` are checked. `before` is what else has to be done before TFDS can prepare it.
     """
     builders = import_builders(name)
     if name in TFDS_NAMES:

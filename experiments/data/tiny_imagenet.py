@@ -55,8 +55,6 @@ def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The arrays of Tiny-ImageNet, by the names that an .npz data set has, from the cache if it fits.
 
     Training images are ordered by class, then file name; test images as in the annotations.
-    Greyscale files become three equal channels. `skipped` are the training files that were left out,
-    each with the reason. What has been left out is not kept: the next reading may find it mended.
     """
     root = Path(data_dir).expanduser()
     names = classes(data_dir)
@@ -70,15 +68,9 @@ def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     test_images = decode.read(test, "decoding val", SIZE)
     left_out: dict[int, str] = {}
     train_images = decode.read(train, "decoding train", SIZE, left_out)
-    num_classes = np.asarray(len(names))
-    arrays = dict(
-        zip(
-            _CACHED,
-            (train_images, train_labels, test_images, test_labels, num_classes),
-            strict=True,
-        )
-    )
-    if not left_out:
+    found = train_images, train_labels, test_images, test_labels, np.asarray(len(names))
+    arrays = dict(zip(_CACHED, found, strict=True))
+    if not left_out:  # else the next reading may find it mended
         keep(root / CACHE, fingerprint=np.asarray(fingerprint), **arrays)
         return arrays
     intact = np.setdiff1d(np.arange(len(train)), list(left_out))
