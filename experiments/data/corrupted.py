@@ -75,9 +75,8 @@ def load_corrupted(
 ) -> Corrupted:
     """The test images `clean` with one corruption, of a source as for `read_published` or "generated".
 
-    A published set belongs to the test split if it has its images, or its classes by name, and its
-    size. The one exception is the article's: images of some of the model's classes by WordNet id, such
-    as Tiny-ImageNet-C for a model of ImageNet. They are resized, and the logits restricted to them.
+    A published set must have the images of the test split, or its classes by name. Of some of the
+    classes, as in Tiny-ImageNet-C for ImageNet, images are resized, and the logits restricted to them.
     """
     if source == GENERATED:
         return _generated(name, severity, clean, seed)
@@ -176,16 +175,13 @@ def _fits(shape: Sequence[int]) -> bool:
 
 
 def _corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.Array:
-    """Corrupts uint8 images, and truncates them to 8 bits as the published files are.
-
-    Images of other sizes or of one channel are enlarged to 32 x 32 RGB, shrunk again, and rounded, as
-    no published set has them.
-    """
+    """Corrupts uint8 images, and truncates them to 8 bits as the published files are."""
     images, shape = images.astype(jnp.float32) / 255, images.shape
     if _fits(shape):
         corrupted = ss.corruptions.corrupt(name, key, images, severity)
         # What is whole in float64 lies at most this far below it in float32.
         return jnp.floor(255 * corrupted + 2e-5).astype(jnp.uint8)
+    # No published set has others: they are enlarged to 32 x 32 RGB, shrunk again, and rounded.
     wide = jnp.broadcast_to(images, (*shape[:3], 3))
     images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
     images = ss.corruptions.corrupt(name, key, images, severity)
@@ -210,7 +206,7 @@ def read_published(
 ) -> Published:
     """One corruption at one severity of a published set: a folder or an .npz file, or "tfds".
 
-    Images in folders are resized to `image_size` where they are indexed; if it is 0, all are decoded now.
+    Images in folders are resized to `image_size` where they are indexed; for 0 all are decoded now.
     """
     if source == TFDS:
         # TFDS shuffles the images and gives them no numbers, so that their order is lost.

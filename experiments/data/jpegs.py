@@ -3,8 +3,7 @@
     train/<class>/*.JPEG, val/<class>/*.JPEG   folders, `<class>` being a WordNet id
     imagenet2012/5.1.0/*.array_record-*        as TensorFlow Datasets prepares it
 
-Nothing is decoded here. Classes are ordered by name, images by class and file name, or as they are
-stored.
+Nothing is decoded here. Classes are ordered by name, images by class and file name or as stored.
 """
 
 import dataclasses

@@ -42,8 +42,7 @@ def corrupt_labels(
 def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
     """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022), int32 `[N]`.
 
-    The path is `FILE.npy` with integers in the canonical order (see `load_arrays`), or `FILE.npz:KEY`
-    with one such array of several; where that file has `clean_label`, it must be equal to `clean`.
+    The path is `FILE.npy`, or `FILE.npz:KEY`, whose `clean_label`, if it has one, must be `clean`.
     """
     setting = f"config.label_noise.file is {path!r}"
     labels, published = _read_label_file(path, setting)
@@ -53,15 +52,11 @@ def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
             f"{len(clean)} labels; give one integer for each, in the order of the original files."
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
+    same = published is None or np.array_equal(published, clean)
+    if low < 0 or high >= num_classes or not same:
         raise UserError(
-            f"{setting} and holds labels {low} to {high} but the training set has classes 0 to "
-            f"{num_classes - 1}; give the file that belongs to it."
-        )
-    if published is not None and not np.array_equal(published, clean):
-        raise UserError(
-            f"{setting} but its clean_label differs from the labels of the training set; give the "
-            "file that belongs to it, in the order of the original files."
+            f"{setting} and holds labels {low} to {high}, which with its clean_label are not of the "
+            f"{num_classes} classes of this training set in its order; give the file that belongs to it."
         )
     return labels.astype(np.int32)
 

@@ -1,8 +1,7 @@
 """Batches of a training split that is too large for memory, made by Grain while the device works.
 
-What is in batch s of a run, in which row, and how it is cropped, is a function of (seed, s, row) alone:
-not of threads, worker processes, the number of hosts, nor of interruptions. Of every batch process p of
-P makes rows p B/P to (p + 1) B/P. Grain is given a source whose element s is the whole of these rows, so
+What is in batch s of a run, in which row, and how it is cropped, is a function of (seed, s, row) alone.
+Of every batch process p of P makes rows p B/P to (p + 1) B/P; these are element s of Grain's source, so
 that the position of its iterator is the number of the step, and a run that resumes reads on from there.
 """
 

@@ -12,10 +12,9 @@ TFDS_NAMES = ("cifar10", "cifar100")
 
 
 def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[N, H, W, C]` and labels `[N]` of a split of a data set.
+    """Images uint8 `[N, H, W, C]` and labels `[N]` of a split, which TFDS stores shuffled.
 
-    They are in the order of the number in their id (`b'train_00042'`), since TFDS stores them
-    shuffled; without ids they are in the order in which they are stored.
+    They are in the order of the number in their id (`b'train_00042'`), or as they are stored without.
     """
     builder = prepared_builder(name, data_dir, (part,))
     count, title = builder.info.splits[part].num_examples, f"decoding {builder.name} {part}"

@@ -1,8 +1,7 @@
 """Image data sets as NumPy arrays: one canonical order, a held-out part, label noise.
 
-The arrays, the held-out part and the noisy labels depend on the arguments alone, and not on where
-the data came from (TFDS or an .npz file) nor on the NumPy version: everything random is derived
-from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep.
+They depend on the arguments alone, not on where the data came from nor on the NumPy version: all that
+is random is of the raw 64-bit output of a Philox generator, which NumPy guarantees to keep.
 """
 
 import functools

@@ -4,9 +4,8 @@
     val/images/*.JPEG                the test set: the labels of the published test split are secret
     val/val_annotations.txt          a file name and its class in the first two columns
 
-Classes are the folders of `train` by name, so that a part of the data set with fewer classes can be
-read too. The images are decoded once and kept in an .npz file, which is itself a data set that
-`experiments.data.sets.load_arrays` takes.
+Classes are the folders of `train` by name, of which some may be left out. The images are decoded once
+and kept in an .npz file, which is itself a data set.
 """
 
 import collections
@@ -14,7 +13,6 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +85,11 @@ def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def check_skipped(data_dir: str, skipped: Sequence[tuple[str, str]], limit: int) -> None:
-    """Names the files that were left out on standard error, once; more than `limit` are refused."""
-    images = tuple(f"{data_dir}/{file} {reason}" for file, reason in skipped)
+@functools.cache  # so that each is named once
+def check_skipped(data_dir: str, skipped: tuple[tuple[str, str], ...], limit: int) -> None:
+    """Names the files that were left out on standard error; more than `limit` are refused."""
+    images = [f"{data_dir}/{file} {reason}" for file, reason in skipped]
     decode.check_left_out(images, limit)
-    _name(images)
-
-
-@functools.cache
-def _name(images: tuple[str, ...]) -> None:
     for image in images:
         print(f"Left out: {image}.", file=sys.stderr)
     if images:

@@ -103,9 +103,7 @@ def networks_at_once(settings: Settings, params: ss.tree.PyTree, numbers: int) -
     if settings.at_once:
         return settings.at_once
     device = jax.local_devices()[0]
-    if (
-        device.platform == "cpu"
-    ):  # where networks of their own kernels become slow grouped convolutions
+    if device.platform == "cpu":  # whose grouped convolutions are slow
         return 1
     return fitting((device.memory_stats() or {}).get("bytes_limit", 0), params, numbers)
 

@@ -87,7 +87,7 @@ def execute(
     stack = hosts.local(run.program.method.trained(trained.state, jax.random.key(config.seed)))
     splits = {"test": data.test, "validation": data.validation}
     splits = {name: split for name, split in splits.items() if len(split.labels)}
-    if hosts.is_first() and "test" in splits:
+    if hosts.is_first() and "test" in splits:  # tuning has none, and keeps no networks
         weights.save(folder / workdir.WEIGHTS, stack)
     wrap = interruptible(stop, bars=in_suite is None, folder=folder)
     places = recipes.places_of(config.recipe)

@@ -72,19 +72,14 @@ def join(options: SimpleNamespace) -> None:
             return
         method = "deactivate"  # JAX would ask Kubernetes too
     found = f"{names[0]} is {values[0]}, {names[1]} {values[1]} and {names[2]} {values[2]}"
-    if None in values:
-        raise UserError(f"{found}; give all three, or --distributed alone.")
-    if not re.fullmatch(r".+:\d+", address := values[0]):
-        raise UserError(f"{names[0]} is {address!r}; give HOST:PORT.")
-    try:
-        count, index = map(int, values[1:])
-    except ValueError:
-        raise UserError(f"{found}; give whole numbers.") from None
-    if not 0 <= index < count:
+    address, *numbers = map(str, values)
+    whole = [int(number) for number in numbers if number.isdecimal()]
+    if not re.fullmatch(r".+:\d+", address) or len(whole) < 2 or whole[1] >= whole[0]:
         raise UserError(
-            f"{names[2]} is {index} but there are {count} processes; use 0 to {count - 1}."
+            f"{found}; give HOST:PORT, how many processes there are, and which one this is, from 0, or "
+            "--distributed alone."
         )
-    where = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    where = {"coordinator_address": address, "num_processes": whole[0], "process_id": whole[1]}
     _initialize(address, options.connect_seconds, cluster_detection_method=method, **where)
     if options.distributed:
         _say(found)
