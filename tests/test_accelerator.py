@@ -57,18 +57,6 @@ def test_parts_stop_when_the_minutes_are_over_and_go_on_the_next_time(
     assert len((tmp_path / "begun").read_text().split()) == 5
 
 
-def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, images, capsys):
-    for arguments, sentence in (
-        (["--minutes=0"], "--minutes is 0; use a number above 0."),
-        (["--data_dir=/none.npz"], "config.data_dir is /none.npz but there is no such file; "),
-        (["--seeds=3"], "Unexpected argument '--seeds=3'; "),
-    ):
-        more = [f"--data_dir={images}", f"--output={tmp_path / 'made'}"]
-        assert accelerator.main([*more, *arguments]) == 2
-        assert capsys.readouterr().err.startswith(f"error: {sentence}")
-    assert not (tmp_path / "made").exists()
-
-
 def test_a_dry_run_of_one_method(tmp_path, images, monkeypatch):
     """On a machine with few packages; the steps beside PyTorch's were timed before."""
     lacking = tmp_path / "lacking"

@@ -154,15 +154,6 @@ def test_the_variance_of_small_steps_far_from_zero_is_not_lost():
     np.testing.assert_allclose(state.variance, networks.astype(np.float64).var(axis=0), rtol=0.05)
 
 
-def test_without_spread_a_sample_is_the_average():
-    key = jax.random.key(0)
-    networks = device({"kernel": normal(0, 3, 2, 3), "bias": normal(1, 3)})
-    for start, scale in ((2, 0.5), (0, 0.0)):
-        state = visit(swag(start, 1, rank=2), networks)
-        sample = swag_sample(state, key, scale=scale)
-        chex.assert_trees_all_equal(sample, average_of(state), strict=True)
-
-
 # Snapshots
 
 

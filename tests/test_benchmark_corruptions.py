@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from benchmarks import corruptions as compare_corruptions
 from experiments.data import corrupted
@@ -13,15 +12,6 @@ from experiments.data.sets import NPZ_KEYS, Split
 
 def images(seed=0, count=5, size=32):
     return np.random.default_rng(seed).integers(20, 200, (count, size, size, 3), np.uint8)
-
-
-def test_distances_are_in_pixel_values():
-    theirs = images(1)
-    equal, found = (
-        compare_corruptions.distances(images(0), theirs, theirs + np.uint8(i)) for i in (0, 3)
-    )
-    assert set(equal.values()) == {0.0}
-    assert found["pixel"] == found["mean"] == pytest.approx(3.0)
 
 
 def test_spectra_tell_coarse_from_fine_noise_of_the_same_spread():
@@ -60,8 +50,3 @@ def test_the_command_writes_distances_a_table_and_a_picture(tmp_path, capsys):
     table = Path(folder, "table.md").read_text()
     assert table.strip() == capsys.readouterr().out.strip()
     assert "| contrast | no | 0.00 | 0.00 |" in table
-    # A source without corruptions is refused.
-    arguments = ["--source", path, "--data_dir", path, "--workdir", str(tmp_path / "r")]
-    assert compare_corruptions.main(arguments) == 2
-    assert "has none of gaussian_noise" in capsys.readouterr().err
-    assert not (tmp_path / "r").exists()

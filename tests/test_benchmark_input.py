@@ -30,17 +30,6 @@ def test_every_way_of_loading_is_compared_with_the_bare_decoder(tmp_path, monkey
     assert "| 0 | 25.0 (25.0 to 25.0) | 40 (40 to 40) |" in text
 
 
-def test_bad_input(tmp_path, capsys):
-    for flag, said in (
-        ("--workers=0,-1", "--workers is '0,-1'; use numbers of 0 or more with com"),
-        ("--epochs=1", "--epochs is 1; use at least 2."),
-        ("--data_dir=/none", "imagenet2012 is not prepared in /none; "),
-    ):
-        assert pipeline.main([*SMALL, flag, "--output", str(tmp_path)]) == 2
-        assert capsys.readouterr().err.startswith(f"error: {said}")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("name", ["input", "imagenet_steps"])
 def test_the_committed_table_is_that_of_the_record(name):
     folder = ROOT / "results" / name

@@ -73,7 +73,6 @@ def test_hold_out_is_the_one_it_always_was():
 
 def test_sizes_that_cannot_be_are_refused(npz):
     for validation_size, train_size, sentence in (
-        (-1, 0, "size is -1 but there are 6 .*; hold out 0 to 5"),
         (6, 0, "size is 6 but there are 6 .*; hold out 0 to 5"),
         (2, 5, "size is 5 but 4 .* 1 to 4, or 0"),
     ):
@@ -190,17 +189,15 @@ def test_unfit_absent_and_foreign_label_files_are_refused(human, tmp_path):
     path, y, write = human
     for name, content, message in (
         ("a.npy", {"labels": y[:39]}, r"holds int64 \[39\] but .* has 40 labels; give one"),
-        ("a.npy", {"labels": y / 2}, r"holds float64 \[40\] but"),
-        ("a.npy", {"labels": y + 1}, "holds labels 1 to 3 but .* classes 0 to 2; give"),
-        ("a.npz:b", {"b": y, "clean_label": y[::-1]}, "its clean_label differs from"),
+        ("a.npy", {"labels": y + 1}, "holds labels 1 to 3, which .* not of the 3 classes"),
+        ("a.npz:b", {"b": y, "clean_label": y[::-1]}, "its clean_label are not of"),
         ("a.npz", {"c": y, "d": y}, "has the keys c, d; choose one: FILE.npz:KEY"),
-        ("a.npz:b", {"b": np.array([{}] * 40)}, r"can't be read as plain arrays \(.*\); give"),
     ):
         file, colon, key = name.partition(":")
         with pytest.raises(UserError, match=f"^config.label_noise.file is '.*{name}'.*{message}"):
             load_human(path, write(file, **content) + colon + key)
     for name, message in (
-        ("none.npy", r"can't be read as plain arrays \(.*No such file .*\); give"),
+        ("none.npy", r"can't be read as an .npy file \(.*No such file .*\); unpack"),
         ("CIFAR-10_human.pt", "convert a FILE.pt by `python -c .*torch.load.*worse_label"),
     ):
         with pytest.raises(UserError, match=message):
@@ -252,10 +249,8 @@ IMAGES = arrays()["train_images"]
     [
         ({"train_images": IMAGES / 255}, r"train_images of .*npz is float64 \[6, 4.* but .* uint8"),
         ({"test_images": IMAGES[:3, ..., 0]}, r"test_images .* is uint8 \[3, 4, 4\] but"),
-        ({"train_images": IMAGES[:0]}, r"train_images .* is uint8 \[0, 4, 4, 1\] but .* 1 or more"),
         ({"test_images": IMAGES[:3, :2]}, r"shape \[4, 4, 1\] but test_images \[2, 4, 1\]; .* one"),
         ({"train_labels": np.zeros(6)}, r"train_labels .* is float64 \[6\] but .*integers of"),
-        ({"test_labels": np.zeros(4, int)}, r"test_labels .* is int64 \[4\] but .* 3 images; "),
         ({"test_labels": np.array([0, 3, 1])}, "test_labels .* are 0 to 3 but there are 3 classes"),
         ({"train_labels": np.arange(-1, 5)}, "train_labels .* are -1 to 4 but there are 5 classes"),
         (
@@ -267,7 +262,6 @@ IMAGES = arrays()["train_images"]
             {"class_names": ["a", "b"]},
             r"class_names of .* is <U1 \[2\], .* but there are 3 classes",
         ),
-        ({"class_names": ["a", "b", "a"]}, "2 of them different, but there are 3"),
         ({"num_classes": 2.5}, "num_classes .* is 2.5; store one integer of 1 or more"),
         ({"test_images": None, "train_labels": None}, "but lacks train_labels, test_images; write"),
         ({"train_labels": np.array([{}] * 6)}, "can't be read as an .npz file of plain arrays"),
@@ -339,13 +333,8 @@ def _flip(file, at):
 
 DAMAGE = {  # What is done to the file of prepared CIFAR-10 with this in its name, and its reason.
     "-test: gone": (lambda file: file.unlink(), "No such file"),
-    "-train: half": (
-        lambda file: os.truncate(file, file.stat().st_size // 2),
-        "postscript|Riegeli|can.t be read",
-    ),
     "-train: flipped": (lambda file: _flip(file, 300), "hash mismatch"),
     "info.json: half": (lambda file: os.truncate(file, 300), "Failed to load JSON"),
-    "info.json: other": (lambda file: file.write_text("[]"), "do not match"),
     "info.json: fewer": (
         lambda file: file.write_text(file.read_text().replace('"5"', '"4"')),
         "5 records but dataset_info.json says 4",

@@ -98,20 +98,6 @@ def test_the_summary_is_that_of_the_digits():
             assert row[label] == wording.mean_of(stored[metric], metric), row
 
 
-def test_the_long_training_of_the_small_scale_is_that_of_its_record():
-    methods = {"Standard": "standard", "Line": "line", "Layerwise line": "layerwise_line"}
-    (rows,) = _rows("Labels, epochs")
-    found = midpoints("cifar10-small")
-    kept = [row for row in rows if row["Labels, epochs"].endswith(" 60")]
-    assert len(kept) == 2
-    for row in kept:
-        noise = NOISE[row["Labels, epochs"].split(", ")[0]]
-        for label, method in methods.items():
-            stored = found[noise, "article", method]
-            assert row[label] == wording.mean_of(stored["accuracy"], "accuracy"), row
-            assert row["Seeds"] == str(stored["num_seeds"])
-
-
 def test_every_number_with_an_error_is_in_a_record(monkeypatch, capsys):
     """In its table or its claims; but for shorter trainings, whose records are gone."""
     monkeypatch.chdir(ROOT)

@@ -64,13 +64,6 @@ def test_a_table_has_means_and_standard_errors(record):
     assert len(lines) == 2 + 1 + 3 + 3
 
 
-def test_patches_are_the_pixels_in_their_places():
-    images = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
-    found = vit.patches(images, 2)
-    assert found.shape == (2, 6, 12)
-    np.testing.assert_array_equal(found[1, 4].reshape(2, 2, 3), images[1, 2:4, 2:4])
-
-
 @pytest.mark.parametrize("name", MODULES)
 def test_committed_tables_are_those_of_their_records(name):
     path = ROOT / "results" / "examples" / f"{name}.json"

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 import subspace_jax
 
 FIRST_TEN = (
@@ -39,9 +37,3 @@ ss.plotting.path
 assert "matplotlib" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
-
-
-def test_other_names_are_unknown():
-    for module in (subspace_jax, subspace_jax.contrib):
-        with pytest.raises(AttributeError, match="has no attribute 'quadratic'$"):
-            module.quadratic  # noqa: B018

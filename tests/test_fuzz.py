@@ -63,7 +63,7 @@ def damaged(draw, content):
 
 
 def train(folder, *more, file=tiny.__file__, data="images.npz", workdir="new"):
-    command = [f"--config={file}:line", f"--config.data_dir={folder / data}"]
+    command = [f"--config={folder / file}:line", f"--config.data_dir={folder / data}"]
     return cifar.main([*command, f"--workdir={folder / workdir}", *more])
 
 
@@ -71,22 +71,16 @@ def flag(draw, folder):
     return train(folder, f"--{draw(st.sampled_from(NAMES))}={draw(VALUES)}")
 
 
-def config_file(draw, folder):
-    (folder / "odd.py").write_bytes(draw(damaged(CONFIG.encode())))
-    return train(folder, file=folder / "odd.py")
+def with_damaged(original, place, **given):
+    """Trains with a file that is damaged at another place."""
 
+    def kind(draw, folder):
+        content = draw(damaged((folder / original).read_bytes()))
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_bytes(content)
+        return train(folder, **given)
 
-def held_config(draw, folder):
-    content = (folder / "config.json").read_bytes()
-    (folder / "held").mkdir(exist_ok=True)
-    (folder / "held" / "config.json").write_bytes(draw(damaged(content)))
-    return train(folder, workdir="held")
-
-
-def images(draw, folder):
-    content = (folder / "images.npz").read_bytes()
-    (folder / "odd.npz").write_bytes(draw(damaged(content)))
-    return train(folder, data="odd.npz")
+    return kind
 
 
 def arrays(draw, folder):
@@ -108,7 +102,14 @@ def weights(draw, folder):
     return import_weights.main([*command, "--depth", "8", "--width", "2"])
 
 
-KINDS = (flag, config_file, held_config, images, arrays, weights)
+KINDS = {
+    "flag": flag,
+    "config file": with_damaged("config.py", "odd.py", file="odd.py"),
+    "held config": with_damaged("config.json", "held/config.json", workdir="held"),
+    "images": with_damaged("images.npz", "odd.npz", data="odd.npz"),
+    "arrays": arrays,
+    "weights": weights,
+}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,7 @@ def folder(tmp_path_factory):
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     save_file(to_torch(network, variables), folder / "weights.safetensors")
     tiny.npz_file(folder / "images.npz")
+    (folder / "config.py").write_text(CONFIG)
     (folder / "config.json").write_text(json.dumps(tiny.get_config().to_dict()))
     return folder
 
@@ -129,7 +131,7 @@ def ready(folder, config, *, data, **more):
     raise Interrupted("reached")
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", KINDS)
 def test_damaged_inputs_end_in_a_run_or_in_a_sentence(kind, folder, monkeypatch):
     monkeypatch.setattr(job, "execute", ready)
     codes = set()
@@ -138,7 +140,7 @@ def test_damaged_inputs_end_in_a_run_or_in_a_sentence(kind, folder, monkeypatch)
     @given(st.data())
     def check(data):
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            code = kind(data.draw, folder)
+            code = KINDS[kind](data.draw, folder)
         codes.add(code)
         assert code in (0, 2, 75)
         assert (code == 2) == ("error: " in said.getvalue())

@@ -176,8 +176,8 @@ def test_images_that_every_process_has_are_split_too(tmp_path):
 def test_bad_flags(arguments, tmp_path, capsys):
     by_hand = ["--num_processes=2", "--process_id=2"]
     for given, sentence in (
-        (["--coordinator=here:1"], "--num_processes None and --process_id None; give all three"),
-        (["--coordinator=here:1", *by_hand], "but there are 2 processes; use 0 to 1."),
+        (["--coordinator=here:1"], "--num_processes None and --process_id None; give HOST"),
+        (["--coordinator=here:1", *by_hand], "which one this is, from 0, or"),
         (["--coordinator=here:1", "--distributed"], "give one or the other."),
     ):
         assert imagenet.main([*arguments, "--workdir", str(tmp_path / "run"), *given]) == 2

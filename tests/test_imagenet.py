@@ -13,14 +13,11 @@ from PIL import Image
 
 from benchmarks.faults import outcome
 from experiments import imagenet
-from experiments.configs.imagenet import get_config
 from experiments.data import corrupted, decode, loader, sets
 from experiments.evaluation import predict
 from experiments.training import feed, steps
 from experiments.training import run as training_run
 from experiments.training.history import History
-from experiments.training.models import make_network
-from experiments.training.networks import ImageNetResNet
 from subspace_jax import sharding
 
 
@@ -52,11 +49,6 @@ def corrupted_set(root, classes, side):
             grey = (60 + 40 * label + i,) * 3
             Image.new("RGB", (side, side), grey).save(target / f"{i}.JPEG", "JPEG")
     return str(root)
-
-
-def test_the_network_is_that_of_the_article():
-    wide = ImageNetResNet(1000, (3, 4, 6, 3), 2, dtype=jnp.bfloat16)
-    assert make_network(get_config("line").model, 1000) == wide
 
 
 # Training

@@ -229,9 +229,7 @@ def test_names_of_wrappers_are_left_out_and_said(tmp_path, capsys):
         (named(), ""),
         (named("module"), "module.conv.weight is read as conv.weight."),
         ({"state_dict": named("model"), "epoch": 3}, "model.conv.weight is read as"),
-        (named("module") | counter, "is read as conv.weight, without n_averaged."),
         (named("module", "_orig_mod", "model") | counter, "module._orig_mod.model.conv.weight is"),
-        ([named("net"), named("net")], "net.conv.weight is read as conv.weight"),
         (compiled, "blocks._orig_mod.0.bn.bias is read as blocks.0.bn.bias."),
     ):
         torch.save(state, tmp_path / "w.pt")

@@ -78,13 +78,6 @@ def test_a_grid_is_square_and_covers_the_triangle(seed, resolution, margin):
     assert (corners + room <= xy[-1, -1]).all()
 
 
-def test_grid_weights_are_in_the_order_of_the_rows():
-    plane = landscape.plane(RIGHT_ANGLE)
-    xy = landscape.grid(plane, 4)
-    points = landscape.along(lambda w: w, RIGHT_ANGLE, landscape.grid_weights(plane, xy))
-    chex.assert_trees_all_close(points.reshape(4, 4, 2), xy, atol=1e-5)
-
-
 @pytest.mark.parametrize("at_once", [None, 1, 2, 7])
 def test_along_maps_over_mixtures_and_is_compiled_once_for_a_function(at_once):
     endpoints, weights = device(make_endpoints(0)), jnp.asarray(normal(1, 5, 3))

@@ -201,12 +201,6 @@ def test_edges_belong_to_the_lower_bin(num_bins):
         np.testing.assert_array_equal(np.rint(diagram.weight * (num_bins + 1)), counts)
 
 
-def test_the_mean_of_no_examples_is_nan():
-    values = every(np.zeros((0, 3), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    values["reliability"] = values["reliability"]._replace(edges=np.nan)
-    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(values))
-
-
 def test_nll_ignores_impossible_wrong_classes():
     log_probs = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
     assert metrics.nll(log_probs, np.array([0, 1])) == 0

@@ -75,7 +75,10 @@ def test_what_has_no_plane_is_one_sentence_and_writes_nothing(finished, tmp_path
         ([line], "2 endpoints, through which many planes go; give one more"),
         ([network, "--beside", line], "--beside is given but"),
         ([finished("simplex_4")], "lies in no plane"),
-        ([line, "--beside", tmp_path], "can't be read as weights (No such file or directory)"),
+        (
+            [line, "--beside", tmp_path],
+            "can't be read as weights of a finished run (No such",
+        ),
         ([unfinished], "holds a run that is not finished; finish it"),
         ([other], "holds 2 networks but the run of config.json has 3"),
     ):

@@ -169,11 +169,6 @@ def test_labels_are_those_of_the_table_of_a_size_or_the_name_itself():
         assert style_of(product).label == label
     for config, label in (
         ({}, "Standard"),
-        ({"kind": "layerwise_line", "recipe": ""}, "Layerwise line"),
         ({"kind": "standard", "recipe": "swa_cyclic_4"}, "SWA (cyclic lr, 4)"),
-        (
-            {"kind": "simplex", "recipe": "simplex_3", "subspace": {"num_endpoints": 5}},
-            "Simplex (5)",
-        ),
     ):
         assert style_of_run(config).label == label

@@ -191,7 +191,6 @@ ON_A_MESH = {
     "midpoint": ss.simplex(4).midpoint,
     "layerwise": lambda stack: ss.layerwise(ss.simplex(4)).sample(KEY, stack),
     "gram": ss.gram,
-    "distances": ss.distances,
     "penalty": ss.cosine_penalty,
     "gradient": jax.grad(lambda stack: ss.cosine_penalty(stack, KEY)),
     "volume": complexes.log_volume,
@@ -204,9 +203,6 @@ ON_A_MESH = {
     "filters": lambda stack: ss.landscape.filter_norms(ss.simplex(4).midpoint(stack)),
     "metrics": lambda stack: ss.metrics.ece(*classified(stack)),
     "AUROC": lambda stack: ss.detection.auroc(stack["kernel"].sum((1, 2)), jnp.ones(3)),
-    "temperatures": lambda stack: ss.calibration.fit_ensemble_temperature(
-        stack["kernel"], jnp.arange(8) % 4, mode="per_member"
-    ),
     "choice": lambda stack: ss.calibration.choose_point(stack["kernel"], jnp.arange(8) % 4),
     "deltas": lambda stack: lora.gram({"a": stack["kernel"], "b": stack["kernel"][:, :4]}),
     "lora": lambda stack: lora.init(KEY, ss.simplex(4).midpoint(stack), 2),
@@ -215,7 +211,6 @@ ON_A_MESH = {
     "snapshots": stepped(optax.chain(SGD, ss.averaging.snapshots(0, 1, 3), swag.swag(0, 1, 3))),
     "sam": stepped(sharpness.sam(SGD, 0.05, adaptive=True), layers=True),
     "per endpoint": stepped(ss.per_endpoint(optax.lamb(0.1))),
-    "decay": stepped(optax.adamw(0.1, mask=ss.decay_mask)),
 }
 
 

@@ -156,9 +156,7 @@ def without(part):
         ({"tuned"}, (lambda run: run["setting"] == "article",)),
         ({"fig3", "fig7"}, (lambda r: r["method"] not in ("line", "layerwise_line", "curve"),)),
         ({"fig6"}, without("corruptions")),
-        ({"reliability"}, without("reliability")),
         ({"fig5"}, without("scaled")),
-        ({"selection"}, without("risk_coverage")),
     ],
 )
 def test_figures_without_their_runs_or_measurements_are_left_out(missing, change):

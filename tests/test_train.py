@@ -212,9 +212,8 @@ def test_networks_that_are_only_put_together_are_not_trained(two):
 
 def test_other_networks_than_a_run_starts_from_are_refused(two):
     for recipe, files, sentence in (
-        ("curve_finding", (), "names 0 files but curve_finding starts from 2 trained"),
+        ("curve_finding", (), "holds 0 networks but curve_finding starts from 2; name"),
         ("ensemble", two + two[:1], "holds 3 networks but ensemble starts from 2; name"),
-        ("line", two, "names 2 files but line starts from 0 trained networks"),
     ):
         with pytest.raises(UserError, match=rf"^config\.subspace\.weights .*{sentence}"):
             tiny.run(recipe, subspace__weights=files)

@@ -105,7 +105,7 @@ def test_files_of_something_else_are_refused(path, write):
     reason = "it is no .npz file of plain arrays" if write else "No such file or directory"
     if write:
         write(path)
-    assert f"can't be read as weights ({reason}); name the weights.npz" in refusal(path)
+    assert f"can't be read as weights of a finished run ({reason}); name" in refusal(path)
 
 
 # Runs that start from files

@@ -60,6 +60,7 @@ def test_the_same_run_goes_on_in_its_folder_wherever_things_are(tmp_path, held, 
     before = below(tmp_path)
     moved = ConfigDict(config.to_dict())
     moved.data_dir, moved.checkpoint_seconds, moved.loader.num_workers = "/elsewhere", 1.0, 2
+    moved.mesh = "data=8"
     for folder, given in ((tmp_path / "new", config), (held, config), (held, moved)):
         for overwrite in (True, False):
             assert check(folder, given, overwrite) == folder

@@ -51,7 +51,6 @@ def different(bound: Bound) -> Bound:
 
 
 POSITIVE = Bound("a value above 0", lambda value: 0 < value < math.inf)
-NOT_NEGATIVE = Bound("a value of 0 or more", lambda value: 0 <= value < math.inf)
 SHARE = Bound("a value in [0, 1)", lambda value: 0 <= value < 1)
 # Runs are named by their noise, in whole percents.
 PERCENTS = Bound(
@@ -79,8 +78,8 @@ BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("label_noise.rate", "label_smoothing", "model.dropout"), SHARE),
     **dict.fromkeys(("optimizer.momentum", "average.decay"), SHARE),
     "optimizer.learning_rate": POSITIVE,
-    **dict.fromkeys(("optimizer.weight_decay", "sharpness.rho"), NOT_NEGATIVE),
-    **dict.fromkeys(("subspace.penalty", "subspace.volume"), NOT_NEGATIVE),
+    **dict.fromkeys(("optimizer.weight_decay", "sharpness.rho"), at_least(0)),
+    **dict.fromkeys(("subspace.penalty", "subspace.volume"), at_least(0)),
     "checkpoint_seconds": Bound("a value of 0 or more", lambda value: value >= 0),
     "kind": one_of(*NUM_ENDPOINTS),
     "normalization": one_of("cifar", "imagenet", "tiny_imagenet", "none"),

@@ -1,10 +1,4 @@
-"""CIFAR-10 by the article's recipe.
-
-    python -m experiments.cifar --config experiments/configs/cifar10.py:line --workdir runs/line
-
-After the colon comes a recipe of `experiments.configs.recipes`. `--config.validation_size=0` is the
-article's protocol.
-"""
+"""CIFAR-10 by the article's recipe; `--config.validation_size=0` is the article's protocol."""
 
 import ml_collections
 

@@ -1,7 +1,4 @@
-"""CIFAR-100 by the recipe of CIFAR-10.
-
-python -m experiments.cifar --config experiments/configs/cifar100.py:line --workdir runs/line100
-"""
+"""CIFAR-100 by the recipe of CIFAR-10."""
 
 import ml_collections
 

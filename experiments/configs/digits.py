@@ -1,9 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits of 8 x 8 pixels: no download.
-
-`python -m experiments.reproduce digits` trains them by every method; a single run is
-
-    python -m experiments.cifar --config experiments/configs/digits.py:line --workdir runs/line
-"""
+"""scikit-learn's 1,797 handwritten digits of 8 x 8 pixels: no download."""
 
 import ml_collections
 

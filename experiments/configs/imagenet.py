@@ -1,10 +1,4 @@
-"""ImageNet, 1,000 classes, by the article's recipe.
-
-    python -m experiments.imagenet --config experiments/configs/imagenet.py:line \\
-        --config.data_dir=imagenet --workdir runs/imagenet
-
-`data_dir` has `train` and `val`, or is the data folder of TFDS.
-"""
+"""ImageNet, 1,000 classes, by the article's recipe."""
 
 import ml_collections
 

@@ -1,10 +1,4 @@
-"""Tiny-ImageNet, 200 classes of 64 x 64 pixels, by the article's recipe.
-
-    python -m experiments.tiny_imagenet --config experiments/configs/tiny_imagenet.py:line \\
-        --config.data_dir=tiny-imagenet-200 --workdir runs/tiny
-
-`data_dir` is the unpacked data set.
-"""
+"""Tiny-ImageNet, 200 classes of 64 x 64 pixels, by the article's recipe."""
 
 import ml_collections
 

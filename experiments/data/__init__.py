@@ -1,6 +1,4 @@
 """What an image and a label are: data sets, label noise, corrupted and foreign images.
 
 Arrays are cropped on the device, in `augment`; JPEGs are cropped while `decode` decodes them.
-
-It imports `configs` and `system`.
 """

@@ -24,7 +24,7 @@ from experiments.data.decode import Pictures, is_lazy, read
 from experiments.data.jpegs import class_folders, list_images
 from experiments.data.sets import Split
 from experiments.system.errors import UserError
-from experiments.system.files import open_npz
+from experiments.system.files import open_npy, open_npz
 
 NAMES = tuple(ss.corruptions.CORRUPTIONS)
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -36,15 +36,11 @@ _BATCH = 500
 
 
 class Corrupted(NamedTuple):
-    """Corrupted images of the model's size with their labels, and in words what was done to them.
-
-    If logits are restricted to some of the model's classes, these are `columns`, integers `[K']`, and
-    the labels are among them.
-    """
+    """Corrupted images of the model's size with their labels, and in words what was done to them."""
 
     split: Split
     description: str
-    columns: np.ndarray | None = None
+    columns: np.ndarray | None = None  # integers [K'], the classes that logits are restricted to
 
 
 class Published(NamedTuple):
@@ -79,9 +75,8 @@ def load_corrupted(
 ) -> Corrupted:
     """The test images `clean` with one corruption, of a source as for `read_published` or "generated".
 
-    A published set belongs to the test split if it has its images, or its classes by name, and its
-    size. The one exception is the article's: images of some of the model's classes by WordNet id, such
-    as Tiny-ImageNet-C for a model of ImageNet. They are resized, and the logits restricted to them.
+    A published set must have the images of the test split, or its classes by name. Of some of the
+    classes, as in Tiny-ImageNet-C for ImageNet, images are resized, and the logits restricted to them.
     """
     if source == GENERATED:
         return _generated(name, severity, clean, seed)
@@ -180,16 +175,13 @@ def _fits(shape: Sequence[int]) -> bool:
 
 
 def _corrupt(name: str, key: jax.Array, images: jax.Array, severity: int) -> jax.Array:
-    """Corrupts uint8 images, and truncates them to 8 bits as the published files are.
-
-    Images of other sizes or of one channel are enlarged to 32 x 32 RGB, shrunk again, and rounded, as
-    no published set has them.
-    """
+    """Corrupts uint8 images, and truncates them to 8 bits as the published files are."""
     images, shape = images.astype(jnp.float32) / 255, images.shape
     if _fits(shape):
         corrupted = ss.corruptions.corrupt(name, key, images, severity)
         # What is whole in float64 lies at most this far below it in float32.
         return jnp.floor(255 * corrupted + 2e-5).astype(jnp.uint8)
+    # No published set has others: they are enlarged to 32 x 32 RGB, shrunk again, and rounded.
     wide = jnp.broadcast_to(images, (*shape[:3], 3))
     images = jax.image.resize(wide, (len(images), 32, 32, 3), "bilinear")
     images = ss.corruptions.corrupt(name, key, images, severity)
@@ -214,8 +206,7 @@ def read_published(
 ) -> Published:
     """One corruption at one severity of a published set: a folder or an .npz file, or "tfds".
 
-    Images in folders of classes are resized to `image_size` where they are indexed; if it is 0, they
-    are all decoded now, as they are.
+    Images in folders are resized to `image_size` where they are indexed; for 0 all are decoded now.
     """
     if source == TFDS:
         # TFDS shuffles the images and gives them no numbers, so that their order is lost.
@@ -245,7 +236,7 @@ def _read_npz(path: Path, name: str, severity: int) -> Published:
 
 
 def _read_npy(path: Path, name: str, severity: int) -> Published:
-    images, labels = _load_npy(path / f"{name}.npy"), _load_npy(path / "labels.npy")
+    images, labels = (open_npy(path / f"{each}.npy") for each in (name, "labels"))
     if len(images) != len(labels) or len(images) % 5:
         raise UserError(
             f"{path / name}.npy has {len(images)} images and labels.npy {len(labels)}; both have five "
@@ -254,16 +245,6 @@ def _read_npy(path: Path, name: str, severity: int) -> Published:
     size = len(images) // 5
     part = slice((severity - 1) * size, severity * size)
     return Published(np.array(images[part]), np.array(labels[part]))
-
-
-def _load_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} can't be read as an .npy file; unpack it anew, or give another "
-            "config.evaluation.corruption_source."
-        ) from error
 
 
 def _read_folders(path: Path, name: str, severity: int, image_size: int) -> Published:

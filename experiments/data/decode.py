@@ -1,7 +1,4 @@
-"""Decodes JPEGs: all at once into an array, or where they are indexed.
-
-`Pictures` have the shape, the length and the indexing of the uint8 arrays of other data sets, so that
-evaluation takes both. Training crops them at random while it decodes, with `Pictures.cropped`.
+"""Decodes JPEGs: all at once into an array, or where they are indexed, as `Pictures`.
 
 Training images that can't be used are left out, up to a limit, and named. A test image that can't be
 always stops: accuracies on test sets with holes can't be compared with others.
@@ -53,8 +50,7 @@ def read(
 ) -> np.ndarray:
     """Square RGB images, uint8 `[N, S, S, 3]`, where `S` is `size` or that of the first one.
 
-    `left_out` takes the reasons of images that can't be used, by number, which are black then;
-    without it the first of them is refused.
+    `left_out` takes the reasons of images that can't be used; without it the first one is refused.
     """
     size = size or open_image(records, 0).height
     images = np.zeros((len(records), size, size, 3), np.uint8)
@@ -112,17 +108,16 @@ def _for_each(function: Callable[[int], None], count: int, title: str = "") -> N
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures:
-    """Encoded images, `chosen [N]` of the records, as uint8 `[N, S, S, 3]`, where `S` is `side`.
+    """Encoded images, with shape, length and indexing of the uint8 arrays `[N, S, S, 3]` of others.
 
-    An image at an index is decoded and resized, its short side to `short_side`, and its centre is cut
-    out. Then `function` changes it: `(numbers [B], uint8 [B, S, S, 3]) -> uint8 [B, S, S, 3]`, each
-    image by itself.
+    An image at an index is decoded and resized, its centre is cut out, and `function` changes it.
     """
 
     records: Records
-    chosen: np.ndarray
+    chosen: np.ndarray  # of the records, [N]
     side: int
-    short_side: int
+    short_side: int  # of an image before its centre is cut out
+    # (numbers [B], uint8 [B, S, S, 3]) -> uint8 [B, S, S, 3], each image by itself
     function: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     dtype = np.dtype(np.uint8)
@@ -182,9 +177,7 @@ class Pictures:
     def cropped(self, i: int, draws: np.ndarray) -> np.ndarray:
         """A random part of an image, resized to uint8 `[S, S, 3]`, and flipped half the time.
 
-        The part has 8 to 100 % of the area and sides in a ratio of 3/4 to 4/3, as in Szegedy et al.
-        2015. It is cut out first, so that no pixel beside it is read; `draws` are `NUM_DRAWS` uniform
-        numbers in [0, 1).
+        It is that of Szegedy et al. 2015; `draws` are `NUM_DRAWS` uniform numbers in [0, 1).
         """
         image = self._open(i)
         part = image.crop(_crop_box(*image.size, draws[1:].reshape(_TRIES, 4)))

@@ -3,12 +3,10 @@
     train/<class>/*.JPEG, val/<class>/*.JPEG   folders, `<class>` being a WordNet id
     imagenet2012/5.1.0/*.array_record-*        as TensorFlow Datasets prepares it
 
-Nothing is decoded here. Classes are ordered by name, images by class and file name, or as they are
-stored.
+Nothing is decoded here. Classes are ordered by name, images by class and file name or as stored.
 """
 
 import dataclasses
-import io
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -176,13 +174,6 @@ def _find_tfds(data_dir: str) -> Found:
         for split in _TFDS_PARTS
     ]
     labels = _tfds_labels(Path(builder.data_dir), parts)
-    for split, found in zip(_TFDS_PARTS, labels, strict=True):
-        empty = np.flatnonzero(np.bincount(found, minlength=len(classes)) == 0)
-        if len(empty):
-            raise UserError(
-                f"{builder.data_dir} has no image of the class {classes[empty[0]]!r} in {split}; "
-                "prepare it anew."
-            )
     return Found(parts[0], labels[0], parts[1], labels[1], classes)
 
 
@@ -201,11 +192,8 @@ def _tfds_labels(folder: Path, parts: Sequence[TfdsRecords]) -> list[np.ndarray]
 
 def keep(path: Path, **arrays: np.ndarray) -> None:
     """Writes an .npz file of what need not be made again; where that can't be, says so and goes on."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, buffer.getbuffer())
+        files.write_npz(path, arrays)
     except OSError as error:
         print(f"{path} can't be written ({error.strerror}); it is made anew.", file=sys.stderr)
 

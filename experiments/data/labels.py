@@ -1,10 +1,10 @@
 """Wrong labels: drawn at random, or read from a file."""
 
 import os
-import zipfile
 
 import numpy as np
 
+from experiments.system import files
 from experiments.system.errors import UserError
 
 NOISE_MODES = ("uniform_wrong", "uniform_any")
@@ -42,8 +42,7 @@ def corrupt_labels(
 def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
     """Human labels of a whole training set, such as CIFAR-10N's (Wei et al. 2022), int32 `[N]`.
 
-    The path is `FILE.npy` with integers in the canonical order (see `load_arrays`), or `FILE.npz:KEY`
-    with one such array of several; where that file has `clean_label`, it must be equal to `clean`.
+    The path is `FILE.npy`, or `FILE.npz:KEY`, whose `clean_label`, if it has one, must be `clean`.
     """
     setting = f"config.label_noise.file is {path!r}"
     labels, published = _read_label_file(path, setting)
@@ -53,15 +52,11 @@ def read_labels(path: str, clean: np.ndarray, num_classes: int) -> np.ndarray:
             f"{len(clean)} labels; give one integer for each, in the order of the original files."
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
+    same = published is None or np.array_equal(published, clean)
+    if low < 0 or high >= num_classes or not same:
         raise UserError(
-            f"{setting} and holds labels {low} to {high} but the training set has classes 0 to "
-            f"{num_classes - 1}; give the file that belongs to it."
-        )
-    if published is not None and not np.array_equal(published, clean):
-        raise UserError(
-            f"{setting} but its clean_label differs from the labels of the training set; give the "
-            "file that belongs to it, in the order of the original files."
+            f"{setting} and holds labels {low} to {high}, which with its clean_label are not of the "
+            f"{num_classes} classes of this training set in its order; give the file that belongs to it."
         )
     return labels.astype(np.int32)
 
@@ -76,18 +71,11 @@ def _read_label_file(path: str, setting: str) -> tuple[np.ndarray, np.ndarray | 
             "\"import numpy, torch; numpy.savez('FILE.npz', **torch.load('FILE.pt', "
             'weights_only=False))"` and name FILE.npz:worse_label.'
         )
-    try:
-        with open(file, "rb") as stream:
-            content = np.load(stream)
-            if not dot:
-                return np.asarray(content), None
-            found = list(content)
-            arrays = {name: content[name] for name in (key, "clean_label") if name in found}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{setting} but that can't be read as plain arrays ({' '.join(str(error).split())}); give a "
-            "file that numpy.save or numpy.savez wrote."
-        ) from error
+    if not dot:
+        return np.asarray(files.open_npy(file)), None
+    with files.open_npz(file, "labels") as content:
+        found = list(content)
+        arrays = {name: content[name] for name in (key, "clean_label") if name in found}
     if key not in arrays:
         raise UserError(
             f"{setting} but the file has the keys {', '.join(found)}; choose one: FILE.npz:KEY."

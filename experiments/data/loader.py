@@ -1,8 +1,7 @@
 """Batches of a training split that is too large for memory, made by Grain while the device works.
 
-What is in batch s of a run, in which row, and how it is cropped, is a function of (seed, s, row) alone:
-not of threads, worker processes, the number of hosts, nor of interruptions. Of every batch process p of
-P makes rows p B/P to (p + 1) B/P. Grain is given a source whose element s is the whole of these rows, so
+What is in batch s of a run, in which row, and how it is cropped, is a function of (seed, s, row) alone.
+Of every batch process p of P makes rows p B/P to (p + 1) B/P; these are element s of Grain's source, so
 that the position of its iterator is the number of the step, and a run that resumes reads on from there.
 """
 
@@ -45,11 +44,7 @@ class Options(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Order(Sequence):
-    """The examples of the batches of a training: `[B]` numbers below `size` at every step.
-
-    Every epoch is a permutation of its own, the rest left out; Grain's shuffle gives each number
-    without the others.
-    """
+    """The examples of the batches of a training, `[B]` at every step: a permutation each epoch."""
 
     size: int
     batch_size: int
@@ -62,6 +57,7 @@ class Order(Sequence):
     def __getitem__(self, step: int) -> np.ndarray:
         epoch, step = divmod(step, self.size // self.batch_size)
         bits = np.random.Philox([self.seed, _ORDER, epoch]).random_raw()
+        # It gives each number without the others.
         shuffle, start = import_grain().experimental.index_shuffle, step * self.batch_size
         options = {"max_index": self.size - 1, "seed": int(bits % 2**32), "rounds": 4}
         return np.array([shuffle(start + row, **options) for row in range(self.batch_size)])
@@ -71,17 +67,16 @@ class Order(Sequence):
 class Batches:
     """The same rows of every batch: a source of Grain, whose element s is that of step s.
 
-    `order` has `[B]` numbers of examples at every step. `crop` cuts images at random, by the seed and
-    the stream, and not at their centre. An image that can't be decoded is passed over: its row takes
-    the next row's example of the whole batch that can be.
+    An image that can't be decoded is passed over: its row takes the next row's example of the whole
+    batch that can be.
     """
 
     pictures: Pictures
     labels: np.ndarray
-    order: Sequence[np.ndarray]
+    order: Sequence[np.ndarray]  # numbers of examples [B], by step
     rows: range
     _: dataclasses.KW_ONLY
-    crop: bool
+    crop: bool  # whether at random, by the seed and the stream, and not at the centre
     seed: int
     stream: int
 

@@ -21,9 +21,8 @@ _MOST = 1000  # images that are made of a test split that does not fit into memo
 def load_outside(name: str, like: Split, data_dir: str = "", seed: int = 0) -> np.ndarray:
     """Foreign images of the shape of the test images, uint8 `[M, H, W, C]`.
 
-    "noise" is uniform pixels, "shuffled" the test images with their pixels in one random order. The
-    test splits of other data sets are read with TFDS; grey ones become three equal channels with a
-    border of black, where the model's images have colours and are larger.
+    "noise" is uniform pixels, "shuffled" the test images with their pixels in one random order; other
+    names are those of data sets, whose test splits TFDS reads, and of files.
     """
     bits = random_bits(seed, _STREAM)
     count, shape = len(like.images), like.images.shape[1:]

@@ -12,10 +12,9 @@ TFDS_NAMES = ("cifar10", "cifar100")
 
 
 def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[N, H, W, C]` and labels `[N]` of a split of a data set.
+    """Images uint8 `[N, H, W, C]` and labels `[N]` of a split, which TFDS stores shuffled.
 
-    They are in the order of the number in their id (`b'train_00042'`), since TFDS stores them
-    shuffled; without ids they are in the order in which they are stored.
+    They are in the order of the number in their id (`b'train_00042'`), or as they are stored without.
     """
     builder = prepared_builder(name, data_dir, (part,))
     count, title = builder.info.splits[part].num_examples, f"decoding {builder.name} {part}"
@@ -32,8 +31,7 @@ def read_prepared(name: str, data_dir: str, part: str) -> tuple[np.ndarray, np.n
 def prepared_builder(name: str, data_dir: str, parts: Sequence[str], before: str = "") -> Any:
     """The builder of a data set whose records can be read in any order; CIFAR is prepared first.
 
-    The files of `parts` are whole, as far as that can be told without reading all of them. `before` is
-    what else has to be done before TFDS can prepare it.
+    The files of `parts` are checked. `before` is what else has to be done before TFDS can prepare it.
     """
     builders = import_builders(name)
     if name in TFDS_NAMES:

@@ -1,8 +1,7 @@
 """Image data sets as NumPy arrays: one canonical order, a held-out part, label noise.
 
-The arrays, the held-out part and the noisy labels depend on the arguments alone, and not on where
-the data came from (TFDS or an .npz file) nor on the NumPy version: everything random is derived
-from the raw 64-bit output of a Philox generator, which NumPy guarantees to keep.
+They depend on the arguments alone, not on where the data came from nor on the NumPy version: all that
+is random is of the raw 64-bit output of a Philox generator, which NumPy guarantees to keep.
 """
 
 import functools
@@ -46,27 +45,21 @@ _KNOWN = {
 
 
 class Split(NamedTuple):
-    """Images, uint8 `[N, H, W, C]`, and their labels, int32 `[N]`.
+    """Images, uint8 `[N, H, W, C]`, and their labels, int32 `[N]`."""
 
-    Those of ImageNet are `experiments.data.decode.Pictures`, which are decoded where they are indexed.
-    """
-
-    images: Any
+    images: Any  # an array; of ImageNet `decode.Pictures`, which are decoded where they are indexed
     labels: np.ndarray
 
 
 class Dataset(NamedTuple):
-    """The three parts of a data set; `validation` has no images where none are held out.
-
-    `skipped` are training files that could not be decoded, each with the reason.
-    """
+    """The three parts of a data set."""
 
     name: str
     train: Split
-    validation: Split
+    validation: Split  # without images where none are held out
     test: Split
     num_classes: int
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()  # training files that can't be decoded, and why
 
 
 def of(config: Any, kept: dict | None = None) -> Dataset:
@@ -102,11 +95,9 @@ def load(
     max_corrupt: int = 0,
     kept: dict | None = None,
 ) -> Dataset:
-    """Loads a data set, holds out validation images, then corrupts training labels alone.
+    """Loads a data set by values of a config, holds out validation images, then corrupts labels.
 
-    The arguments are the values of a config. Of the training images that are not held out,
-    `train_size` are kept, or all if it is 0; fewer of them are a part of more of them. What was read is
-    kept in `kept`, and taken from it in the next call, so that runs share images.
+    What was read is kept in `kept`, and taken from it in the next call, so that runs share images.
     """
     data_dir = os.path.expanduser(data_dir)
     kept = {} if kept is None else kept
@@ -163,14 +154,8 @@ def _say(remark: str) -> None:
 def load_arrays(name: str, data_dir: str = "", image_size: int = 0) -> tuple[Split, Split, int]:
     """The training part, the test part and the number of classes, in canonical order.
 
-    The canonical order is that of the published files, for CIFAR the original batches one after
-    the other; an .npz file is taken as it is. Such a file holds `train_images`, `train_labels`,
-    `test_images` and `test_labels` (uint8 `[N, H, W, C]` and integers `[N]`) and may hold the scalar
-    `num_classes`, which is otherwise the largest training label plus one, and `class_names` `[K]`.
-
-    CIFAR that TFDS has not prepared in `data_dir` yet is downloaded and prepared first. ImageNet's
-    images are not arrays: they are decoded where they are indexed, at `image_size` pixels on a side;
-    of all others `image_size` is 0. The arrays can't be written to.
+    That is the order of the published files, for CIFAR the original batches one after the other; an
+    .npz file is taken as it is. CIFAR that TFDS has not prepared yet is downloaded and prepared first.
     """
     found = _read(name, os.path.expanduser(data_dir), image_size)
     return found.train, found.test, found.num_classes
@@ -354,10 +339,7 @@ def _find_imagenet(data_dir: str, image_size: int) -> dict[str, Any]:
 
 
 def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
-    """The names of the classes in the order of their labels; WordNet ids for both ImageNets.
-
-    An .npz file may hold `class_names`, strings `[K]`; where the data do not tell them there are none.
-    """
+    """The names of the classes in their order, WordNet ids for both ImageNets; () if not known."""
     data_dir = os.path.expanduser(data_dir)
     if data_dir.endswith(".npz"):
         with files.open_npz(data_dir, "an .npz file of plain arrays") as file:

@@ -146,9 +146,7 @@ def _damaged(path: pathlib.Path, why: object) -> UserError:
 def prepare(name: str, data_dir: str = "") -> str:
     """Downloads and lays out `cifar10` or `cifar100` unless that is done already; returns the folder.
 
-    The archive comes from DATA_DIR/downloads/manual if it lies there and from the network
-    otherwise, is verified by its size and sha256, and is not kept. A failure leaves no data set
-    behind: TFDS writes to a folder of another name and renames it at the end.
+    A failure leaves no data set behind: TFDS writes to a folder of another name and renames it.
     """
     stock = stock_builder(name, data_dir)
     if stock.is_prepared():

@@ -4,9 +4,8 @@
     val/images/*.JPEG                the test set: the labels of the published test split are secret
     val/val_annotations.txt          a file name and its class in the first two columns
 
-Classes are the folders of `train` by name, so that a part of the data set with fewer classes can be
-read too. The images are decoded once and kept in an .npz file, which is itself a data set that
-`experiments.data.sets.load_arrays` takes.
+Classes are the folders of `train` by name, of which some may be left out. The images are decoded once
+and kept in an .npz file, which is itself a data set.
 """
 
 import collections
@@ -14,7 +13,6 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +53,6 @@ def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The arrays of Tiny-ImageNet, by the names that an .npz data set has, from the cache if it fits.
 
     Training images are ordered by class, then file name; test images as in the annotations.
-    Greyscale files become three equal channels. `skipped` are the training files that were left out,
-    each with the reason. What has been left out is not kept: the next reading may find it mended.
     """
     root = Path(data_dir).expanduser()
     names = classes(data_dir)
@@ -70,15 +66,9 @@ def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     test_images = decode.read(test, "decoding val", SIZE)
     left_out: dict[int, str] = {}
     train_images = decode.read(train, "decoding train", SIZE, left_out)
-    num_classes = np.asarray(len(names))
-    arrays = dict(
-        zip(
-            _CACHED,
-            (train_images, train_labels, test_images, test_labels, num_classes),
-            strict=True,
-        )
-    )
-    if not left_out:
+    found = train_images, train_labels, test_images, test_labels, np.asarray(len(names))
+    arrays = dict(zip(_CACHED, found, strict=True))
+    if not left_out:  # else the next reading may find it mended
         keep(root / CACHE, fingerprint=np.asarray(fingerprint), **arrays)
         return arrays
     intact = np.setdiff1d(np.arange(len(train)), list(left_out))
@@ -95,15 +85,11 @@ def read(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def check_skipped(data_dir: str, skipped: Sequence[tuple[str, str]], limit: int) -> None:
-    """Names the files that were left out on standard error, once; more than `limit` are refused."""
-    images = tuple(f"{data_dir}/{file} {reason}" for file, reason in skipped)
+@functools.cache  # so that each is named once
+def check_skipped(data_dir: str, skipped: tuple[tuple[str, str], ...], limit: int) -> None:
+    """Names the files that were left out on standard error; more than `limit` are refused."""
+    images = [f"{data_dir}/{file} {reason}" for file, reason in skipped]
     decode.check_left_out(images, limit)
-    _name(images)
-
-
-@functools.cache
-def _name(images: tuple[str, ...]) -> None:
     for image in images:
         print(f"Left out: {image}.", file=sys.stderr)
     if images:

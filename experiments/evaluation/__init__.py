@@ -1,4 +1,1 @@
-"""What is measured on trained networks: points, ensembles, predictors, the loss landscape.
-
-Every metric of a prediction is one of `predictors.all_metrics`.
-"""
+"""What is measured on trained networks: points, ensembles, predictors, the loss landscape."""

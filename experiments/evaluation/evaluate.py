@@ -30,8 +30,8 @@ def evaluate(
 ) -> dict:
     """Everything that is reported of a trained stack, leaves `[n, ...]`, as JSON values.
 
-    The first split is reported; of the others each point gets all metrics under their name. All choices
-    are made on `validation`. The predictors of `robust` predict the shifted images too.
+    The first split is reported; choices are made on `validation`. The predictors of `robust` predict the
+    shifted images too.
     """
     plan = layout(run, settings)
     params = mixtures(stack, jnp.asarray(plan.weights))

@@ -49,9 +49,8 @@ def slice_record(
 ) -> dict[str, Any]:
     """Accuracy and NLL `[R][R]`, at `x[j], y[i]`, on a plane, and the trained subspace that lies in it.
 
-    The plane goes through three networks `[3, ...]`: the endpoints of a curve or simplex, or those of a
-    line and an independently trained one. That of one network `[1, ...]` has two random directions,
-    normalised by filters, as long as all its kernels together. Distances are those of weights.
+    The plane goes through three networks `[3, ...]`, for a line through its endpoints and another one;
+    that of one network `[1, ...]` has random directions, as long as all its kernels together.
     """
     n = subspace.num_endpoints
     if n > 3:
@@ -176,9 +175,8 @@ def curvature_record(
 ) -> dict[str, Any]:
     """The largest eigenvalue `[P]` of the Hessian of the training loss, of networks `[P, ...]`.
 
-    The loss is the mean over fixed batches, whose size matters to batch norm, without weight decay.
-    The eigenvalue grows as the weights shrink, which batch norm does not notice: midpoints are smaller
-    than their endpoints. The relative one, of steps measured by the norm of each filter, does not.
+    It grows as the weights shrink, which batch norm does not notice: midpoints are smaller than their
+    endpoints. The relative one, of steps measured by the norm of each filter, does not.
     """
     batches = list(batches)
     sizes = [_num_images(batch) for batch in batches]

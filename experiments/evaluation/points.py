@@ -131,21 +131,21 @@ def choose(spec: str, run: Run, settings: Settings, metrics: dict) -> Chosen:
         drawn = answer.subspace is None or name.startswith("sample")
         inside = drawn or _is_inside(answer, coords)
         return Chosen(name, coords, plan.weights[index], inside, nll)
-    coords = _coordinates(spec, answer.subspace)
+    free = answer.subspace is not None and answer.subspace.num_endpoints > 1
+    coords = _coordinates(spec, answer.subspace) if free else None
     if coords is None:
         names = list(named)
         more = [f"... {names[-1]}"] if len(names) > 3 else []
-        choices = ", ".join([*names[:3], *more, "best"]) + _coordinates_said(answer.subspace)
+        choices = ", ".join([*names[:3], *more, "best"])
+        numbers = _coordinates_said(answer.subspace) if free else ""
         raise UserError(
-            f"--point is {spec}, which is no point of this {answer.said}; use {choices}."
+            f"--point is {spec}, which is no point of this {answer.said}; use {choices}{numbers}."
         )
     weights = np.asarray(answer.subspace.weights(jnp.asarray(coords)))
     return Chosen("", coords, weights, _is_inside(answer, coords))
 
 
-def _coordinates(spec: str, subspace: ss.Subspace | None) -> np.ndarray | None:
-    if subspace is None or subspace.num_endpoints == 1:
-        return None
+def _coordinates(spec: str, subspace: ss.Subspace) -> np.ndarray | None:
     try:
         numbers = [float(Fraction(part.strip())) for part in spec.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
@@ -156,9 +156,7 @@ def _coordinates(spec: str, subspace: ss.Subspace | None) -> np.ndarray | None:
     return np.asarray(numbers, np.float32) if fits else None
 
 
-def _coordinates_said(subspace: ss.Subspace | None) -> str:
-    if subspace is None or subspace.num_endpoints == 1:
-        return ""
+def _coordinates_said(subspace: ss.Subspace) -> str:
     if subspace.center.ndim == 0:
         return " or a number from 0 to 1"
     n = subspace.num_endpoints

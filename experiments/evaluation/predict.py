@@ -88,7 +88,7 @@ def recalibrated(
     size = settings.recalibration_batch_size
     at_once = networks_at_once(settings, params, size * math.prod(run.images.shape[1:]))
     recalibration = ss.recalibrate(
-        moments_of_all(model, augment, at_once),
+        moments_fn(model, augment, at_once),
         params,
         wrap(recalibration_batches(run, settings), "recalibrate"),
         num_examples=lambda batch: len(batch[1]),
@@ -99,22 +99,17 @@ def recalibrated(
 
 
 def networks_at_once(settings: Settings, params: ss.tree.PyTree, numbers: int) -> int:
-    """How many of networks `[P, ...]` see a batch of so many numbers vectorised together.
-
-    For `at_once` of 0 that is one on a CPU, where networks of their own kernels become slow grouped
-    convolutions; elsewhere as many as fit into a quarter of the device's memory, if each needs
-    `_ACTIVATIONS` times its batch in float32 and twice its weights, and at most `_MOST`.
-    """
+    """How many of networks `[P, ...]` see a batch of so many numbers vectorised together."""
     if settings.at_once:
         return settings.at_once
     device = jax.local_devices()[0]
-    if device.platform == "cpu":
+    if device.platform == "cpu":  # whose grouped convolutions are slow
         return 1
     return fitting((device.memory_stats() or {}).get("bytes_limit", 0), params, numbers)
 
 
 def fitting(memory: int, params: ss.tree.PyTree, numbers: int) -> int:
-    """How many networks `[P, ...]` fit into a quarter of a memory of bytes; see `networks_at_once`."""
+    """How many networks `[P, ...]` fit into a quarter of a memory of bytes, at most `_MOST`."""
     leaves = jax.tree.leaves(params)
     weights = sum(x.nbytes for x in leaves) // len(leaves[0])
     each = 2 * weights + 4 * _ACTIVATIONS * numbers
@@ -134,7 +129,7 @@ def predict(
     size = -(-settings.batch_size // shards) * shards
     batches = wrap(padded_batches(images, size, shards), f"predict {what}")
     at_once = networks_at_once(settings, networks.params, size * math.prod(images.shape[1:]))
-    fn = logits_of_all(model.whole, at_once)
+    fn = logits_fn(model.whole, at_once)
     return hosts.local(ss.predict(fn, networks, batches)[:, : len(images)])
 
 
@@ -165,55 +160,24 @@ def mixtures(stack: ss.tree.PyTree, weights: jax.Array) -> ss.tree.PyTree:
 
 
 @functools.cache
-def moments_fn(model: Model, augment: bool) -> Callable:
-    """`(params, (key, images)) -> moments` of a batch in training mode, of one network."""
-    prepared, moments = _prepared_fn(model, augment), _moments_fn(model)
-    return lambda params, batch: moments(params, prepared(*batch))
+def moments_fn(model: Model, augment: bool, at_once: int = 0) -> Callable:
+    """`(params, (key, images)) -> moments` of a batch in training mode, of one network.
 
-
-@functools.cache
-def moments_of_all(model: Model, augment: bool, at_once: int) -> Callable:
-    """The same of networks `[P, ...]`; a batch is augmented and normalised once for all of them."""
-    prepared = _prepared_fn(model, augment)
-    moments = ss.for_each(_moments_fn(model), at_once=at_once if at_once > 1 else None)
-    return lambda params, batch: moments(params, prepared(*batch))
-
-
-@functools.cache
-def logits_fn(model: Model) -> Callable:
-    """`((params, stats), images) -> logits [B, K]` of a network; a key and a rate drop units."""
-    logits = _logits_fn(model)
-    return lambda network, images, dropout=None: logits(network, normalized(model, images), dropout)
-
-
-@functools.cache
-def logits_of_all(model: Model, at_once: int) -> Callable:
-    """The same of networks `[P, ...]`; a batch is normalised once for all of them."""
-    logits = ss.for_each(_logits_fn(model), at_once=at_once if at_once > 1 else None)
-    return lambda networks, images: logits(networks, normalized(model, images))
-
-
-@functools.cache
-def dropout_logits_fn(model: Model) -> Callable:
-    """`((network, keys [S], rate), images) -> logits [S, B, K]`, units dropped anew with every key."""
-
-    def logits(given, images):
-        network, keys, rate = given
-        return jax.lax.map(lambda key: logits_fn(model)(network, images, (key, rate)), keys)
-
-    return logits
-
-
-def _prepared_fn(model: Model, augment: bool) -> Callable:
+    With `at_once` it is of networks `[P, ...]`, for which a batch is augmented and normalised once.
+    """
     augmentation = AUGMENTATIONS[model.augmentation if augment else "none"]
-    return lambda key, images: normalized(model, augmentation(key, images))
+    moments = lambda params, images: logits_and_moments(model, params, images)[1]
+    moments = _of_all(moments, at_once)
+    return lambda params, batch: moments(params, normalized(model, augmentation(*batch)))
 
 
-def _moments_fn(model: Model) -> Callable:
-    return lambda params, images: logits_and_moments(model, params, images)[1]
+@functools.cache
+def logits_fn(model: Model, at_once: int = 0) -> Callable:
+    """`((params, stats), images) -> logits [B, K]` of a network; a key and a rate drop units.
 
+    With `at_once` it is of networks `[P, ...]`, for which a batch is normalised once.
+    """
 
-def _logits_fn(model: Model) -> Callable:
     def logits(network, images, dropout=None):
         (params, stats), (key, rate) = network, dropout or (None, 0.0)
         return model.network.clone(dropout=rate).apply(
@@ -223,6 +187,22 @@ def _logits_fn(model: Model) -> Callable:
             dropout=dropout is not None,
             rngs={} if dropout is None else {"dropout": key},
         )
+
+    logits = _of_all(logits, at_once)
+    return lambda network, images, *dropout: logits(network, normalized(model, images), *dropout)
+
+
+def _of_all(function: Callable, at_once: int) -> Callable:
+    return ss.for_each(function, at_once=at_once if at_once > 1 else None) if at_once else function
+
+
+@functools.cache
+def dropout_logits_fn(model: Model) -> Callable:
+    """`((network, keys [S], rate), images) -> logits [S, B, K]`, units dropped anew with every key."""
+
+    def logits(given, images):
+        network, keys, rate = given
+        return jax.lax.map(lambda key: logits_fn(model)(network, images, (key, rate)), keys)
 
     return logits
 
@@ -260,10 +240,8 @@ def recalibration_batches(run: Run, settings: Settings) -> Batches:
 
 
 def padded_batches(images: np.ndarray, batch_size: int, multiple: int = 1) -> Batches:
-    """Batches of one size, a multiple; the last filled up with copies of its last image.
-
-    Fewer images than a batch fill one of the next power of two, so that splits share programs.
-    """
+    """Batches of one size, a multiple; the last filled up with copies of its last image."""
+    # Fewer images than a batch fill one of the next power of two, so that splits share programs.
     size = min(batch_size, -(-(1 << (len(images) - 1).bit_length()) // multiple) * multiple)
     places = np.arange(-(-len(images) // size) * size).clip(max=len(images) - 1).reshape(-1, size)
     return Batches(len(places), lambda: (jnp.asarray(images[at]) for at in places))

@@ -1,4 +1,1 @@
-"""What lies in the folder of one run: its training, checkpoints, records, and how it is reopened.
-
-The names of all its files are in `workdir`.
-"""
+"""What lies in the folder of one run: its training, checkpoints, records, and how it is reopened."""

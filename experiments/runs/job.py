@@ -54,17 +54,14 @@ def execute(
     log: logs.Log = lambda step, values: None,
     overwrite: bool = False,
     in_suite: workdir.InSuite | None = None,
-    slot: int | None = None,
+    slot: int | None = None,  # in a group of `at_once` runs that were trained as one
     at_once: int = 1,
-    begin: float | None = None,
+    begin: float | None = None,  # when the command began
 ) -> dict:
     """Trains what is left to train, evaluates, and records what it returns; twice the same as once.
 
-    Without a test split it is evaluated on validation images and keeps no networks. A run of a suite
-    (`in_suite`) has neither progress bars nor logs, and no checkpoints when it is done; others call
-    `log` too. `slot` is its place in a group of `at_once` runs that were trained as one. `begin` is
-    when the command began. A run that diverged raises `NonFiniteLoss`; one that is to `stop` is saved
-    and raises `Interrupted`.
+    A run of a suite (`in_suite`) has neither progress bars nor logs, and keeps no checkpoints. A run
+    that diverged raises `NonFiniteLoss`; one that is to `stop` is saved and raises `Interrupted`.
     """
     if not overwrite:
         workdir.check(str(folder), config, overwrite, in_suite)
@@ -90,7 +87,7 @@ def execute(
     stack = hosts.local(run.program.method.trained(trained.state, jax.random.key(config.seed)))
     splits = {"test": data.test, "validation": data.validation}
     splits = {name: split for name, split in splits.items() if len(split.labels)}
-    if hosts.is_first() and "test" in splits:
+    if hosts.is_first() and "test" in splits:  # tuning has none, and keeps no networks
         weights.save(folder / workdir.WEIGHTS, stack)
     wrap = interruptible(stop, bars=in_suite is None, folder=folder)
     places = recipes.places_of(config.recipe)
@@ -238,11 +235,8 @@ def _with_bar(states, run, step, history) -> Iterator:
         for latest in states:
             bar.update(history.num_steps - bar.n)
             for last in history.epochs[-1:]:
-                shown = {
-                    "loss": f"{last['loss']:.3f}",
-                    "accuracy": f"{100 * last['accuracy']:.1f} %",
-                }
-                bar.set_postfix(epoch=last["epoch"], **shown, refresh=False)
+                loss, accuracy = f"{last['loss']:.3f}", f"{100 * last['accuracy']:.1f} %"
+                bar.set_postfix(epoch=last["epoch"], loss=loss, accuracy=accuracy, refresh=False)
             yield latest
         bar.update(history.num_steps - bar.n)
 
@@ -282,10 +276,7 @@ def interruptible(stop: Callable[[], bool], bars: bool, folder: Path) -> predict
 
 
 def command(module: str, description: str, config: str, argv: list[str] | None, **given) -> int:
-    """Runs a command that trains one run, in one process or several; returns its exit code.
-
-    `given` may have the `log` of the first process.
-    """
+    """Runs a command that trains one run, whose `log` may be given; returns its exit code."""
 
     def define(values):
         hosts.define(values)
@@ -315,25 +306,16 @@ def main(options: SimpleNamespace, **given) -> None:
             options.config.update_from_flattened_dict(values)
             options.config.quick = True
     hosts.join(options)
-    try:
-        _main(options, begin=begin, **given)
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if sentence := hosts.lost_another(error):
-            raise sentence from error
-        raise
-
-
-def _main(options, **given) -> None:
-    config = options.config
-    check.check(config)
-    folder = workdir.check(options.workdir, config, options.overwrite)
-    if _is_done(folder, options.overwrite):
-        return
-    with lock.hold(folder) if hosts.is_first() else contextlib.nullcontext():
-        # Whoever held it may have made and finished this run, or another.
-        workdir.check(options.workdir, config, options.overwrite)
-        if not _is_done(folder, options.overwrite):
-            _run(config, folder, overwrite=options.overwrite, **given)
+    config, asked = options.config, (options.workdir, options.config, options.overwrite)
+    with hosts.explained():
+        check.check(config)
+        folder = workdir.check(*asked)
+        if _is_done(folder, options.overwrite):
+            return
+        with lock.hold(folder) if hosts.is_first() else contextlib.nullcontext():
+            workdir.check(*asked)  # whoever held it may have made and finished this run, or another
+            if not _is_done(folder, options.overwrite):
+                _run(config, folder, overwrite=options.overwrite, begin=begin, **given)
 
 
 def _is_done(folder: Path, overwrite: bool) -> bool:

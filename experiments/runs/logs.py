@@ -3,9 +3,8 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -14,11 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from experiments.runs import workdir
 from experiments.system import files
 
-
-class Log(Protocol):
-    """`log(step, {name: value})`, called after every epoch."""
-
-    def __call__(self, step: int, values: Mapping[str, float], /) -> object: ...
+Log = Callable[[int, Mapping[str, float]], object]  # of a step and its values, after every epoch
 
 
 @contextlib.contextmanager

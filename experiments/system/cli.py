@@ -34,14 +34,13 @@ def run(
     default_config: str,
     default_workdir: str | None = None,
     define: Callable[[flags.FlagValues], None] = lambda values: None,
-    said: Callable[[str], str] = lambda name: "",
-    removed: Mapping[str, tuple] = _NONE,
+    said: Callable[[str], str] = lambda name: "",  # what a value of the config may be
+    removed: Mapping[str, tuple] = _NONE,  # values that are no more, what replaces them last
 ) -> int:
     """Runs a command whose config comes from a file and flags; returns its exit code.
 
     `main` takes the options `config` (locked), `given` (names of its values that flags set), `workdir`,
-    `overwrite` and those of `define`. What a value of the config may be is `said` of its name; `removed`
-    has the names of values that are no more, with what stands in their place last.
+    `overwrite` and those of `define`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     asked = [argument for argument in argv if argument in ("-h", "-help", "--help")]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import math
 import os
@@ -24,12 +25,32 @@ def open_npz(path: str | os.PathLike[str], what: str) -> Iterator[np.lib.npyio.N
     except UserError:
         raise
     except Exception as error:  # whatever zip, zlib and NumPy raise on damaged files
+        reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
         raise UserError(
-            f"{path} can't be read as {what}; write it anew with numpy.savez."
+            f"{path} can't be read as {what} ({reason}); name another one, or write it anew with "
+            "numpy.savez."
         ) from error
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """A plain array in an .npy file, whose parts are read when they are used."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except Exception as error:  # whatever NumPy raises on damaged files
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} can't be read as an .npy file ({reason}); unpack or write it anew."
+        ) from error
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as an .npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getbuffer())
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
     """Writes a file under a temporary name beside it, then renames it into place."""
     path = Path(path)
     # Of this process alone: numbers of processes repeat on other hosts.

@@ -3,6 +3,7 @@
 All run the same command in step; the first writes the files, and each its part of checkpoints.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 
 import jax
@@ -46,9 +47,10 @@ def define(values: flags.FlagValues) -> None:
         (flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, elsewhere than there."),
         (flags.DEFINE_integer, "num_processes", None, "Of --coordinator: how many train together."),
         (flags.DEFINE_integer, "process_id", None, "Of --coordinator: which one this is, from 0."),
-        (flags.DEFINE_integer, "connect_seconds", 300, "How long processes wait for each other."),
     ):
         make(name, default, text, flag_values=values)
+    text, least = "How long processes wait for each other.", {"lower_bound": 1}
+    flags.DEFINE_integer("connect_seconds", 300, text, flag_values=values, **least)
 
 
 def join(options: SimpleNamespace) -> None:
@@ -57,8 +59,6 @@ def join(options: SimpleNamespace) -> None:
     given, method = [value is not None for value in values], None
     if not options.distributed and not any(given):
         return
-    if options.connect_seconds < 1:
-        raise UserError(f"--connect_seconds is {options.connect_seconds}; use at least 1.")
     if options.distributed:
         if any(given):
             raise UserError(
@@ -72,19 +72,14 @@ def join(options: SimpleNamespace) -> None:
             return
         method = "deactivate"  # JAX would ask Kubernetes too
     found = f"{names[0]} is {values[0]}, {names[1]} {values[1]} and {names[2]} {values[2]}"
-    if None in values:
-        raise UserError(f"{found}; give all three, or --distributed alone.")
-    if not re.fullmatch(r".+:\d+", address := values[0]):
-        raise UserError(f"{names[0]} is {address!r}; give HOST:PORT.")
-    try:
-        count, index = map(int, values[1:])
-    except ValueError:
-        raise UserError(f"{found}; give whole numbers.") from None
-    if not 0 <= index < count:
+    address, *numbers = map(str, values)
+    whole = [int(number) for number in numbers if number.isdecimal()]
+    if not re.fullmatch(r".+:\d+", address) or len(whole) < 2 or whole[1] >= whole[0]:
         raise UserError(
-            f"{names[2]} is {index} but there are {count} processes; use 0 to {count - 1}."
+            f"{found}; give HOST:PORT, how many processes there are, and which one this is, from 0, or "
+            "--distributed alone."
         )
-    where = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    where = {"coordinator_address": address, "num_processes": whole[0], "process_id": whole[1]}
     _initialize(address, options.connect_seconds, cluster_detection_method=method, **where)
     if options.distributed:
         _say(found)
@@ -170,17 +165,21 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def lost_another(error: Exception) -> UserError | None:
-    """The sentence for a computation that failed since another process is gone, if that is why."""
-    # Of a call that fails at once, and not when its result is read, JAX makes a ValueError.
-    of_device = isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error))
-    if jax.process_count() == 1 or not of_device or "RESOURCE_EXHAUSTED" in str(error):
-        return None
-    return UserError(
-        f"Process {jax.process_index()} of {jax.process_count()} stops, since another one has stopped "
-        f"({_short(error)}); run the same command everywhere again, and training goes on from the "
-        "last checkpoint."
-    )
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Says so if a computation fails since another process is gone."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Of a call that fails at once, and not when its result is read, JAX makes a ValueError.
+        found = isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error))
+        if jax.process_count() == 1 or not found or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise UserError(
+            f"Process {jax.process_index()} of {jax.process_count()} stops, since another one has "
+            f"stopped ({_short(error)}); run the same command everywhere again, and training goes on "
+            "from the last checkpoint."
+        ) from error
 
 
 class Agreement:

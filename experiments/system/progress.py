@@ -52,9 +52,8 @@ def batches(items: Sequence, what: str, shown: bool = True) -> Iterator:
 class Stop:
     """Remembers that SIGTERM or Ctrl-C came, so that the work can stop where nothing is lost.
 
-    A thread says at once what is waited for, and a second signal makes it end the process: Python's
-    own handlers would wait for what is being compiled. Of a process that is `alone`, `Interrupted`
-    has the exit code 130 after Ctrl-C.
+    A thread says what is waited for, and ends the process at a second signal: Python's own handlers
+    would wait for what is being compiled.
     """
 
     def __init__(self, alone: bool = True):
@@ -78,7 +77,7 @@ class Stop:
         self._thread.join()
         os.close(self._reading)
         if isinstance(error, Interrupted) and self._alone and self.requested == signal.SIGINT:
-            error.code = KILLED
+            error.code = KILLED  # of several processes all stop as one that was told to
 
     def _handle(self, number, frame) -> None:
         self.requested = self.requested or number

@@ -47,9 +47,8 @@ def unstrided(x: jax.Array, kernel: jax.Array, window_strides, padding, **option
 def weight_gradient(x: jax.Array, taps, strides, padding, g: jax.Array) -> jax.Array:
     """The gradient `[*taps, C, K]` of a kernel, from images `[B, H, W, C]` and that of the output.
 
-    As a convolution whose features are the batch and whose kernel is `g`, so that oneDNN takes it.
-    Its output has few pixels, which oneDNN computes in runs of a row: eight channels of the images
-    become neighbours in a row, over which the dilated kernel slides too.
+    As a convolution whose features are the batch and whose kernel is `g`, so that oneDNN takes it; eight
+    channels become neighbours in a row, since its output has few pixels, which are computed in rows.
     """
     batch, height, width, channels = x.shape
     run = math.gcd(channels, 8)

@@ -1,6 +1,5 @@
 """Batches on their way to the device: one call's are put there while the call before is computed."""
 
-import collections
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -53,12 +52,8 @@ def _batches(run: Run, order, size: int, crop: bool, kind: int) -> Batches:
 
 def ahead(items: Iterable) -> Iterator:
     """The same items, one of them made before it is asked for."""
-    waiting = collections.deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > 1:
-            yield waiting.popleft()
-    yield from waiting
+    for item, _ in itertools.pairwise(itertools.chain(items, [None])):
+        yield item
 
 
 def put(

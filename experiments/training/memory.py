@@ -64,7 +64,7 @@ def memory_report(compiled: jax.stages.Compiled, state: TrainState) -> MemoryRep
         optimizer=share(state.opt_state),
         gradients=min(gradients, temporary),
         activations=max(temporary - gradients, 0) + results - found.alias_size_in_bytes,
-        inputs=max(found.argument_size_in_bytes - share(state), 0),
+        inputs=found.argument_size_in_bytes - share((state.endpoints, state.opt_state)),
         limit=(device.memory_stats() or {}).get("bytes_limit"),
     )
 

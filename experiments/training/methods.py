@@ -179,9 +179,8 @@ def num_averaged_inits(config: ml_collections.ConfigDict) -> int:
 def make_method(config: ml_collections.ConfigDict) -> tuple[Method, Hyperparameters]:
     """The method that a config describes.
 
-    `standard_matched` leaves out the subspace alone. The midpoint of m endpoints under SGD moves with
-    1/m of the gradient and the whole decay: as one network of learning rate `lr / m` and weight decay
-    `m * wd`, from the mean of m initialisations.
+    The midpoint of m endpoints under SGD moves with 1/m of the gradient and the whole decay: as one
+    network, `standard_matched`, of rate `lr / m` and decay `m * wd` from the mean of m initialisations.
     """
     kind, sub, opt = config.kind, config.subspace, config.optimizer
     average, nearby = config.average, config.sharpness

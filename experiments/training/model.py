@@ -61,22 +61,16 @@ def normalized(model: Model, images: jax.Array) -> jax.Array:
     return normalize(placement.spread(model.mesh, images), model.normalization)
 
 
-def training_logits(
-    model: Model,
-    params,
-    images: jax.Array,
-    dropout: tuple[jax.Array, ArrayLike] | None = None,
-) -> tuple[jax.Array, dict]:
+Dropout = tuple[jax.Array, ArrayLike] | None  # a key and a rate
+Moments = tuple[jax.Array, dict]  # logits, and the moments of the batch
+
+
+def training_logits(model: Model, params, images: jax.Array, dropout: Dropout = None) -> Moments:
     """Logits in training mode, and the batch's moments; units are dropped with a key and a rate."""
     return logits_and_moments(model, params, normalized(model, images), dropout)
 
 
-def logits_and_moments(
-    model: Model,
-    params,
-    images: jax.Array,
-    dropout: tuple[jax.Array, ArrayLike] | None = None,
-) -> tuple[jax.Array, dict]:
+def logits_and_moments(model: Model, params, images: jax.Array, dropout: Dropout = None) -> Moments:
     """The same of normalised images."""
     key, rate = dropout or (None, 0.0)
     logits, updated = model.network.clone(dropout=rate).apply(

@@ -120,8 +120,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The CIFAR residual network of He et al. 2016, with the article's shortcuts and classifier.
 
-    Three stages of `width`, `2 width`, `4 width` channels have `depth = 6 n + 2` layers with weights;
-    the classifier is a 1x1 convolution without bias. The defaults are the article's cResNet20.
+    It has `depth = 6 n + 2` layers with weights; the defaults are the article's cResNet20.
     """
 
     num_classes: int

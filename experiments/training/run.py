@@ -126,23 +126,16 @@ def _resident(same: _Same, where: jax.sharding.NamedSharding | None) -> jax.Arra
 def _load_given(config, run: Run) -> ss.tree.PyTree | None:
     """The stack of networks that a run starts from, or `None` if it starts from none."""
     sub = config.subspace
+    network = one_network(run) if sub.weights else None
+    stacks = [weights.load(path, network) for path in sub.weights]
+    found = sum(map(ss.tree.num_stacked, stacks))
     wanted = len(sub.given) or (sub.num_endpoints if config.kind == "independent" else 0)
-    if bool(wanted) != bool(sub.weights):
+    if found != wanted:
         raise UserError(
-            f"config.subspace.weights names {len(sub.weights)} files but {config.recipe} starts from "
-            f"{wanted} trained networks; name the weights.npz files of as many finished runs, or use "
-            "experiments.reproduce."
+            f"config.subspace.weights holds {found} networks but {config.recipe} starts from {wanted}; "
+            "name the weights.npz files of as many finished runs, or use experiments.reproduce."
         )
-    if not wanted:
-        return None
-    network = one_network(run)
-    stack = weights.concatenate([weights.load(path, network) for path in sub.weights])
-    if (found := ss.tree.num_stacked(stack)) != wanted:
-        raise UserError(
-            f"config.subspace.weights holds {found} networks but {config.recipe} starts from "
-            f"{wanted}; name as many."
-        )
-    return stack
+    return weights.concatenate(stacks) if stacks else None
 
 
 def one_network(run: Run) -> ss.tree.PyTree:

@@ -17,6 +17,7 @@ from experiments.data.augment import AUGMENTATIONS
 from experiments.training import feed, placement, starting
 from experiments.training import model as training_model
 from experiments.training.history import History
+from experiments.training.memory import memory_report
 from experiments.training.methods import Hyperparameters, Method
 from experiments.training.model import init_params, on_cpu, training_logits
 from experiments.training.run import Program, Run
@@ -95,8 +96,7 @@ def make_loss_fn(program: Program, hyper: Hyperparameters) -> ss.training.LossFn
 def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
     """Several training steps of one run in one call: the state after them, and metrics `[k]`.
 
-    Images and labels are the whole split, and `indices [k, B]` the examples of each step; or they are
-    batches `[k, B, ...]`. XLA's convolution gradients are slow inside a loop on a CPU: unroll it there.
+    Images and labels are the whole split, of which `indices [k, B]` are taken, or batches `[k, B, ...]`.
     """
     step = ss.make_train_step(
         program.method.subspace,
@@ -115,7 +115,7 @@ def train_call(state, hyper, key, images, labels, indices, *, program, unroll):
         return placement.keep(program.model.mesh, state), metrics
 
     chunk = (images, labels) if indices is None else indices
-    if not unroll:
+    if not unroll:  # convolution gradients are slow inside a loop on a CPU
         return jax.lax.scan(body, state, chunk)
     metrics = []
     for i in range(len(jax.tree.leaves(chunk)[0])):
@@ -244,11 +244,6 @@ def step_memory(run: Run, state: ss.TrainState) -> int | None:
     """Bytes that a training call needs at once: its arguments, results and temporaries."""
     key = run.program, run.steps_per_call, run.batch_size, run.images.shape
     if key not in _step_memory:
-        found = compiled_call(run, state).memory_analysis()
-        _step_memory[key] = found and (
-            found.argument_size_in_bytes
-            + found.output_size_in_bytes
-            - found.alias_size_in_bytes
-            + found.temp_size_in_bytes
-        )
+        report = memory_report(compiled_call(run, state), state)
+        _step_memory[key] = report and report.total
     return _step_memory[key]

@@ -1,8 +1,6 @@
 """Stacks of networks as .npz files: leaves `[n, ...]` by their path in the parameter tree."""
 
-import io
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,9 +17,7 @@ FILE = "weights.npz"  # of a run, and of what was imported
 
 def save(path: str | os.PathLike[str], stack: PyTree) -> None:
     """Writes a stack, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(leaf) for name, leaf in _named(stack).items()})
-    files.write_atomically(path, buffer.getvalue())
+    files.write_npz(path, {name: np.asarray(leaf) for name, leaf in _named(stack).items()})
 
 
 def load(
@@ -31,14 +27,8 @@ def load(
 ) -> PyTree:
     """Reads a stack of networks that look like `like`, without the leaves of which `leave_out` holds."""
     path = Path(path).expanduser()
-    try:
-        with path.open("rb") as stream, np.load(stream) as file:
-            arrays = {name: file[name] for name in file.files if not leave_out(name)}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
-        raise UserError(
-            f"{path} can't be read as weights ({reason}); name the weights.npz of a finished run."
-        ) from error
+    with files.open_npz(path, "weights of a finished run") as file:
+        arrays = {name: file[name] for name in file.files if not leave_out(name)}
     wanted = {name: tuple(leaf.shape) for name, leaf in _named(like).items()}
     found = {name: array.shape[1:] for name, array in arrays.items()}
     for name in sorted(wanted.keys() | found.keys()):
