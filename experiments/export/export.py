@@ -26,7 +26,6 @@ from experiments.runs.finished import FinishedRun, reopen
 from experiments.system import files, progress
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
-from experiments.training.model import Model
 
 _CHECKED_IMAGES = 16  # of the test split, on which logits are compared
 _EXAMPLES = 4  # images of noise that are exported with their logits
@@ -72,7 +71,8 @@ def export(options: SimpleNamespace) -> Path:
         record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
         shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
         _describe(made, finished, network, exported, record)
-        record["verification"] = _verify(made, finished, network)
+        record["verification"] = _verify(made, finished, network, record)
+        record["files"] = [*sorted(os.listdir(made)), card.RECORD]
         files.write_json(made / card.RECORD, record)
         output.parent.mkdir(parents=True, exist_ok=True)
         _put(made, output)
@@ -187,12 +187,8 @@ def _describe(made, finished: FinishedRun, network: Networks, exported, record: 
     shape = (_EXAMPLES, *record["data"]["image_shape"])
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
-    code = card.loading_code(record["format"], 10 * _tolerance(finished.run.program.model))
+    code = card.loading_code(record["format"], 10 * _TOLERANCES[record["network"]["activations"]])
     files.write_atomically(made / card.README, card.page(record, code))
-
-
-def _tolerance(model: Model) -> float:
-    return _TOLERANCES[np.dtype(model.network.dtype).name]
 
 
 def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> np.ndarray:
@@ -202,7 +198,7 @@ def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> 
         return np.asarray(predict(model, network, images, settings)[0])
 
 
-def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
+def _verify(made: Path, finished: FinishedRun, network: Networks, record: dict) -> dict:
     """Refuses files from which a fresh process gets other logits of test images."""
     test = finished.dataset.test.images
     images = np.asarray(test[np.arange(min(_CHECKED_IMAGES, len(test)))])
@@ -212,7 +208,7 @@ def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
         raise _mismatch(f"it imported {', '.join(sorted(ours))}")
     same_shape, largest = found.shape == wanted.shape, np.abs(wanted).max()
     difference = np.abs(found - wanted).max() if same_shape else np.inf
-    allowed = _tolerance(finished.run.program.model) * max(largest, 1e-6)
+    allowed = _TOLERANCES[record["network"]["activations"]] * max(largest, 1e-6)
     if not difference <= allowed:
         raise _mismatch(f"its logits differ by {difference:.3g} where {allowed:.3g} is allowed")
     return {

@@ -23,7 +23,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.system.errors import UserError
-from experiments.training.networks import CifarResNet, ImageNetResNet
+from experiments.training.networks import CifarResNet
 from experiments.training.starting import without_head
 from subspace_jax.tree import PyTree
 
@@ -52,8 +52,8 @@ TINY_IMAGENET = Layout(
     "residual_function.4 residual_function.6 residual_function.7",
 )
 CIFAR = Layout("conv bn", "blocks.{index}", "shortcut.0 shortcut.1 conv1 bn1 conv2 bn2")
-_STEM = "Conv_0 BatchNorm_0"
-_INSIDE = "shortcut shortcut_norm Conv_0 BatchNorm_0 Conv_1 BatchNorm_1 Conv_2 BatchNorm_2"
+_STEM = ("Conv_0", "BatchNorm_0")
+INSIDE = ("shortcut", "shortcut_norm", *_STEM, "Conv_1", "BatchNorm_1", "Conv_2", "BatchNorm_2")
 # Ours -> theirs; only the first two have endpoints.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
@@ -107,26 +107,19 @@ def from_torch(
     return unflatten_dict(leaves)
 
 
-def _layout(network: nn.Module) -> Layout:
-    if isinstance(network, CifarResNet):
-        return CIFAR
-    assert isinstance(network, ImageNetResNet), network
-    return TINY_IMAGENET if network.stem == "small" else TORCHVISION
-
-
 def module_names(network: nn.Module) -> dict[tuple[str, ...], str]:
     """PyTorch's name of every module by its path here, shortcuts of all blocks among them."""
-    layout = _layout(network)
-    stem = zip(_STEM.split(), layout.stem.split(), strict=True)
-    names = {("classifier",): _CLASSIFIER, **{(ours,): theirs for ours, theirs in stem}}
     if isinstance(network, CifarResNet):
-        kind, stages = "BasicBlock", 3 * ((network.depth - 2) // 6,)
+        layout, kind, stages = CIFAR, "BasicBlock", 3 * ((network.depth - 2) // 6,)
     else:
+        layout = TINY_IMAGENET if network.stem == "small" else TORCHVISION
         kind, stages = "Bottleneck" if network.widening else "BasicBlock", network.blocks
+    stem = zip(_STEM, layout.stem.split(), strict=True)
+    names = {("classifier",): _CLASSIFIER, **{(ours,): theirs for ours, theirs in stem}}
     blocks = [(stage, block) for stage, count in enumerate(stages, 1) for block in range(count)]
     for index, (stage, block) in enumerate(blocks):
         parent = layout.block.format(stage=stage, after=stage + 1, block=block, index=index)
-        for ours, theirs in zip(_INSIDE.split(), layout.inside.split(), strict=False):
+        for ours, theirs in zip(INSIDE, layout.inside.split(), strict=False):
             names[f"{kind}_{index}", ours] = f"{parent}.{theirs}"
     return names
 
