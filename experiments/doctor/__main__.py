@@ -1,4 +1,14 @@
-"""Is all in order? Versions, devices, memory, data and a run's folder, with what mends each."""
+"""Says what is in order and what is not, a line for each, and what to do about it.
+
+    python -m experiments.doctor
+    python -m experiments.doctor --dataset cifar10 --data_dir DIR
+    python -m experiments.doctor --config experiments/configs/cifar10.py:line --data_dir DIR
+    python -m experiments.doctor --workdir runs/line
+
+Versions, devices, JAX's settings, memory and disks; whether the data are the published ones, pixel
+by pixel; of a run's folder, whether its checkpoints are intact and its numbers are those of its
+weights. Nothing is downloaded or changed. The exit code is 1 if something is a problem.
+"""
 
 import argparse
 import runpy
@@ -9,44 +19,21 @@ from pathlib import Path
 from experiments.doctor import data, machine, runs
 from experiments.doctor.findings import LOOK, OK, PROBLEM, Finding, guarded
 
-DESCRIPTION = """Says what is in order and what is not, a line for each, and what to do about it.
-
-    python -m experiments.doctor
-    python -m experiments.doctor --dataset cifar10 --data_dir DIR
-    python -m experiments.doctor --config experiments/configs/cifar10.py:line --data_dir DIR
-    python -m experiments.doctor --workdir runs/line
-
-Versions, devices, JAX's settings, memory and disks; whether the data are the published ones, pixel
-by pixel; of a run's folder, whether its checkpoints are intact and its numbers are those of its
-weights. Nothing is downloaded or changed. The exit code is 1 if something is a problem."""
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options; argparse alone, since the doctor has to run where packages are missing."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.doctor",
-        description=DESCRIPTION,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE:KIND", help="a run that you are about to start")
-    parser.add_argument("--dataset", help="default: that of the config, else digits")
-    parser.add_argument("--data_dir", help="folder or .npz file; default: that of the config")
-    parser.add_argument("--workdir", help="the folder of a run, or of one to come")
-    parser.add_argument(
-        "--quick", action="store_true", help="leave out what reads pixels or computes"
-    )
+    add = parser.add_argument
+    add("--config", metavar="FILE:KIND", help="a run that you are about to start")
+    add("--dataset", help="default: that of the config, else digits")
+    add("--data_dir", help="folder or .npz file; default: that of the config")
+    add("--workdir", help="the folder of a run, or of one to come")
+    add("--quick", action="store_true", help="leave out what reads pixels or computes")
     return parser.parse_args(argv)
-
-
-def load_config(given: str):
-    """The config of FILE:KIND; of a suite that of its runs."""
-    from experiments.system.errors import UserError
-
-    file, _, kind = given.partition(":")
-    if not Path(file).is_file():
-        raise UserError(f"There is no config {file}; give one of experiments/configs/")
-    config = runpy.run_path(file)["get_config"](*([kind] if kind else []))
-    return config.run if "suite" in config else config
 
 
 def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]:
@@ -83,11 +70,16 @@ def _config(options: argparse.Namespace, folder: Path | None, found: list) -> It
 
         from experiments.runs import finished, workdir
 
-        stored = workdir.stored_config(folder)
-        suite = stored.get("run")
+        suite = workdir.stored_config(folder).get("run")
         found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
     elif options.config:
-        found.append(load_config(options.config))
+        file, _, kind = options.config.partition(":")
+        if not Path(file).is_file():
+            fix = "give one of experiments/configs/"
+            yield Finding(PROBLEM, f"There is no config {file}", fix)
+            return
+        config = runpy.run_path(file)["get_config"](*([kind] if kind else []))
+        found.append(config.run if "suite" in config else config)
         yield Finding(OK, f"{options.config} is a config.")
 
 
