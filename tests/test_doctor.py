@@ -135,8 +135,8 @@ def test_a_run_from_its_start_to_its_damage(tmp_path, capsys):
 def test_the_command(capsys):
     assert doctor.main([]) in (0, 1)
     assert capsys.readouterr().out.count("are the published ones") == 2
-    assert doctor.main(["--quick", "--config", "missing.py:line"]) == 1
-    assert "There is no config missing.py -> give one" in capsys.readouterr().out
+    assert doctor.main(["--quick", "--dataset", "missing"]) == 1
+    assert "There is no data set 'missing'. -> choose one" in capsys.readouterr().out
 
 
 def test_it_says_what_is_missing():

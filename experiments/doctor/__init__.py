@@ -1,5 +1,3 @@
-"""Whether all is in order: versions, machine, data (in the words of its readers), a run's folder.
-
-It has to run where packages are missing, so its modules import the standard library and each other;
-everything else is imported inside a check, which `findings.guarded` runs.
+"""Whether all is in order, where packages may be missing: `findings.guarded` runs its checks, and they
+alone import more than the standard library and each other.
 """

@@ -2,7 +2,6 @@
 
     python -m experiments.doctor
     python -m experiments.doctor --dataset cifar10 --data_dir DIR
-    python -m experiments.doctor --config experiments/configs/cifar10.py:line --data_dir DIR
     python -m experiments.doctor --workdir runs/line
 
 Versions, devices, JAX's settings, memory and disks; whether the data are the published ones, pixel
@@ -11,9 +10,8 @@ weights. Nothing is downloaded or changed. The exit code is 1 if something is a 
 """
 
 import argparse
-import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from experiments.doctor import data, machine, runs
@@ -28,9 +26,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", metavar="FILE:KIND", help="a run that you are about to start")
-    add("--dataset", help="default: that of the config, else digits")
-    add("--data_dir", help="folder or .npz file; default: that of the config")
+    add("--dataset", help="default: that of the workdir, else digits")
+    add("--data_dir", help="folder or .npz file; default: that of the workdir")
     add("--workdir", help="the folder of a run, or of one to come")
     add("--quick", action="store_true", help="leave out what reads pixels or computes")
     return parser.parse_args(argv)
@@ -45,7 +42,7 @@ def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]
     if folder is not None:
         yield "Workdir", guarded(runs.state, folder)
     found: list = []
-    if read := guarded(_config, options, folder, found):
+    if folder is not None and runs.is_run(folder) and (read := guarded(_config, folder, found)):
         yield "Config", read
     config = found[0] if found else None
     name = options.dataset or (config.dataset if config else "digits")
@@ -59,28 +56,18 @@ def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]
     yield f"Images: {name}", guarded(data.content, name, data_dir, image_size)
     if config and "recipe" in config:
         config.dataset, config.data_dir = name, data_dir
-        trained = folder if folder is not None and runs.is_run(folder) else None
-        yield "Run", guarded(runs.run, config, trained)
+        yield "Run", guarded(runs.run, config, folder)
 
 
-def _config(options: argparse.Namespace, folder: Path | None, found: list) -> Iterator[Finding]:
-    """Puts the config of a run's or suite's folder into a list, or else that of the flag."""
-    if folder is not None and runs.is_run(folder):
-        from ml_collections import ConfigDict
+def _config(folder: Path, found: list) -> Iterable[Finding]:
+    """Puts the config of a run's folder, or of a suite's runs, into a list."""
+    from ml_collections import ConfigDict
 
-        from experiments.runs import finished, workdir
+    from experiments.runs import finished, workdir
 
-        suite = workdir.stored_config(folder).get("run")
-        found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
-    elif options.config:
-        file, _, kind = options.config.partition(":")
-        if not Path(file).is_file():
-            fix = "give one of experiments/configs/"
-            yield Finding(PROBLEM, f"There is no config {file}", fix)
-            return
-        config = runpy.run_path(file)["get_config"](*([kind] if kind else []))
-        found.append(config.run if "suite" in config else config)
-        yield Finding(OK, f"{options.config} is a config.")
+    suite = workdir.stored_config(folder).get("run")
+    found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
+    return ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

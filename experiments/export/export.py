@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,11 +59,7 @@ def export(options: SimpleNamespace) -> Path:
         raise UserError(f"{outside}; choose one inside, or pass --allow_outside.")
     if not chosen.inside:
         print(f"warning: {outside}; see its metrics in the card.", file=sys.stderr)
-    # Beside the output, so that it can be moved there as a whole.
-    beside = next(parent for parent in output.absolute().parents if parent.exists())
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    with files.whole_folder(output) as made:
         network, exported, record = _measured(made, finished, chosen, options)
         _check_record(folder, record)
         own = begun | finished_now()
@@ -74,8 +69,6 @@ def export(options: SimpleNamespace) -> Path:
         record["verification"] = _verify(made, finished, network, record)
         record["files"] = [*sorted(os.listdir(made)), card.RECORD]
         files.write_json(made / card.RECORD, record)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _put(made, output)
     _say(output, record)
     return output
 
@@ -243,19 +236,6 @@ def _mismatch(reason: str) -> UserError:
         f"A fresh process did not get the network's logits from the exported files ({reason}), so they "
         "were deleted; try another --format, or report this with the command and its versions."
     )
-
-
-def _put(made: Path, output: Path) -> None:
-    """Moves a whole folder into its place; an older export goes when the new one is there."""
-    older = made.with_name("older")  # which is deleted with the folder that it is in
-    if output.exists():
-        os.rename(output, older)
-    try:
-        os.rename(made, output)
-    except BaseException:  # a signal too: the older one stays
-        if older.exists():
-            os.rename(older, output)
-        raise
 
 
 def _say(output: Path, record: dict) -> None:

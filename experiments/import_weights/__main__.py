@@ -23,10 +23,8 @@ then, with what the import prints:
 
 import functools
 import hashlib
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,15 +105,10 @@ def import_weights(options: SimpleNamespace) -> Path:
         "shape": options.shape,
         "num_networks": num_stacked(variables["params"]),
     }
-    # Under a temporary name, then renamed into place.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
+    with files.whole_folder(folder) as made:
         weights.save(made / weights.FILE, variables["params"])
         weights.save(made / STATISTICS, variables["batch_stats"])
         files.write_json(made / RECORD, record)
-        os.rename(made, folder)
     print(_said(folder, variables["params"], record))
     return folder
 

@@ -46,9 +46,6 @@ def read(path: str) -> KnownRuns:
         entries = plan.entries(config, suites.FIGURES)
         entries += plan.tuned_entries(config, summary.choose_values(runs))
         found = {run["id"]: _whole(run, record) for run in [*runs, *metrics["landscapes"]]}
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(f"--known_runs has {path!r}, which can't be read ({reason}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--known_runs has {path!r}, which is not the metrics.json of a suite; give one that "

@@ -44,11 +44,9 @@ def run_all(
 ) -> Outcome:
     """Runs every entry after those that it needs, which stand before it, with progress and time left.
 
-    A run that fails for a reason that the user can mend, such as divergence, is reported with the
-    others done; so are those that need it. `run_one` calls `advance` with the share of its work that is
-    done, and lets pass whatever that raises; so does `train_group`, of the id of each run, which trains
-    at most `at_once` runs of one method as one before. No threads (0) are one per CPU core. After
-    a signal, and when runs that have begun were saved, it raises `Interrupted`.
+    A run that fails for a reason that the user can mend is reported with the others done, and so are
+    those that need it. `run_one` and `train_group`, which trains at most `at_once` runs of one method as
+    one before, call `advance` with the share that is done, and let pass whatever that raises.
     """
     stop, lock, done = threading.Event(), threading.Lock(), dict[str, float]()
     outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)

@@ -72,11 +72,6 @@ _CALIBRATED = ("standard", "dropout", *_AVERAGES)
 _NOISY = ("standard", "early_stopping", "dropout", "label_smoothing", *_AVERAGES, "line", "curve")
 
 
-def _of_size(m: int) -> tuple[str, str]:
-    """The plain and the layerwise subspace of m endpoints."""
-    return _LINES if m == 2 else (f"simplex_{m}", f"layerwise_simplex_{m}")
-
-
 # Of the article's figures: what is drawn there without being claimed is not here.
 ARTICLE: tuple[Claim, ...] = (
     claim_of("fig2", ("simplex_3", "inside the triangle"), ("simplex_3", "outside the triangle")),
@@ -87,7 +82,7 @@ ARTICLE: tuple[Claim, ...] = (
     *(
         claim_of("fig4", subspace, f"{average}_{m}")
         for m in range(2, LARGEST + 1)
-        for subspace in _of_size(m)
+        for subspace in (_LINES if m == 2 else (f"simplex_{m}", f"layerwise_simplex_{m}"))
         for average in _AVERAGES
     ),
     *(claim_of("fig5", line, rival, "ece") for line in _LINES for rival in _CALIBRATED),

@@ -81,6 +81,5 @@ def quantity_of(metric: str) -> Quantity:
 
 
 def deployed(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The point that is deployed: the midpoint, or the only point of a run without a subspace."""
-    only = points[0] if len(points) == 1 else None
-    return next((point for point in points if point["name"] == "midpoint"), only)
+    """The point that is deployed: the midpoint, which the only point is of a run without a subspace."""
+    return next((point for point in points if point["name"] == "midpoint"), None)
