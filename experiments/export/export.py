@@ -65,8 +65,15 @@ def export(options: SimpleNamespace) -> Path:
         own = begun | finished_now()
         record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
         shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
-        _describe(made, finished, network, exported, record)
-        record["verification"] = _verify(made, finished, network, record)
+        if source := formats.FORMATS[options.format].source:
+            files.write_atomically(made / card.NETWORK, source(exported))
+        tolerance = _TOLERANCES[record["network"]["activations"]]
+        shape = (_EXAMPLES, *record["data"]["image_shape"])
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
+        code = card.loading_code(options.format, 10 * tolerance)
+        files.write_atomically(made / card.README, card.page(record, code))
+        record["verification"] = _verify(made, finished, network, tolerance)
         record["files"] = [*sorted(os.listdir(made)), card.RECORD]
         files.write_json(made / card.RECORD, record)
     _say(output, record)
@@ -173,17 +180,6 @@ def _check_record(folder: Path, record: dict) -> None:
         )
 
 
-def _describe(made, finished: FinishedRun, network: Networks, exported, record: dict) -> None:
-    """Writes what stands beside the weights, but for the record, whose last entry is still to come."""
-    if source := formats.FORMATS[record["format"]].source:
-        files.write_atomically(made / card.NETWORK, source(exported))
-    shape = (_EXAMPLES, *record["data"]["image_shape"])
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
-    code = card.loading_code(record["format"], 10 * _TOLERANCES[record["network"]["activations"]])
-    files.write_atomically(made / card.README, card.page(record, code))
-
-
 def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> np.ndarray:
     """The logits that the exported network should give, whatever the device rounds to by default."""
     model, settings = finished.run.program.model, finished.settings
@@ -191,7 +187,7 @@ def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> 
         return np.asarray(predict(model, network, images, settings)[0])
 
 
-def _verify(made: Path, finished: FinishedRun, network: Networks, record: dict) -> dict:
+def _verify(made: Path, finished: FinishedRun, network: Networks, tolerance: float) -> dict:
     """Refuses files from which a fresh process gets other logits of test images."""
     test = finished.dataset.test.images
     images = np.asarray(test[np.arange(min(_CHECKED_IMAGES, len(test)))])
@@ -201,7 +197,7 @@ def _verify(made: Path, finished: FinishedRun, network: Networks, record: dict) 
         raise _mismatch(f"it imported {', '.join(sorted(ours))}")
     same_shape, largest = found.shape == wanted.shape, np.abs(wanted).max()
     difference = np.abs(found - wanted).max() if same_shape else np.inf
-    allowed = _TOLERANCES[record["network"]["activations"]] * max(largest, 1e-6)
+    allowed = tolerance * max(largest, 1e-6)
     if not difference <= allowed:
         raise _mismatch(f"its logits differ by {difference:.3g} where {allowed:.3g} is allowed")
     return {

@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from experiments.report import document, explorers
-from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
-from experiments.results.wording import mean_of
+from experiments.results.styles import METRICS, QUANTITIES, deployed, style_of_run
+from experiments.results.wording import mean_of, place_said
 
 Metrics = Mapping[str, Any]
 
@@ -117,14 +117,12 @@ def _rivals(metrics: Metrics) -> str:
 
 def _place_said(place: str, metrics: Metrics) -> str:
     coords = metrics["places"][place].get("coords")
-    if place == "midpoint" and metrics.get("config", {}).get("recipe", "line") not in SUBSPACES:
-        return "network"
     if place == "endpoints":
         return "endpoints, their mean"
     if coords is not None:  # of the chosen point
         name = "α" if isinstance(coords, int | float) else "weights"
         return f"best on validation, {name} = {_coords(coords, '.2g')}"
-    return place
+    return place_said(place, metrics.get("config", {}).get("recipe", "line"))
 
 
 def _geometry(metrics: Metrics) -> str:

@@ -1,6 +1,6 @@
 """The page of a suite: its figures, each with what it shows, and folded below its claims and tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -8,7 +8,6 @@ from experiments.configs.recipes import PRODUCTS
 from experiments.report import document
 from experiments.report.run_page import BINS
 from experiments.results import claims, tables, wording
-from experiments.results.claims import Verdict
 
 Metrics = Mapping[str, Any]
 
@@ -29,6 +28,7 @@ _LINES = ("layerwise_line", "line")  # whose comparison is a figure's headline
 _COMPARED = {"fig5": "ece", "fig6": "corruptions.snow.3.accuracy"}  # in others the accuracy
 _HEADLINES = {  # of figures that compare nothing
     "fig1": "The test loss around what was trained: brighter is lower.",
+    "fig4": "Accuracy by the number of endpoints.",
     "corruptions": "The errors under 15 corruptions, beside those of standard training.",
     "curvature": "The sharpness of the loss along each path, beside the test error.",
     "reliability": "How often predictions are right, by how sure they are.",
@@ -205,8 +205,11 @@ def _headline(figure: str, metrics: Metrics) -> str:
     ]
     if figure == "rivals":
         return _best(metrics)
-    if figure == "fig4":
-        return _averages(verdicts)
+    if figure == "fig4" and verdicts:
+        agree = [verdict.outcome for verdict in verdicts].count(claims.AGREE)
+        than = "than an average of as many models"
+        share = wording.percent(agree / len(verdicts))
+        return f"Simplexes are significantly more accurate {than} in {share} of the comparisons."
     metric = _COMPARED.get(figure, "accuracy")
     found = [verdict for verdict in verdicts if verdict.claim.metric == metric]
 
@@ -216,15 +219,6 @@ def _headline(figure: str, metrics: Metrics) -> str:
         return theirs != "standard", -verdict.claim.label_noise, place
 
     return claims.plain(min(found, key=rank)) if found else _HEADLINES.get(figure, "")
-
-
-def _averages(verdicts: Sequence[Verdict]) -> str:
-    found = [verdict.outcome for verdict in verdicts]
-    if not found:
-        return "Accuracy by the number of endpoints."
-    share = wording.percent(found.count(claims.AGREE) / len(found))
-    than = "than an average of as many models"
-    return f"Simplexes are significantly more accurate {than} in {share} of the comparisons."
 
 
 def _best(metrics: Metrics) -> str:

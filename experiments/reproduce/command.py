@@ -118,7 +118,6 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     scheduler.check(trained, inputs)
     plan.check_landscapes(entries, options.only)
     known = _known(options, folder)
-    existing = set() if options.overwrite else records.ids_of_records(folder)
     # Refuses runs of another config.
     found = known_runs.sort(None if options.overwrite else folder, known, entries)
     missing: list[str] = []
@@ -150,7 +149,8 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             "num_runs": len(runs),
             "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
         }
-        if previous and outcome.records.keys() <= existing:
+        before = previous and {run["id"] for run in previous["runs"] + previous["landscapes"]}
+        if before and outcome.records.keys() <= before:
             # Nothing was run: the numbers come from where they came from before.
             drawn = {name: record[name] for name in ("command", "commit", "date")}
             record = previous["provenance"] | {"drawn": drawn}

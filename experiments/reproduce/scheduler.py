@@ -176,11 +176,6 @@ class _Training:
         self.member = groups.Member(self.run, state, history, self._look)
         self.seconds = config.checkpoint_seconds
 
-    @property
-    def share(self) -> float:
-        """Of the run's whole work, how much is done."""
-        return job.TRAINING * self.member.history.num_steps / max(self.run.program.num_steps, 1)
-
     def save(self, state) -> None:
         """A checkpoint, or a note that there is none since the run diverged."""
         try:
@@ -214,7 +209,8 @@ def train_group(
             if stopping:
                 raise Interrupted(f"Stopped; everything is saved in {folder}.")
             for name, one in trainings.items():
-                advance(name, one.share)
+                done = one.member.history.num_steps / max(one.run.program.num_steps, 1)
+                advance(name, job.TRAINING * done)
         _save(runs, states)
     finally:
         for one in runs:

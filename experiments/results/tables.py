@@ -57,19 +57,13 @@ _COLUMNS = _TEXTS | {
 
 def of_rows(rows: Iterable[Record]) -> Table:
     """Entries of a suite's `table` in their order, with the columns that are in use."""
-    rows = [row | {"place": _place_said(row)} for row in rows]
+    rows = [row | {"place": wording.place_said(row["place"], row["method"])} for row in rows]
     used = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
     cells = [
         [_COLUMNS[key][1](row[key]) if row.get(key) is not None else "" for key in used]
         for row in rows
     ]
     return Table([_COLUMNS[key][0] for key in used], cells, len(_TEXTS.keys() & set(used)))
-
-
-def _place_said(row: Record) -> str:
-    """Ordinary training has one network, and no midpoint."""
-    network = row["place"] == "midpoint" and row["method"] not in styles.SUBSPACES
-    return "network" if network else row["place"]
 
 
 def of_claims(verdicts: Iterable[claims.Verdict]) -> Table:

@@ -16,6 +16,11 @@ def kind_of_labels(noise: float) -> str:
     return "wrong labels" if noise else "clean labels"
 
 
+def place_said(place: str, recipe: str) -> str:
+    """Ordinary training has one network, and no midpoint."""
+    return "network" if place == "midpoint" and recipe not in styles.SUBSPACES else place
+
+
 def metric_said(metric: str) -> str:
     """A metric in the middle of a sentence."""
     *parents, name = metric.split(".")
