@@ -18,21 +18,6 @@ from experiments.doctor import data, machine, runs
 from experiments.doctor.findings import LOOK, OK, PROBLEM, Finding, guarded
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; argparse alone, since the doctor has to run where packages are missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--dataset", help="default: that of the workdir, else digits")
-    add("--data_dir", help="folder or .npz file; default: that of the workdir")
-    add("--workdir", help="the folder of a run, or of one to come")
-    add("--quick", action="store_true", help="leave out what reads pixels or computes")
-    return parser.parse_args(argv)
-
-
 def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]:
     """What is found, by a title for each group of checks, as it is found."""
     for check in (machine.versions, machine.devices, machine.settings, machine.memory):
@@ -72,8 +57,18 @@ def _config(folder: Path, found: list) -> Iterable[Finding]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(  # alone, since packages may be missing
+        prog="python -m experiments.doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset", help="default: that of the workdir, else digits")
+    add("--data_dir", help="folder or .npz file; default: that of the workdir")
+    add("--workdir", help="the folder of a run, or of one to come")
+    add("--quick", action="store_true", help="leave out what reads pixels or computes")
     levels = []
-    for title, found in findings(parse(argv)):
+    for title, found in findings(parser.parse_args(argv)):
         print(title)
         for finding in found:
             levels.append(finding.level)

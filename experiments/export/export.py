@@ -155,7 +155,8 @@ def _measured(
             metadata | {"weights": kind},
         )
         format_.write(path, exported)
-        sizes[kind] = formats.num_bytes(path)
+        written = (path, *path.rglob("*"))  # Orbax writes a folder
+        sizes[kind] = sum(file.stat().st_size for file in written if file.is_file())
     record = card.record(finished, chosen, options, recalibration)
     recorded = points.recorded(chosen, finished.metrics)
     return network, exported, record | {"metrics": metrics, "recorded": recorded, "bytes": sizes}

@@ -266,11 +266,6 @@ session = onnxruntime.InferenceSession("network.onnx")""",
 PACKAGES = {name for format_ in FORMATS.values() for name in format_.packages}
 
 
-def num_bytes(path: Path) -> int:
-    """The size of a file, or of all files of a folder."""
-    return sum(x.stat().st_size for x in (path, *path.rglob("*")) if x.is_file())
-
-
 def quantised(tree: Tree) -> Tree:
     """Kernels as int8 numbers, `q = round(w / s)`, each beside its `kernel_scale` `[1, ..., K]`.
 
