@@ -1,3 +1,3 @@
-"""Whether all is in order, where packages may be missing: `findings.guarded` runs its checks, and they
-alone import more than the standard library and each other.
+"""Whether all is in order. It has to run where packages are missing, so that its modules import the
+standard library and each other; all else is imported inside checks, which `findings.guarded` runs.
 """
