@@ -133,7 +133,7 @@ def test_a_fresh_process_reads_every_format_without_this_project(finished, tmp_p
     run, settings, stack = reopen(finished)[-3:]
     params = export.mixtures(stack, np.float32([[0.5, 0.5]]))
     midpoint, _ = export.recalibrated(run, params, settings)
-    example = np.load(tmp_path / "out" / card.EXAMPLE)
+    example = dict(np.load(tmp_path / "out" / card.EXAMPLE))
     wanted = export.predict(run.program.model, midpoint, example["images"], settings)[0]
     np.testing.assert_allclose(example["logits"], wanted, atol=1e-4)
 

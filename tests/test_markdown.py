@@ -58,8 +58,6 @@ def test_what_cannot_be_printed_is_refused_in_one_sentence(file, tmp_path, capsy
     broken.write_bytes(b"\xff{")
     bare.write_text('{"runs": []}')
     for arguments, said in (
-        ([path, "--only", "ema,lime"], "--only has 'lime'; choose among"),
-        ([path, "--claims", "fig9"], "--claims has 'fig9'; choose among fig2, fig3"),
         ([cifar, "--against", path], "the suites cifar10 and digits; compare"),
         ([file("x.json", runs=runs_of("sam", [0.9])), "--against", other], "no run of the same"),
         ([str(missing)], f"No such file or directory: {missing}; mend that"),

@@ -204,7 +204,7 @@ def test_a_seed_is_added_to_known_runs_and_then_a_method(suite, metrics, tmp_pat
         ("digits --only=fig2 --config.products=('line',)", "no method of it"),
         ("digits --only=fig3 --draw_only", "0 of 64 runs are done"),
         ("tiny_imagenet", "set it to the unpacked Tiny-ImageNet"),
-        ("digits --known_runs=/nowhere/y.json", "'/nowhere/y.json', which can't be read"),
+        ("digits --known_runs=/nowhere/y.json", "No such file or directory: /nowhere/y.json; mend"),
         ("digits --draw_only --overwrite", "--overwrite deletes all; give one of them"),
     ],
 )

@@ -1,52 +1,21 @@
-"""Is all in order? Versions, devices, memory, data and a run's folder, with what mends each."""
-
-import argparse
-import runpy
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-from experiments.doctor import data, machine, runs
-from experiments.doctor.findings import LOOK, OK, PROBLEM, Finding, guarded
-
-DESCRIPTION = """Says what is in order and what is not, a line for each, and what to do about it.
+"""Says what is in order and what is not, a line for each, and what to do about it.
 
     python -m experiments.doctor
     python -m experiments.doctor --dataset cifar10 --data_dir DIR
-    python -m experiments.doctor --config experiments/configs/cifar10.py:line --data_dir DIR
     python -m experiments.doctor --workdir runs/line
 
 Versions, devices, JAX's settings, memory and disks; whether the data are the published ones, pixel
 by pixel; of a run's folder, whether its checkpoints are intact and its numbers are those of its
-weights. Nothing is downloaded or changed. The exit code is 1 if something is a problem."""
+weights. Nothing is downloaded or changed. The exit code is 1 if something is a problem.
+"""
 
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; argparse alone, since the doctor has to run where packages are missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.doctor",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", metavar="FILE:KIND", help="a run that you are about to start")
-    parser.add_argument("--dataset", help="default: that of the config, else digits")
-    parser.add_argument("--data_dir", help="folder or .npz file; default: that of the config")
-    parser.add_argument("--workdir", help="the folder of a run, or of one to come")
-    parser.add_argument(
-        "--quick", action="store_true", help="leave out what reads pixels or computes"
-    )
-    return parser.parse_args(argv)
-
-
-def load_config(given: str):
-    """The config of FILE:KIND; of a suite that of its runs."""
-    from experiments.system.errors import UserError
-
-    file, _, kind = given.partition(":")
-    if not Path(file).is_file():
-        raise UserError(f"There is no config {file}; give one of experiments/configs/")
-    config = runpy.run_path(file)["get_config"](*([kind] if kind else []))
-    return config.run if "suite" in config else config
+from experiments.doctor import data, machine, runs
+from experiments.doctor.findings import LOOK, OK, PROBLEM, Finding, guarded
 
 
 def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]:
@@ -58,7 +27,7 @@ def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]
     if folder is not None:
         yield "Workdir", guarded(runs.state, folder)
     found: list = []
-    if read := guarded(_config, options, folder, found):
+    if folder is not None and runs.is_run(folder) and (read := guarded(_config, folder, found)):
         yield "Config", read
     config = found[0] if found else None
     name = options.dataset or (config.dataset if config else "digits")
@@ -72,29 +41,34 @@ def findings(options: argparse.Namespace) -> Iterator[tuple[str, list[Finding]]]
     yield f"Images: {name}", guarded(data.content, name, data_dir, image_size)
     if config and "recipe" in config:
         config.dataset, config.data_dir = name, data_dir
-        trained = folder if folder is not None and runs.is_run(folder) else None
-        yield "Run", guarded(runs.run, config, trained)
+        yield "Run", guarded(runs.run, config, folder)
 
 
-def _config(options: argparse.Namespace, folder: Path | None, found: list) -> Iterator[Finding]:
-    """Puts the config of a run's or suite's folder into a list, or else that of the flag."""
-    if folder is not None and runs.is_run(folder):
-        from ml_collections import ConfigDict
+def _config(folder: Path, found: list) -> Iterable[Finding]:
+    """Puts the config of a run's folder, or of a suite's runs, into a list."""
+    from ml_collections import ConfigDict
 
-        from experiments.runs import finished, workdir
+    from experiments.runs import finished, workdir
 
-        stored = workdir.stored_config(folder)
-        suite = stored.get("run")
-        found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
-    elif options.config:
-        found.append(load_config(options.config))
-        yield Finding(OK, f"{options.config} is a config.")
+    suite = workdir.stored_config(folder).get("run")
+    found.append(finished.config_of(folder) if suite is None else ConfigDict(suite))
+    return ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(  # alone, since packages may be missing
+        prog="python -m experiments.doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset", help="default: that of the workdir, else digits")
+    add("--data_dir", help="folder or .npz file; default: that of the workdir")
+    add("--workdir", help="the folder of a run, or of one to come")
+    add("--quick", action="store_true", help="leave out what reads pixels or computes")
     levels = []
-    for title, found in findings(parse(argv)):
+    for title, found in findings(parser.parse_args(argv)):
         print(title)
         for finding in found:
             levels.append(finding.level)

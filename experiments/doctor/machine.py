@@ -93,7 +93,7 @@ def settings() -> Iterator[Finding]:
     yield first((os.access(existing(cache), os.W_OK), OK, good), (True, LOOK, bad, fix))
 
 
-def memory(needed: float = LEAST_MEMORY, what: str = "a small run") -> Iterator[Finding]:
+def memory() -> Iterator[Finding]:
     """The memory that can be had, of the machine and of the container."""
     import psutil
 
@@ -102,9 +102,9 @@ def memory(needed: float = LEAST_MEMORY, what: str = "a small run") -> Iterator[
         if all(map(os.path.exists, names)):
             limit, used = (Path(name).read_text().strip() for name in names)
             free = min(free, max(0, int(limit) - int(used))) if limit.isdigit() else free
-    text = f"{size(free)} of memory are free; {what} needs about {size(needed)}."
+    text = f"{size(free)} of memory are free; a small run needs about {size(LEAST_MEMORY)}."
     fix = "close other programs, raise the container's limit, or make config.batch_size smaller"
-    yield first((free >= needed, OK, text), (True, PROBLEM, text, fix))
+    yield first((free >= LEAST_MEMORY, OK, text), (True, PROBLEM, text, fix))
 
 
 def disk(folder: str) -> Iterator[Finding]:

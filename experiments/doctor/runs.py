@@ -1,9 +1,9 @@
 """A run's folder: is it whole, and does its network still give the numbers that it recorded?"""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.doctor import machine
 from experiments.doctor.findings import LOOK, NOTE, OK, PROBLEM, Finding, first
 
 # Of 10,000 images 5: what rounding on another machine changes.
@@ -44,29 +44,24 @@ def state(folder: Path) -> Iterator[Finding]:
         yield Finding(LOOK, f"The run in {folder} is not finished.", fix)
 
 
-def run(config, folder: Path | None) -> Iterator[Finding]:
-    """A run to come: its data's parts, and its memory; or one in its folder, made anew."""
+def run(config, folder: Path) -> Iterator[Finding]:
+    """The run of a folder, made anew: its data's parts, its checkpoints, its numbers."""
     from experiments.data import sets
     from experiments.runs import finished, workdir
     from experiments.system import xla
-    from experiments.training import model, steps
+    from experiments.training import steps
     from experiments.training.run import make_run
 
     xla.configure()
-    config = config.copy_and_resolve_references()
-    config = config if folder is None else finished.alone(config, folder / workdir.WEIGHTS)
+    config = finished.alone(config, folder / workdir.WEIGHTS)
     data = sets.of(config)
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in parts.items())
     made = make_run(config, data)
     yield Finding(OK, f"A run of this config has {sizes} images.")
-    state = steps.init_state(made)
-    if folder is not None:
-        yield from _checkpoints(folder / workdir.CHECKPOINTS, state)
-        if "points" in (workdir.finished(folder) or {}):
-            yield from reproduced(finished.reopen(folder, config.data_dir))
-    elif model.on_cpu() and (needed := steps.step_memory(made, state)) is not None:
-        yield from machine.memory(needed, "a training step")
+    yield from _checkpoints(folder / workdir.CHECKPOINTS, steps.init_state(made))
+    if "points" in (workdir.finished(folder) or {}):
+        yield from reproduced(finished.reopen(folder, config.data_dir))
 
 
 def _checkpoints(folder: Path, state) -> Iterator[Finding]:
@@ -74,11 +69,8 @@ def _checkpoints(folder: Path, state) -> Iterator[Finding]:
 
     if not any(folder.glob("[0-9]*")):
         return
-    checkpoints = Checkpoints(folder)
-    try:
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
         found = checkpoints.examine(state)
-    finally:
-        checkpoints.close()
     fix = "run the same command again: it takes the intact one"
     fix = "get a copy, or use --overwrite" if all(found.values()) else fix
     for step, reason in found.items():
@@ -88,8 +80,7 @@ def _checkpoints(folder: Path, state) -> Iterator[Finding]:
 
 
 def reproduced(finished) -> Iterator[Finding]:
-    """Whether the recorded accuracy is that of the stored weights, and what statistics decide."""
-    import jax
+    """Whether the recorded accuracy is that of the stored weights."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -99,29 +90,14 @@ def reproduced(finished) -> Iterator[Finding]:
 
     run, settings, test = finished.run, finished.settings, finished.dataset.test
     plan = layout(run, settings)
-    names = [point.name for point in plan.points]
-    weights = np.asarray(plan.weights[names.index("midpoint") if len(names) > 1 else 0])[None]
-    ends = np.eye(weights.shape[1], dtype=weights.dtype)[np.abs(weights[0]) > 0]
-    mixed = predict.mixtures(finished.stack, jnp.asarray(np.concatenate([weights, ends])))
-    networks, recalibration = predict.recalibrated(run, mixed, settings)
-
-    def accuracy(network):
-        logits = predict.predict(run.program.model, network, test.images, settings)
-        return float(np.mean(np.argmax(np.asarray(logits[0]), -1) == test.labels))
-
+    weights = jnp.asarray(plan.weights[[plan.index("midpoint")]])
+    network, _ = predict.recalibrated(run, predict.mixtures(finished.stack, weights), settings)
+    logits = predict.predict(run.program.model, network, test.images, settings)
+    now = float(np.mean(np.argmax(np.asarray(logits[0]), -1) == test.labels))
     recorded = styles.deployed(finished.metrics["points"])["accuracy"]
-    now = accuracy(networks.take([0]))
     said = f"test accuracy {100 * recorded:.2f} % there, {100 * now:.2f} % now"
     fix = 'see whether the data, the weights or JAX changed since its "provenance"'
     yield first(
         (abs(now - recorded) <= TOLERANCE, OK, f"metrics.json is reproduced: {said}."),
         (True, PROBLEM, f"metrics.json is not reproduced: {said}.", fix),
     )
-    if len(ends) > 1 and recalibration.num_examples and jax.tree.leaves(networks.stats):
-        mean = jax.tree.map(lambda x: x[1:].mean(axis=0, keepdims=True), networks.stats)
-        stale = 100 * accuracy(networks.take([0])._replace(stats=mean))
-        yield Finding(
-            NOTE,
-            f"With the mean of the endpoints' batch-norm statistics the deployed network has "
-            f"{stale:.2f} %, with its own {100 * now:.2f} %.",
-        )

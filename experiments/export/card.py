@@ -41,12 +41,9 @@ def record(
     others = tuple(config.subspace.weights)  # of runs that it started from
     learned = method.subspace.num_endpoints > 1 and method.trains and not others
     mean, std = augment.NORMALIZATIONS[config.normalization]
-    format_ = FORMATS[options.format]
-    written = [format_.file, *([NETWORK] if format_.source else []), EXAMPLE, README, RECORD]
     sizes = {name: len(getattr(dataset, name).labels) for name in ("train", "validation", "test")}
     found = {
         "format": options.format,
-        "files": [*written, "config.json"],
         "license": options.license,
         "int8": options.int8,
         "network": {

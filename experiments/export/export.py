@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +25,6 @@ from experiments.runs.finished import FinishedRun, reopen
 from experiments.system import files, progress
 from experiments.system.errors import UserError
 from experiments.system.provenance import finished_now, provenance
-from experiments.training.model import Model
 
 _CHECKED_IMAGES = 16  # of the test split, on which logits are compared
 _EXAMPLES = 4  # images of noise that are exported with their logits
@@ -61,21 +59,23 @@ def export(options: SimpleNamespace) -> Path:
         raise UserError(f"{outside}; choose one inside, or pass --allow_outside.")
     if not chosen.inside:
         print(f"warning: {outside}; see its metrics in the card.", file=sys.stderr)
-    # Beside the output, so that it can be moved there as a whole.
-    beside = next(parent for parent in output.absolute().parents if parent.exists())
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=beside) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    with files.whole_folder(output) as made:
         network, exported, record = _measured(made, finished, chosen, options)
         _check_record(folder, record)
         own = begun | finished_now()
         record["provenance"] = {"run": finished.metrics["provenance"], "export": own}
         shutil.copy(folder / workdir.CONFIG, made / workdir.CONFIG)
-        _describe(made, finished, network, exported, record)
-        record["verification"] = _verify(made, finished, network)
+        if source := formats.FORMATS[options.format].source:
+            files.write_atomically(made / card.NETWORK, source(exported))
+        tolerance = _TOLERANCES[record["network"]["activations"]]
+        shape = (_EXAMPLES, *record["data"]["image_shape"])
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
+        code = card.loading_code(options.format, 10 * tolerance)
+        files.write_atomically(made / card.README, card.page(record, code))
+        record["verification"] = _verify(made, finished, network, tolerance)
+        record["files"] = [*sorted(os.listdir(made)), card.RECORD]
         files.write_json(made / card.RECORD, record)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _put(made, output)
     _say(output, record)
     return output
 
@@ -155,7 +155,8 @@ def _measured(
             metadata | {"weights": kind},
         )
         format_.write(path, exported)
-        sizes[kind] = formats.num_bytes(path)
+        written = (path, *path.rglob("*"))  # Orbax writes a folder
+        sizes[kind] = sum(file.stat().st_size for file in written if file.is_file())
     record = card.record(finished, chosen, options, recalibration)
     recorded = points.recorded(chosen, finished.metrics)
     return network, exported, record | {"metrics": metrics, "recorded": recorded, "bytes": sizes}
@@ -180,21 +181,6 @@ def _check_record(folder: Path, record: dict) -> None:
         )
 
 
-def _describe(made, finished: FinishedRun, network: Networks, exported, record: dict) -> None:
-    """Writes what stands beside the weights, but for the record, whose last entry is still to come."""
-    if source := formats.FORMATS[record["format"]].source:
-        files.write_atomically(made / card.NETWORK, source(exported))
-    shape = (_EXAMPLES, *record["data"]["image_shape"])
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.savez(made / card.EXAMPLE, images=noise, logits=_reference(noise, finished, network))
-    code = card.loading_code(record["format"], 10 * _tolerance(finished.run.program.model))
-    files.write_atomically(made / card.README, card.page(record, code))
-
-
-def _tolerance(model: Model) -> float:
-    return _TOLERANCES[np.dtype(model.network.dtype).name]
-
-
 def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> np.ndarray:
     """The logits that the exported network should give, whatever the device rounds to by default."""
     model, settings = finished.run.program.model, finished.settings
@@ -202,7 +188,7 @@ def _reference(images: np.ndarray, finished: FinishedRun, network: Networks) -> 
         return np.asarray(predict(model, network, images, settings)[0])
 
 
-def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
+def _verify(made: Path, finished: FinishedRun, network: Networks, tolerance: float) -> dict:
     """Refuses files from which a fresh process gets other logits of test images."""
     test = finished.dataset.test.images
     images = np.asarray(test[np.arange(min(_CHECKED_IMAGES, len(test)))])
@@ -212,7 +198,7 @@ def _verify(made: Path, finished: FinishedRun, network: Networks) -> dict:
         raise _mismatch(f"it imported {', '.join(sorted(ours))}")
     same_shape, largest = found.shape == wanted.shape, np.abs(wanted).max()
     difference = np.abs(found - wanted).max() if same_shape else np.inf
-    allowed = _tolerance(finished.run.program.model) * max(largest, 1e-6)
+    allowed = tolerance * max(largest, 1e-6)
     if not difference <= allowed:
         raise _mismatch(f"its logits differ by {difference:.3g} where {allowed:.3g} is allowed")
     return {
@@ -247,19 +233,6 @@ def _mismatch(reason: str) -> UserError:
         f"A fresh process did not get the network's logits from the exported files ({reason}), so they "
         "were deleted; try another --format, or report this with the command and its versions."
     )
-
-
-def _put(made: Path, output: Path) -> None:
-    """Moves a whole folder into its place; an older export goes when the new one is there."""
-    older = made.with_name("older")  # which is deleted with the folder that it is in
-    if output.exists():
-        os.rename(output, older)
-    try:
-        os.rename(made, output)
-    except BaseException:  # a signal too: the older one stays
-        if older.exists():
-            os.rename(older, output)
-        raise
 
 
 def _say(output: Path, record: dict) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.data.augment import NORMALIZATIONS
 from experiments.import_weights import torch_names
@@ -73,14 +73,12 @@ def torch_source(exported: Exported) -> str:
     names = torch_names.module_names(network)
     blocks: list = []
     for block in dict.fromkeys(path[0] for path in names if len(path) > 1):
-        has_shortcut = "shortcut" in params[block]
-        layers = [n for n in ("Conv_0", "Conv_1", "Conv_2") if n in params[block]]
+        modules = [name for name in torch_names.INSIDE if name in params[block]]
+        has_shortcut = "shortcut" in modules
         # All stages but the first begin by halving, where the number of channels changes.
-        strides = dict.fromkeys(layers, 1) | {layers[-2]: 2 if has_shortcut and blocks else 1}
-        pairs = [(n, n.replace("Conv", "BatchNorm"), stride) for n, stride in strides.items()]
-        if has_shortcut:
-            pairs.insert(0, ("shortcut", "shortcut_norm", strides[layers[-2]]))
-        row = [(names[block, conv], names[block, norm], stride) for conv, norm, stride in pairs]
+        halving = ("shortcut", modules[-4]) if has_shortcut and blocks else ()
+        pairs = zip(modules[::2], modules[1::2], strict=True)
+        row = [(names[block, c], names[block, n], 1 + (c in halving)) for c, n in pairs]
         blocks.append(row if has_shortcut else [None, *row])
     rows = "".join(f"    {row},\n" for row in blocks)
     halved = getattr(network, "stem", "small") == "imagenet"
@@ -135,13 +133,7 @@ class Format(NamedTuple):
     source: Callable[[Exported], str] | None = flax_source  # of network.py, where there is one
     keeps_int8: bool = True
     writers: tuple[str, ...] = ()  # packages that write it
-    # Why it does not carry a network; empty if it does.
-    refusal: Callable[[nn.Module], str] = lambda network: ""
-
-
-def flat(variables: Tree) -> dict[str, np.ndarray]:
-    """Arrays by their dotted names."""
-    return {name: np.asarray(x) for name, x in flatten_dict(variables, sep=".").items()}
+    refusal: Callable[[nn.Module], str | bool] = lambda network: False  # why it carries it not
 
 
 def _write_orbax(path, exported):
@@ -152,14 +144,14 @@ def _write_orbax(path, exported):
 def _write_safetensors(path, exported, arrays=None):
     from safetensors.numpy import save_file  # not needed by the other formats
 
-    arrays = flat(exported.variables) if arrays is None else arrays
+    arrays = arrays or flatten_dict(exported.variables, sep=".")
     arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     save_file(arrays, path, metadata=dict(exported.metadata))
 
 
 def _write_npz(path, exported):
-    metadata = np.array(json.dumps(dict(exported.metadata)))
-    np.savez(path, **flat(exported.variables), metadata=metadata)
+    metadata = json.dumps(dict(exported.metadata))
+    np.savez(path, **flatten_dict(exported.variables, sep="."), metadata=metadata)
 
 
 def _write_torch(path, exported):
@@ -238,7 +230,7 @@ weights = load_file("weights.safetensors")""",
         torch_source,
         keeps_int8=False,
         refusal=lambda network: (
-            "PyTorch has no padding as conv_net's" if isinstance(network, networks.ConvNet) else ""
+            isinstance(network, networks.ConvNet) and "PyTorch has no padding as conv_net's"
         ),
     ),
     "stablehlo": Format(
@@ -266,18 +258,12 @@ session = onnxruntime.InferenceSession("network.onnx")""",
         keeps_int8=False,  # its constants are folded
         writers=("jax2onnx",),
         refusal=lambda network: (
-            "jax2onnx mistakes the stem's max-pooling"
-            if getattr(network, "stem", "") == "imagenet"
-            else ""
+            getattr(network, "stem", "") == "imagenet"
+            and "jax2onnx mistakes the stem's max-pooling"
         ),
     ),
 }
 PACKAGES = {name for format_ in FORMATS.values() for name in format_.packages}
-
-
-def num_bytes(path: Path) -> int:
-    """The size of a file, or of all files of a folder."""
-    return sum(x.stat().st_size for x in (path, *path.rglob("*")) if x.is_file())
 
 
 def quantised(tree: Tree) -> Tree:
@@ -286,19 +272,16 @@ def quantised(tree: Tree) -> Tree:
     The scale is `max |w| / 127` of an output channel, the last axis. All else stays as it is.
     """
     found = {}
-    for name, leaf in tree.items():
-        if isinstance(leaf, dict):
-            found[name] = quantised(leaf)
-            continue
-        found[name] = leaf = np.asarray(leaf)
+    for path, leaf in flatten_dict(tree).items():
+        found[path] = leaf = np.asarray(leaf)
         if leaf.ndim > 1 and leaf.dtype == np.float32:
             largest = np.abs(leaf).max(axis=tuple(range(leaf.ndim - 1)), keepdims=True)
             # Of a channel of zeros, or of numbers that are hardly any: they become zeros.
             scale = np.maximum(largest / np.float32(_LARGEST), np.finfo(np.float32).tiny)
             # In float64, since a quotient that is rounded first may be rounded to the wrong side.
             quotient = np.rint(leaf.astype(np.float64) / scale).clip(-_LARGEST, _LARGEST)
-            found |= {name: quotient.astype(np.int8), f"{name}_scale": scale}
-    return found
+            found |= {path: quotient.astype(np.int8), (*path[:-1], f"{path[-1]}_scale"): scale}
+    return unflatten_dict(found)
 
 
 def dequantised(tree):
@@ -308,8 +291,6 @@ def dequantised(tree):
         scale = tree.get(f"{name}_scale")
         if isinstance(leaf, dict):
             found[name] = dequantised(leaf)
-        elif scale is not None:
-            found[name] = leaf.astype(scale.dtype) * scale
         elif not name.endswith("_scale"):
-            found[name] = leaf
+            found[name] = leaf if scale is None else leaf.astype(scale.dtype) * scale
     return found

@@ -1,11 +1,30 @@
-"""Imports weights that PyTorch trained, so that runs can start from them."""
+r"""Import weights that PyTorch trained, so that runs can start from them.
+
+FILE has torchvision's names of tensors, or those of the authors' code of Learning Neural Network
+Subspaces: one network, or the endpoints of a line, curve or simplex. It is a .safetensors, an .npz, or
+a state dict (.pt, .pth, .bin, .tar), for which PyTorch must be installed and no code of the file is run.
+
+OUT is a new folder with
+  weights.npz      the network or the endpoints, for --config.init_from of a run
+  batch_stats.npz  the running statistics of batch norm; runs measure their own
+  import.json      where it is from, and the config.model that it fits
+If tensors are missing, too many, or of other shapes, all are counted, up to five of each kind named,
+and nothing is written.
+
+examples:
+  python -m experiments.import_weights resnet50.safetensors imported/resnet50 --model resnet50
+  python -m experiments.import_weights resnet50.pth imported/body --model resnet50 --head new
+  python -m experiments.import_weights epoch_160.pt imported/curve --model cifar_resnet --shape curve
+
+then, with what the import prints:
+  python -m experiments.imagenet --config experiments/configs/imagenet.py:line \
+      --config.init_from=imported/resnet50/weights.npz --workdir runs/tuned ...
+"""
 
 import functools
 import hashlib
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,34 +46,10 @@ MODELS = (*IMAGENET_RESNETS, "cifar_resnet")
 # shape -> the number of its endpoints, or 0 for any, and where the file has them, in our order.
 SHAPES = {"line": (2, (0, 1)), "curve": (3, (0, 2, 1)), "simplex": (0, ())}
 
-_DESCRIPTION = """\
-Import weights that PyTorch trained, so that runs can start from them.
-
-FILE has torchvision's names of tensors, or those of the authors' code of Learning Neural Network
-Subspaces: one network, or the endpoints of a line, curve or simplex. It is a .safetensors, an .npz, or
-a state dict (.pt, .pth, .bin, .tar), for which PyTorch must be installed and no code of the file is run.
-
-OUT is a new folder with
-  weights.npz      the network or the endpoints, for --config.init_from of a run
-  batch_stats.npz  the running statistics of batch norm; runs measure their own
-  import.json      where it is from, and the config.model that it fits
-If tensors are missing, too many, or of other shapes, all are counted, up to five of each kind named,
-and nothing is written."""
-_EPILOG = """\
-examples:
-  python -m experiments.import_weights resnet50.safetensors imported/resnet50 --model resnet50
-  python -m experiments.import_weights resnet50.pth imported/body --model resnet50 --head new
-  python -m experiments.import_weights epoch_160.pt imported/curve --model cifar_resnet --shape curve
-
-then, with what the import prints:
-  python -m experiments.imagenet --config experiments/configs/imagenet.py:line \\
-      --config.init_from=imported/resnet50/weights.npz --workdir runs/tuned ...
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parser = cli.parser("experiments.import_weights", _DESCRIPTION, _EPILOG)
+    parser = cli.parser("experiments.import_weights", __doc__)
     add = parser.add_argument
     add("file", metavar="FILE", help="weights by PyTorch's names")
     add("out", metavar="OUT", help="folder to make")
@@ -101,7 +96,6 @@ def import_weights(options: SimpleNamespace) -> Path:
         for tensors in networks
     ]
     variables = jax.tree.map(lambda *leaves: np.concatenate(leaves), *imported)
-    params = variables["params"]
     record = {
         "source": str(source.absolute()),
         "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -109,23 +103,20 @@ def import_weights(options: SimpleNamespace) -> Path:
         "num_classes": num_classes if head else None,
         "head": options.head,
         "shape": options.shape,
-        "num_networks": num_stacked(params),
+        "num_networks": num_stacked(variables["params"]),
     }
-    _write(folder, params, variables["batch_stats"], record)
-    print(_said(folder, params, record))
+    with files.whole_folder(folder) as made:
+        weights.save(made / weights.FILE, variables["params"])
+        weights.save(made / STATISTICS, variables["batch_stats"])
+        files.write_json(made / RECORD, record)
+    print(_said(folder, variables["params"], record))
     return folder
 
 
 def endpoint_order(
     tensors: Mapping[str, np.ndarray], shape: str | None, source: str = "The file"
 ) -> tuple[int, ...]:
-    """The numbers of a file's endpoints in our order; `weight1` is the second endpoint's tensor.
-
-    Example:
-      >>> tensors = dict.fromkeys(["fc.weight", "fc.weight1", "fc.weight2"])
-      >>> endpoint_order(tensors, "curve"), endpoint_order(tensors, "simplex")
-      ((0, 2, 1), (0, 1, 2))
-    """
+    """The numbers of a file's endpoints in our order; `weight1` is the second endpoint's tensor."""
     numbers = [re.search(r"\.(?:weight|bias)(\d+)$", name) for name in tensors]
     found = 1 + max((int(number[1]) for number in numbers if number), default=0)
     if shape is None and found == 3:
@@ -145,26 +136,14 @@ def endpoint_order(
 def _model(tensors: Mapping[str, np.ndarray], options: SimpleNamespace) -> ConfigDict:
     """`config.model` of the network that the tensors are said to be of."""
     if options.model == "cifar_resnet":
-        usual, own = 16, {"depth": options.depth}
+        own = {"width": 16, "depth": options.depth}
     else:
-        usual, own = 64, {"stem": options.stem}
+        own = {"width": 64, "stem": options.stem}
         own |= {"classifier_bias": "fc.bias" in tensors} if options.head == "keep" else {}
-    width = usual if options.width is None else options.width
-    config = ConfigDict({"name": options.model, "width": width, **own})
+    own |= {} if options.width is None else {"width": options.width}
+    config = ConfigDict({"name": options.model, **own})
     check_network(config)
     return config
-
-
-def _write(folder: Path, params: PyTree, stats: PyTree, record: dict) -> None:
-    """Writes the folder under a temporary name and renames it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        weights.save(made / weights.FILE, params)
-        weights.save(made / STATISTICS, stats)
-        files.write_json(made / RECORD, record)
-        os.rename(made, folder)
 
 
 def _said(folder: Path, params: PyTree, record: dict) -> str:

@@ -18,11 +18,7 @@ _COUNTER = "n_averaged"  # what AveragedModel adds
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, np.ndarray]]:
-    """The tensors of every network of a file: arrays by name, without the names of wrappers.
-
-    There is one dictionary but for checkpoints with a list of state dicts. Files of PyTorch are read
-    without running any code of theirs.
-    """
+    """The tensors by name of every network of a file, of which no code is run."""
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} ends in {path.suffix!r}; use a file in {', '.join(SUFFIXES)}.")

@@ -1,11 +1,5 @@
 """The names of PyTorch's tensors for our networks, as data, and the way between both layouts.
 
-| network | names |
-|---|---|
-| `ImageNetResNet`, stem `imagenet` | torchvision's, which the authors of the article use too |
-| `ImageNetResNet`, stem `small` | the authors' for Tiny-ImageNet |
-| `CifarResNet` | the authors' for CIFAR |
-
 Kernels are `[O, I, H, W]` there and `[H, W, I, O]` here; torchvision's classifier is a matrix `[K, C]`
 with a bias, ours and the authors' a 1x1 convolution. The authors keep all endpoints of a subspace in
 one module: `weight`, `weight1`, `weight2`, ..., and the same for a bias; running statistics are there
@@ -23,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.system.errors import UserError
-from experiments.training.networks import CifarResNet, ImageNetResNet
+from experiments.training.networks import CifarResNet
 from experiments.training.starting import without_head
 from subspace_jax.tree import PyTree
 
@@ -40,20 +34,21 @@ class Layout(NamedTuple):
     inside: str
 
 
-TORCHVISION = Layout(
+TORCHVISION = Layout(  # the authors' too, of an `ImageNetResNet` with the stem `imagenet`
     "conv1 bn1",
     "layer{stage}.{block}",
     "downsample.0 downsample.1 conv1 bn1 conv2 bn2 conv3 bn3",
 )
-TINY_IMAGENET = Layout(
+TINY_IMAGENET = Layout(  # the authors', of one with the stem `small`
     "conv1.0 conv1.1",
     "conv{after}_x.{block}",
     "shortcut.0 shortcut.1 residual_function.0 residual_function.1 residual_function.3 "
     "residual_function.4 residual_function.6 residual_function.7",
 )
+# The authors', of a `CifarResNet`.
 CIFAR = Layout("conv bn", "blocks.{index}", "shortcut.0 shortcut.1 conv1 bn1 conv2 bn2")
-_STEM = "Conv_0 BatchNorm_0"
-_INSIDE = "shortcut shortcut_norm Conv_0 BatchNorm_0 Conv_1 BatchNorm_1 Conv_2 BatchNorm_2"
+_STEM = ("Conv_0", "BatchNorm_0")
+INSIDE = ("shortcut", "shortcut_norm", *_STEM, "Conv_1", "BatchNorm_1", "Conv_2", "BatchNorm_2")
 # Ours -> theirs; only the first two have endpoints.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
@@ -80,9 +75,8 @@ def from_torch(
 ) -> PyTree:
     """`params` with leaves `[len(order), ...]` and `batch_stats` with leaves `[1, ...]`, float32.
 
-    `order` has numbers of endpoints as the tensors are named, 0 for those without a number. What counts
-    batches is passed over, and the classifier without `head`. What does not fit is refused in one
-    sentence, whose subject is `source`.
+    `order` has numbers of endpoints as the tensors are named, 0 for those without a number. What does
+    not fit is refused in one sentence, whose subject is `source`.
     """
     names, wanted = module_names(network), flatten_dict(_shapes(network, head))
     places = {
@@ -107,26 +101,19 @@ def from_torch(
     return unflatten_dict(leaves)
 
 
-def _layout(network: nn.Module) -> Layout:
-    if isinstance(network, CifarResNet):
-        return CIFAR
-    assert isinstance(network, ImageNetResNet), network
-    return TINY_IMAGENET if network.stem == "small" else TORCHVISION
-
-
 def module_names(network: nn.Module) -> dict[tuple[str, ...], str]:
     """PyTorch's name of every module by its path here, shortcuts of all blocks among them."""
-    layout = _layout(network)
-    stem = zip(_STEM.split(), layout.stem.split(), strict=True)
-    names = {("classifier",): _CLASSIFIER, **{(ours,): theirs for ours, theirs in stem}}
     if isinstance(network, CifarResNet):
-        kind, stages = "BasicBlock", 3 * ((network.depth - 2) // 6,)
+        layout, kind, stages = CIFAR, "BasicBlock", 3 * ((network.depth - 2) // 6,)
     else:
+        layout = TINY_IMAGENET if network.stem == "small" else TORCHVISION
         kind, stages = "Bottleneck" if network.widening else "BasicBlock", network.blocks
+    stem = zip(_STEM, layout.stem.split(), strict=True)
+    names = {("classifier",): _CLASSIFIER, **{(ours,): theirs for ours, theirs in stem}}
     blocks = [(stage, block) for stage, count in enumerate(stages, 1) for block in range(count)]
     for index, (stage, block) in enumerate(blocks):
         parent = layout.block.format(stage=stage, after=stage + 1, block=block, index=index)
-        for ours, theirs in zip(_INSIDE.split(), layout.inside.split(), strict=False):
+        for ours, theirs in zip(INSIDE, layout.inside.split(), strict=False):
             names[f"{kind}_{index}", ours] = f"{parent}.{theirs}"
     return names
 

@@ -43,8 +43,7 @@ def document(title: str, body: Iterable[str], data: Mapping[str, Any] | None = N
 
 def section(name: str, title: str, content: str, kind: str = "") -> str:
     """Content under a heading that links can lead to."""
-    start = f'<section class="{kind}"' if kind else "<section"
-    return f'{start} id="{name}"><h2>{escape(title)}</h2>{content}</section>'
+    return f'<section class="{kind}" id="{name}"><h2>{escape(title)}</h2>{content}</section>'
 
 
 def folded(summary: str, content: str) -> str:

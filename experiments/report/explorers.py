@@ -14,11 +14,6 @@ from experiments.system.files import plain
 Metrics = Mapping[str, Any]
 
 _DIGITS = 5  # of what is drawn and not read
-_CURVES = (
-    ("loss", "Training loss [nats]", 1.0, 3),
-    ("accuracy", "Training accuracy [%]", 100.0, 2),
-    ("learning_rate", "Learning rate", 1.0, 4),
-)
 
 
 def data_of(metrics: Metrics) -> dict[str, Any]:
@@ -42,11 +37,9 @@ def _axis(name: str) -> dict[str, Any]:
     return {"label": QUANTITIES[name].label, "decimals": QUANTITIES[name].decimals}
 
 
-def _values(
-    entries: Sequence[Metrics | None], name: str, scale: float | None = None
-) -> list[float | None]:
+def _values(entries: Sequence[Metrics | None], name: str, scale: float = 0) -> list[float | None]:
     """One metric in its unit."""
-    scale = QUANTITIES[name].scale if scale is None else scale
+    scale = scale or QUANTITIES[name].scale
     found = [entry and entry.get(name) for entry in entries]
     return [plain(None if value is None else scale * value) for value in found]
 
@@ -96,7 +89,7 @@ def _history(history: Sequence[Metrics]) -> dict | None:
     if not history:
         return None
     panels = []
-    for name, label, scale, decimals in _CURVES:
+    for name, label, scale, decimals in run_figures.CURVES:
         series = [{"name": "Training", "ys": _values(history, name, scale)}]
         panels.append({"label": label, "decimals": decimals, "series": series})
     penalty = _values(history, "penalty", 1.0)

@@ -1,7 +1,7 @@
 """The metrics of a run as figures, figures as PNG and PDF files, and what those of suites share."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ EQUILATERAL = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 # Of three points in a row that rounding has put beside each other, as a share of the triangle's area.
 _NO_AREA = 1e-4
 
-# What is known of each epoch, its label, and the factor to its unit.
-_CURVES = (
-    ("loss", "Training loss", 1.0),
-    ("accuracy", "Training accuracy [%]", 100.0),
-    ("learning_rate", "Learning rate", 1.0),
+# What is known of each epoch, its label, the factor to its unit, and its decimals.
+CURVES = (
+    ("loss", "Training loss [nats]", 1.0, 3),
+    ("accuracy", "Training accuracy [%]", 100.0, 2),
+    ("learning_rate", "Learning rate", 1.0, 4),
 )
 
 
@@ -115,12 +115,6 @@ def _values(entries: Sequence[Metrics], name: str) -> np.ndarray:
     return QUANTITIES[name].scale * np.asarray([entry[name] for entry in entries], dtype=float)
 
 
-def _panels(figure: Figure) -> Iterator[tuple[Axes, str, str]]:
-    """An axis for each metric that pictures of one run show, with its name and its label."""
-    for ax, name in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
-        yield ax, name, QUANTITIES[name].label
-
-
 def _path(points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Recipe) -> Figure | None:
     path = path_of(points)
     if not path:
@@ -134,11 +128,11 @@ def _path(points: Sequence[Metrics], ensembles: Sequence[Metrics], style: Recipe
     both |= {"marker": "o", "markersize": 4, "markerfacecolor": "white"}
     both["label"] = f"Ensemble of the two networks at {pair}"
     figure = Figure(figsize=(10.0, 3.5), layout="constrained")
-    for ax, name, label in _panels(figure):
+    for ax, name in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
         plotting.path(list(path), _values(list(path.values()), name), ax, **one)
         if pairs:
             ax.plot(list(pairs), _values(list(pairs.values()), name), **both)
-        ax.set_ylabel(label)
+        ax.set_ylabel(QUANTITIES[name].label)
     legend_below(figure, ax)
     return figure
 
@@ -148,16 +142,15 @@ def _triangle(points: Sequence[Metrics], plane: Metrics | None) -> Figure | None
     entries = triangle_of(points)
     if not entries:
         return None
-    corners = EQUILATERAL
-    if plane and plane["kind"] == "simplex":
-        corners = np.asarray(plane["corners"])
+    on_plane = plane and plane["kind"] == "simplex"
+    corners = np.asarray(plane["corners"]) if on_plane else EQUILATERAL
     figure = Figure(figsize=(10.0, 3.9), layout="constrained")
-    for ax, name, label in _panels(figure):
-        _triangle_map(entries, name, corners, label, ax)
+    for ax, name in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        _triangle_map(entries, name, corners, ax)
     return figure
 
 
-def _triangle_map(entries, name: str, corners: np.ndarray, label: str, ax: Axes) -> None:
+def _triangle_map(entries, name: str, corners: np.ndarray, ax: Axes) -> None:
     coords = np.array([entry["coords"] for entry in entries])
     x, y = (coords @ corners).T
     values, meshes = _values(entries, name), meshes_of(coords)
@@ -167,7 +160,8 @@ def _triangle_map(entries, name: str, corners: np.ndarray, label: str, ax: Axes)
         look = {"triangles": known, "shading": "gouraud", "cmap": colours}
         drawn = ax.tripcolor(x, y, np.nan_to_num(values), **look)
         drawn.set_clim(values[known].min(), values[known].max())
-        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.8, label=label)
+        place = {"location": "bottom", "shrink": 0.8, "label": QUANTITIES[name].label}
+        ax.figure.colorbar(drawn, ax=ax, **place)
     look = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
     ax.plot(x, y, marker="o", markersize=3, markeredgewidth=0.5, **look)
     middle = [entry["name"] == "midpoint" for entry in entries]
@@ -210,7 +204,7 @@ def _history(history: Sequence[Metrics], style: Recipe) -> Figure | None:
     epochs = [entry["epoch"] for entry in history]
     look = {"marker": "o" if len(history) < 20 else None, "markersize": 4, "linewidth": 1.6}
     figure = Figure(figsize=(10.0, 3.0), layout="constrained")
-    for ax, (name, label, scale) in zip(figure.subplots(1, 3), _CURVES, strict=True):
+    for ax, (name, label, scale, _) in zip(figure.subplots(1, 3), CURVES, strict=True):
         values = scale * np.array([entry[name] for entry in history], float)
         ax.plot(epochs, values, color=style.color, label="Loss", **look)
         penalty = np.array([entry["penalty"] for entry in history], float)

@@ -1,12 +1,12 @@
 """The page of one run: what can be moved along its path or triangle, its tables, its pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from experiments.report import document, explorers
-from experiments.results.styles import METRICS, QUANTITIES, SUBSPACES, deployed, style_of_run
-from experiments.results.wording import mean_of
+from experiments.results.styles import METRICS, QUANTITIES, deployed, style_of_run
+from experiments.results.wording import mean_of, place_said
 
 Metrics = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def run_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     body = [
         f"<h1>{escape(title)}</h1>",
         _verdict(metrics),
-        *(_explorer(part) for part in _drawn(data)),
+        *_explorers(data),
         _rivals(metrics),
         _geometry(metrics),
         _every("point", "coords", metrics.get("points", ())),
@@ -75,19 +75,14 @@ def run_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     return document.document(title, body, data)
 
 
-def _drawn(data: Metrics) -> list[str]:
+def _explorers(data: Metrics) -> Iterator[str]:
     """What is drawn; one network's diagram only where none follows a slider or pointer."""
-    moved = {"path", "triangle"} & data.keys()
-    # The triangle is drawn on its plane.
-    left_out = {"reliability"} if moved else set()
-    left_out |= {"plane"} if "triangle" in data else set()
-    return [part for part in _PARTS if part in data and part not in left_out]
-
-
-def _explorer(part: str) -> str:
-    title, _, how, use = _PARTS[part]
-    content = f'<div class="part"></div><p class="how">{escape(f"{how} {use}".strip())}</p>'
-    return document.section(part, title, content, "interactive")
+    left_out = {"reliability"} if {"path", "triangle"} & data.keys() else set()
+    left_out |= {"plane"} if "triangle" in data else set()  # which is drawn on it
+    for part, (title, _, how, use) in _PARTS.items():
+        if part in data and part not in left_out:
+            content = f'<div class="part"></div><p class="how">{escape(f"{how} {use}".strip())}</p>'
+            yield document.section(part, title, content, "interactive")
 
 
 def _verdict(metrics: Metrics) -> str:
@@ -122,14 +117,12 @@ def _rivals(metrics: Metrics) -> str:
 
 def _place_said(place: str, metrics: Metrics) -> str:
     coords = metrics["places"][place].get("coords")
-    if place == "midpoint" and metrics.get("config", {}).get("recipe", "line") not in SUBSPACES:
-        return "network"
     if place == "endpoints":
         return "endpoints, their mean"
     if coords is not None:  # of the chosen point
         name = "α" if isinstance(coords, int | float) else "weights"
         return f"best on validation, {name} = {_coords(coords, '.2g')}"
-    return place
+    return place_said(place, metrics.get("config", {}).get("recipe", "line"))
 
 
 def _geometry(metrics: Metrics) -> str:

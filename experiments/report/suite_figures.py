@@ -23,9 +23,6 @@ Metrics = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Metrics]]  # by recipe
 Drawn = tuple[Figure, dict]
 
-_PATHS, _LEVELS, _SNOWED = SHOWN["path"], SHOWN["level"], SHOWN["severity"]
-# Methods whose confidences are shown; the records of others lack the curves.
-_CURVES = SHOWN["curves"]
 # What a family is with two networks, where that has a name of its own.
 _OF_TWO = {"simplex": "line", "layerwise_simplex": "layerwise_line"}
 _OF_TWO |= {f"{name}_lr_m": f"{two}_lr_m" for name, two in _OF_TWO.items()}
@@ -45,12 +42,17 @@ def draw(metrics: Metrics, names: Sequence[str]) -> dict[str, Drawn]:
         "fig5": lambda rows: _dots(rows, ("ece", "scaled.ece", "nll")),
         "fig6": lambda rows: _severities(clean),
         "fig7": lambda rows: _paths(noisy, _at(rows, noise), noise) if noise else None,
-        "learning_rate": lambda rows: _dots(rows, METRICS) if _both_rates(rows) else None,
+        "learning_rate": lambda rows: (
+            _dots(rows, METRICS) if any(row["method"] in TIMES_M for row in rows) else None
+        ),
         "corruptions": lambda rows: _dots(corrupted, MCE),
         "rivals": lambda rows: _dots(rows, METRICS),
         "tuned": lambda rows: _dots(tuned, METRICS),
     }
-    drawn = {name: makers[name](_of_figure(name, article)) for name in names if name in makers}
+    drawn = {}
+    for name in filter(makers.__contains__, names):
+        own = {PRODUCTS[product] for product in FIGURES[name][0]}  # whatever names rows have
+        drawn[name] = makers[name]([row for row in article if _side(row) in own])
     drawn |= {"reliability": _reliability(noisy, noise), "selection": _selection(noisy, noise)}
     return {name: (made[0], plain(made[1])) for name, made in drawn.items() if made is not None}
 
@@ -67,19 +69,9 @@ def _at(rows: Sequence[Metrics], noise: float) -> list[Metrics]:
     return [row for row in rows if row["label_noise"] == noise]
 
 
-def _of_figure(name: str, rows: Sequence[Metrics]) -> list[Metrics]:
-    """Rows of the figure's own products, whatever their names in the table."""
-    wanted = {PRODUCTS[product] for product in FIGURES[name][0]}
-    return [row for row in rows if _side(row) in wanted]
-
-
 def _side(row: Metrics) -> tuple[str, str]:
     """The recipe and the place of a row."""
     return PRODUCTS[row["method"]][0], row["place"]
-
-
-def _both_rates(rows: Sequence[Metrics]) -> bool:
-    return any(row["method"] in TIMES_M for row in rows)
 
 
 def _title(noise: float) -> str:
@@ -108,7 +100,7 @@ def _over_seeds(name: str, fractions: Sequence) -> dict[str, Any]:
 def _paths(runs: Runs, rows: Sequence[Metrics], noise: float) -> Drawn | None:
     """Accuracy along each path, levels of methods without one, and two-member ensembles."""
     data: dict[str, Any] = {"paths": {}, "levels": {}}
-    for method in _PATHS:
+    for method in SHOWN["path"]:
         paths = [path_of(run["points"]) for run in runs.get(method, ())]
         if paths and all(paths):
             values = [[point["accuracy"] for point in path.values()] for path in paths]
@@ -121,7 +113,7 @@ def _paths(runs: Runs, rows: Sequence[Metrics], noise: float) -> Drawn | None:
     for method, drawn in data["paths"].items():
         band = {"stderr": drawn["stderr"]}
         plotting.path(drawn["alphas"], drawn["accuracy"], ax, **band, **look(method, "marker"))
-    for method in _LEVELS:
+    for method in SHOWN["level"]:
         if row := _row(rows, method):
             mean, stderr = _value(row, "accuracy")
             band = {"stderr": stderr if np.isfinite(stderr) else None}
@@ -233,7 +225,7 @@ def _by_size(rows: Sequence[Metrics]) -> Drawn | None:
 def _severities(runs: Runs) -> Drawn | None:
     """Accuracy under snow against its severity, 0 being clean."""
     methods: dict[str, list] = {}
-    for method in filter(_SNOWED.__contains__, runs):
+    for method in filter(SHOWN["severity"].__contains__, runs):
         for place in (run["places"]["midpoint"] for run in runs[method]):
             if snow := place.get("corruptions", {}).get("snow"):
                 at = [0, *sorted(map(int, snow))]
@@ -258,7 +250,7 @@ def _confidences(runs: Runs, name: str) -> dict[str, list[Metrics]]:
     found = {
         method: [place for run in group if name in (place := run["places"]["midpoint"])]
         for method, group in runs.items()
-        if method in _CURVES
+        if method in SHOWN["curves"]  # the records of others lack them
     }
     return {method: places for method, places in found.items() if places}
 

@@ -1,6 +1,6 @@
 """The page of a suite: its figures, each with what it shows, and folded below its claims and tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -8,7 +8,6 @@ from experiments.configs.recipes import PRODUCTS
 from experiments.report import document
 from experiments.report.run_page import BINS
 from experiments.results import claims, tables, wording
-from experiments.results.claims import Verdict
 
 Metrics = Mapping[str, Any]
 
@@ -26,6 +25,15 @@ _INTRODUCTIONS = {
     "images that are held out for choices.",
 }
 _LINES = ("layerwise_line", "line")  # whose comparison is a figure's headline
+_COMPARED = {"fig5": "ece", "fig6": "corruptions.snow.3.accuracy"}  # in others the accuracy
+_HEADLINES = {  # of figures that compare nothing
+    "fig1": "The test loss around what was trained: brighter is lower.",
+    "fig4": "Accuracy by the number of endpoints.",
+    "corruptions": "The errors under 15 corruptions, beside those of standard training.",
+    "curvature": "The sharpness of the loss along each path, beside the test error.",
+    "reliability": "How often predictions are right, by how sure they are.",
+    "selection": "How many of the predictions that one keeps are wrong.",
+}
 _ROWS = "Means ± one standard error over seeds. NLL and ECE: lower is better"
 # What the words on the page mean.
 _TERMS = (
@@ -123,7 +131,7 @@ _CAPTIONS = {
 
 def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     """One HTML page of a suite and of PNG files by their names; parts that are missing are left out."""
-    config, said = metrics.get("config", {}), _headlines(metrics)
+    config = metrics.get("config", {})
     name = " ".join(dict.fromkeys((config.get("suite", ""), config.get("scale", ""))))
     title = f"Subspaces of networks and their rivals: {name}"
     evaluation = config.get("run", {}).get("evaluation", {})
@@ -133,9 +141,10 @@ def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
     rows, parts = tables.of_rows(metrics.get("table", ())), {}
     for figure in filter(pictures.__contains__, _CAPTIONS):
         heading, alt, how = _CAPTIONS[figure]
-        how = how.replace("{snow}", snow)
-        headline = f'<p class="headline">{escape(said[figure])}</p>' if figure in said else ""
-        parts[figure] = (heading, headline + document.figure(pictures[figure], "", alt, how))
+        said = escape(_headline(figure, metrics))
+        headline = f'<p class="headline">{said}</p>' if said else ""
+        picture = document.figure(pictures[figure], "", alt, how.replace("{snow}", snow))
+        parts[figure] = (heading, headline + picture)
     parts |= {
         "claims": ("What holds", _claims(metrics)),
         "tables": ("Tables", document.folded(_ROWS, document.table(_ROWS, *rows))),
@@ -187,48 +196,29 @@ def _list(sentences: Iterable[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _headlines(metrics: Metrics) -> dict[str, str]:
-    """A sentence for each figure whose record has what it is about, by the figure's name."""
-    verdicts = claims.from_json(metrics.get("claims", ()))
-    verdicts = [verdict for verdict in verdicts if verdict.difference is not None]
-    found = {
-        "fig1": "The test loss around what was trained: brighter is lower.",
-        "fig2": _comparison(verdicts, "fig2", "accuracy"),
-        "fig3": _comparison(verdicts, "fig3", "accuracy"),
-        "fig4": _averages(verdicts),
-        "fig5": _comparison(verdicts, "fig5", "ece"),
-        "fig6": _comparison(verdicts, "fig6", "corruptions.snow.3.accuracy"),
-        "fig7": _comparison(verdicts, "fig7", "accuracy"),
-        "learning_rate": _comparison(verdicts, "learning_rate", "accuracy"),
-        "corruptions": "The errors under 15 corruptions, beside those of standard training.",
-        "rivals": _best(metrics),
-        "tuned": _comparison(verdicts, "tuned", "accuracy"),
-        "curvature": "The sharpness of the loss along each path, beside the test error.",
-        "reliability": "How often predictions are right, by how sure they are.",
-        "selection": "How many of the predictions that one keeps are wrong.",
-    }
-    return {name: sentence for name, sentence in found.items() if sentence}
-
-
-def _comparison(verdicts: Sequence[Verdict], figure: str, metric: str) -> str:
-    """The figure's comparison with standard training, or its first, with the noisiest labels."""
-    found = [v for v in verdicts if (v.claim.figure, v.claim.metric) == (figure, metric)]
+def _headline(figure: str, metrics: Metrics) -> str:
+    """Of comparisons that of the noisiest labels, with standard training if there is one."""
+    verdicts = [
+        verdict
+        for verdict in claims.from_json(metrics.get("claims", ()))
+        if verdict.claim.figure == figure and verdict.difference is not None
+    ]
+    if figure == "rivals":
+        return _best(metrics)
+    if figure == "fig4" and verdicts:
+        agree = [verdict.outcome for verdict in verdicts].count(claims.AGREE)
+        than = "than an average of as many models"
+        share = wording.percent(agree / len(verdicts))
+        return f"Simplexes are significantly more accurate {than} in {share} of the comparisons."
+    metric = _COMPARED.get(figure, "accuracy")
+    found = [verdict for verdict in verdicts if verdict.claim.metric == metric]
 
     def rank(verdict):
         ours, theirs = verdict.claim.ours[0], verdict.claim.theirs[0]
         place = _LINES.index(ours) if ours in _LINES else len(_LINES)
         return theirs != "standard", -verdict.claim.label_noise, place
 
-    return claims.plain(min(found, key=rank)) if found else ""
-
-
-def _averages(verdicts: Sequence[Verdict]) -> str:
-    found = [verdict.outcome for verdict in verdicts if verdict.claim.figure == "fig4"]
-    if not found:
-        return "Accuracy by the number of endpoints."
-    share = wording.percent(found.count(claims.AGREE) / len(found))
-    than = "than an average of as many models"
-    return f"Simplexes are significantly more accurate {than} in {share} of the comparisons."
+    return claims.plain(min(found, key=rank)) if found else _HEADLINES.get(figure, "")
 
 
 def _best(metrics: Metrics) -> str:

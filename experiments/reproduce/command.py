@@ -45,7 +45,6 @@ made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.jso
 and --draw_only trains nothing, draws what is done and names what is missing. --known_runs takes the
 runs of published results as done, to add seeds or methods to them. --check prints every claim with
 its test."""
-_KNOWN_RUNS = "metrics.json files of this suite, with commas between, whose runs count as done."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,7 +72,7 @@ def _define(values: flags.FlagValues) -> None:
     text = functools.partial(flags.DEFINE_string, default="", flag_values=values)
     switch = functools.partial(flags.DEFINE_bool, default=False, flag_values=values)
     text("only", help="Figures to make, with commas between.")
-    text("known_runs", help=_KNOWN_RUNS)
+    text("known_runs", help="metrics.json files with commas between, whose runs count as done.")
     switch("draw_only", help="Train nothing; draw what is done and name what is missing.")
     switch("check", help="Print every claim with its test.")
 
@@ -119,13 +118,16 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
     scheduler.check(trained, inputs)
     plan.check_landscapes(entries, options.only)
     known = _known(options, folder)
-    existing = set() if options.overwrite else records.ids_of_records(folder)
     # Refuses runs of another config.
     found = known_runs.sort(None if options.overwrite else folder, known, entries)
     missing: list[str] = []
     if options.draw_only:
         entries, missing = _done(entries, found)
-        _require(entries, missing, folder)
+        if not any(entry.setting == "article" for entry in entries):
+            raise UserError(
+                f"--draw_only is given but {len(entries)} of {len(entries) + len(missing)} runs are "
+                f"done in {folder} (not {missing[0]}); run the same command without it."
+            )
         found = known_runs.sort(folder, known, entries)
     previous = None if options.overwrite else workdir.finished(folder)
     workdir.prepare(folder, config, options.overwrite)
@@ -147,7 +149,8 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             "num_runs": len(runs),
             "seconds_of_all_runs": round(sum(run["wall_seconds"] for run in runs), 1),
         }
-        if previous and outcome.records.keys() <= existing:
+        before = previous and {run["id"] for run in previous["runs"] + previous["landscapes"]}
+        if before and outcome.records.keys() <= before:
             # Nothing was run: the numbers come from where they came from before.
             drawn = {name: record[name] for name in ("command", "commit", "date")}
             record = previous["provenance"] | {"drawn": drawn}
@@ -195,15 +198,6 @@ def _done(entries: list[Entry], found: Sorted) -> tuple[list[Entry], list[str]]:
     there = found.done | found.known.keys() | found.stale
     missing = [entry.id for entry in entries if entry.id not in there]
     return [entry for entry in entries if entry.id in there], missing
-
-
-def _require(done: list[Entry], missing: list[str], folder: Path) -> None:
-    """Refuses to draw nothing."""
-    if not any(entry.setting == "article" for entry in done):
-        raise UserError(
-            f"--draw_only is given but {len(done)} of {len(done) + len(missing)} runs are done in "
-            f"{folder} (not {missing[0]}); run the same command without it."
-        )
 
 
 def _run_all(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -42,13 +42,10 @@ def read(path: str) -> KnownRuns:
         record, runs = metrics["provenance"], metrics["runs"]
         config = suites.plain(metrics["config"]["suite"])
         with config.unlocked():  # what suites have got since then, it does without
-            config.update(_tuples(without_removed(metrics["config"])))
+            config.update(without_removed(metrics["config"]))
         entries = plan.entries(config, suites.FIGURES)
         entries += plan.tuned_entries(config, summary.choose_values(runs))
         found = {run["id"]: _whole(run, record) for run in [*runs, *metrics["landscapes"]]}
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(f"--known_runs has {path!r}, which can't be read ({reason}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--known_runs has {path!r}, which is not the metrics.json of a suite; give one that "
@@ -65,13 +62,6 @@ def _whole(run: dict, record: dict) -> dict:
     cost = run.get("cost", {})
     seconds = cost.get("training_seconds", 0) + cost.get("evaluation_seconds", 0)
     return {"wall_seconds": seconds} | run | {"made": provenance.of_a_run(made)}
-
-
-def _tuples(value: Any) -> Any:
-    """Lists of JSON as the tuples that they were."""
-    if isinstance(value, dict):
-        return {name: _tuples(entry) for name, entry in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def sort(folder: Path | None, known: Sequence[KnownRuns], entries: Sequence[Entry]) -> Sorted:

@@ -110,8 +110,7 @@ def landscape_entries(config: ConfigDict, figures: Iterable[str]) -> list[Entry]
             if set(needs) <= trained.keys():
                 how = json.dumps(look | {"first": seed == seeds[0]})
                 given = " ".join([how, *(digest(trained[need]) for need in needs)])
-                own = {"needs": needs, "given": given}
-                found.append(entry(config, recipe, "landscape", 0.0, seed, {}, **own))
+                found.append(entry(config, recipe, "landscape", 0.0, seed, {}, needs, given=given))
     return found
 
 

@@ -79,16 +79,6 @@ def weights_path(folder: Path, entry_id: str) -> Path:
     return run_folder(folder, entry_id) / workdir.WEIGHTS
 
 
-def ids_of_records(folder: Path) -> set[str]:
-    """Of all runs of a suite that are done."""
-    root = folder / workdir.RUNS
-    return {
-        path.parent.relative_to(root).as_posix()
-        for name in (workdir.METRICS, workdir.KNOWN)
-        for path in root.rglob(name)
-    }
-
-
 def finished(folder: Path, entry: Entry) -> dict | None:
     """What a suite says of a run that is done, here or on another machine; `None` if it is not."""
     own = run_folder(folder, entry.id)

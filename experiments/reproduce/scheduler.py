@@ -44,11 +44,9 @@ def run_all(
 ) -> Outcome:
     """Runs every entry after those that it needs, which stand before it, with progress and time left.
 
-    A run that fails for a reason that the user can mend, such as divergence, is reported with the
-    others done; so are those that need it. `run_one` calls `advance` with the share of its work that is
-    done, and lets pass whatever that raises; so does `train_group`, of the id of each run, which trains
-    at most `at_once` runs of one method as one before. No threads (0) are one per CPU core. After
-    a signal, and when runs that have begun were saved, it raises `Interrupted`.
+    A run that fails for a reason that the user can mend is reported with the others done, and so are
+    those that need it. `run_one` and `train_group`, which trains at most `at_once` runs of one method as
+    one before, call `advance` with the share that is done, and let pass whatever that raises.
     """
     stop, lock, done = threading.Event(), threading.Lock(), dict[str, float]()
     outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)
@@ -178,11 +176,6 @@ class _Training:
         self.member = groups.Member(self.run, state, history, self._look)
         self.seconds = config.checkpoint_seconds
 
-    @property
-    def share(self) -> float:
-        """Of the run's whole work, how much is done."""
-        return job.TRAINING * self.member.history.num_steps / max(self.run.program.num_steps, 1)
-
     def save(self, state) -> None:
         """A checkpoint, or a note that there is none since the run diverged."""
         try:
@@ -216,7 +209,8 @@ def train_group(
             if stopping:
                 raise Interrupted(f"Stopped; everything is saved in {folder}.")
             for name, one in trainings.items():
-                advance(name, one.share)
+                done = one.member.history.num_steps / max(one.run.program.num_steps, 1)
+                advance(name, job.TRAINING * done)
         _save(runs, states)
     finally:
         for one in runs:

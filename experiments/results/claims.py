@@ -72,11 +72,6 @@ _CALIBRATED = ("standard", "dropout", *_AVERAGES)
 _NOISY = ("standard", "early_stopping", "dropout", "label_smoothing", *_AVERAGES, "line", "curve")
 
 
-def _of_size(m: int) -> tuple[str, str]:
-    """The plain and the layerwise subspace of m endpoints."""
-    return _LINES if m == 2 else (f"simplex_{m}", f"layerwise_simplex_{m}")
-
-
 # Of the article's figures: what is drawn there without being claimed is not here.
 ARTICLE: tuple[Claim, ...] = (
     claim_of("fig2", ("simplex_3", "inside the triangle"), ("simplex_3", "outside the triangle")),
@@ -87,7 +82,7 @@ ARTICLE: tuple[Claim, ...] = (
     *(
         claim_of("fig4", subspace, f"{average}_{m}")
         for m in range(2, LARGEST + 1)
-        for subspace in _of_size(m)
+        for subspace in (_LINES if m == 2 else (f"simplex_{m}", f"layerwise_simplex_{m}"))
         for average in _AVERAGES
     ),
     *(claim_of("fig5", line, rival, "ece") for line in _LINES for rival in _CALIBRATED),
@@ -104,32 +99,26 @@ ARTICLE: tuple[Claim, ...] = (
     claim_of("fig7", "line", "standard", "accuracy", NOISE),
 )
 
+
+def _of_all_metrics(figure: str, rivals: Mapping, setting: str = "article") -> tuple[Claim, ...]:
+    """Products against their rivals in every metric, with clean and with wrong labels."""
+    return tuple(
+        claim_of(figure, ours, rival, metric, noise, setting)
+        for noise in (0.0, NOISE)
+        for ours in rivals
+        for rival in rivals[ours]
+        for metric in styles.METRICS
+    )
+
+
 # Not the article's: is the gain the subspace's own, and more than that of a plain average?
-CONTROLS: tuple[Claim, ...] = tuple(
-    claim_of("control", subspace, rival, metric, noise)
-    for noise in (0.0, NOISE)
-    for subspace, matched in summary.MATCHED.items()
-    for rival in (matched, "ema")
-    for metric in styles.METRICS
-)
-
+CONTROLS = _of_all_metrics("control", {s: (m, "ema") for s, m in summary.MATCHED.items()})
 # Not the article's: learning rate and weight decay of every method tuned on validation data.
-TUNED: tuple[Claim, ...] = tuple(
-    claim_of("tuned", subspace, rival, metric, noise, "tuned")
-    for noise in (0.0, NOISE)
-    for subspace in (*_LINES, "layerwise_line_ema")
-    for rival in ("standard", "ema")
-    for metric in styles.METRICS
-)
-
+_TUNED = (*_LINES, "layerwise_line_ema")
+TUNED = _of_all_metrics("tuned", dict.fromkeys(_TUNED, ("standard", "ema")), "tuned")
 # Not the article's: what m times the learning rate changes, in suites that train subspaces at both.
-LEARNING_RATE: tuple[Claim, ...] = tuple(
-    claim_of("learning_rate", f"{line}_lr_m", rival, metric, noise)
-    for noise in (0.0, NOISE)
-    for line in _LINES
-    for rival in ("standard", "ema", line)
-    for metric in styles.METRICS
-)
+_RATES = {f"{line}_lr_m": ("standard", "ema", line) for line in _LINES}
+LEARNING_RATE = _of_all_metrics("learning_rate", _RATES)
 
 
 def check(claims: Sequence[Claim], runs: Sequence[summary.Record]) -> list[Verdict]:

@@ -75,12 +75,6 @@ def look(product: str, *also: str) -> dict[str, str]:
     return {name: getattr(row, name) for name in ("color", "linestyle", "label", *also)}
 
 
-def quantity_of(metric: str) -> Quantity:
-    """How a metric is shown, by its dotted path within a place: `corruptions.snow.3.accuracy`."""
-    return QUANTITIES.get(metric) or QUANTITIES.get(metric.split(".")[-1], Quantity(metric, 1.0, 3))
-
-
 def deployed(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The point that is deployed: the midpoint, or the only point of a run without a subspace."""
-    only = points[0] if len(points) == 1 else None
-    return next((point for point in points if point["name"] == "midpoint"), only)
+    """The point that is deployed: the midpoint, which the only point is of a run without a subspace."""
+    return next((point for point in points if point["name"] == "midpoint"), None)

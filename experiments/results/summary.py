@@ -218,11 +218,15 @@ def gains(runs: Sequence[Record]) -> list[dict[str, Any]]:
             sides[case, name] = [_signed(seeds, metric) for seeds in both]
     effects = corrected([paired(*both) for both in sides.values()])
     groups: dict[tuple, dict[str, tuple]] = {}
+    fields = ("gain", *Effect._fields[1:])
     for ((case, name), both), effect in zip(sides.items(), effects, strict=True):
         groups.setdefault(case, {})[name] = effect, both
     return [
         dict(zip(("method", "label_noise", "metric"), case, strict=True))
-        | {name: _gain(effect) for name, (effect, _) in group.items()}
+        | {
+            name: dict(zip(fields, effect, strict=True)) if effect.num_seeds else None
+            for name, (effect, _) in group.items()
+        }
         | {"share": _share(*group["untuned"], *group["tuned"])}
         for case, group in groups.items()
         if any(effect.num_seeds for effect, _ in group.values())
@@ -234,11 +238,6 @@ def _signed(seeds: BySeed, metric: str) -> dict[int, float | None]:
     sign = 1 if metric == "accuracy" else -1
     values = column(seeds, "midpoint", metric)
     return {seed: None if value is None else sign * value for seed, value in values.items()}
-
-
-def _gain(effect: Effect) -> dict | None:
-    found = {"gain": effect.difference} | effect._asdict()
-    return {k: found[k] for k in found if k != "difference"} if effect.num_seeds else None
 
 
 def _share(untuned: Effect, before: Sequence, tuned: Effect, after: Sequence) -> dict | None:

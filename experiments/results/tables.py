@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.configs.recipes import PRODUCTS
 from experiments.results import claims, styles, summary, wording
 from experiments.results.significance import corrected, paired
 from experiments.results.summary import Record
@@ -58,19 +57,13 @@ _COLUMNS = _TEXTS | {
 
 def of_rows(rows: Iterable[Record]) -> Table:
     """Entries of a suite's `table` in their order, with the columns that are in use."""
-    rows = [row | {"place": _place_said(row)} for row in rows]
+    rows = [row | {"place": wording.place_said(row["place"], row["method"])} for row in rows]
     used = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
     cells = [
         [_COLUMNS[key][1](row[key]) if row.get(key) is not None else "" for key in used]
         for row in rows
     ]
     return Table([_COLUMNS[key][0] for key in used], cells, len(_TEXTS.keys() & set(used)))
-
-
-def _place_said(row: Record) -> str:
-    """Ordinary training has one network, and no midpoint."""
-    network = row["place"] == "midpoint" and row["method"] not in styles.SUBSPACES
-    return "network" if network else row["place"]
 
 
 def of_claims(verdicts: Iterable[claims.Verdict]) -> Table:
@@ -104,13 +97,9 @@ def of_gains(metrics: Record) -> Table:
     return Table(header, cells, 3)
 
 
-def results(metrics: Record, products: Iterable[str] = ()) -> str:
-    """A suite's products as Markdown by training budget, some or all; its counts; what was chosen."""
+def results(metrics: Record) -> str:
+    """A suite's products as Markdown by training budget; its counts; what was chosen."""
     rows = [row for row in metrics["table"] if row["place"] != "endpoints"]
-    if products := tuple(products):
-        _check("--only", products, [row["method"] for row in rows])
-        wanted = {(product, PRODUCTS[product][1]) for product in products}
-        rows = [row for row in rows if (row["method"], row["place"]) in wanted]
     rows.sort(key=lambda row: (row["setting"], row["label_noise"], row["inference_passes"]))
     budgets: dict[float, list[Record]] = {}
     for row in rows:
@@ -121,30 +110,8 @@ def results(metrics: Record, products: Iterable[str] = ()) -> str:
     for budget, group in sorted(budgets.items()):
         heading = f"{budget:g} x that of standard training" if math.isfinite(budget) else "unknown"
         parts.append(f"#### Training budget: {heading}\n\n{of_rows(group).markdown()}")
-    said = [metrics["counts"], *([] if products else chosen_said(metrics))]
+    said = [metrics["counts"], *chosen_said(metrics)]
     return "\n\n".join([*parts, "\n".join(f"- {sentence}" for sentence in said)])
-
-
-def claims_of(metrics: Record, figures: Sequence[str]) -> str:
-    """The claims about some figures as Markdown, under a heading for each, and their counts."""
-    verdicts = claims.from_json(metrics.get("claims", ()))
-    _check("--claims", figures, [verdict.claim.figure for verdict in verdicts])
-    parts = []
-    for figure in figures:
-        group = [verdict for verdict in verdicts if verdict.claim.figure == figure]
-        header, cells, _ = of_claims(group)
-        heading = {"control": "Controls", "tuned": "Tuned against tuned"}
-        parts.append(f"#### {heading.get(figure, figure.replace('fig', 'Figure '))}")
-        table = Table(header[1:], [row[1:] for row in cells], 1).markdown()
-        parts += [*([table] if cells else []), f"- {claims.counts_said(group)}"]
-    return "\n\n".join(parts)
-
-
-def _check(flag: str, asked: Iterable[str], known: Iterable[str]) -> None:
-    known = dict.fromkeys(known)
-    for name in asked:
-        if name not in known:
-            raise UserError(f"{flag} has {name!r}; choose among {', '.join(known)}.")
 
 
 def against(metrics: Record, others: Record) -> str:

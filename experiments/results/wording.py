@@ -16,6 +16,11 @@ def kind_of_labels(noise: float) -> str:
     return "wrong labels" if noise else "clean labels"
 
 
+def place_said(place: str, recipe: str) -> str:
+    """Ordinary training has one network, and no midpoint."""
+    return "network" if place == "midpoint" and recipe not in styles.SUBSPACES else place
+
+
 def metric_said(metric: str) -> str:
     """A metric in the middle of a sentence."""
     *parents, name = metric.split(".")
@@ -29,7 +34,9 @@ def amount(metric: str, value: float | None, stderr: float | None = None, sign: 
     """A difference in the unit of its metric."""
     if value is None:
         return "not finite"
-    _, scale, decimals = styles.quantity_of(metric)
+    name = metric.rpartition(".")[2]  # of a dotted path: corruptions.snow.3.accuracy
+    usual = styles.QUANTITIES.get(name, styles.Quantity(metric, 1.0, 3))
+    _, scale, decimals = styles.QUANTITIES.get(metric, usual)
     unit = " points" if scale == 100 else " nats" if metric.endswith("nll") else ""
     return f"{spread(scale * value, stderr and scale * stderr, decimals, sign)}{unit}"
 

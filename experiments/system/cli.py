@@ -76,12 +76,11 @@ def run(
     return exit_code(command)
 
 
-def parser(module: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+def parser(module: str, description: str) -> argparse.ArgumentParser:
     """The parser of `python -m MODULE`, whose help keeps the lines of its texts."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
-        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

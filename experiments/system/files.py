@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,26 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder, in one for scratch, that is moved to its place when whole, for an older one."""
+    # Beside its place, so that it can be moved there.
+    beside = next(parent for parent in path.absolute().parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=beside) as scratch:
+        made, older = Path(scratch) / "made", Path(scratch) / "older"
+        made.mkdir()
+        yield made
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            os.rename(path, older)
+        try:
+            os.rename(made, path)
+        except BaseException:  # a signal too: the older one stays
+            if older.exists():
+                os.rename(older, path)
+            raise
 
 
 def plain(value: Any, digits: int | None = None) -> Any:
