@@ -95,12 +95,12 @@ def deploy(
         update = _partial(parts.update, parts.static, tuple(kwargs.items()))
         update = _for_each(update) if many else update
         given = ((arguments(batch), parts.rest) for batch in batches)
-        found = recalibrate(update, params, given, stats=stats).stats
-        stats = jax.tree.map(lambda new, old: new.astype(old.dtype), found, stats)
+        new = recalibrate(update, params, given, stats=stats).stats
+        stats = jax.tree.map(lambda x, old: x.astype(old.dtype), new, stats)
     if not many:
         return parts.build(params, stats)
-    numbers = range(tree.num_stacked(params))
-    return [parts.build(*jax.tree.map(lambda x, i=i: x[i], (params, stats))) for i in numbers]
+    take = lambda i: jax.tree.map(lambda x: x[i], (params, stats))
+    return [parts.build(*take(i)) for i in range(tree.num_stacked(params))]
 
 
 def stacked_error(subspace: Subspace) -> TypeError:

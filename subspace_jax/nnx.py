@@ -45,10 +45,12 @@ def wrap(
 ) -> Stacked:
     """Draws endpoints of `make(*args, rngs=rngs, **kwargs)`, of what the NNX filter `spans` names.
 
-    Raises what `Subspace.init` raises.
+    Raises what `Subspace.init` raises, and `TypeError` for a model.
     """
-    network = make(*args, rngs=rngs, **kwargs)
-    init_fn = lambda key: nnx.state(make(*args, rngs=nnx.Rngs(key), **kwargs), spans)
+    if isinstance(make, nnx.Module):
+        raise TypeError(f"wrap got a model; give its class, as wrap({type(make).__name__}, ...).")
+    draw = lambda rngs: make(*args, rngs=rngs, **kwargs)
+    network, init_fn = draw(rngs), lambda key: nnx.state(draw(nnx.Rngs(key)), spans)
     nnx.update(network, subspace.init(rngs.params(), init_fn))
     return Stacked(network, subspace, spans, nnx.Rngs(rngs.params()))
 
@@ -56,10 +58,8 @@ def wrap(
 def deploy(model: Stacked, batches: Any = (), coords: Any = None, **options: Any) -> Any:
     """The network at the midpoint or at `coords`: an ordinary model in evaluation mode.
 
-    Statistics of batch norm are measured on an iterable of batches, dropout off. `coords` with one axis
-    more, `[m, ...]`, give a list of `m` networks. Options are `inputs`, `batch -> x` or a tuple of
-    arguments (by default of arrays, pairs and dictionaries), and keywords of the network's call. Raises
-    what `recalibrate` and `Subspace.point` raise.
+    Measures batch-norm statistics on the batches, dropout off. `coords` `[m, ...]` make a list. Options
+    are `inputs`, `batch -> arguments`, and keywords of the call. Raises as `recalibrate` and `point` do.
     """
     return adapters.deploy(model._parts(), batches, coords, **options)
 
