@@ -148,9 +148,7 @@ ABLATIONS = {
     "standard, none of these": functools.partial(plain_convolution, recipe="standard"),
 }
 CONTESTANTS |= ACCELERATED | ABLATIONS
-# These do without the flags that the commands set.
-WITHOUT_FLAGS = ("standard, XLA's flags", "standard, none of these")
-# What else their processes find in their environment.
+# What else their processes find in their environment; with XLA_FLAGS, the commands' are not set.
 ENVIRONMENTS = {
     "standard, glibc's memory": {"GLIBC_TUNABLES": ""},
     "PyTorch standard, channels last, glibc's memory": {"GLIBC_TUNABLES": ""},

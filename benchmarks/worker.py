@@ -11,7 +11,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from benchmarks.contestants import CONTESTANTS, WITHOUT_FLAGS
+from benchmarks.contestants import CONTESTANTS, ENVIRONMENTS
 
 
 def main() -> None:
@@ -19,7 +19,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not an answer
     options = SimpleNamespace(**json.loads(sys.argv[1]))
-    if not options.contestant.startswith("PyTorch") and options.contestant not in WITHOUT_FLAGS:
+    own_flags = "XLA_FLAGS" in ENVIRONMENTS.get(options.contestant, {})
+    if not options.contestant.startswith("PyTorch") and not own_flags:
         from experiments.system import xla
 
         xla.configure()
