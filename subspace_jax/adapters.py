@@ -58,7 +58,14 @@ def loss(model: Any, key: jax.Array, loss_fn: Callable, *, penalty: Any = 1.0) -
     `loss_fn` may return a pair `(loss, auxiliary)`, and draw dropout masks with the same key. A network
     of NNX shares statistics and random streams with the model, which keeps their changes.
     """
-    return loss_of(model._parts(), key, loss_fn, penalty)
+    return loss_of(parts_of(model), key, loss_fn, penalty)
+
+
+def parts_of(model: Any, *args: PyTree, **variables: PyTree) -> Parts:
+    """The parts of what a `wrap` returned."""
+    if not hasattr(model, "_parts"):
+        raise TypeError(f"{type(model).__name__} has no endpoints; give what `wrap` returned.")
+    return model._parts(*args, **variables)
 
 
 def loss_of(parts: Parts, key: jax.Array, loss_fn: Callable, penalty: Any) -> Any:

@@ -185,6 +185,8 @@ def prediction_sets(
     [[True, False, False], [True, True, False]]
     """
     _, weights, probs = prepare(None, None, probs)
+    if jnp.ndim(threshold):
+        raise ValueError(f"threshold has shape {jnp.shape(threshold)}; give one number.")
     outside = _scores(probs, method) > jnp.asarray(threshold, probs.dtype)
     return ~outside | jnp.isnan(weights)[:, None]
 

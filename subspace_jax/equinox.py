@@ -71,9 +71,10 @@ def deploy(
     As `subspace_jax.nnx.deploy`; options are `inputs` and keywords of the network's call. Raises
     ValueError: there is a batch norm but no `state`.
     """
+    parts = adapters.parts_of(model, state)
     if state is None and _norms(model.shared):
         raise ValueError("deploy got a model with batch norm and no state; pass `state=state`.")
-    return adapters.deploy(model._parts(state), batches, coords, **options)
+    return adapters.deploy(parts, batches, coords, **options)
 
 
 def _update(static, kwargs, params, stats, batch):

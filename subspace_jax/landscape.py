@@ -146,8 +146,7 @@ def along(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _along(fn, at_once, endpoints, weights, args):
-    at_point = lambda w: fn(tree.mix(w, endpoints), *args)
-    return for_each(at_point, at_once=at_once)(weights)
+    return for_each(lambda w: fn(tree.mix(w, endpoints), *args), at_once=at_once)(weights)
 
 
 def barrier(losses: ArrayLike, alphas: ArrayLike) -> jax.Array:

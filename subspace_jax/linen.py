@@ -73,7 +73,7 @@ def loss(
 
     `loss_fn` may return a pair `(loss, auxiliary)`, and draw dropout masks with the same key.
     """
-    return adapters.loss_of(network._parts(params), key, loss_fn, penalty)
+    return adapters.loss_of(adapters.parts_of(network, params), key, loss_fn, penalty)
 
 
 def deploy(
@@ -84,7 +84,7 @@ def deploy(
     As `subspace_jax.nnx.deploy`; options are `inputs` and keywords that put `apply` in training mode, as
     `train=True`.
     """
-    return adapters.deploy(network._parts(**variables), batches, coords, **options)
+    return adapters.deploy(adapters.parts_of(network, **variables), batches, coords, **options)
 
 
 def _update(apply, kwargs, params, stats, batch):

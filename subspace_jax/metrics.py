@@ -425,8 +425,7 @@ def _group_sums(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Ar
         jnp.pad(x, ((0, more), (0, 0))).reshape(chunks, _CHUNK, x.shape[1])
         for x in (one_hot, values)
     )
-    sums = jnp.einsum("bng,bnc->bgc", one_hot, values, precision=jax.lax.Precision.HIGHEST)
-    return sums.sum(0)
+    return jnp.einsum("bng,bnc->bgc", one_hot, values, precision="highest").sum(0)
 
 
 def _group_means(

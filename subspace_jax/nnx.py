@@ -61,7 +61,7 @@ def deploy(model: Stacked, batches: Any = (), coords: Any = None, **options: Any
     Measures batch-norm statistics on the batches, dropout off. `coords` `[m, ...]` make a list. Options
     are `inputs`, `batch -> arguments`, and keywords of the call. Raises as `recalibrate` and `point` do.
     """
-    return adapters.deploy(model._parts(), batches, coords, **options)
+    return adapters.deploy(adapters.parts_of(model), batches, coords, **options)
 
 
 def _update(graphdef, kwargs, params, stats, batch):

@@ -52,8 +52,7 @@ def path(
         _, stderr = _vectors(mean=mean, stderr=stderr)
         band: Any = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
         ax.fill_between(alphas, mean - stderr, mean + stderr, **band)
-    ax.set_xlim(0.0, 1.0)
-    ax.set_xlabel(r"Position on the path, $\alpha$")
+    ax.set(xlim=(0.0, 1.0), xlabel=r"Position on the path, $\alpha$")
     return _plain(ax)
 
 
@@ -184,12 +183,10 @@ def contour(
     ax.set_facecolor("0.8")
     if endpoints_xy is not None:
         _triangle(endpoints_xy, names, ax)
-    ax.set_aspect("equal")
-    ax.set(xlabel="Weight distance (L2)", ylabel="Weight distance (L2)")
+    ax.set(aspect="equal", xlabel="Weight distance (L2)", ylabel="Weight distance (L2)")
     for axis in (ax.xaxis, ax.yaxis):  # the same steps on both
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    bar = ax.inset_axes((1.04, 0, 0.05, 1))
-    ax.figure.colorbar(filled, cax=bar, label=label)
+    ax.figure.colorbar(filled, cax=ax.inset_axes((1.04, 0, 0.05, 1)), label=label)
     return ax
 
 
@@ -213,8 +210,7 @@ def _triangle(corners: ArrayLike, names: Sequence[str], ax: Axes) -> None:
         )
     outline = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     white: Any = {"color": "white", "path_effects": outline}
-    line = corners[[0, 1, 2, 0]].T
-    ax.plot(*line, linewidth=1.4, marker="o", markersize=6, zorder=3, **white)
+    ax.plot(*corners[[0, 1, 2, 0]].T, linewidth=1.4, marker="o", markersize=6, zorder=3, **white)
     for name, corner in zip(names, corners, strict=True):
         shift, va = (7, "bottom") if corner[1] > corners[:, 1].mean() else (-7, "top")
         place: Any = {"xytext": (0, shift), "textcoords": "offset points", "va": va, "zorder": 4}
@@ -261,12 +257,10 @@ def dots(
             ax.text(0.02, row, str(mean[row]), transform=ax.get_yaxis_transform(), va="center")
     if mean.size and np.isfinite(mean[0]):
         ax.axvline(mean[0], color="0.6", linewidth=0.8, zorder=1)
-    ax.set_yticks(range(mean.size), labels)
-    ax.set_ylim(mean.size - 0.4, -0.6)
+    ax.set(yticks=range(mean.size), yticklabels=labels, ylim=(mean.size - 0.4, -0.6))
     ax.grid(axis="y", color="0.92", linewidth=0.8)
-    ax.set_axisbelow(True)
     ax.tick_params(axis="y", length=0)
-    ax.margins(x=0.08)
+    ax.set(axisbelow=True, xmargin=0.08)
     return _plain(ax)
 
 

@@ -299,11 +299,9 @@ def simplex(num_endpoints: int) -> Subspace:
             f"A simplex of {num_endpoints} endpoints is empty; use at least 1, a whole number."
         )
 
-    def draw(key):
-        return normalised(jax.random.exponential(key, (num_endpoints,)))
-
-    center = np.full(num_endpoints, 1 / num_endpoints)
-    return Subspace(num_endpoints, draw, lambda coords: coords, center)
+    n = num_endpoints
+    draw = lambda key: normalised(jax.random.exponential(key, (n,)))
+    return Subspace(n, draw, lambda coords: coords, np.full(n, 1 / n))
 
 
 def normalised(draws: jax.Array, members: ArrayLike = 1.0) -> jax.Array:

@@ -269,6 +269,11 @@ def test_a_stacked_model_that_is_called_says_so(of):
 def test_other_mistakes_say_what_they_are():
     with pytest.raises(TypeError, match=r"wrap got a model; give its class, as wrap\(NNX, ...\)"):
         ss.nnx.wrap(NNX(rngs=nnx.Rngs(0)), ss.line(), rngs=nnx.Rngs(0))
+    said = "has no endpoints; give what `wrap` returned"
+    for module, given in ((ss.nnx, [NNX(rngs=nnx.Rngs(0))]), (ss.linen, [nn.Dense(4), {}])):
+        for function, more in ((module.loss, [KEY, jnp.sum]), (module.deploy, [[X]])):
+            with pytest.raises(TypeError, match=said):
+                function(*given, *more)
     dense = ss.linen.wrap(nn.Dense(4), ss.line())
     params = ss.linen.deploy(dense, dense.init(KEY, jnp.ones((1, 3))))
     with pytest.raises(flax.errors.ScopeParamShapeError):

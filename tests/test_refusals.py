@@ -206,6 +206,7 @@ REFUSED = [
     ("'ece' is unknown", with_(calibration.choose_point, criterion="ece"), PROBS[None], LABELS),
     ("alpha=1.5 is not in", with_(calibration.conformal_threshold, alpha=1.5), PROBS, LABELS),
     ("'raps' is unknown; use", with_(calibration.prediction_sets, method="raps"), PROBS, 0.5),
+    (r"threshold has shape \(2,\); give one", calibration.prediction_sets, PROBS, ones(2)),
     ("give .* 1 point at at least 1 val", calibration.choose_point, ones(0, 24, 4), LABELS),
     # Landscape
     ("3 networks but the stack holds 2; stack the", landscape.plane, ones(2, 4)),

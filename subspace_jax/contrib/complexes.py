@@ -47,8 +47,7 @@ def simplicial_complex(simplexes: tuple[tuple[int, ...], ...]) -> Subspace:
         chosen = jax.random.randint(choice_key, (), 0, len(simplexes))
         return normalised(jax.random.exponential(point_key, (n,)), jnp.asarray(members)[chosen])
 
-    center = np.full(n, 1 / n)
-    return Subspace(n, draw, lambda coords: coords, center)
+    return Subspace(n, draw, lambda coords: coords, np.full(n, 1 / n))
 
 
 def log_volume(
