@@ -136,7 +136,7 @@ def evaluation(options: SimpleNamespace, quick: bool) -> dict:
     passes a point with a data loader; it also has the images on the device instead. Both are one
     process, whose start does not count, timed for every third point.
     """
-    points, num_train, num_test = (3, 512, 128) if quick else (21, 2560, 1024)
+    points, num_train, num_test = (3, 512, 128) if quick else (21, 2560, 1000)
     config, run, test = _run("line", options.batch_size, num_train, num_test)
     config.evaluation.num_points = points
     settings = predict.make_settings(config, run)

@@ -45,7 +45,7 @@ _TERMS = (
     "Article setting: the article's recipe for all methods. Tuned setting: learning rate and weight "
     "decay chosen for each method by accuracy on validation images with true labels. Corrupted setting: "
     "the article's networks, and the mCE is over all corruptions of the benchmark.",
-    "Claims are tested by paired t-tests over seeds at 5 %, corrected by Holm's method within each of "
+    "Claims are tested by paired t-tests over seeds at 5 %, corrected by Holm's method within "
     "each group: the article's, the controls, tuned against tuned, the learning rates.",
     "Training costs are relative to standard training, and passes are networks per prediction.",
 )

@@ -108,6 +108,9 @@ def _row(folder: Path, entry: Entry, metrics: dict) -> dict:
         "points": points_of(metrics),
         "ensembles": [_kept(ensemble) for ensemble in metrics["ensembles"]],
         **{name: metrics[name] for name in ("geometry", "data", "recalibration")},
+        "last_epoch": {
+            k: last[k] for last in metrics["history"][-1:] for k in ("accuracy", "loss")
+        },
         "cost": cost | {name: record.get(name) for name in _COST},
         "wall_seconds": record["wall_seconds"],
     }
