@@ -8,7 +8,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-SUITES = ("digits", "digits-bfloat16", "cifar10-small")
+SUITES = ("digits", "digits-bfloat16", "cifar10-small", "cifar10-few")
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 from records import ROOT, committed, midpoints
 
@@ -66,20 +67,37 @@ def test_what_is_checked_is_checked_within_the_bounds_that_the_page_gives():
         ), name
 
 
-def _rows(header):
-    """The tables of the page of results that begin so, each a list of dictionaries."""
-    for table in re.findall(rf"^\| {header} .*\n(?:^\|.*\n)+", PAGE, re.MULTILINE):
-        names, _, *rows = ([c.strip() for c in row.split("|")[1:-1]] for row in table.splitlines())
-        assert 0 < len(rows) <= 10
-        yield [dict(zip(names, row, strict=True)) for row in rows]
+METHODS = {
+    "Standard training": "standard",
+    "Matched control": "standard_matched",
+    "EMA of standard training": "ema",
+    "Line, midpoint": "line",
+    "Line, midpoint, 2 x rate": "line_lr_m",
+    "Layerwise line, midpoint": "layerwise_line",
+}
+
+
+@pytest.mark.parametrize(("suite", "seeds"), [("digits", 8), ("cifar10-few", 3)])
+def test_the_rows_of_a_table_are_those_of_its_suite(suite, seeds):
+    (table,) = re.findall(rf"<!-- Rows of results/{suite} -->\n\n((?:\|.*\n)+)", PAGE)
+    names, _, *rows = ([c.strip() for c in row.split("|")[1:-1]] for row in table.splitlines())
+    assert 0 < len(rows) <= 10
+    for row in (dict(zip(names, row, strict=True)) for row in rows):
+        labels, setting = row["Labels, settings"].split(", ")
+        key = NOISE[labels], setting, METHODS[row["Method"]]
+        stored = midpoints(suite)[key]
+        assert stored["num_seeds"] == seeds
+        for metric in styles.METRICS:
+            label = styles.QUANTITIES[metric].label
+            assert row[label] == wording.mean_of(stored[metric], metric), row
+        if "On training labels [%]" in row:
+            names_of = "label_noise", "setting", "method"
+            runs = [r for r in committed(suite)["runs"] if tuple(map(r.get, names_of)) == key]
+            mean = np.mean([run["last_epoch"]["accuracy"] for run in runs])
+            assert row["On training labels [%]"] == f"{100 * mean:.0f}"
 
 
 def test_the_summary_is_that_of_the_digits():
-    methods = {
-        "Standard training": "standard",
-        "EMA of standard training": "ema",
-        "Layerwise line, midpoint": "layerwise_line",
-    }
     for tuned in ("", " and with both tuned"):
         text = f"With 20 % wrong labels{tuned}, the midpoint of the layerwise line is more accurate"
         claims = [c for c in committed("digits")["claims"] if c["text"].startswith(text)]
@@ -87,21 +105,12 @@ def test_the_summary_is_that_of_the_digits():
             c["difference"] for c in claims if c["text"].endswith(" than standard training.")
         )
         assert f" {100 * gain:.1f} points" in PAGE
-    (rows,) = _rows("Labels, settings")
-    found = midpoints("digits")
-    for row in rows:
-        labels, setting = row["Labels, settings"].split(", ")
-        stored = found[NOISE[labels], setting, methods[row["Method"]]]
-        assert stored["num_seeds"] == 8
-        for metric in styles.METRICS:
-            label = styles.QUANTITIES[metric].label
-            assert row[label] == wording.mean_of(stored[metric], metric), row
 
 
 def test_every_number_with_an_error_is_in_a_record(monkeypatch, capsys):
     """In its table or its claims; but for shorter trainings, whose records are gone."""
     monkeypatch.chdir(ROOT)
-    for suite in ("digits", "cifar10-small"):
+    for suite in ("digits", "cifar10-small", "cifar10-few"):
         assert markdown.main([f"results/{suite}/metrics.json"]) == 0
         print(tables.of_claims(claims.from_json(committed(suite)["claims"])).markdown())
     known = ERRORS.findall(capsys.readouterr().out)

@@ -10,6 +10,7 @@ import pytest
 from records import ROOT, midpoints
 
 import subspace_jax
+from experiments.results import wording
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -71,23 +72,16 @@ def test_it_is_short():
 
 
 def test_its_numbers_are_those_of_the_record():
-    found = midpoints("digits")
-
-    def said(method, noise, setting, metric):
-        value = found[noise, setting, method][metric]
-        return f"{100 * value['mean']:.2f} ± {100 * value['stderr']:.2f} %"
-
-    rows = [[c.strip() for c in r.split("|")[2:5]] for r in README.replace("*", "").splitlines()]
-    cells = {row[0]: row[1:] for row in rows if row}
-    for label, key in {
-        "Accuracy, 20 % wrong labels, article's settings": (0.2, "article", "accuracy"),
-        "The same, both with tuned settings": (0.2, "tuned", "accuracy"),
-        "Calibration error, clean labels, tuned": (0.0, "tuned", "ece"),
-        "Accuracy, clean labels, tuned": (0.0, "tuned", "accuracy"),
-        "Calibration error, 20 % wrong labels, article's settings": (0.2, "article", "ece"),
-    }.items():
-        assert cells[label] == [said(name, *key) for name in ("standard", "layerwise_line")], label
-    assert {row["num_seeds"] for row in found.values()} == {8}
+    found = midpoints("cifar10-few")
+    rows = [[c.strip() for c in r.split("|")[1:6]] for r in README.replace("*", "").splitlines()]
+    cells = {tuple(row[:2]): row[2:] for row in rows if len(row) == 5}
+    for noise, labels in ((0.2, "20 % wrong"), (0.0, "clean")):
+        of = [found[noise, "article", name] for name in ("standard", "ema", "line_lr_m")]
+        for label, metric in (("Accuracy", "accuracy"), ("Calibration error", "ece")):
+            said = [f"{wording.mean_of(row[metric], metric)} %" for row in of]
+            assert cells[labels, label] == said
+        assert f"{of[0]['num_seeds']} seeds" in README
+        assert len({row["num_seeds"] for row in of}) == 1
 
 
 def test_what_setting_up_costs_is_on_record():
