@@ -171,9 +171,9 @@ def suite_page(metrics: Metrics, pictures: Mapping[str, bytes]) -> str:
 
 def _lead(metrics: Metrics, name: str) -> str:
     """What the suite is, how much was run, and where the numbers are."""
-    record = metrics.get("provenance", {})
-    runs, seeds = record.get("num_runs", 0), len(record.get("seeds", ()))
-    counts = f"The suite has {runs:,} runs over {seeds} seeds, and values are means over the seeds."
+    runs = metrics.get("provenance", {}).get("num_runs", 0)
+    seeds = {run["seed"] for run in metrics.get("runs", ()) if run["setting"] == "article"}
+    counts = f"The suite has {runs:,} runs over {len(seeds)} seeds, and values are means over the seeds."
     where = "All numbers are in metrics.json and table.md beside this page."
     return f"{_INTRODUCTIONS.get(name, '')} {counts if runs else ''} {where}"
 
