@@ -173,7 +173,9 @@ def _lead(metrics: Metrics, name: str) -> str:
     """What the suite is, how much was run, and where the numbers are."""
     runs = metrics.get("provenance", {}).get("num_runs", 0)
     seeds = {run["seed"] for run in metrics.get("runs", ()) if run["setting"] == "article"}
-    counts = f"The suite has {runs:,} runs over {len(seeds)} seeds, and values are means over the seeds."
+    counts = (
+        f"The suite has {runs:,} runs over {len(seeds)} seeds; values are means over the seeds."
+    )
     where = "All numbers are in metrics.json and table.md beside this page."
     return f"{_INTRODUCTIONS.get(name, '')} {counts if runs else ''} {where}"
 
