@@ -23,8 +23,8 @@ subspace_jax/subspaces.py: test_subspaces.py, points_are_sums
 - (1 - alpha) * basis + alpha *
 + alpha * basis + (1 - alpha) *
 subspace_jax/subspaces.py: test_subspaces.py, random_points_are
-- normalised(jax.random.exponential(key, (num_endpoints,)))
-+ normalised(jax.random.uniform(key, (num_endpoints,)))
+- normalised(jax.random.exponential(key, (n,)))
++ normalised(jax.random.uniform(key, (n,)))
 subspace_jax/subspaces.py: test_subspaces.py, init_draws_the
 - jax.vmap(one)(jax.random.split(key, self.num_endpoints))
 + jax.vmap(one)(jnp.stack([key] * self.num_endpoints))
