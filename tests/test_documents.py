@@ -107,6 +107,23 @@ def test_the_summary_is_that_of_the_digits():
         assert f" {100 * gain:.1f} points" in PAGE
 
 
+def test_what_is_said_of_few_images_is_of_the_record():
+    record, rows = committed("cifar10-few"), midpoints("cifar10-few")
+    errors = {key: row["scaled.ece"]["mean"] for key, row in rows.items()}
+    assert min(errors.values()) >= 0.01
+    assert max(errors.values()) <= 0.025
+    assert max(e for key, e in errors.items() if key[2] in ("standard", "ema", "line_lr_m")) < 0.02
+    clean = {key[2]: row["scaled.nll"]["mean"] for key, row in rows.items() if key[0] == 0}
+    assert min(clean, key=clean.get) == "ema"
+    assert f"these are {len(record['runs'])}" in PAGE
+    hours = record["provenance"]["seconds_of_all_runs"] / 3600
+    assert f"{hours:.1f} hours of one core" in PAGE
+    sides = ["line_lr_m", "midpoint"], ["standard", "midpoint"], "accuracy", 0.2, "agree"
+    names = "ours", "theirs", "metric", "label_noise", "outcome"
+    (gain,) = (c["difference"] for c in record["claims"] if tuple(c[n] for n in names) == sides)
+    assert f"{100 * gain:.1f} points more" in PAGE.replace("\n", " ")
+
+
 def test_every_number_with_an_error_is_in_a_record(monkeypatch, capsys):
     """In its table or its claims; but for shorter trainings, whose records are gone."""
     monkeypatch.chdir(ROOT)
