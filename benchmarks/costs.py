@@ -19,6 +19,7 @@ from experiments.data.sets import Dataset, Split
 from experiments.evaluation import predict
 from experiments.evaluation.points import layout
 from experiments.training import steps
+from experiments.training.memory import memory_report
 from experiments.training.run import Run, make_run
 
 SIZES = {"standard": 1, "line": 2, "simplex_6": 6}
@@ -52,9 +53,10 @@ def memory(batch_size: int) -> dict:
     for recipe, size in SIZES.items():
         _, run, _ = _run(recipe, batch_size, 10 * batch_size, 10)
         state = steps.init_state(run)
+        report = memory_report(steps.compiled_call(run, state), state)
         found[recipe] = {
             "num_endpoints": size,
-            "step_bytes": steps.step_memory(run, state),
+            "step_bytes": report and report.total,
             "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         }
     one = found["standard"]

@@ -87,14 +87,14 @@ def entries(tmp_path):
     return [entry(seed) for seed in range(3)]  # of two, the last group has one member
 
 
-def run_all(entries, folder, at_once, stop=lambda: False):
+def run_all(entries, folder, at_once, stop=lambda: False, train=scheduler.train_group):
     suite = Suite(folder, Inputs(), stop)
 
     def run_one(entry, advance):
         slot = entry.seed % at_once
         return scheduler.run_entry(entry, advance, suite, slot, at_once)
 
-    train = functools.partial(scheduler.train_group, suite=suite) if at_once > 1 else None
+    train = train and functools.partial(train, suite=suite)
     return scheduler.run_all(entries, run_one, 1, train, at_once)
 
 
@@ -117,3 +117,27 @@ def test_a_run_that_diverges_or_has_no_start_fails_alone(entries, tmp_path):
     assert outcome.records.keys() == {entries[0].id}
     assert "learning rate 1e+30" in outcome.failures[entries[1].id]
     assert f"starts from {entries[1].id}" in outcome.failures[entries[2].id]
+
+
+def test_one_training_gives_a_network_and_its_average(entries, tmp_path, monkeypatch):
+    """Of all runs that differ in their average alone; what each sees is what it would see alone."""
+    config = entries[0].config.copy_and_resolve_references()
+    config.kind, config.evaluation.oracle_epochs = "standard", 1
+    recipes = {"standard": ("none", 0.1), "ema": ("ema", 0.1), "swa_constant_5": ("swa", 0.1)}
+    for recipe, (config.average.name, config.label_smoothing) in recipes.items():
+        config.recipe = recipe
+        entries.append(Entry(recipe, "article", 0.0, 0, config.copy_and_resolve_references()))
+    expected = run_all(entries[3:], tmp_path / "alone", 1, train=None).records
+    calls, train_call = [], steps.train_call
+    monkeypatch.setattr(
+        steps, "train_call", lambda *a, **given: calls.append(given) or train_call(*a, **given)
+    )
+    found, stops = tmp_path / "together", itertools.count(1)
+    with pytest.raises(Interrupted):
+        run_all(entries[3:], found, 1, lambda: next(stops) > 3)
+    records = run_all(entries[3:], found, 1).records
+    averages = [given["program"].method.average for given in calls]
+    assert averages.count("none") == 0 < averages.count("ema") == averages.count("swa")
+    for name, record in records.items():
+        for kept in ("points", "places", "last_epoch"):
+            assert record[kept] == expected[name][kept]

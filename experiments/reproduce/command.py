@@ -225,8 +225,7 @@ def _run_all(
         scheduler.train_group(trained, advance, suite)
 
     def run_all(entries):
-        together = train_group if at_once > 1 else None
-        return scheduler.run_all(entries, run_one, config.num_threads, together, at_once)
+        return scheduler.run_all(entries, run_one, config.num_threads, train_group, at_once)
 
     first = run_all(entries)
     tuned = plan.tuned_entries(config, summary.choose_values(list(first.records.values())))

@@ -23,7 +23,7 @@ _KEPT = (
 )
 # Settings of entries that train nothing and look at what others trained, see `scenes`.
 LOOKING = ("landscape", "corrupted")
-_COST = ("training_images", "step_memory_bytes", "runs_at_once", "training_seconds")
+_COST = ("training_images", "runs_at_once", "training_seconds")
 _COST += ("images_per_second", "evaluation_seconds")
 
 
@@ -67,6 +67,15 @@ def digest(entry: Entry) -> str:
     if entry.given:
         values["given"] = entry.given
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def steps_of(entry: Entry) -> str:
+    """All that decides a run's steps, which runs that differ in their average alone have in common."""
+    if entry.setting in LOOKING or entry.config.average.name not in ("none", "ema"):
+        return entry.id
+    values = entry.config.to_dict().items()
+    deciding = {k: v for k, v in values if k not in ("recipe", "average", "evaluation")}
+    return json.dumps([entry.setting, entry.given, deciding], sort_keys=True)
 
 
 def run_folder(folder: Path, entry_id: str) -> Path:

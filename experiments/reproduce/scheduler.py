@@ -45,8 +45,8 @@ def run_all(
     """Runs every entry after those that it needs, which stand before it, with progress and time left.
 
     A run that fails for a reason that the user can mend is reported with the others done, and so are
-    those that need it. `run_one` and `train_group`, which trains at most `at_once` runs of one method as
-    one before, call `advance` with the share that is done, and let pass whatever that raises.
+    those that need it. `run_one` and `train_group`, which trains `at_once` runs of a method or those of
+    the same steps as one before, call `advance` with the share that is done, and pass on what it raises.
     """
     stop, lock, done = threading.Event(), threading.Lock(), dict[str, float]()
     outcome, num_threads = Outcome({}, {}), max(num_threads or os.cpu_count(), at_once)
@@ -65,10 +65,12 @@ def run_all(
 
         try:
             for layer in _layers(entries):
-                for group in _groups(layer, at_once) if train_group else [layer]:
-                    if train_group:
-                        train_group([e for e in group if not _failed(e, outcome)], advance)
-                    _run_group(group, run_one, advance, pool, outcome)
+                ready = _ready(layer, outcome, advance)
+                for group in _groups(ready, at_once) if at_once > 1 else [ready]:
+                    if at_once > 1:
+                        train_group(group, advance)
+                    units = _units(group) if train_group else [[entry] for entry in group]
+                    _run_units(units, run_one, train_group, advance, pool, outcome)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -98,27 +100,39 @@ def _groups(entries: Sequence[Entry], size: int) -> list[list[Entry]]:
     return [same[i : i + size] for same in methods.values() for i in range(0, len(same), size)]
 
 
-def _failed(entry: Entry, outcome: Outcome) -> list[str]:
-    """What an entry needs but does not get."""
-    return [need for need in entry.needs if need in outcome.failures]
-
-
-def _run_group(entries, run_one, advance, pool, outcome: Outcome) -> None:
-    futures = {}
+def _units(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries that take the same steps together, those first that keep an average besides."""
+    units: dict[str, list[Entry]] = {}
     for entry in entries:
-        if missing := _failed(entry, outcome):
+        units.setdefault(records.steps_of(entry), []).append(entry)
+    return [sorted(unit, key=lambda e: e.config.average.name == "none") for unit in units.values()]
+
+
+def _ready(entries: Sequence[Entry], outcome: Outcome, advance) -> list[Entry]:
+    """Entries that get what they need; the others have failed."""
+    for entry in entries:
+        if missing := [need for need in entry.needs if need in outcome.failures]:
             outcome.failures[entry.id] = f"It starts from {missing[0]}, which failed."
             advance(entry.id, 1.0)
-        else:
-            own = functools.partial(advance, entry.id)
-            futures[pool.submit(run_one, entry, own)] = entry
+    return [entry for entry in entries if entry.id not in outcome.failures]
+
+
+def _run_units(units, run_one, train_group, advance, pool, outcome: Outcome) -> None:
+    """Runs units side by side: the entries of one in turn, which are trained as one before."""
+
+    def run_unit(unit):
+        if len(unit) > 1:
+            train_group(unit, advance)
+        for entry in unit:
+            try:
+                outcome.records[entry.id] = run_one(entry, functools.partial(advance, entry.id))
+            except UserError as error:
+                outcome.failures[entry.id] = " ".join(str(error).split())
+            advance(entry.id, 1.0)
+
+    futures = [pool.submit(run_unit, unit) for unit in units]
     for future in concurrent.futures.as_completed(futures):
-        entry = futures[future]
-        try:
-            outcome.records[entry.id] = future.result()
-        except UserError as error:
-            outcome.failures[entry.id] = " ".join(str(error).split())
-        advance(entry.id, 1.0)
+        future.result()
 
 
 def check(entries: Sequence[Entry], inputs: Inputs) -> None:
@@ -175,6 +189,7 @@ class _Training:
         state = job.restore(self.checkpoints, self.run, state, history, self._look)
         self.member = groups.Member(self.run, state, history, self._look)
         self.seconds = config.checkpoint_seconds
+        self.steps = records.steps_of(entry), int(state.step)
 
     def save(self, state) -> None:
         """A checkpoint, or a note that there is none since the run diverged."""
@@ -189,7 +204,7 @@ class _Training:
 def train_group(
     entries: Sequence[Entry], advance: Callable[[str, float], None], suite: Suite
 ) -> None:
-    """Trains runs of one method as one, and leaves each for `run_entry` to evaluate."""
+    """Trains runs of one method or of the same steps as one; `run_entry` is left to evaluate each."""
     trainings, (folder, inputs, stop) = {}, suite
     for slot, entry in enumerate(entries):
         if not records.is_settled(folder, entry):
@@ -200,8 +215,12 @@ def train_group(
     if not trainings:
         return
     last, runs = time.monotonic(), list(trainings.values())
+    members, taken = [one.member for one in runs], [one.steps for one in runs]
+    for i, first in enumerate(map(taken.index, taken)):
+        if first < i and members[i].run.program.method.average == "none":
+            members[i] = members[i]._replace(of=first)
     try:
-        for states in groups.fit([one.member for one in runs]):
+        for states in groups.fit(members):
             stopping = stop()
             if stopping or time.monotonic() - last >= min(one.seconds for one in runs):
                 last = time.monotonic()

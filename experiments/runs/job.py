@@ -180,8 +180,6 @@ def _train(run, config, folder, stop, advance, look, log, alone) -> _Trained:
             if waits:
                 checkpoints.close()
     memory = {} if report is None else {"memory": report._asdict()}
-    if not alone and start < total:  # else its step was never compiled
-        memory = {"step_memory_bytes": steps.step_memory(run, state)}
     return _Trained(state, history, start, memory)
 
 

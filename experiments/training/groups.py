@@ -27,6 +27,7 @@ class Member(NamedTuple):
     state: ss.TrainState
     history: History
     on_epoch: steps.OnEpoch = lambda epoch, state: None
+    of: int | None = None  # the member that takes its steps, and keeps an average besides
 
 
 class _Call(NamedTuple):
@@ -51,17 +52,20 @@ def fit(members: Sequence[Member]) -> Iterator[list[ss.TrainState | NonFiniteLos
         given = [stack.enter_context(contextlib.closing(calls)) for calls in given]
         while True:
             going = [i for i, state in enumerate(found) if not isinstance(state, NonFiniteLoss)]
+            going = [i for i in going if members[i].of is None]
             made = {i: call for i in going if (call := next(given[i], None)) is not None}
             if not made:
                 break
             calls = []
             for i, ((hyper, key, images, *rest), _) in made.items():
-                others = (hyper, key, *rest)
-                calls.append(_Call(members[i].run.program, found[i], images, others))
-            for i, (state, metrics) in zip(made, _train(calls), strict=True):
-                found[i] = state
-                run, _, history, on_epoch = members[i]
-                noted(i, steps.took, run, state, history, metrics | made[i][1], on_epoch)
+                calls.append(_Call(members[i].run.program, found[i], images, (hyper, key, *rest)))
+            results = dict(zip(made, _train(calls), strict=True))
+            for i, (run, begin, history, on_epoch, of) in enumerate(members):
+                if (by := i if of is None else of) in results:
+                    state, metrics = results[by]
+                    links = state.opt_state[: len(begin.opt_state)]  # all, or all but the average
+                    found[i] = state._replace(opt_state=links)
+                    noted(i, steps.took, run, found[i], history, metrics | made[by][1], on_epoch)
             yield list(found)
     for i, member in enumerate(members):
         if not isinstance(found[i], NonFiniteLoss):

@@ -17,7 +17,6 @@ from experiments.data.augment import AUGMENTATIONS
 from experiments.training import feed, placement, starting
 from experiments.training import model as training_model
 from experiments.training.history import History
-from experiments.training.memory import memory_report
 from experiments.training.methods import Hyperparameters, Method
 from experiments.training.model import init_params, on_cpu, training_logits
 from experiments.training.run import Program, Run
@@ -235,15 +234,3 @@ def lowered_call(run: Run, state: ss.TrainState) -> jax.stages.Lowered:
 def compiled_call(run: Run, state: ss.TrainState) -> jax.stages.Compiled:
     """The program of a run's training calls; it is not compiled again if a call has been made."""
     return lowered_call(run, state).compile()
-
-
-_step_memory: dict[tuple, int | None] = {}  # of programs and shapes, since lowering takes a while
-
-
-def step_memory(run: Run, state: ss.TrainState) -> int | None:
-    """Bytes that a training call needs at once: its arguments, results and temporaries."""
-    key = run.program, run.steps_per_call, run.batch_size, run.images.shape
-    if key not in _step_memory:
-        report = memory_report(compiled_call(run, state), state)
-        _step_memory[key] = report and report.total
-    return _step_memory[key]
