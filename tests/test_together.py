@@ -92,7 +92,7 @@ def run_all(entries, folder, at_once, stop=lambda: False, train=scheduler.train_
 
     def run_one(entry, advance):
         slot = entry.seed % at_once
-        return scheduler.run_entry(entry, advance, suite, slot, at_once)
+        return scheduler.run_entry(entry, advance, suite, slot=slot, at_once=at_once)
 
     train = train and functools.partial(train, suite=suite)
     return scheduler.run_all(entries, run_one, 1, train, at_once)
@@ -119,25 +119,39 @@ def test_a_run_that_diverges_or_has_no_start_fails_alone(entries, tmp_path):
     assert f"starts from {entries[1].id}" in outcome.failures[entries[2].id]
 
 
-def test_one_training_gives_a_network_and_its_average(entries, tmp_path, monkeypatch):
-    """Of all runs that differ in their average alone; what each sees is what it would see alone."""
-    config = entries[0].config.copy_and_resolve_references()
+def averages(entry):
+    """The entry's network, its averages by two decays, and SWA, which takes other steps."""
+    config = entry.config.copy_and_resolve_references()
     config.kind, config.evaluation.oracle_epochs = "standard", 1
-    recipes = {"standard": ("none", 0.1), "ema": ("ema", 0.1), "swa_constant_5": ("swa", 0.1)}
-    for recipe, (config.average.name, config.label_smoothing) in recipes.items():
-        config.recipe = recipe
-        entries.append(Entry(recipe, "article", 0.0, 0, config.copy_and_resolve_references()))
-    expected = run_all(entries[3:], tmp_path / "alone", 1, train=None).records
-    calls, train_call = [], steps.train_call
+    for config.recipe, config.average.name, config.average.decay in (
+        *(("standard", "none", 0.5), ("swa_constant_5", "swa", 0.5)),
+        *(("ema", "ema", 0.5), ("layerwise_line_ema", "ema", 0.9)),
+    ):
+        yield Entry(config.recipe, "article", 0.0, 0, config.copy_and_resolve_references())
+
+
+def test_one_training_gives_a_network_and_its_average(entries, tmp_path, monkeypatch):
+    """Of runs that differ in their average alone; what each sees is what it would see alone."""
+    entries, calls, train_call = list(averages(entries[0])), [], steps.train_call
+    expected = run_all(entries, tmp_path / "alone", 1, train=None).records
     monkeypatch.setattr(
         steps, "train_call", lambda *a, **given: calls.append(given) or train_call(*a, **given)
     )
     found, stops = tmp_path / "together", itertools.count(1)
     with pytest.raises(Interrupted):
-        run_all(entries[3:], found, 1, lambda: next(stops) > 3)
-    records = run_all(entries[3:], found, 1).records
-    averages = [given["program"].method.average for given in calls]
-    assert averages.count("none") == 0 < averages.count("ema") == averages.count("swa")
+        run_all(entries, found, 1, lambda: next(stops) > 3)
+    records = run_all(entries, found, 1).records
+    kinds = [given["program"].method.average for given in calls]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"ema": 40, "swa": 20}
     for name, record in records.items():
         for kept in ("points", "places", "last_epoch"):
             assert record[kept] == expected[name][kept]
+
+
+def test_a_training_of_several_that_fails_fails_each_of_its_runs(entries, tmp_path):
+    entries[:0] = averages(entries[0])
+    for entry in entries[:3]:
+        entry.config.optimizer.learning_rate = 1e30
+    outcome = run_all(entries, tmp_path, 1)
+    assert outcome.failures.keys() == {entry.id for entry in entries[:3]}
+    assert outcome.records.keys() == {entry.id for entry in entries[3:]}

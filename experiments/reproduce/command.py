@@ -209,7 +209,7 @@ def _run_all(
 ) -> Outcome:
     """All entries; those with tuned values when it is known which these are, or are `missing`."""
     config = options.config
-    at_once, slots = config.runs_at_once, dict[str, int]()
+    at_once, how = config.runs_at_once, dict[str, dict]()
     looking = config.landscape.to_dict(), next(iter(plan.landscape_seeds(config)), -1)
 
     def run_one(entry, advance):
@@ -217,12 +217,12 @@ def _run_all(
             raise Interrupted
         if entry.setting in records.LOOKING:
             return scenes.record(entry, advance, suite, *looking)
-        return scheduler.run_entry(entry, advance, suite, slots.get(entry.id, 0), at_once)
+        return scheduler.run_entry(entry, advance, suite, **how.get(entry.id, {"slot": 0}))
 
     def train_group(runs, advance):
-        slots.update({entry.id: slot for slot, entry in enumerate(runs)})
-        trained = [entry for entry in runs if entry.setting not in records.LOOKING]
-        scheduler.train_group(trained, advance, suite)
+        how.update({e.id: {"slot": slot, "at_once": at_once} for slot, e in enumerate(runs)})
+        how[runs[0].id]["begin"] = time.perf_counter()  # the time is the first one's
+        scheduler.train_group([e for e in runs if e.setting not in records.LOOKING], advance, suite)
 
     def run_all(entries):
         return scheduler.run_all(entries, run_one, config.num_threads, train_group, at_once)

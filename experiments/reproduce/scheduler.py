@@ -1,6 +1,7 @@
 """Many runs in one process: threads share the compiled programs and the cores."""
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
@@ -69,7 +70,7 @@ def run_all(
                 for group in _groups(ready, at_once) if at_once > 1 else [ready]:
                     if at_once > 1:
                         train_group(group, advance)
-                    units = _units(group) if train_group else [[entry] for entry in group]
+                    units = _units(group) if train_group and at_once == 1 else [[e] for e in group]
                     _run_units(units, run_one, train_group, advance, pool, outcome)
         except BaseException:
             stop.set()
@@ -101,10 +102,13 @@ def _groups(entries: Sequence[Entry], size: int) -> list[list[Entry]]:
 
 
 def _units(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries that take the same steps together, those first that keep an average besides."""
+    """Entries that take the same steps together: first one that keeps an average besides."""
+    averages = {records.steps_of(e): e for e in entries if e.config.average.name == "ema"}
     units: dict[str, list[Entry]] = {}
     for entry in entries:
-        units.setdefault(records.steps_of(entry), []).append(entry)
+        alone = entry.config.average.name != "none"
+        of = entry if alone else averages.get(records.steps_of(entry), entry)
+        units.setdefault(of.id, []).append(entry)
     return [sorted(unit, key=lambda e: e.config.average.name == "none") for unit in units.values()]
 
 
@@ -122,7 +126,8 @@ def _run_units(units, run_one, train_group, advance, pool, outcome: Outcome) -> 
 
     def run_unit(unit):
         if len(unit) > 1:
-            train_group(unit, advance)
+            with contextlib.suppress(UserError):  # which a run will say again by itself
+                train_group(unit, advance)
         for entry in unit:
             try:
                 outcome.records[entry.id] = run_one(entry, functools.partial(advance, entry.id))
@@ -148,18 +153,15 @@ def check(entries: Sequence[Entry], inputs: Inputs) -> None:
             predict.make_settings(entry.config, run)
 
 
-def run_entry(
-    entry: Entry, advance: Advance, suite: Suite, slot: int = 0, at_once: int = 1
-) -> dict:
+def run_entry(entry: Entry, advance: Advance, suite: Suite, **how) -> dict:
     """Trains and evaluates one run when what it needs is done, or reads what its folder has of it."""
     folder, inputs, stop = suite
     if row := records.finished(folder, entry):
         return row
     config, data = config_and_data(entry, folder, inputs)
     given = {"data": data, "shifted": inputs.shifted(config), "stop": stop, "advance": advance}
-    given |= {"in_suite": entry.in_suite, "slot": slot, "at_once": at_once}
-    own = records.run_folder(folder, entry.id)
-    job.execute(own, config, module="experiments.reproduce", **given)
+    given |= {"module": "experiments.reproduce", "in_suite": entry.in_suite} | how
+    job.execute(records.run_folder(folder, entry.id), config, **given)
     return records.finished(folder, entry)
 
 
@@ -189,7 +191,8 @@ class _Training:
         state = job.restore(self.checkpoints, self.run, state, history, self._look)
         self.member = groups.Member(self.run, state, history, self._look)
         self.seconds = config.checkpoint_seconds
-        self.steps = records.steps_of(entry), int(state.step)
+        # Who streams images has to note those that can't be decoded.
+        self.steps = entry.id if self.run.loader else records.steps_of(entry), int(state.step)
 
     def save(self, state) -> None:
         """A checkpoint, or a note that there is none since the run diverged."""
@@ -212,8 +215,6 @@ def train_group(
                 trainings[entry.id] = _Training(entry, slot, folder, inputs)
             except UserError:  # which it will say again where it is run by itself
                 continue
-    if not trainings:
-        return
     last, runs = time.monotonic(), list(trainings.values())
     members, taken = [one.member for one in runs], [one.steps for one in runs]
     for i, first in enumerate(map(taken.index, taken)):
@@ -222,7 +223,7 @@ def train_group(
     try:
         for states in groups.fit(members):
             stopping = stop()
-            if stopping or time.monotonic() - last >= min(one.seconds for one in runs):
+            if stopping or any(time.monotonic() - last >= one.seconds for one in runs):
                 last = time.monotonic()
                 _save(runs, states)
             if stopping:
