@@ -56,7 +56,7 @@ def execute(
     in_suite: workdir.InSuite | None = None,
     slot: int | None = None,  # in a group of `at_once` runs that were trained as one
     at_once: int = 1,
-    begin: float | None = None,  # when the command began
+    begin: float | None = None,  # when the command began, or the training of several
 ) -> dict:
     """Trains what is left to train, evaluates, and records what it returns; twice the same as once.
 

@@ -1,4 +1,4 @@
-"""Training of several runs of one program as one: for accelerators that one run leaves idle.
+"""Training of several runs as one: of one program, on accelerators, or of a network and its average.
 
 One call trains all, vectorised over a leading axis. On a mesh with the axis `run` every run has devices
 of its own, where it starts, is saved and is evaluated, and one program of all of them trains the group.
