@@ -34,15 +34,8 @@ class Dtypes:
         return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), average, dtypes)
 
 
-class EmaState(NamedTuple):
-    """The average, a tree like the parameters in at least float32, and their dtypes."""
-
-    ema: PyTree
-    dtypes: Dtypes
-
-
-class SwaState(NamedTuple):
-    """The mean of the `count` networks visited in `step` updates; before the first, the current one."""
+class MeanState(NamedTuple):
+    """A mean of the `count` networks visited in `step` updates; before the first, the current one."""
 
     step: jax.Array
     count: jax.Array  # type: ignore[assignment]
@@ -61,31 +54,30 @@ class SnapshotsState(NamedTuple):
 def ema(decay: float | jax.Array) -> optax.GradientTransformation:
     r"""An exponential moving average of the *parameters* (`optax.ema` averages updates).
 
-    .. math:: \bar\theta_t = d \, \bar\theta_{t-1} + (1 - d) \, \theta_t, \qquad \bar\theta_0 = \theta_0
+    .. math:: \bar\theta_t = \frac{1 - d}{1 - d^t} \sum_{s = 1}^t d^{t - s} \, \theta_s
 
-    with `decay` `d` in [0, 1) per step, summed in at least float32. Put it last in the chain; read it
-    with `average_of(opt_state)`. Raises ValueError: `decay` is not in [0, 1). See Polyak and Juditsky
-    1992, "Acceleration of Stochastic Approximation by Averaging".
+    with `decay` `d` in [0, 1) per step, summed in at least float32: debiased, so that nothing is left of
+    the network before the first step. Put it last in the chain; read it with `average_of(opt_state)`.
+    Raises ValueError: `decay` is not in [0, 1). See Polyak and Juditsky 1992, "Acceleration of
+    Stochastic Approximation by Averaging"; for the factor Kingma and Ba 2015, "Adam", section 3.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), ema(0.5))
     >>> params = jnp.array([4.0])
     >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
     >>> average_of(state)
-    Array([3.], dtype=float32)
+    Array([2.], dtype=float32)
     """
     if is_concrete(decay) and not 0 <= decay < 1:
         raise ValueError(f"ema got decay={decay}; use a number from 0 to below 1, as 0.999.")
 
-    def init(params):
-        return EmaState(_kept(params), Dtypes.of(params))
-
     def update(updates, state, params=None, **extra):
         del extra
-        new = jax.tree.map(widened, updated("ema", params, updates))
-        ema = optax.incremental_update(new, state.ema, 1 - decay)
-        return updates, state._replace(ema=ema)
+        step = state.step + 1
+        weight = (1 - decay) / (1 - decay ** step.astype(jnp.float32))
+        mean = blend(weight, updated("ema", params, updates), state.mean)
+        return updates, state._replace(step=step, count=step, mean=mean)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(lambda params: first_visit(params, 1), update)
 
 
 def swa(start_step: int, every: int) -> optax.GradientTransformation:
@@ -207,7 +199,7 @@ def average_of(opt_state: optax.OptState, default: Any = None) -> PyTree:
             "optax.MultiSteps(optax.chain(optimizer, average), k).",
             stacklevel=2,
         )
-    return state.dtypes.cast(state.ema if isinstance(state, EmaState) else state.mean)
+    return state.dtypes.cast(state.mean)
 
 
 def states(opt_state: optax.OptState, wanted: Callable[[Any], bool]) -> Iterator[Any]:
@@ -216,9 +208,8 @@ def states(opt_state: optax.OptState, wanted: Callable[[Any], bool]) -> Iterator
 
 
 def _is_average(state) -> bool:
-    """Whether it is an `EmaState`, or holds a mean of some networks as `SwaState` does."""
-    fields = getattr(state, "_fields", ())
-    return isinstance(state, EmaState) or {"step", "count", "mean"} <= set(fields)
+    """Whether it holds a mean of some networks, as `MeanState` does."""
+    return {"step", "count", "mean"} <= set(getattr(state, "_fields", ()))
 
 
 def check_steps(name: str, start_step: int, every: int):
@@ -237,10 +228,10 @@ def updated(name: str, params, updates) -> PyTree:
     return optax.apply_updates(params, updates)
 
 
-def first_visit(params, start_step) -> SwaState:
+def first_visit(params, start_step) -> MeanState:
     """The state before the first step."""
     count = jnp.asarray(start_step == 0, jnp.int32)
-    return SwaState(jnp.zeros((), jnp.int32), count, _kept(params), Dtypes.of(params))
+    return MeanState(jnp.zeros((), jnp.int32), count, _kept(params), Dtypes.of(params))
 
 
 def _kept(params) -> PyTree:

@@ -73,9 +73,10 @@ def test_ema_is_the_average_of_the_parameters_and_changes_no_update(make, decay)
     without, _ = trajectory(make(), params)
     networks, states = trajectory(optax.chain(make(), ema(decay)), params)
     chex.assert_trees_all_close(networks, without, rtol=1e-6)
-    average = params
-    for network, state in zip(networks, states, strict=True):
-        average = jax.tree.map(lambda a, x: decay * a + (1 - decay) * x, average, network)
+    for t, state in enumerate(states):
+        seen = networks[1 : t + 1] or networks[:1]  # the one before training is forgotten
+        weights = decay ** np.arange(len(seen))[::-1]
+        average = jax.tree.map(lambda *x, w=weights: np.average(x, 0, w), *seen)
         chex.assert_trees_all_close(average_of(state), average, rtol=1e-6, atol=1e-6)
 
 
@@ -87,7 +88,7 @@ def test_averages_compose_and_the_first_counts():
     params = make_endpoints(0)
     networks, states = trajectory(optax.chain(optax.sgd(0.1), *links), params)
     _, *averages = states[-1]
-    chex.assert_trees_all_equal(average_of(states[-1]), averages[0].ema)
+    chex.assert_trees_all_equal(average_of(states[-1]), averages[0].mean)
     mean = jax.tree.map(lambda *x: sum(x) / 3, *networks[1::2])
     for rest in (averages[1:], averages[2:]):
         chex.assert_trees_all_close(average_of(rest), mean, rtol=1e-5, atol=1e-6)

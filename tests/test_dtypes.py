@@ -186,7 +186,7 @@ def test_numbers_of_8_bits_are_summed_in_float32():
         stack = jnp.array([[0.5, 1.0], [1.0, 2.0]]).astype(dtype)
         assert ss.gram(stack).tolist() == [[1.25, 2.5], [2.5, 5.0]]
         assert ss.line().midpoint(stack).tolist() == [0.75, 1.5]
-        assert averaging.ema(0.5).init(stack).ema.dtype == jnp.float32
+        assert averaging.ema(0.5).init(stack).mean.dtype == jnp.float32
         assert averaging.average_of(averaging.ema(0.5).init(stack)).dtype == dtype
 
 

@@ -14,7 +14,7 @@ class SwagState(NamedTuple):
     """A Gaussian fitted to the networks visited so far.
 
     Attributes:
-      step, count, mean, dtypes: as in `averaging.SwaState`.
+      step, count, mean, dtypes: as in `averaging.MeanState`.
       variance: of every parameter, at least float32; zero before the second network.
       deviations: leaves `[rank, ...]`, of the last networks from the mean of their time, in a ring.
     """
