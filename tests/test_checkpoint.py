@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, and a damaged one is noticed."""
 
+import concurrent.futures
 import errno
 import os
 import shutil
@@ -44,6 +45,14 @@ def test_restores_the_newest_state_and_its_record_exactly(tmp_path):
     chex.assert_trees_all_equal(state, make_state(20.0))
     chex.assert_trees_all_equal_dtypes(state, make_state(20.0))
     assert record["history"] == {"step": 20, "sum": 0.1 + 0.2}
+
+
+def test_threads_save_at_once(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(saved, [tmp_path / str(i) for i in range(20)]))
+    for i in range(20):
+        state, _ = Checkpoints(tmp_path / str(i)).restore(make_state(0.0))
+        chex.assert_trees_all_equal(state, make_state(20.0))
 
 
 def test_what_was_saved_changes_no_more(tmp_path):

@@ -14,8 +14,6 @@ from stacks import SEEDS, arbitrary, device, flat, normal
 
 from subspace_jax import landscape, mix, stack
 
-RIGHT_ANGLE = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
-
 
 def make_endpoints(seed, offset=0.0):
     """Three networks around a common one, far from the origin or not."""

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from experiments.runs.workdir import DAMAGED
 from experiments.system import hosts
 from experiments.system.errors import UserError
 from subspace_jax.tree import PyTree
+
+# Orbax numbers the saves of a process, not of a thread: two at once take each other's folders.
+_ONE_SAVE = threading.Lock()
 
 
 @functools.cache
@@ -61,8 +65,10 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
         )
-        with self._explained(step):
+        with self._explained(step), _ONE_SAVE:
             self._manager.save(step, args=args)
+            if threading.current_thread() is not threading.main_thread():
+                self._manager.wait_until_finished()  # before another thread's begins
         self.last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
