@@ -173,8 +173,7 @@ def test_curvature_is_that_of_the_mean_loss():
 
 
 def along(stack, subspace, points):
-    given = points, loss_fn, HESSIAN_BATCHES, KEY
-    return landscape.path_record(stack, subspace, *given, num_iterations=3)
+    return landscape.path_record(stack, subspace, points, lambda at: curvature(at, 3))
 
 
 def test_a_path_has_barriers_test_errors_and_curvature():

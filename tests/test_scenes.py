@@ -119,7 +119,7 @@ def test_the_loss_is_that_of_training_without_augmentation():
 
 def test_the_hessian_is_of_whole_batches_of_different_training_images(npz, untrained, monkeypatch):
     given = []
-    path_record = lambda *arguments, **_: given.extend(arguments[4]) or {}
+    path_record = lambda *had: given.extend(had[-1].keywords["batches"]) or {}
     monkeypatch.setattr(scenes.landscape, "path_record", path_record)
     for recipe, first_seed in (("layerwise_line", 0), ("curve", 7)):  # of which none has a slice
         found = look(scene_of(npz, recipe), untrained, first_seed)

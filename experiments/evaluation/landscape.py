@@ -137,12 +137,7 @@ def path_record(
     stack: PyTree,
     subspace: ss.Subspace,
     points: Sequence[Mapping[str, Any]],
-    loss_fn: Callable,
-    batches: Iterable,
-    key: jax.Array,
-    *,
-    num_iterations: int,
-    wrap: Wrap = no_wrap,
+    curvature: Callable[[PyTree], dict],
 ) -> dict[str, Any]:
     """Barriers of the test loss at a run's own points, and curvature, along a path or of one network."""
     single = subspace.num_endpoints == 1
@@ -156,9 +151,7 @@ def path_record(
             "nll": [p["nll"] for p in shown],
             "error": [None if a is None else round(1 - a, 7) for a in accuracies],
         },
-        "curvature": curvature_record(
-            networks, loss_fn, batches, key, num_iterations=num_iterations, wrap=wrap
-        ),
+        "curvature": curvature(networks),
         "barrier": None if single else barriers(points),
         "alphas": None if single else list(_ALPHAS),
     }

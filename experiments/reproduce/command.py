@@ -1,6 +1,7 @@
 """Every figure of the article, and every rival, by one command."""
 
 import argparse
+import collections
 import functools
 import sys
 import time
@@ -248,7 +249,9 @@ def _show(found: dict, folder: Path, check: bool) -> None:
         print(claimed.text(), end="\n\n")
     print(found["counts"])
     if missing := found.get("missing"):
-        print(f"{len(missing)} runs are missing: {', '.join(missing)}.")
+        kinds = collections.Counter(name.split("/noise")[0].split(",")[0] for name in missing)
+        said = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        print(f"{len(missing)} runs are missing: {said}.")
     for failure in found["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

@@ -87,16 +87,10 @@ def _path(run, stack, entry: Entry, folder: Path, options: dict, wrap: predict.W
     order = jax.random.permutation(jax.random.fold_in(key, 1), len(run.labels))
     places = [order[i * size : (i + 1) * size] for i in range(min(count, len(order) // size))]
     batches = [(run.images[at], run.labels[at]) for at in places]
-    return landscape.path_record(
-        stack,
-        subspace,
-        records.points_of(metrics),
-        loss_fn(run.program.model),
-        batches,
-        key,
-        num_iterations=options["hessian_iterations"],
-        wrap=wrap,
-    )
+    given = {"loss_fn": loss_fn(run.program.model), "batches": batches, "key": key, "wrap": wrap}
+    given["num_iterations"] = options["hessian_iterations"]
+    curvature = functools.partial(landscape.curvature_record, **given)
+    return landscape.path_record(stack, subspace, records.points_of(metrics), curvature)
 
 
 @functools.cache  # so that nothing is compiled again
