@@ -48,9 +48,6 @@ def npz(tmp_path):
     return write
 
 
-# Splits
-
-
 @given(st.data(), SIZES)
 def test_hold_out_partitions_in_order_whatever_the_labels(draw, count):
     size = draw.draw(st.integers(0, count - 1))
@@ -78,9 +75,6 @@ def test_sizes_that_cannot_be_are_refused(npz):
     ):
         with pytest.raises(UserError, match=sentence):
             sets.load("mine", npz(), validation_size=validation_size, train_size=train_size)
-
-
-# Label noise
 
 
 @given(st.data(), SIZES, st.integers(2, 12), st.floats(0, 1, exclude_max=True), SEEDS)
@@ -143,9 +137,6 @@ def test_fewer_training_images_are_a_part_of_more_and_noise_is_exact_on_them(npz
     assert (keep(20, noise_rate=0.25).labels != keep(20).labels).sum() == 5
 
 
-# Labels of a file
-
-
 def load_human(path, file, validation_size=10, **options):
     options |= {"noise_mode": "file", "noise_file": str(file), "validation_size": validation_size}
     return sets.load("mine", path, **options)
@@ -202,9 +193,6 @@ def test_unfit_absent_and_foreign_label_files_are_refused(human, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_human(path, tmp_path / name)
-
-
-# Where data come from
 
 
 def test_digits_are_scikit_learns():

@@ -36,8 +36,6 @@ from tests.stacks import normal
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 KERNEL = "params.Conv_0.kernel"
-
-
 RESNET = """from tests import tiny
 
 def get_config(recipe):
