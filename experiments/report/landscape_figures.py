@@ -191,8 +191,6 @@ def _contour(record, metric, ax, *, levels, label, cmap="viridis", triangle=Fals
 def _subspace(record, color, ax) -> None:
     """What was trained, on the slice that it lies in: its outline, its corners, its midpoint."""
     path, kind = _array(record["path"]), record["kind"]
-    if kind == "simplex":
-        ax.fill(*path.T, color=color, alpha=0.25, linewidth=0, zorder=2.5)
     if kind == "curve":
         corners = _array(record["corners"])
         ax.plot(*corners.T, color=color, linewidth=1.2, linestyle=":", zorder=2.8)

@@ -261,7 +261,7 @@ def _reliability(runs: Runs, noise: float) -> Drawn | None:
     if not found:
         return None
     figure = Figure(figsize=(2.0 * len(found) + 0.4, 3.2), layout="constrained")
-    figure.suptitle(f"{_title(noise)}, all seeds pooled", fontsize=12)
+    figure.suptitle(f"{_title(noise)}: bins and ECE of all seeds together", fontsize=12)
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     data = {}
     for ax, (method, places) in zip(axes, found.items(), strict=True):

@@ -36,8 +36,8 @@ QUANTITIES = {
     "ece": Quantity("ECE [%]", 100.0, 2),
     "scaled.nll": Quantity("Scaled NLL [nats]", 1.0, 3),
     "scaled.ece": Quantity("Scaled ECE [%]", 100.0, 2),
-    "corruptions_mce.raw": Quantity("mCE, raw [%]", 100.0, 1),
-    "corruptions_mce.standard": Quantity("mCE, of standard's [%]", 100.0, 1),
+    "corruptions_mce.raw": Quantity("Corruption error [%]", 100.0, 1),
+    "corruptions_mce.standard": Quantity("Corruption error, of standard's [%]", 100.0, 1),
 }
 
 

@@ -88,10 +88,7 @@ def of_gains(metrics: Record) -> Table:
         gains = [entry[name] for name in ("untuned", "matched", "tuned")]
         cells.append(
             [label, wording.percent(entry["label_noise"]), styles.QUANTITIES[metric].name]
-            + [
-                wording.tested(metric, g["gain"], g["stderr"], g["p_value"]) if g else ""
-                for g in gains
-            ]
+            + [wording.amount(metric, g["gain"], g["stderr"]) if g else "" for g in gains]
             + [wording.percent(share["mean"], share["stderr"]) if share else ""]
         )
     return Table(header, cells, 3)
