@@ -20,6 +20,7 @@ CHAINS = {
     "momentum": (lambda: optax.sgd(0.1, momentum=0.9), 0.5),
     "schedule": (lambda: optax.sgd(optax.cosine_decay_schedule(0.3, 5)), 0.9),
     "adam": (lambda: optax.adam(0.1), 0.99),
+    "a decay that float32 rounds to 1": (lambda: optax.sgd(0.1), 1 - 1e-8),
 }
 swag_of_two = functools.partial(swag, rank=2)
 LINKS = {
@@ -64,7 +65,11 @@ def visit(link, networks):
     return jax.jit(lambda *start: jax.lax.scan(step, start, rest)[0][1])(first, link.init(first))
 
 
-# Exponential
+@pytest.mark.parametrize("name", LINKS)
+def test_a_state_has_no_array_twice(name):
+    params = make_endpoints(0)  # of which one could be donated once only
+    leaves = jax.tree.leaves(LINKS[name].update(params, LINKS[name].init(params), params)[1])
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
 @pytest.mark.parametrize(("make", "decay"), CHAINS.values(), ids=CHAINS)

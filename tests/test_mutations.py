@@ -35,8 +35,8 @@ subspace_jax/recalibration.py: test_recalibration.py, num_examples_weighs
 - share = (count / total).astype
 + share = (0.5 * count / count).astype
 subspace_jax/averaging.py: test_averaging.py, ema_is_the
-- (1 - decay ** step.astype(jnp.float32))
-+ (1 - decay ** state.step.astype(jnp.float32))
+- -jnp.expm1(step.astype(jnp.float32)
++ -jnp.expm1(state.step.astype(jnp.float32)
 subspace_jax/averaging.py: test_averaging.py, swa_is_the
 -     due = (step >= start_step) & ((step - start_step) % every == 0)
 -     count

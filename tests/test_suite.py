@@ -71,14 +71,14 @@ def test_one_failure_is_named_and_the_others_run(capsys):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, Interrupted])
-def test_what_the_user_cannot_mend_is_passed_on_and_the_rest_is_given_up(error):
+def test_what_the_user_cannot_mend_is_passed_on_and_the_rest_is_given_up(error, capsys):
     begun, ended = [], []
 
     def run_one(entry, advance):
         begun.append(entry.seed)
-        if entry.seed == 1:
-            time.sleep(0.02)
-            raise error("too hot")
+        if entry.seed in (0, 1):
+            time.sleep(0.02 * entry.seed)
+            raise (UserError("full"), error("too hot"))[entry.seed]
         for i in range(1000):  # raises where the work is given up
             advance(i / 1000)
             time.sleep(0.005)
@@ -87,7 +87,8 @@ def test_what_the_user_cannot_mend_is_passed_on_and_the_rest_is_given_up(error):
     with pytest.raises(error, match="^too hot$"):
         scheduler.run_all(entries_of(20), run_one, num_threads=2)
     assert ended == []
-    assert len(begun) <= 4
+    assert len(begun) <= 5
+    assert f"Failed: {entries_of(1)[0].id}: full" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def get_config(recipe: str = "line") -> ml_collections.ConfigDict:
     # Channels of the layers of a convolutional network.
     config.model.widths = (16, 32, 64)
     config.optimizer.warmup_epochs = 1
-    # Of 400 steps: 0.999 would leave 67 % of the average to the initialisation.
+    # Of 400 steps: 0.999 would average nearly all of them alike.
     config.average.decay = 0.99
     config.evaluation.num_points = 11
     config.evaluation.recalibration_batch_size = 50

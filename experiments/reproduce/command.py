@@ -43,7 +43,7 @@ epochs) and full (the article's protocol). FIGURES are names with commas between
 {", ".join(FIGURES)}; without --only all are made.
 The same command goes on where it was interrupted, and skips what is done; folders of runs that were
 made on another machine may be copied into WORKDIR/runs (with WORKDIR/config.json if it is new),
-and --draw_only trains nothing, draws what is done and names what is missing. --known_runs takes the
+and --draw_only trains nothing, draws what is done and says what is missing. --known_runs takes the
 runs of published results as done, to add seeds or methods to them. --check prints every claim with
 its test."""
 
@@ -141,7 +141,7 @@ def _run(options: SimpleNamespace, folder: Path, failed: list[str]) -> None:
             suite = Suite(folder, inputs, lambda: bool(stop.requested))
             outcome = _run_all(options, suite, entries, known, missing)
         except Interrupted:
-            print(f"Stopped; everything is saved in {folder}: run the same command again to go on.")
+            print(f"Stopped; what was done is in {folder}: run the same command again to go on.")
             raise
         progress.say("drawing the figures and the report")  # which no signal ends
         runs = list(outcome.records.values())
@@ -222,7 +222,8 @@ def _run_all(
 
     def train_group(runs, advance):
         how.update({e.id: {"slot": slot, "at_once": at_once} for slot, e in enumerate(runs)})
-        how[runs[0].id]["begin"] = time.perf_counter()  # the time is the first one's
+        left = (e.id for e in runs if not records.is_settled(suite.folder, e))
+        how[next(left, runs[0].id)]["begin"] = time.perf_counter()  # the time is the first one's
         scheduler.train_group([e for e in runs if e.setting not in records.LOOKING], advance, suite)
 
     def run_all(entries):
@@ -251,7 +252,7 @@ def _show(found: dict, folder: Path, check: bool) -> None:
     if missing := found.get("missing"):
         kinds = collections.Counter(name.split("/noise")[0].split(",")[0] for name in missing)
         said = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
-        print(f"{len(missing)} runs are missing: {said}.")
+        print(f"{len(missing)} runs are missing: {said}; metrics.json names them.")
     for failure in found["failed"]:
         print(f"Failed: {failure['id']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {(folder / workdir.REPORT).absolute()}")

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -75,6 +76,8 @@ def run_all(
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            for name, reason in outcome.failures.items():  # which would be said at the end
+                print(f"Failed: {name}: {reason}", file=sys.stderr)
             raise
     ids = [entry.id for entry in entries]  # their order, whichever ended first
     return Outcome(*({name: found[name] for name in ids if name in found} for found in outcome))
@@ -125,11 +128,10 @@ def _run_units(units, run_one, train_group, advance, pool, outcome: Outcome) -> 
     """Runs units side by side: the entries of one in turn, which are trained as one before."""
 
     def run_unit(unit):
-        if len(unit) > 1:
-            with contextlib.suppress(UserError):  # which a run will say again by itself
-                train_group(unit, advance)
         for entry in unit:
             try:
+                if len(unit) > 1 and entry is unit[0]:
+                    train_group(unit, advance)
                 outcome.records[entry.id] = run_one(entry, functools.partial(advance, entry.id))
             except UserError as error:
                 outcome.failures[entry.id] = " ".join(str(error).split())
@@ -209,6 +211,8 @@ def train_group(
 ) -> None:
     """Trains runs of one method or of the same steps as one; `run_entry` is left to evaluate each."""
     trainings, (folder, inputs, stop) = {}, suite
+    if stop():
+        raise Interrupted
     for slot, entry in enumerate(entries):
         if not records.is_settled(folder, entry):
             try:
@@ -220,21 +224,20 @@ def train_group(
     for i, first in enumerate(map(taken.index, taken)):
         if first < i and members[i].run.program.method.average == "none":
             members[i] = members[i]._replace(of=first)
-    try:
+    with contextlib.ExitStack() as opened:
+        for one in runs:
+            opened.callback(one.checkpoints.close)
         for states in groups.fit(members):
             stopping = stop()
             if stopping or any(time.monotonic() - last >= one.seconds for one in runs):
                 last = time.monotonic()
                 _save(runs, states)
             if stopping:
-                raise Interrupted(f"Stopped; everything is saved in {folder}.")
+                raise Interrupted
             for name, one in trainings.items():
                 done = one.member.history.num_steps / max(one.run.program.num_steps, 1)
                 advance(name, job.TRAINING * done)
         _save(runs, states)
-    finally:
-        for one in runs:
-            one.checkpoints.close()
 
 
 def _save(runs: Sequence[_Training], states: Sequence) -> None:

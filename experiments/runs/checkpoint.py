@@ -23,7 +23,7 @@ from experiments.system import hosts
 from experiments.system.errors import UserError
 from subspace_jax.tree import PyTree
 
-# Orbax numbers the saves of a process, not of a thread: two at once take each other's folders.
+# Orbax numbers the saves of a process: two that threads begin at once take each other's folders.
 _ONE_SAVE = threading.Lock()
 
 
@@ -67,8 +67,6 @@ class Checkpoints:
         )
         with self._explained(step), _ONE_SAVE:
             self._manager.save(step, args=args)
-            if threading.current_thread() is not threading.main_thread():
-                self._manager.wait_until_finished()  # before another thread's begins
         self.last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
@@ -121,9 +119,9 @@ class Checkpoints:
         if there not in (None, here):  # an older one does not say
             name = next(n for n in [*here, *there] if there.get(n) != here.get(n))
             raise UserError(
-                f"Checkpoint {self._folder / str(step)} is of another network or optimizer ({name} is "
-                f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here); take the "
-                f"config that it was made with, move {self._folder} away, or start anew with "
+                f"Checkpoint {self._folder / str(step)} is of another network, optimizer or version "
+                f"({name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here); "
+                f"take the config that it was made with, move {self._folder} away, or start anew with "
                 "--overwrite."
             )
         args = ocp.args.Composite(
