@@ -102,7 +102,7 @@ def test_a_suite_that_was_stopped_goes_on_with_its_group(entries, tmp_path):
     expected = run_all(entries[:2], tmp_path / "whole", 2).records
     calls, folder = itertools.count(1), tmp_path / "stopped"
     with pytest.raises(Interrupted):
-        run_all(entries[:2], folder, 2, lambda: next(calls) > 7)
+        run_all(entries[:2], folder, 2, lambda: next(calls) > 8)
     assert len(list(folder.rglob("checkpoints/7"))) == 0
     assert len(list(folder.rglob("checkpoints/8"))) == 2
     found = run_all(entries[:2], folder, 2).records
