@@ -115,9 +115,15 @@ def test_what_is_said_of_few_images_is_of_the_record():
     clean = {key[2]: row["scaled.nll"]["mean"] for key, row in rows.items() if key[0] == 0}
     assert min(clean, key=clean.get) == "ema"
     assert f"these are {len(record['runs'])}" in PAGE
-    kinds = ("training", "evaluation")
-    seconds = [run["cost"][f"{kind}_seconds"] for run in record["runs"] for kind in kinds]
+    runs, kinds = record["runs"], ("training", "evaluation")
+    seconds = [run["cost"][f"{kind}_seconds"] for run in runs for kind in kinds]
     assert f"about {sum(seconds) // 3600:.0f} hours of one core" in PAGE
+    for noise in (0.0, 0.2):
+        best = dict.fromkeys(("standard", "ema", "line", "layerwise_line"), 0.0)
+        for r in (r for r in runs if (r["setting"], r["label_noise"]) == ("tuning", noise)):
+            accuracy = 100 * r["places"]["midpoint"]["validation"]["accuracy"]
+            best[r["method"]] = max(best[r["method"]], accuracy)
+        assert "{:.1f}, {:.1f}, {:.1f} and {:.1f} %".format(*best.values()) in PAGE
     sides = ["line_lr_m", "midpoint"], ["standard", "midpoint"], "accuracy", 0.2, "agree"
     names = "ours", "theirs", "metric", "label_noise", "outcome"
     (gain,) = (c["difference"] for c in record["claims"] if tuple(c[n] for n in names) == sides)

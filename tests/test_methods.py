@@ -83,9 +83,6 @@ def test_matched_training_starts_at_the_mean_of_the_endpoints_that_it_is_matched
     chex.assert_trees_all_close(start, mean, rtol=1e-6, atol=1e-7)
 
 
-# Optimizer
-
-
 @pytest.mark.parametrize(("average", "ema_decay"), [("none", 0.0), ("ema", 0.0), ("ema", 0.9)])
 def test_optimizer_is_sgd_as_in_pytorch(average, ema_decay):
     config = tiny.config("standard", optimizer__weight_decay=0.3)

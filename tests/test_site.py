@@ -92,7 +92,7 @@ def test_what_setting_up_costs_is_on_record():
     for said in (f"{first['download_megabytes']} MB", f"fill {gigabytes:.1f} GB"):
         assert said in README
     assert f"{second['more_download_megabytes']} MB more" in README
-    for command, least in ((first, "It takes"), (second, "the tests, in")):
+    for command, least in ((first, "a report, in"), (second, "the tests in")):
         (minutes,) = re.findall(rf"{least} (\d+) minutes", README)
         assert command["seconds"] <= 60 * int(minutes)
         assert all(part in README for part in command["command"].split(" && "))
