@@ -73,7 +73,7 @@ def ema(decay: float | jax.Array) -> optax.GradientTransformation:
     def update(updates, state, params=None, **extra):
         del extra
         step = state.step + 1
-        # The difference of 1 and its power, exact for a decay near 1.
+        # 1 - decay ** step, without cancellation for a decay near 1.
         left = -jnp.expm1(step.astype(jnp.float32) * jnp.log1p(decay - 1))
         mean = blend((1 - decay) / left, updated("ema", params, updates), state.mean)
         return updates, state._replace(step=step, count=state.count + 1, mean=mean)

@@ -51,6 +51,7 @@ def different(bound: Bound) -> Bound:
 
 
 POSITIVE = Bound("a value above 0", lambda value: 0 < value < math.inf)
+# Nor what float32 rounds to 1.
 SHARE = Bound("a value in [0, 1)", lambda value: 0 <= value < 1 - 2**-24)
 # Runs are named by their noise, in whole percents.
 PERCENTS = Bound(
