@@ -68,9 +68,6 @@ def test_numbers_do_not_change_what_is_compiled(kind):
     assert all(x != y for x, y in zip(hyper, other_hyper, strict=True))
 
 
-# The matched control
-
-
 @pytest.mark.parametrize(
     ("kind", "m"), [("line", 2), ("layerwise_line", 2), ("simplex", 2), ("simplex", 3)]
 )
